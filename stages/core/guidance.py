@@ -1,0 +1,22 @@
+"""Classifier-free guidance as just another velocity: g_u + w (g_c - g_u); w = 1 is none."""
+
+import torch
+from torch import Tensor
+
+from stages.core.types import Tokens, Velocity
+
+
+def guided(velocity: Velocity, null: Tokens, scale: float) -> Velocity:
+    """The velocity under guidance `scale`; `null` [1, L] or [B, L] are the tokens of the empty prompt.
+
+    Both branches ride in one call of twice the batch. Scale 1 returns `velocity` itself, and costs nothing.
+    """
+    if scale == 1:
+        return velocity
+
+    def combined(x: Tensor, t: Tensor, cond: Tokens) -> Tensor:
+        both = velocity(torch.cat([x, x]), torch.cat([t, t]), torch.cat([cond, null.expand_as(cond)]))
+        with_prompt, without = both.chunk(2)
+        return without + scale * (with_prompt - without)
+
+    return combined

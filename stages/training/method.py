@@ -1,0 +1,91 @@
+"""What a method says of itself: the networks it needs, one pure loss for each phase, and how its student is sampled.
+
+A method is a module. The loop owns optimisers, averages, clipping, precision, checkpoints and counting; a method
+owns mathematics. Kinds of batch, by `NEEDS` (every batch also holds `cond` and `null`, tokens [B, L]):
+
+- "pairs": noise [B, C, H, W] and x0, the sample a model makes of it
+- "images": x0, real data
+- "prompts": targets int64 [B, A], the attributes that `cond` asks for
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from torch import Generator, Tensor
+
+from stages.core.spec import SamplerSpec
+from stages.core.types import Batch, World
+
+Needs = Literal["pairs", "images", "prompts"]
+Loss = tuple[Tensor, Mapping[str, Tensor | float]]
+"""A scalar to descend, and what to report."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """A network with an optimiser (AdamW)."""
+
+    start: Literal["init", "teacher", "head"]
+    """A copy of the arm's initial model, of its teacher, or a fresh discriminator head on the teacher's features."""
+    lr: float
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Follower:
+    """A moving average that follows network `of` after each of its updates; no gradient reaches it."""
+
+    of: str
+    decay: Callable[[int], float]
+    """The average's weight on its own past, given the number of updates of `of` so far (1 at the first)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frozen:
+    """A copy of the arm's initial model that never changes."""
+
+    start: Literal["init"] = "init"
+
+
+Role = Trained | Follower | Frozen
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """One kind of update: `repeats` optimiser steps on `loss`, in every `every`-th iteration."""
+
+    name: str
+    trains: tuple[str, ...]
+    loss: Callable[[World, Batch, Generator, Any], Loss]
+    every: int = 1
+    repeats: int = 1
+
+
+class Method(Protocol):
+    """The interface of every module in `stages/distillers` and `stages/policies`."""
+
+    NEEDS: Needs
+    Config: type[Any]
+
+    def roles(self, cfg: Any) -> Mapping[str, Role]:
+        """The networks by name; "student" is among them. "teacher", frozen, is always there and not named here."""
+        ...
+
+    def prepare(self, world: World, batch: Batch, rng: Generator, cfg: Any) -> Batch:
+        """Without gradient, once an iteration: what its phases share, such as a roll-out and its rewards."""
+        ...
+
+    def phases(self, cfg: Any) -> tuple[Phase, ...]:
+        """In the order in which they run. A phase that ends an iteration sees what earlier ones changed."""
+        ...
+
+    def sampler(self, cfg: Any) -> SamplerSpec:
+        """How the trained student is sampled."""
+        ...
+
+
+def unprepared(_world: World, batch: Batch, _rng: Generator, _cfg: Any) -> Batch:
+    """For methods whose phases share nothing but the batch: `prepare = unprepared`."""
+    return batch
