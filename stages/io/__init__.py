@@ -1,0 +1,1 @@
+"""Parameters, artefacts and storage: how results get on and off the disk."""

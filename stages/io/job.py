@@ -1,0 +1,58 @@
+"""What a stage is told: everything it may depend on, as plain JSON, so that it can travel to any worker."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from stages.io import artefacts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One execution of one stage (or arm)."""
+
+    stage: str
+    arm: str | None
+    seed: int
+    section: Mapping[str, Any]
+    """The stage's (or arm's) part of params.yaml, unchecked."""
+    inputs: Mapping[str, str]
+    """Name of the input -> folder of the artefact."""
+    device: str = "cpu"
+    threads: int = 1
+    """Torch threads of a worker. Not a parameter of the result: sums are ordered by shape, see `docs/determinism.md`."""
+    context: Mapping[str, Any] = field(default_factory=dict)
+    """Other facts of the experiment that evaluate needs (the arms by name), already part of its section's key."""
+
+    @property
+    def name(self) -> str:
+        """The stage's name, with its arm as DVC writes it: distill@tdm1."""
+        return self.stage if self.arm is None else f"{self.stage}@{self.arm}"
+
+    @property
+    def where(self) -> str:
+        """The address of `section` in params.yaml, for messages."""
+        return self.stage if self.arm is None else f"{self.stage}.arms.{self.arm}"
+
+    def input(self, name: str) -> Path:
+        """The folder of input `name`."""
+        return Path(self.inputs[name])
+
+    def key(self) -> str:
+        """16 hex digits that change with anything the result depends on: the name of its work folder."""
+        told = {
+            "stage": self.stage,
+            "arm": self.arm,
+            "seed": self.seed,
+            "section": self.section,
+            "context": self.context,
+            "inputs": {name: artefacts.digest(Path(folder)) for name, folder in sorted(self.inputs.items())},
+        }
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dictionary; `Job(**that)` is the job again."""
+        return asdict(self)
