@@ -35,7 +35,7 @@ def write_json(file: Path, content: Any) -> None:
     """`content` as stable, readable JSON, durable and in one step: a reader sees the old file or the new one."""
     temporary = file.with_name(f".{file.name}.{os.getpid()}")
     with temporary.open("w", encoding="utf-8") as stream:
-        stream.write(json.dumps(content, indent=1, sort_keys=True) + "\n")
+        stream.write(json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
         stream.flush()
         os.fsync(stream.fileno())
     temporary.replace(file)

@@ -1,0 +1,75 @@
+"""The pipeline that every exported model folder carries, so that stock diffusers loads it without fewstep:
+
+    DiffusionPipeline.from_pretrained("data/distill/tdm1/model", trust_remote_code=True)("a bold left-slanted 7").images
+
+This file is copied into the folder as it is, hence it imports torch and diffusers alone.
+"""
+
+import torch
+from diffusers import DiffusionPipeline, ImagePipelineOutput
+from PIL import Image
+
+
+class FewStepPipeline(DiffusionPipeline):
+    """A flow model with the sampler it was trained for: time grid, step rule and guidance."""
+
+    def __init__(self, transformer, text_encoder, tokenizer, sampler=None):
+        super().__init__()
+        sampler = sampler or {"rule": "euler", "times": [1.0, 0.0], "guidance": 1.0}
+        if sampler["rule"] not in ("euler", "renoise"):
+            raise ValueError(f"rule {sampler['rule']!r}: this pipeline steps by 'euler' or 'renoise'")
+        self.register_modules(transformer=transformer, text_encoder=text_encoder, tokenizer=tokenizer)
+        self.register_to_config(sampler=sampler)
+
+    @torch.no_grad()
+    def __call__(
+        self, prompt, num_inference_steps=None, guidance_scale=None, generator=None, latents=None, output_type="pil"
+    ):
+        """Images for `prompt` (a string or a list of them).
+
+        `num_inference_steps` and `guidance_scale` are the model's own unless given: a few-step student is made for
+        its grid. `latents` [B, C, H, W] is the noise to start from. `output_type` "pt" gives tensors as sampled.
+        """
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        settings = self.transformer.config
+        shape = (len(prompts), settings.in_channels, settings.sample_size, settings.sample_size)
+        device, dtype = self.transformer.device, self.transformer.dtype
+        x = torch.randn(shape, generator=generator, dtype=dtype) if latents is None else latents
+        x = x.to(device, dtype)
+        sampler = self.config.sampler
+        times = sampler["times"]
+        if num_inference_steps is not None:
+            times = [1 - i / num_inference_steps for i in range(num_inference_steps)] + [0.0]
+        scale = sampler["guidance"] if guidance_scale is None else guidance_scale
+        for now, then in zip(times[:-1], times[1:], strict=True):
+            v = self._velocity(x, now, prompts, scale)
+            if sampler["rule"] == "euler" or then == 0.0:
+                x = x + (then - now) * v
+            else:
+                noise = torch.randn(shape, generator=generator, dtype=dtype).to(device)
+                x = (1 - then) * (x - now * v) + then * noise
+        return ImagePipelineOutput(images=x if output_type == "pt" else [self._picture(image) for image in x])
+
+    def _velocity(self, x, t, prompts, scale):
+        with_prompt = self._call(x, t, prompts)
+        if scale == 1:
+            return with_prompt
+        without = self._call(x, t, [""] * len(prompts))
+        return without + scale * (with_prompt - without)
+
+    def _call(self, x, t, prompts):
+        words = [f"{text} {self.tokenizer.eos_token}".strip() for text in prompts]
+        ids = self.tokenizer(words, padding="max_length", return_tensors="pt").input_ids.to(x.device)
+        text = self.text_encoder(input_ids=ids)
+        return self.transformer(
+            hidden_states=x,
+            timestep=torch.full((len(x),), t * 1000.0, device=x.device, dtype=x.dtype),
+            encoder_hidden_states=text.last_hidden_state,
+            pooled_projections=text.pooler_output,
+            return_dict=False,
+        )[0]
+
+    @staticmethod
+    def _picture(image):
+        levels = ((image.float().clamp(-1, 1) + 1) * 127.5).round().byte().cpu().permute(1, 2, 0).numpy()
+        return Image.fromarray(levels[..., 0] if levels.shape[2] == 1 else levels)

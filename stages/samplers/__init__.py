@@ -1,0 +1,84 @@
+"""Samplers: step rules along any path, from noise to data.
+
+A rule is written once on (D, e), finite where y = x / alpha and rho = sigma / alpha are not (pure noise on the flow
+path); a path only changes the numbers in its grid. Times are compared by their index. See README.md for why
+diffusers' flow schedulers are not called here, and for the evidence that ours take the same steps.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import torch
+from torch import Generator, Tensor
+
+from stages.core.config import choose
+from stages.core.path import LINEAR, Path
+from stages.samplers.dpmpp_2m import dpmpp_2m
+from stages.samplers.euler import euler
+from stages.samplers.field import Draw, Field, Rule, VelocityAt, drawing
+from stages.samplers.grid import build
+from stages.samplers.heun import edm_heun, heun
+from stages.samplers.renoise import renoise
+from stages.samplers.unipc import unipc
+
+RULES: MappingProxyType[str, Rule] = MappingProxyType(
+    {
+        "euler": euler,
+        "heun": heun,
+        "edm_heun": edm_heun,
+        "dpmpp_2m": dpmpp_2m,
+        "unipc": unipc,
+        "renoise": renoise,
+    }
+)
+
+
+@dataclass(frozen=True)
+class Solution:
+    """What a run of a sampler made."""
+
+    x0: Tensor
+    """[B, ...], the state at the last time."""
+    states: Tensor
+    """[K, B, ...], the states at the nodes asked for, in that order."""
+    nfe: int
+    """Network calls a sample; a guided call counts once."""
+
+
+def sample(  # noqa: PLR0913 - what a run is; five are always given
+    velocity: VelocityAt,
+    noise: Tensor,
+    times: Tensor | Sequence[float],
+    rule: str,
+    *,
+    path: Path = LINEAR,
+    keep: Sequence[int] = (),
+    rng: Generator | Draw | None = None,
+) -> Solution:
+    """Follow `velocity` from `noise`, the state [B, ...] at times[0], to times[-1].
+
+    `times` [n + 1] fall; `keep` names states by their index in `times` (0 is the noise, n is x0). `rng` is for rules
+    that draw: a generator, or a function (node, x) -> noise, which lets noise follow a sample's global index.
+    The type of x, and of the time labels [B] that the network sees, is the noise's. Gradients are the caller's choice.
+    ValueError for an unknown rule, times that do not fall, or an index outside them.
+    """
+    step_rule = choose(RULES, rule, "sampler rule", "sample")
+    grid = build(path, times)
+    wrong = [index for index in keep if not 0 <= index <= grid.num_steps]
+    if wrong:
+        raise ValueError(f"keep: no state has index {wrong[0]}; {grid.num_steps} steps have states 0 to {grid.num_steps}")
+    field = Field(velocity, grid, noise)
+    kept = {0: noise} if 0 in keep else {}
+    x = noise
+    for index, x in enumerate(step_rule(field, noise, drawing(rng, rule)), start=1):
+        if index in keep:
+            kept[index] = x
+    states = torch.stack([kept[index] for index in keep]) if keep else noise.new_empty(0, *noise.shape)
+    return Solution(x0=x, states=states, nfe=field.nfe)
+
+
+def num_calls(rule: str, num_steps: int, *, to_data: bool = True) -> int:
+    """Network calls that `rule` makes in `num_steps` steps, `to_data` when the last time has sigma = 0."""
+    choose(RULES, rule, "sampler rule", "num_calls")
+    return 2 * num_steps - to_data if rule in {"heun", "edm_heun"} else num_steps

@@ -1,0 +1,93 @@
+"""One path at the times of one run: every coefficient that a step rule needs, in float64, computed once.
+
+A frozen velocity v at (x, s) is a frozen pair of predictions, data D and noise e, because
+x = alpha D + sigma e and v = dx/dt = alpha' D + sigma' e:
+
+    D = (sigma' x - sigma v) / det,  e = (alpha v - alpha' x) / det,  det = alpha sigma' - sigma alpha'.
+
+Both are finite on the whole of [0, 1], at alpha = 0 too, where y = x / alpha and rho = sigma / alpha are not; the
+exponential-integrator forms below equal the (y, rho) forms of the literature wherever those exist.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from stages.core.path import Path
+
+Pair = tuple[float, float]
+"""Coefficients of (x, v)."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Node i of n + 1 is times[i]; step i goes from node i to node i + 1."""
+
+    path: str
+    times: Tensor
+    """[n + 1], float64, falling."""
+    alpha: tuple[float, ...]
+    sigma: tuple[float, ...]
+    data: tuple[Pair, ...]
+    """D at node i from (x, v); of no meaning at a node with sigma = 0, where no rule calls the network."""
+    noise: tuple[Pair, ...]
+    """e at node i from (x, v)."""
+    step: tuple[float, ...]
+    """h of step i: the rise of log(alpha / sigma), infinite from alpha = 0 and to sigma = 0."""
+
+    @property
+    def num_steps(self) -> int:
+        return len(self.step)
+
+    def transfer(self, i: int) -> Pair:
+        """Coefficients of (x, v) that move node i to node i + 1 with D and e frozen: alpha_t D + sigma_t e."""
+        (data_x, data_v), (noise_x, noise_v) = self.data[i], self.noise[i]
+        alpha, sigma = self.alpha[i + 1], self.sigma[i + 1]
+        return alpha * data_x + sigma * noise_x, alpha * data_v + sigma * noise_v
+
+    def gain(self, i: int) -> float:
+        """Weight of D in step i, alpha_t (1 - exp(-h)); x keeps sigma_t / sigma_s."""
+        return -self.alpha[i + 1] * math.expm1(-self.step[i])
+
+    def jump(self, x: Tensor, data: Tensor, i: int) -> Tensor:
+        """Step i with D frozen: sigma_t / sigma_s x + alpha_t (1 - exp(-h)) D."""
+        return combine((self.sigma[i + 1] / self.sigma[i], self.gain(i)), x, data)
+
+
+def combine(weights: Pair, x: Tensor, y: Tensor) -> Tensor:
+    """a x + b y for weights (a, b); one kernel where a is 1, as it is along the flow path."""
+    a, b = weights
+    return torch.add(x if a == 1 else a * x, y, alpha=b)
+
+
+def build(path: Path, times: Tensor | Sequence[float]) -> Grid:
+    """The grid of `path` at `times` [n + 1]; ValueError unless they are finite and strictly falling."""
+    nodes = torch.as_tensor(times, dtype=torch.float64).detach().cpu()
+    if nodes.dim() != 1 or len(nodes) < 2 or not bool((nodes.diff() < 0).all()) or not bool(nodes.isfinite().all()):
+        raise ValueError(
+            f"times must be a falling list of at least two finite numbers, noise (1.0) first; got {nodes.tolist()}"
+        )
+    (alpha, alpha_slope), (sigma, sigma_slope) = _with_slope(path.alpha, nodes), _with_slope(path.sigma, nodes)
+    det = alpha * sigma_slope - sigma * alpha_slope
+    return Grid(
+        path=path.name,
+        times=nodes,
+        alpha=tuple(alpha.tolist()),
+        sigma=tuple(sigma.tolist()),
+        data=_pairs(sigma_slope / det, -sigma / det),
+        noise=_pairs(-alpha_slope / det, alpha / det),
+        step=tuple((alpha.log() - sigma.log()).diff().tolist()),
+    )
+
+
+def _with_slope(curve: Callable[[Tensor], Tensor], t: Tensor) -> tuple[Tensor, Tensor]:
+    with torch.inference_mode(False):
+        value, slope = torch.func.jvp(curve, (t.clone(),), (torch.ones_like(t),))
+    return value, slope
+
+
+def _pairs(of_x: Tensor, of_v: Tensor) -> tuple[Pair, ...]:
+    return tuple(zip(of_x.tolist(), of_v.tolist(), strict=True))

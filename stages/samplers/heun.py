@@ -1,0 +1,68 @@
+"""Heun's method: average the slopes at both ends of a step. Order 2; 2N calls, 2N - 1 where the last time has sigma = 0.
+
+Heun's result depends on the coordinates in which slopes are averaged, so there are two rules.
+
+`heun` averages the flow velocity, d/dtau of x / (alpha + sigma) in tau = sigma / (alpha + sigma). Finite from pure
+noise on every path; on the flow path it is (x, t, v) and equals diffusers' FlowMatchHeunDiscreteScheduler.
+`edm_heun` averages the noise prediction, d/drho of x / alpha in rho = sigma / alpha: Karras et al. 2022
+(arXiv:2206.00364), algorithm 1. It cannot start where alpha = 0.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from stages.samplers.field import Draw, Field
+from stages.samplers.grid import Pair, combine
+
+MAX_RHO = 1e8
+"""Above this sigma / alpha, differences of rho keep less than half of float64's digits."""
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """Coordinates of the average: y = x / scale, clock tau, and dy/dtau from (x, v)."""
+
+    scale: list[float]
+    clock: list[float]
+    slope: list[Pair]
+
+
+def heun(field: Field, x: Tensor, _draw: Draw) -> Iterator[Tensor]:
+    grid = field.grid
+    scale = [a + s for a, s in zip(grid.alpha, grid.sigma, strict=True)]
+    clock = [s / c for s, c in zip(grid.sigma, scale, strict=True)]
+    slope = [(e[0] - d[0], e[1] - d[1]) for e, d in zip(grid.noise, grid.data, strict=True)]
+    return _average(field, x, _Frame(scale, clock, slope))
+
+
+def edm_heun(field: Field, x: Tensor, _draw: Draw) -> Iterator[Tensor]:
+    grid = field.grid
+    if grid.sigma[0] > MAX_RHO * grid.alpha[0]:
+        raise ValueError(
+            f"sampler rule 'edm_heun' integrates in sigma/alpha, which is infinite at t = {float(grid.times[0])} of the "
+            f"{grid.path} path: use rule 'heun', or start at a smaller time"
+        )
+    clock = [s / a for s, a in zip(grid.sigma, grid.alpha, strict=True)]
+    return _average(field, x, _Frame(list(grid.alpha), clock, list(grid.noise)))
+
+
+def _average(field: Field, x: Tensor, frame: _Frame) -> Iterator[Tensor]:
+    grid = field.grid
+    for i in range(grid.num_steps):
+        here = field.velocity(x, i)
+        ahead = combine(grid.transfer(i), x, here)
+        if i + 1 < grid.num_steps or grid.sigma[-1] > 0:
+            there = field.velocity(ahead, i + 1)
+            ahead = _trapezium(frame, i, (x, here), (ahead, there))
+        x = ahead
+        yield x
+
+
+def _trapezium(frame: _Frame, i: int, here: tuple[Tensor, Tensor], ahead: tuple[Tensor, Tensor]) -> Tensor:
+    """scale_t (x / scale_s + dtau (slope_s + slope_t) / 2)."""
+    half = 0.5 * (frame.clock[i + 1] - frame.clock[i]) * frame.scale[i + 1]
+    slopes = combine(frame.slope[i], *here) + combine(frame.slope[i + 1], *ahead)
+    return combine((frame.scale[i + 1] / frame.scale[i], half), here[0], slopes)
+
