@@ -1,5 +1,6 @@
 """Tensors on disk: safetensors shards, each holding a run of consecutive samples."""
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -31,3 +32,8 @@ def folder(directory: Path) -> list[Path]:
 def name(index: int) -> str:
     """File name of shard `index`."""
     return f"shard-{index:05d}.safetensors"
+
+
+def prompts(directory: Path) -> list[str]:
+    """The prompts that `prompt_index` counts in."""
+    return json.loads((directory / "prompts.json").read_text(encoding="utf-8"))

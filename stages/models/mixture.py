@@ -11,6 +11,12 @@ from torch import Generator, Tensor, nn
 from stages.core.path import expand, velocity_from_data
 from stages.core.rng import normal_like
 from stages.core.types import Tokens
+from stages.models.text import Vocabulary, build_tokenizer
+
+
+def component_prompts(count: int) -> list[str]:
+    """The prompt of each of `count` components."""
+    return [f"component {k}" for k in range(count)]
 
 
 class GaussianMixture(nn.Module):
@@ -23,19 +29,24 @@ class GaussianMixture(nn.Module):
         self.register_buffer("stds", stds.double())  # [K]
         self.sample_shape = (means.shape[1], 1, 1)
         self.feature_dim = 2 * means.shape[1]
+        # Read with the tokeniser that a network for these prompts has, so that both understand one batch.
+        names = component_prompts(len(weights))
+        self.vocabulary = Vocabulary(build_tokenizer(names))
+        component_of = torch.full((len(self.vocabulary.tokenizer),), len(weights))
+        component_of[self.vocabulary(names)[:, 1]] = torch.arange(len(weights))
+        self.register_buffer("component_of", component_of, persistent=False)
 
     def tokens(self, prompts: Sequence[str]) -> Tokens:
-        """int64 [B, 1]: the component's number, or K for the empty prompt."""
-        count = len(self.weights)
-        names = {f"component {k}": k for k in range(count)} | {"": count}
-        strange = [prompt for prompt in prompts if prompt not in names]
-        if strange:
-            raise ValueError(f"prompt {strange[0]!r}: the mixture knows 'component 0' to 'component {count - 1}'")
-        return torch.tensor([[names[prompt]] for prompt in prompts], device=self.weights.device)
+        """int64 [B, 3]: "component", its number, the end."""
+        return self.vocabulary(prompts).to(self.weights.device)
 
     def null(self, n: int) -> Tokens:
-        """[n, 1], the whole mixture."""
-        return torch.full((n, 1), len(self.weights), device=self.weights.device)
+        """[n, 3], the whole mixture."""
+        return self.tokens([""]).expand(n, -1)
+
+    def component(self, cond: Tokens) -> Tensor:
+        """The component's number [B], or K for the whole mixture."""
+        return self.component_of[cond[:, 1]]
 
     def posterior(self, x: Tensor, t: Tensor, cond: Tokens) -> Tensor:
         """P(component | x_t = x, prompt), float64 [B, K]."""
@@ -43,8 +54,8 @@ class GaussianMixture(nn.Module):
         variance = (1 - t).square() * self.stds.square() + t.square()  # [B, K]
         gap = x[:, None] - (1 - t)[..., None] * self.means
         log = -0.5 * gap.square().sum(-1) / variance - 0.5 * x.shape[1] * variance.log() + self.weights.log()
-        named = torch.arange(len(self.weights), device=x.device) == cond
-        allowed = named | (cond == len(self.weights))
+        asked = self.component(cond)[:, None]
+        allowed = (torch.arange(len(self.weights), device=x.device) == asked) | (asked == len(self.weights))
         return log.masked_fill(~allowed, -torch.inf).softmax(-1)
 
     def denoise(self, x: Tensor, t: Tensor, cond: Tokens) -> Tensor:
@@ -68,8 +79,8 @@ class GaussianMixture(nn.Module):
 
     def sample(self, cond: Tokens, rng: Generator) -> Tensor:
         """Exact samples [B, d, 1, 1], float32."""
-        count = len(self.weights)
         drawn = torch.multinomial(self.weights, len(cond), replacement=True, generator=rng)
-        which = torch.where(cond[:, 0] == count, drawn, cond[:, 0])
+        asked = self.component(cond)
+        which = torch.where(asked == len(self.weights), drawn, asked)
         mean = self.means[which].float()
         return (mean + self.stds[which].float()[:, None] * normal_like(mean, rng))[..., None, None]

@@ -1,0 +1,124 @@
+"""A few-step student by any method of `stages/distillers`: one arm is one execution of this stage."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from stages.core.config import config
+from stages.core.rng import stream
+from stages.core.spec import SamplerSpec, even
+from stages.core.types import Sink
+from stages.distillers import METHODS
+from stages.io import shards
+from stages.io.dataset import Dataset
+from stages.io.job import Job
+from stages.models import Student, load
+from stages.models.transformer import NetworkConfig, VelocityTransformer, seeded_build
+from stages.samplers.student import Noise, draw
+from stages.training import arm, data
+from stages.training.loop import Budget, Start, Trainer
+from stages.training.outcome import gather, record
+
+
+@config
+class Draw:
+    """Pairs made of the arm's own teacher before training, as a chain of students needs them."""
+
+    num_pairs: int
+    rule: str
+    nfe: int
+    guidance: float
+
+
+@config
+class Common:
+    """What every distillation arm states."""
+
+    teacher: str
+    """Artefact folder of the model to distil."""
+    init: str
+    """Artefact folder of the model whose weights the student starts from."""
+    data: str
+    """Artefact folder of what to train on: data/reflow for pairs, data/dataset for images and prompts."""
+    draw: Draw | None
+    """For a method that needs pairs: null takes those of `data`, else they are drawn from the teacher."""
+    network: NetworkConfig
+    """The student's size where `init` is a closed form and has no weights to start from."""
+    batch_size: int
+    budget: Budget
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    noise: torch.Tensor
+    x0: torch.Tensor
+    prompts: Sequence[str]
+
+
+def configure(job: Job) -> arm.Arm[Common]:
+    """The arm's section, checked against the common words and its method's."""
+    return arm.configure(job.section, Common, METHODS, job.where, "distillation method")
+
+
+def plan(_cfg: arm.Arm[Common], _job: Job) -> list[dict[str, Any]]:
+    """One unit."""
+    return [{"id": "all"}]
+
+
+def work(cfg: arm.Arm[Common], job: Job, _unit: Mapping[str, Any], out: Path, sink: Sink) -> None:
+    """Train the student and save it, with its sampler, to out/model."""
+    dataset = Dataset.load(job.input("dataset"))
+    teacher = load(job.input("teacher") / "model", job.device)
+    init = _initial(cfg.common, job, dataset)
+    start = Start(init=init, teacher=teacher.net)
+    trainer = Trainer(cfg.method, cfg.settings, cfg.common.budget, start, seed=job.seed, device=job.device)
+    batch_at = _batches(cfg, job, dataset, teacher, trainer.world.nets["student"])
+    outcome = trainer.run(batch_at, resume=out / "resume", sink=sink)
+    record(out, outcome, cfg.method.sampler(cfg.settings), cfg.common.budget.iterations)
+
+
+def finish(_cfg: arm.Arm[Common], _job: Job, parts: Sequence[Path], out: Path) -> Mapping[str, float]:
+    """The last losses of training."""
+    return gather(parts[0], out)
+
+
+def _initial(common: Common, job: Job, dataset: Dataset) -> VelocityTransformer:
+    net = load(job.input("init") / "model", job.device).net
+    if isinstance(net, VelocityTransformer):
+        return net
+    prompts = [row["prompt"] for row in dataset.table]
+    return seeded_build(job.seed, common.network, dataset.sample_shape, prompts)
+
+
+def _batches(cfg: arm.Arm[Common], job: Job, dataset: Dataset, teacher: Student, net: Any) -> data.BatchAt:
+    size = cfg.common.batch_size
+    if cfg.method.NEEDS != "pairs":
+        return data.images(dataset, net, size, job.seed, job.device)
+    made = _drawn(cfg.common.draw, job, dataset, teacher) if cfg.common.draw else _stored(job)
+    return data.pairs(made.noise, made.x0, made.prompts, net, batch_size=size, seed=job.seed, device=job.device)
+
+
+def _stored(job: Job) -> _Pairs:
+    folder = job.input("data")
+    files = shards.folder(folder)
+    if not files:
+        raise ValueError(
+            f"{job.where}.data={folder}: holds no pairs; name data/reflow, or say in {job.where}.draw how to draw them"
+        )
+    found = shards.read(files, ["noise", "x0", "prompt_index"])
+    prompts = shards.prompts(folder)
+    return _Pairs(found["noise"], found["x0"], [prompts[i] for i in found["prompt_index"].tolist()])
+
+
+def _drawn(how: Draw, job: Job, dataset: Dataset, teacher: Student) -> _Pairs:
+    """Pairs of the arm's own teacher, for prompts as frequent as in training."""
+    spec: SamplerSpec = even(how.nfe, rule=how.rule, guidance=how.guidance)
+    captions = dataset.prompt_of(dataset.train_targets)
+    rng = stream(job.seed, "distill/prompts")
+    prompts = [captions[i] for i in torch.randint(len(captions), (how.num_pairs,), generator=rng).tolist()]
+    noise = Noise(job.seed, "distill/pairs")
+    x0 = draw(teacher.net, spec, prompts, noise)
+    return _Pairs(noise.at(0, how.num_pairs, teacher.net.sample_shape), x0.cpu(), prompts)

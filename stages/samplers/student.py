@@ -1,0 +1,51 @@
+"""Sampling a model as it wants to be sampled: its own grid, rule and guidance, for strings."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stages.core.guidance import guided
+from stages.core.rng import normal_at
+from stages.core.spec import SamplerSpec
+from stages.samplers import Solution, sample
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Noise that follows a sample's global index, so that batches and shards leave no trace."""
+
+    seed: int
+    name: str
+    start: int = 0
+
+    def at(self, first: int, count: int, shape: tuple[int, ...], node: int = 0) -> Tensor:
+        """[count, *shape] from sample start + first on; `node` > 0 is what a rule draws on its way."""
+        name = f"{self.name}/node{node}" if node else self.name
+        return normal_at(self.seed, name, self.start + first, count, shape)
+
+
+@torch.no_grad()
+def solutions(
+    net: Any, spec: SamplerSpec, prompts: Sequence[str], noise: Noise, *, batch_size: int, keep: Sequence[int] = ()
+) -> Iterator[Solution]:
+    """Batches of samples [<= batch_size, C, H, W] of `net` under `spec` for `prompts`, in their order."""
+    cond = net.tokens(prompts)
+    velocity = guided(net, net.null(1), spec.guidance)
+    for first in range(0, len(prompts), batch_size):
+        rows = cond[first : first + batch_size]
+        yield sample(
+            lambda x, t, rows=rows: velocity(x, t, rows),
+            noise.at(first, len(rows), net.sample_shape).to(rows.device),
+            spec.times,
+            spec.rule,
+            keep=keep,
+            rng=lambda node, x, first=first: noise.at(first, len(x), net.sample_shape, node).to(x),
+        )
+
+
+def draw(net: Any, spec: SamplerSpec, prompts: Sequence[str], noise: Noise, *, batch_size: int = 256) -> Tensor:
+    """Samples [n, C, H, W], one a prompt."""
+    return torch.cat([solution.x0 for solution in solutions(net, spec, prompts, noise, batch_size=batch_size)])

@@ -1,0 +1,73 @@
+"""The many-step model: a flow-matching transformer trained here, or a mixture's exact velocity."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field
+
+from stages.core.config import config
+from stages.core.spec import even
+from stages.core.types import Sink
+from stages.io.dataset import Dataset
+from stages.io.job import Job
+from stages.models import save
+from stages.models.mixture import GaussianMixture
+from stages.models.transformer import NetworkConfig, seeded_build
+from stages.training import data as batches
+from stages.training import flow_matching
+from stages.training.loop import Budget, Start, Trainer
+from stages.training.outcome import gather, record
+
+
+@config
+class Trained:
+    """Flow matching on the train split."""
+
+    kind: Literal["flow_matching"]
+    network: NetworkConfig
+    batch_size: int
+    budget: Budget
+    method: flow_matching.Config
+
+
+@config
+class Exact:
+    """The closed form of the dataset's mixture."""
+
+    kind: Literal["exact"]
+    nfe: int
+    """Euler steps of the teacher's own sampler."""
+
+
+Config = Annotated[Trained | Exact, Field(discriminator="kind")]
+
+
+def plan(_cfg: Trained | Exact, _job: Job) -> list[dict[str, Any]]:
+    """One unit."""
+    return [{"id": "all"}]
+
+
+def work(cfg: Trained | Exact, job: Job, _unit: Mapping[str, Any], out: Path, sink: Sink) -> None:
+    """Train the teacher and save its average, with its sampler, to out/model."""
+    data = Dataset.load(job.input("dataset"))
+    if isinstance(cfg, Exact):
+        if data.facts["kind"] != "mixture":
+            raise ValueError(f"teacher.kind='exact' needs a mixture, the dataset holds {data.facts['kind']}")
+        means, stds = torch.tensor(data.facts["means"]), torch.tensor(data.facts["stds"])
+        net = GaussianMixture(torch.full((len(means),), 1 / len(means)), means, stds)
+        save(out / "model", net, even(cfg.nfe))
+        return
+    prompts = [row["prompt"] for row in data.table]
+    net = seeded_build(job.seed, cfg.network, data.sample_shape, prompts)
+    start = Start(init=net, teacher=net)
+    trainer = Trainer(flow_matching, cfg.method, cfg.budget, start, seed=job.seed, device=job.device)
+    batch_at = batches.images(data, trainer.world.nets["student"], cfg.batch_size, job.seed, job.device)
+    outcome = trainer.run(batch_at, resume=out / "resume", sink=sink)
+    record(out, outcome, flow_matching.sampler(cfg.method), cfg.budget.iterations)
+
+
+def finish(_cfg: Trained | Exact, _job: Job, parts: Sequence[Path], out: Path) -> Mapping[str, float]:
+    """The last losses of training."""
+    return gather(parts[0], out)

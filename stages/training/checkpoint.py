@@ -1,0 +1,64 @@
+"""The state of an interrupted training on disk: safetensors and JSON, replaced in one rename, never pickled."""
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from stages.training.loop import Trainer
+
+STATE = "state.safetensors"
+
+
+def save(trainer: "Trainer", folder: Path) -> None:
+    """Write everything that the next iteration depends on. Generators are functions of the iteration, so none is kept."""
+    folder.mkdir(parents=True, exist_ok=True)
+    facts = {"iteration": trainer.iteration, "evaluations": trainer.evaluations, "updates": trainer.updates}
+    temporary = folder / f".{STATE}.{os.getpid()}"
+    save_file(_tensors(trainer), temporary, metadata={"facts": json.dumps(facts)})
+    temporary.replace(folder / STATE)
+
+
+def restore(trainer: "Trainer", folder: Path) -> bool:
+    """Bring `trainer` to where `save` left it; False, and nothing done, if there is no state in `folder`."""
+    file = folder / STATE
+    if not file.is_file():
+        return False
+    with safe_open(file, framework="pt", device=trainer.device) as state:
+        facts = json.loads(state.metadata()["facts"])
+        kept = {name: state.get_tensor(name) for name in state.keys()}  # noqa: SIM118 - not a dict
+    for name, net in _networks(trainer).items():
+        net.load_state_dict({key.removeprefix(f"{name}:"): v for key, v in kept.items() if key.startswith(f"{name}:")})
+    for name, optimiser in trainer.optimisers.items():
+        content = optimiser.state_dict()
+        content["state"] = _nested({k: v for k, v in kept.items() if k.startswith(f"{name}!")})
+        optimiser.load_state_dict(content)
+    trainer.iteration, trainer.evaluations = facts["iteration"], facts["evaluations"]
+    trainer.updates = facts["updates"]
+    return True
+
+
+def _networks(trainer: "Trainer") -> dict[str, torch.nn.Module]:
+    return {**trainer.nets, "average": trainer.average}
+
+
+def _tensors(trainer: "Trainer") -> dict[str, Tensor]:
+    found = {f"{name}:{key}": v for name, net in _networks(trainer).items() for key, v in net.state_dict().items()}
+    for name, optimiser in trainer.optimisers.items():
+        for index, state in optimiser.state_dict()["state"].items():
+            found |= {f"{name}!{index}!{key}": value for key, value in state.items()}
+    return {name: tensor.contiguous().clone() for name, tensor in found.items()}
+
+
+def _nested(flat: dict[str, Tensor]) -> dict[int, dict[str, Any]]:
+    nested: dict[int, dict[str, Any]] = {}
+    for address, value in flat.items():
+        _, index, key = address.split("!")
+        nested.setdefault(int(index), {})[key] = value
+    return nested

@@ -1,0 +1,57 @@
+"""Flow matching with condition dropout: how a teacher is trained.
+
+Source: Lipman et al. 2023 (arXiv:2210.02747); dropout for guidance: Ho & Salimans 2022 (arXiv:2207.12598).
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Generator
+
+from stages.core.config import config
+from stages.core.path import mix
+from stages.core.rng import fork, normal_like, uniform
+from stages.core.spec import SamplerSpec, even
+from stages.core.types import Batch, World
+from stages.training.method import Loss, Phase, Role, Trained, unprepared
+
+NEEDS = "images"
+
+
+@config
+class Config:
+    """Knobs of flow matching."""
+
+    lr: float
+    condition_dropout: float
+    """Share of samples that train the empty prompt, without which there is no guidance."""
+    nfe: int
+    """Euler steps of the teacher's own sampler."""
+
+
+def loss(world: World, batch: Batch, rng: Generator, cfg: Config) -> Loss:
+    """E |v(x_t, t) - (eps - x0)|^2, mean over elements, t uniform."""
+    times, noise, drops = fork(rng, "times", "noise", "drops")
+    x0, eps = batch["x0"], normal_like(batch["x0"], noise)
+    t = uniform(len(x0), times, x0)
+    dropped = uniform(len(x0), drops, x0) < cfg.condition_dropout
+    cond = torch.where(dropped[:, None], batch["null"], batch["cond"])
+    return (world.nets["student"](mix(x0, eps, t), t, cond) - (eps - x0)).square().mean(), {}
+
+
+def roles(cfg: Config) -> Mapping[str, Role]:
+    """One network."""
+    return {"student": Trained(start="init", lr=cfg.lr)}
+
+
+prepare = unprepared
+
+
+def phases(_cfg: Config) -> tuple[Phase, ...]:
+    """One loss."""
+    return (Phase(name="flow", trains=("student",), loss=loss),)
+
+
+def sampler(cfg: Config) -> SamplerSpec:
+    """Equal Euler steps, no guidance."""
+    return even(cfg.nfe)

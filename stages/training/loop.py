@@ -1,0 +1,210 @@
+"""The one training loop: optimisers, averages, clipping, precision, checkpoints, counting.
+
+A method brings pure losses (`method.py`); nothing in here knows any method by name.
+"""
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from stages.core.config import config
+from stages.core.rng import fork, stream
+from stages.core.types import Batch, Reward, Sink, World
+from stages.models.discriminator import Discriminator
+from stages.models.ema import follow, warm
+from stages.training import checkpoint
+from stages.training.checks import finite
+from stages.training.method import Follower, Frozen, Method, Phase, Role, Trained
+
+REPORT_EVERY = 10
+"""Iterations between two reports, and between two looks for numbers that are not finite."""
+SAVE_EVERY_S = 20.0
+
+
+@config
+class Budget:
+    """How long and how carefully to train; the same words for every method."""
+
+    iterations: int
+    ema: float
+    """Decay of the student's evaluation average; 0 keeps the last weights."""
+    clip: float
+    """Largest gradient norm of a phase."""
+    warmup: int
+    """Iterations over which learning rates rise from 0."""
+    final_lr: float
+    """Learning rates end at this fraction of their value, along a half cosine; 1 keeps them."""
+    precision: Literal["float32", "bfloat16"]
+
+    def lr_factor(self, iteration: int) -> float:
+        """What multiplies every learning rate in `iteration` (from 0)."""
+        rise = min(1.0, (iteration + 1) / self.warmup) if self.warmup else 1.0
+        fall = 0.5 * (1 + math.cos(math.pi * iteration / self.iterations))
+        return rise * (self.final_lr + (1 - self.final_lr) * fall)
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where networks begin, and what they are judged by."""
+
+    init: nn.Module
+    teacher: nn.Module
+    reward: Reward | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What training leaves."""
+
+    student: nn.Module
+    """The evaluation average, frozen."""
+    evaluations: int
+    """Samples that went forward through any network: training's cost, whatever the machine."""
+    metrics: Mapping[str, float]
+    """The last report."""
+
+
+class Trainer:
+    """The state of one training: networks by role, their optimisers, and the iteration reached."""
+
+    def __init__(self, method: Method, cfg: Any, budget: Budget, start: Start, *, seed: int, device: str) -> None:
+        self.method, self.cfg, self.budget, self.seed, self.device = method, cfg, budget, seed, device
+        self.roles = dict(method.roles(cfg))
+        self.nets = _networks(self.roles, start, seed, device)
+        self.optimisers = {
+            name: torch.optim.AdamW(
+                self.nets[name].parameters(), lr=role.lr, betas=role.betas, weight_decay=role.weight_decay, fused=True
+            )
+            for name, role in self.roles.items()
+            if isinstance(role, Trained)
+        }
+        self.average = _copy(self.nets["student"], device)
+        self.world = World(nets={**self.nets, "teacher": _copy(start.teacher, device)}, reward=start.reward)
+        self.iteration = 0
+        self.evaluations = 0
+        self.updates = dict.fromkeys(self.optimisers, 0)
+        for net in self.world.nets.values():
+            if hasattr(net, "sample_shape"):  # a velocity, not a head
+                net.register_forward_hook(self._count)
+
+    def run(self, batch_at: Callable[[int], Batch], *, resume: Path, sink: Sink) -> Outcome:
+        """Train to the end of the budget, from `resume` if an interrupted run left its state there.
+
+        `batch_at(iteration)` must be a pure function, which makes a resumed run bitwise the uninterrupted one.
+        Raises ValueError when a loss or weight stops being finite.
+        """
+        checkpoint.restore(self, resume)
+        saved, metrics = time.monotonic(), {}
+        while self.iteration < self.budget.iterations:
+            metrics = self.step(batch_at(self.iteration))
+            last = self.iteration == self.budget.iterations
+            if self.iteration % REPORT_EVERY == 0 or last:
+                metrics = self._checked(metrics)
+                sink(self.iteration, metrics)
+            if not last and time.monotonic() - saved > SAVE_EVERY_S:
+                self._checked(metrics)
+                checkpoint.save(self, resume)
+                saved = time.monotonic()
+        return Outcome(_copy(self.average, self.device), self.evaluations, metrics)
+
+    def step(self, batch: Batch) -> dict[str, Tensor | float]:
+        """One iteration: every phase that is due, in order. Returns its metrics under "<phase>/<name>"."""
+        factor = self.budget.lr_factor(self.iteration)
+        for name, optimiser in self.optimisers.items():
+            for group in optimiser.param_groups:
+                group["lr"] = self.roles[name].lr * factor  # type: ignore[union-attr]
+        rng = stream(self.seed, "iteration", self.iteration, self.device)
+        prepared, *phases = fork(rng, "prepare", *(phase.name for phase in self.method.phases(self.cfg)))
+        with torch.no_grad(), self._autocast():
+            batch = self.method.prepare(self.world, batch, prepared, self.cfg)
+        metrics: dict[str, Tensor | float] = {}
+        for phase, source in zip(self.method.phases(self.cfg), phases, strict=True):
+            if self.iteration % phase.every:
+                continue
+            for turn in fork(source, *(str(i) for i in range(phase.repeats))):
+                found = self._update(phase, batch, turn)
+            metrics |= {f"{phase.name}/{name}": value for name, value in found.items()}
+        self.iteration += 1
+        return metrics
+
+    def _update(self, phase: Phase, batch: Batch, rng: torch.Generator) -> dict[str, Tensor | float]:
+        with self._learning(phase.trains) as parameters:
+            with self._autocast():
+                loss, metrics = phase.loss(self.world, batch, rng, self.cfg)
+            loss.backward()
+            norm = nn.utils.clip_grad_norm_(parameters, self.budget.clip)
+            for name in phase.trains:
+                self.optimisers[name].step()
+                self.optimisers[name].zero_grad()
+        for name in phase.trains:
+            self.updates[name] += 1
+            self._follow(name)
+        return {"loss": loss.detach(), "grad_norm": norm.detach(), **metrics}
+
+    def _follow(self, name: str) -> None:
+        for other, role in self.roles.items():
+            if isinstance(role, Follower) and role.of == name:
+                follow(self.nets[other], self.nets[name], role.decay(self.updates[name]))
+        if name == "student":
+            follow(self.average, self.nets["student"], warm(self.budget.ema, self.updates["student"]))
+
+    @contextmanager
+    def _learning(self, names: tuple[str, ...]) -> Iterator[list[nn.Parameter]]:
+        """Only `names` collect gradients inside: a critic must not learn from the student's step."""
+        parameters = [p for name in names for p in self.nets[name].parameters()]
+        for p in parameters:
+            p.requires_grad_(True)
+        yield parameters
+        for p in parameters:
+            p.requires_grad_(False)
+
+    def _autocast(self) -> torch.autocast:
+        kind = torch.device(self.device).type
+        return torch.autocast(kind, torch.bfloat16, enabled=self.budget.precision == "bfloat16")
+
+    def _count(self, _net: nn.Module, args: tuple[Tensor, ...], _out: Tensor) -> None:
+        self.evaluations += len(args[0])
+
+    def _checked(self, metrics: Mapping[str, Tensor | float]) -> dict[str, float]:
+        numbers = {name: float(value) for name, value in metrics.items()}
+        for name, number in numbers.items():
+            finite(torch.tensor(number), f"training diverged at iteration {self.iteration}: {name}", ADVICE)
+        for name in self.optimisers:
+            weights = torch.stack([p.detach().sum() for p in self.nets[name].parameters()])
+            finite(weights, f"training diverged at iteration {self.iteration}: weights of {name}", ADVICE)
+        return numbers
+
+
+ADVICE = "lower the learning rate or the clip in params/, or look for what the reward returns there"
+
+
+def _networks(roles: Mapping[str, Role], start: Start, seed: int, device: str) -> dict[str, nn.Module]:
+    """A network a role; followers begin as what they follow. A teacher in closed form has nothing to train: `init` stands in."""
+    made: dict[str, nn.Module] = {}
+    for name, role in roles.items():
+        match role:
+            case Trained(start="head"):
+                made[name] = _copy(Discriminator(start.teacher.feature_dim, seed), device)  # type: ignore[arg-type]
+            case Trained(start="teacher") if any(True for _ in start.teacher.parameters()):
+                made[name] = _copy(start.teacher, device)
+            case Trained() | Frozen():
+                made[name] = _copy(start.init, device)
+    for name, role in roles.items():
+        if isinstance(role, Follower):
+            made[name] = _copy(made[role.of], device)
+    return made
+
+
+def _copy(net: nn.Module, device: str) -> nn.Module:
+    """A frozen copy in evaluation mode, without the hooks of its original."""
+    twin = copy.deepcopy(net).to(device).eval().requires_grad_(False)
+    twin._forward_hooks.clear()
+    return twin

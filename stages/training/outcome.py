@@ -1,0 +1,29 @@
+"""What a training stage leaves in its artefact: the model with its sampler, its cost, its last metrics."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from stages.core.spec import SamplerSpec
+from stages.io.artefacts import SEAL, write_json
+from stages.models import save
+from stages.training.loop import Outcome
+
+
+def record(out: Path, outcome: Outcome, spec: SamplerSpec, iterations: int) -> None:
+    """Write out/model, out/cost.json and out/metrics.json."""
+    save(out / "model", outcome.student.cpu(), spec)
+    parameters = sum(p.numel() for p in outcome.student.parameters())
+    write_json(
+        out / "cost.json",
+        {"network_evaluations": outcome.evaluations, "iterations": iterations, "parameters": parameters},
+    )
+    write_json(out / "metrics.json", dict(outcome.metrics))
+
+
+def gather(part: Path, out: Path) -> Mapping[str, float]:
+    """Copy a finished unit's files to `out`; returns its metrics, none if it trained nothing."""
+    shutil.copytree(part, out, dirs_exist_ok=True, ignore=shutil.ignore_patterns(SEAL))
+    file = out / "metrics.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}

@@ -1,0 +1,95 @@
+"""The teacher's trajectories as shards: noise, states at chosen times, samples, prompts.
+
+A shard's content depends on its range of sample indices alone, so any number of workers makes the same bytes.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import PositiveInt
+
+from stages.core.config import choose, config
+from stages.core.rng import stream
+from stages.core.spec import even
+from stages.core.types import Sink
+from stages.io import shards
+from stages.io.artefacts import SEAL, write_json
+from stages.io.dataset import Dataset
+from stages.io.job import Job
+from stages.models import load
+from stages.samplers import RULES
+from stages.samplers.student import Noise, solutions
+
+PROMPTS = "prompts.json"
+
+
+@config
+class Config:
+    """How many, and how they are solved."""
+
+    num_trajectories: PositiveInt
+    shard_size: PositiveInt
+    """Trajectories a shard, which is one task for a worker."""
+    rule: str
+    """Step rule of the solver."""
+    steps: PositiveInt
+    """Equal steps in time; heun calls the network twice in each but the last."""
+    guidance: float
+    keep: tuple[int, ...]
+    """Indices of the stored states in the time grid: 0 is the noise, `steps` the sample (both are stored anyway)."""
+    batch_size: PositiveInt
+
+    def __post_init__(self) -> None:
+        choose(RULES, self.rule, "sampler rule", "trajectories.rule")
+        if self.num_trajectories % self.shard_size:
+            raise ValueError(
+                f"num_trajectories={self.num_trajectories} is not a whole number of shards of "
+                f"shard_size={self.shard_size}; change one of them"
+            )
+        if any(not 0 < i < self.steps for i in self.keep):
+            raise ValueError(f"keep={list(self.keep)} must lie strictly between 0 and steps={self.steps}")
+
+
+def plan(cfg: Config, _job: Job) -> list[dict[str, Any]]:
+    """One unit a shard."""
+    count = cfg.num_trajectories // cfg.shard_size
+    return [{"id": f"shard-{i:05d}", "shard": i} for i in range(count)]
+
+
+def work(cfg: Config, job: Job, unit: Mapping[str, Any], out: Path, sink: Sink) -> None:
+    """Solve one shard's trajectories."""
+    dataset, teacher = Dataset.load(job.input("dataset")), load(job.input("teacher") / "model", job.device)
+    captions = dataset.prompt_of(dataset.train_targets)
+    drawn = torch.randint(len(captions), (cfg.num_trajectories,), generator=stream(job.seed, "trajectories/prompts"))
+    first = unit["shard"] * cfg.shard_size
+    names = sorted(set(captions))
+    prompts = [captions[i] for i in drawn[first : first + cfg.shard_size].tolist()]
+    noise = Noise(job.seed, "trajectories", first)
+    spec = even(cfg.steps, rule=cfg.rule, guidance=cfg.guidance)
+    solved = []
+    for solution in solutions(teacher.net, spec, prompts, noise, batch_size=cfg.batch_size, keep=cfg.keep):
+        solved.append(solution)
+        sink(min(len(solved) * cfg.batch_size, cfg.shard_size), {"nfe": float(solution.nfe)})
+    shards.write(
+        out / shards.name(unit["shard"]),
+        {
+            "noise": noise.at(0, cfg.shard_size, teacher.net.sample_shape),
+            "states": torch.cat([solution.states for solution in solved], dim=1).transpose(0, 1),
+            "x0": torch.cat([solution.x0 for solution in solved]),
+            "prompt_index": torch.tensor([names.index(prompt) for prompt in prompts]),
+        },
+    )
+    write_json(out / PROMPTS, names)
+
+
+def finish(cfg: Config, _job: Job, parts: Sequence[Path], out: Path) -> Mapping[str, float]:
+    """Gather the shards; the grid's times of the stored states go to states.json."""
+    for part in parts:
+        for file in part.iterdir():
+            if file.name != SEAL:
+                (out / file.name).write_bytes(file.read_bytes())
+    times = even(cfg.steps).times
+    write_json(out / "states.json", {"times": [times[i] for i in cfg.keep]})
+    return {"trajectories": float(cfg.num_trajectories), "shards": float(len(parts))}

@@ -1,0 +1,110 @@
+"""The frozen judge behind metrics and verifiable rewards, trained on the train split only."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own idiom
+from pydantic import Field
+from safetensors.torch import save_file
+from torch import Generator, Tensor
+
+from stages.core.config import config
+from stages.core.rng import stream
+from stages.core.types import Sink
+from stages.io.artefacts import write_json
+from stages.io.dataset import Dataset
+from stages.io.job import Job
+from stages.models.mixture import GaussianMixture
+from stages.models.verifier import Classifier, ClassifierConfig, DigitVerifier, load_verifier, save_verifier
+
+MODEL = "model"
+
+
+@config
+class Trained:
+    """A digit classifier; weight and slant are measured."""
+
+    kind: Literal["classifier"]
+    network: ClassifierConfig
+    iterations: int
+    batch_size: int
+    lr: float
+    max_shift: float
+    """Training images are moved by up to this many pixels either way."""
+
+
+@config
+class Exact:
+    """The posterior under a mixture's true densities."""
+
+    kind: Literal["exact"]
+
+
+Config = Annotated[Trained | Exact, Field(discriminator="kind")]
+
+
+def plan(_cfg: Trained | Exact, _job: Job) -> list[dict[str, Any]]:
+    """One unit."""
+    return [{"id": "all"}]
+
+
+def work(cfg: Trained | Exact, job: Job, _unit: Mapping[str, Any], out: Path, sink: Sink) -> None:
+    """Train, or write down, the verifier in `out`."""
+    data = Dataset.load(job.input("dataset"))
+    if data.facts["kind"] != ("digits" if isinstance(cfg, Trained) else "mixture"):
+        raise ValueError(f"verifier.kind={cfg.kind!r} does not judge a dataset of {data.facts['kind']}")
+    if isinstance(cfg, Exact):
+        means, stds = torch.tensor(data.facts["means"]), torch.tensor(data.facts["stds"])
+        truth = GaussianMixture(torch.full((len(means),), 1 / len(means)), means, stds)
+        save_file({name: value.contiguous() for name, value in truth.state_dict().items()}, out / "mixture.safetensors")
+        return
+    classifier = train(cfg, data, job.seed, sink)
+    verifier = DigitVerifier(classifier, data.attributes, data.facts["mass_edges"], data.facts["slope_edges"])
+    save_verifier(out, verifier, cfg.network, data.sample_shape[-1])
+
+
+def train(cfg: Trained, data: Dataset, seed: int, sink: Sink) -> Classifier:
+    """A classifier of the dataset's first attribute, the digit."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        classifier = Classifier(cfg.network, data.sample_shape[-1], len(data.attributes["digit"]))
+    optimiser = torch.optim.AdamW(classifier.parameters(), lr=cfg.lr)
+    for iteration in range(cfg.iterations):
+        rng = stream(seed, "verifier", iteration)
+        index = torch.randint(len(data.train_images), (cfg.batch_size,), generator=rng)
+        logits = classifier(shifted(data.train_images[index], cfg.max_shift, rng))
+        loss = F.cross_entropy(logits, data.train_targets[index, 0], label_smoothing=0.05)
+        for group in optimiser.param_groups:
+            group["lr"] = cfg.lr * 0.5 * (1 + math.cos(math.pi * iteration / cfg.iterations))
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        if (iteration + 1) % 50 == 0 or iteration + 1 == cfg.iterations:
+            sink(iteration + 1, {"loss": loss.item()})
+    return classifier.eval().requires_grad_(False)
+
+
+def shifted(images: Tensor, reach: float, rng: Generator) -> Tensor:
+    """Images [B, C, H, W] moved by up to `reach` pixels in both directions, bilinear, edges repeated."""
+    size = images.shape[-1]
+    offset = (2 * torch.rand(len(images), 2, generator=rng) - 1) * reach * 2 / size
+    transform = torch.eye(2, 3).repeat(len(images), 1, 1)
+    transform[:, :, 2] = offset
+    grid = F.affine_grid(transform, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+
+
+def finish(_cfg: Trained | Exact, job: Job, parts: Sequence[Path], out: Path) -> Mapping[str, float]:
+    """Agreement with the labels of real test images, by attribute and in all of them."""
+    for file in sorted(parts[0].iterdir()):
+        if file.name != "unit.json":
+            (out / file.name).write_bytes(file.read_bytes())
+    data, verifier = Dataset.load(job.input("dataset")), load_verifier(out)
+    agrees = verifier.measure(data.test_images) == data.test_targets
+    metrics = {f"agreement_{name}": agrees[:, i].float().mean().item() for i, name in enumerate(verifier.attributes)}
+    metrics["agreement_all"] = agrees.all(dim=1).float().mean().item()
+    write_json(out / "metrics.json", metrics)
+    return metrics
