@@ -1,8 +1,8 @@
 """Samplers: step rules along any path, from noise to data.
 
-A rule is written once on (D, e), finite where y = x / alpha and rho = sigma / alpha are not (pure noise on the flow
-path); a path only changes the numbers in its grid. Times are compared by their index. See README.md for why
-diffusers' flow schedulers are not called here, and for the evidence that ours take the same steps.
+A rule is written once on (D, e), finite where y = x / alpha and rho = sigma / alpha are not (pure noise on
+the flow path); a path only changes the numbers in its grid. Times are compared by their index. README.md
+says why diffusers' flow schedulers are not called here; tests prove that ours take the same steps.
 """
 
 from collections.abc import Sequence
@@ -58,16 +58,17 @@ def sample(  # noqa: PLR0913 - what a run is; five are always given
 ) -> Solution:
     """Follow `velocity` from `noise`, the state [B, ...] at times[0], to times[-1].
 
-    `times` [n + 1] fall; `keep` names states by their index in `times` (0 is the noise, n is x0). `rng` is for rules
-    that draw: a generator, or a function (node, x) -> noise, which lets noise follow a sample's global index.
-    The type of x, and of the time labels [B] that the network sees, is the noise's. Gradients are the caller's choice.
-    ValueError for an unknown rule, times that do not fall, or an index outside them.
+    `times` [n + 1] fall; `keep` names states by their index in `times` (0 is the noise, n is x0). `rng` is
+    for rules that draw: a generator, or a function (node, x) -> noise, which lets noise follow a sample's
+    global index. The states, and the time labels [B] that the network sees, have the noise's type and
+    device. Gradients are the caller's choice. ValueError for an unknown rule, times that do not fall, or an
+    index outside them.
     """
     step_rule = choose(RULES, rule, "sampler rule", "sample")
     grid = build(path, times)
     wrong = [index for index in keep if not 0 <= index <= grid.num_steps]
     if wrong:
-        raise ValueError(f"keep: no state has index {wrong[0]}; {grid.num_steps} steps have states 0 to {grid.num_steps}")
+        raise ValueError(f"keep: no state has index {wrong[0]}; the states are 0 to {grid.num_steps}")
     field = Field(velocity, grid, noise)
     kept = {0: noise} if 0 in keep else {}
     x = noise
@@ -77,8 +78,3 @@ def sample(  # noqa: PLR0913 - what a run is; five are always given
     states = torch.stack([kept[index] for index in keep]) if keep else noise.new_empty(0, *noise.shape)
     return Solution(x0=x, states=states, nfe=field.nfe)
 
-
-def num_calls(rule: str, num_steps: int, *, to_data: bool = True) -> int:
-    """Network calls that `rule` makes in `num_steps` steps, `to_data` when the last time has sigma = 0."""
-    choose(RULES, rule, "sampler rule", "num_calls")
-    return 2 * num_steps - to_data if rule in {"heun", "edm_heun"} else num_steps

@@ -1,8 +1,9 @@
-"""DPM-Solver++(2M): an exponential integrator on the data prediction that extrapolates from the node before. Order 2, N calls.
+"""DPM-Solver++(2M): extrapolate the data prediction from the node before. Order 2, N calls.
 
-Source: Lu et al. 2022 (arXiv:2211.01095), algorithm 2. First order on the first step, which has no history, and
-on a last step to sigma = 0, where the step in log(alpha / sigma) is infinite. A first step from alpha = 0 is infinite
-too: its node then has no weight in the second step, which is the limit of the formula. It is the same map as UniP-2.
+Source: Lu et al. 2022 (arXiv:2211.01095), algorithm 2. First order on the first step, which has no history,
+and on a last step to sigma = 0, where the step in log(alpha / sigma) is infinite. A first step from alpha =
+0 is infinite too: its node then has no weight in the second step, which is the limit of the formula. It is
+the same map as UniP-2.
 """
 
 import math
@@ -15,6 +16,7 @@ from stages.samplers.grid import combine
 
 
 def dpmpp_2m(field: Field, x: Tensor, _draw: Draw) -> Iterator[Tensor]:
+    """States at nodes 1 to n."""
     grid, older = field.grid, None
     for i, h in enumerate(grid.step):
         data = field.data(x, i)

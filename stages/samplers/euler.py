@@ -13,6 +13,7 @@ from stages.samplers.grid import combine
 
 
 def euler(field: Field, x: Tensor, _draw: Draw) -> Iterator[Tensor]:
+    """States at nodes 1 to n."""
     for i in range(field.grid.num_steps):
         x = combine(field.grid.transfer(i), x, field.velocity(x, i))
         yield x

@@ -15,9 +15,10 @@ Draw = Callable[[int, Tensor], Tensor]
 
 
 class Field:
-    """A velocity on a grid. Time is a node's index; its label, [B] in x's type, is prepared once for the run."""
+    """A velocity on a grid. Time is a node's index; its label, [B] in x's type, is made once for the run."""
 
     def __init__(self, velocity: VelocityAt, grid: Grid, x: Tensor) -> None:
+        """`x` [B, ...] gives the batch size, type and device."""
         self.grid = grid
         self.nfe = 0
         self._velocity = velocity
@@ -48,4 +49,6 @@ def drawing(rng: Generator | Draw | None, rule: str) -> Draw:
 
 
 def _refuse(rule: str) -> Tensor:
-    raise ValueError(f"sampler rule {rule!r} draws noise at every step: pass rng (a torch.Generator, or node, x -> noise)")
+    raise ValueError(
+        f"sampler rule {rule!r} draws noise: pass rng, a torch.Generator or a function (node, x) -> noise"
+    )

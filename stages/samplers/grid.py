@@ -5,7 +5,7 @@ x = alpha D + sigma e and v = dx/dt = alpha' D + sigma' e:
 
     D = (sigma' x - sigma v) / det,  e = (alpha v - alpha' x) / det,  det = alpha sigma' - sigma alpha'.
 
-Both are finite on the whole of [0, 1], at alpha = 0 too, where y = x / alpha and rho = sigma / alpha are not; the
+Both are finite at alpha = 0 too, where y = x / alpha and rho = sigma / alpha are not; the
 exponential-integrator forms below equal the (y, rho) forms of the literature wherever those exist.
 """
 
@@ -40,10 +40,11 @@ class Grid:
 
     @property
     def num_steps(self) -> int:
+        """One fewer than the times."""
         return len(self.step)
 
     def transfer(self, i: int) -> Pair:
-        """Coefficients of (x, v) that move node i to node i + 1 with D and e frozen: alpha_t D + sigma_t e."""
+        """Coefficients of (x, v) that move node i to node i + 1 with D, e frozen: alpha_t D + sigma_t e."""
         (data_x, data_v), (noise_x, noise_v) = self.data[i], self.noise[i]
         alpha, sigma = self.alpha[i + 1], self.sigma[i + 1]
         return alpha * data_x + sigma * noise_x, alpha * data_v + sigma * noise_v
@@ -66,11 +67,11 @@ def combine(weights: Pair, x: Tensor, y: Tensor) -> Tensor:
 def build(path: Path, times: Tensor | Sequence[float]) -> Grid:
     """The grid of `path` at `times` [n + 1]; ValueError unless they are finite and strictly falling."""
     nodes = torch.as_tensor(times, dtype=torch.float64).detach().cpu()
-    if nodes.dim() != 1 or len(nodes) < 2 or not bool((nodes.diff() < 0).all()) or not bool(nodes.isfinite().all()):
-        raise ValueError(
-            f"times must be a falling list of at least two finite numbers, noise (1.0) first; got {nodes.tolist()}"
-        )
-    (alpha, alpha_slope), (sigma, sigma_slope) = _with_slope(path.alpha, nodes), _with_slope(path.sigma, nodes)
+    finite = nodes.dim() == 1 and len(nodes) > 1 and bool(nodes.isfinite().all())
+    if not finite or not bool((nodes.diff() < 0).all()):
+        raise ValueError(f"times must be two or more falling numbers, from 1.0 (noise); got {nodes.tolist()}")
+    alpha, alpha_slope = _with_slope(path.alpha, nodes)
+    sigma, sigma_slope = _with_slope(path.sigma, nodes)
     det = alpha * sigma_slope - sigma * alpha_slope
     return Grid(
         path=path.name,
@@ -84,9 +85,11 @@ def build(path: Path, times: Tensor | Sequence[float]) -> Grid:
 
 
 def _with_slope(curve: Callable[[Tensor], Tensor], t: Tensor) -> tuple[Tensor, Tensor]:
-    with torch.inference_mode(False):
-        value, slope = torch.func.jvp(curve, (t.clone(),), (torch.ones_like(t),))
-    return value, slope
+    with torch.inference_mode(False), torch.enable_grad():
+        node = t.clone().requires_grad_()
+        value = curve(node) + 0 * node  # a constant alpha has no graph of its own
+        (slope,) = torch.autograd.grad(value.sum(), node)
+    return value.detach(), slope
 
 
 def _pairs(of_x: Tensor, of_v: Tensor) -> tuple[Pair, ...]:

@@ -1,11 +1,11 @@
-"""Heun's method: average the slopes at both ends of a step. Order 2; 2N calls, 2N - 1 where the last time has sigma = 0.
+"""Heun's method: average the slopes at both ends of a step. Order 2; 2N calls, 2N - 1 if sigma ends at 0.
 
 Heun's result depends on the coordinates in which slopes are averaged, so there are two rules.
 
-`heun` averages the flow velocity, d/dtau of x / (alpha + sigma) in tau = sigma / (alpha + sigma). Finite from pure
-noise on every path; on the flow path it is (x, t, v) and equals diffusers' FlowMatchHeunDiscreteScheduler.
-`edm_heun` averages the noise prediction, d/drho of x / alpha in rho = sigma / alpha: Karras et al. 2022
-(arXiv:2206.00364), algorithm 1. It cannot start where alpha = 0.
+`heun` averages the flow velocity, d/dtau of x / (alpha + sigma) in tau = sigma / (alpha + sigma). Finite
+from pure noise on every path; on the flow path it is (x, t, v) and equals diffusers'
+FlowMatchHeunDiscreteScheduler. `edm_heun` averages the noise prediction, d/drho of x / alpha in rho = sigma
+/ alpha: Karras et al. 2022 (arXiv:2206.00364), algorithm 1. It cannot start where alpha = 0.
 """
 
 from collections.abc import Iterator
@@ -30,6 +30,7 @@ class _Frame:
 
 
 def heun(field: Field, x: Tensor, _draw: Draw) -> Iterator[Tensor]:
+    """States at nodes 1 to n, averaging e - D."""
     grid = field.grid
     scale = [a + s for a, s in zip(grid.alpha, grid.sigma, strict=True)]
     clock = [s / c for s, c in zip(grid.sigma, scale, strict=True)]
@@ -38,10 +39,11 @@ def heun(field: Field, x: Tensor, _draw: Draw) -> Iterator[Tensor]:
 
 
 def edm_heun(field: Field, x: Tensor, _draw: Draw) -> Iterator[Tensor]:
+    """States at nodes 1 to n, averaging e; ValueError where the grid starts at alpha = 0."""
     grid = field.grid
     if grid.sigma[0] > MAX_RHO * grid.alpha[0]:
         raise ValueError(
-            f"sampler rule 'edm_heun' integrates in sigma/alpha, which is infinite at t = {float(grid.times[0])} of the "
+            f"sampler rule 'edm_heun' works in sigma/alpha, infinite at t = {float(grid.times[0])} of the "
             f"{grid.path} path: use rule 'heun', or start at a smaller time"
         )
     clock = [s / a for s, a in zip(grid.sigma, grid.alpha, strict=True)]

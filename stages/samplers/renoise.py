@@ -1,4 +1,4 @@
-"""Predict the data, then add fresh noise at the next time: how consistency models and their kin are sampled. N calls.
+"""Predict the data, then add fresh noise at the next time, as consistency models are sampled. N calls.
 
 Source: Song et al. 2023 (arXiv:2303.01469), algorithm 1. With one step it is Euler's.
 """
@@ -12,6 +12,7 @@ from stages.samplers.grid import combine
 
 
 def renoise(field: Field, x: Tensor, draw: Draw) -> Iterator[Tensor]:
+    """States at nodes 1 to n; `draw(node, x)` gives the noise of each but a clean last one."""
     grid = field.grid
     for i in range(grid.num_steps):
         data = field.data(x, i)

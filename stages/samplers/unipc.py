@@ -1,8 +1,9 @@
-"""UniPC-2, variant bh2: the predictor of DPM-Solver++(2M), corrected with the next step's own evaluation. Order 3, N calls.
+"""UniPC-2, variant bh2: DPM-Solver++(2M), corrected with the next node's own evaluation. Order 3, N calls.
 
-Source: Zhao et al. 2023 (arXiv:2302.04867), algorithms 5 to 8 with B(h) = e^h - 1 on the data prediction. The data
-prediction made at the predicted state is kept (no call at the corrected one). No corrector on the last step, and a
-first-order predictor there if it ends at sigma = 0. A node at alpha = 0 gets the limit of its weights, as in 2M.
+Source: Zhao et al. 2023 (arXiv:2302.04867), algorithms 5 to 8 with B(h) = e^h - 1 on the data prediction.
+The data prediction made at the predicted state is kept (no call at the corrected one). No corrector on the
+last step, and a first-order predictor there if it ends at sigma = 0. A node at alpha = 0 gets the limit of
+its weights, as in 2M.
 """
 
 import math
@@ -18,6 +19,7 @@ SMALL = 0.1
 
 
 def unipc(field: Field, x: Tensor, _draw: Draw) -> Iterator[Tensor]:
+    """States at nodes 1 to n, corrected but for the last."""
     grid, older = field.grid, None
     data = field.data(x, 0)
     for i, h in enumerate(grid.step):
@@ -42,7 +44,7 @@ def unipc(field: Field, x: Tensor, _draw: Draw) -> Iterator[Tensor]:
 
 
 def corrector_weights(h: float, ratio: float) -> tuple[float, float]:
-    """a_1, a_2 of UniC-2: a_1 + a_2 = b_1 and r_1 a_1 + a_2 = b_2, with ratio = 1 / r_1 (0 from alpha = 0)."""
+    """a_1, a_2 of UniC-2: a_1 + a_2 = b_1 and r_1 a_1 + a_2 = b_2; ratio = 1 / r_1, 0 after alpha = 0."""
     b1 = -h * phi(2, -h) / math.expm1(-h)
     b2 = -2 * h * phi(3, -h) / math.expm1(-h)
     old = (b2 - b1) * ratio / (1 - ratio)

@@ -1,0 +1,79 @@
+"""Data whose exact velocity is known: Gaussians and one-dimensional mixtures, on any path, in float64."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from scipy.integrate import solve_ivp
+from torch import Tensor
+
+from stages.core.path import Path, expand
+from stages.samplers.schedules import times_at
+
+F64 = torch.float64
+
+
+Velocity = Callable[[Tensor, Tensor], Tensor]
+
+
+def from_data(path: Path, denoise: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Velocity:
+    """The velocity alpha' D + sigma' e of the denoiser D(x, alpha, sigma), with slopes from autograd."""
+
+    def velocity(x: Tensor, t: Tensor) -> Tensor:
+        alpha, d_alpha = _with_slope(path.alpha, t[:1], x)
+        sigma, d_sigma = _with_slope(path.sigma, t[:1], x)
+        data = denoise(x.double(), alpha, sigma)
+        return (d_alpha * data + d_sigma * (x.double() - alpha * data) / sigma).to(x.dtype)
+
+    return velocity
+
+
+def _with_slope(curve: Callable[[Tensor], Tensor], t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+    with torch.inference_mode(False), torch.enable_grad():
+        node = t.double().clone().requires_grad_()
+        value = curve(node) + 0 * node
+        (slope,) = torch.autograd.grad(value.sum(), node)
+    return expand(value.detach(), like), expand(slope, like)
+
+
+def gaussian(path: Path, mean: float, std: float) -> Velocity:
+    """Velocity of data N(mean, std^2)."""
+    return from_data(path, lambda x, a, s: mean + a * std**2 * (x - a * mean) / (a**2 * std**2 + s**2))
+
+
+WEIGHTS = torch.tensor([0.3, 0.5, 0.2], dtype=F64)
+MEANS = torch.tensor([-1.2, 0.4, 1.5], dtype=F64)
+STDS = torch.tensor([0.35, 0.5, 0.3], dtype=F64)
+
+
+def mixture_data(x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    """E[x0 | x] under the three-component mixture."""
+    x = x[..., None]
+    alpha, sigma = (v.reshape(-1, *(1,) * (x.dim() - 1)) for v in (alpha, sigma))
+    var = alpha**2 * STDS**2 + sigma**2
+    chance = (WEIGHTS.log() - 0.5 * var.log() - 0.5 * (x - alpha * MEANS) ** 2 / var).softmax(-1)
+    return (chance * (MEANS + alpha * STDS**2 / var * (x - alpha * MEANS))).sum(-1)
+
+
+def mixture(path: Path) -> Velocity:
+    """Velocity of the mixture."""
+    return from_data(path, mixture_data)
+
+
+def exact_end(path: Path, x: Tensor, start: float, end: float) -> Tensor:
+    """The mixture's probability-flow ODE from time `start` to `end`, by DOP853 in (x/alpha, sigma/alpha)."""
+    ends = torch.tensor([start, end], dtype=F64)
+    rho, alpha = path.rho(ends).tolist(), path.alpha(ends)
+
+    def slope(r: float, y: np.ndarray) -> np.ndarray:
+        data = mixture_data(torch.from_numpy(y), torch.ones(1, dtype=F64), torch.tensor([r], dtype=F64))
+        return (y - data.numpy()) / r
+
+    run = solve_ivp(slope, rho, (x / alpha[0]).numpy(), method="DOP853", rtol=1e-12, atol=1e-12)
+    return torch.from_numpy(run.y[:, -1]) * alpha[1]
+
+
+def log_grid(path: Path, n: int, start: float, end: float) -> Tensor:
+    """n + 1 times from start to end with even steps in log(sigma / alpha)."""
+    hi, lo = path.rho(torch.tensor([start, end], dtype=F64)).log().tolist()
+    return times_at(torch.linspace(hi, lo, n + 1, dtype=F64).exp(), path)

@@ -1,0 +1,113 @@
+"""Golden numbers of the solver sheet: order tables on a mixture, and closed forms on Gaussians."""
+
+import math
+
+import pytest
+import torch
+
+from stages.core.path import EDM, LINEAR, VP_COSINE, VP_LINEAR
+from stages.samplers import sample
+from stages.samplers.schedules import power_levels, times_at, uniform
+from tests.samplers.rigs import F64, exact_end, gaussian, log_grid, mixture
+
+START = torch.linspace(-2, 2, 41, dtype=F64)
+
+
+@pytest.fixture(scope="module")
+def truth():
+    return exact_end(VP_LINEAR, START, 1.0, 0.01)
+
+
+def vp_error(rule, n, truth):
+    if rule == "edm_heun":
+        hi, lo = VP_LINEAR.rho(torch.tensor([1.0, 0.01], dtype=F64)).tolist()
+        times = times_at(power_levels(n + 1, hi=hi, lo=lo), VP_LINEAR)
+    else:
+        times = log_grid(VP_LINEAR, n, 1.0, 0.01)
+    end = sample(mixture(VP_LINEAR), START, times, rule, path=VP_LINEAR).x0
+    return (end - truth).square().mean().sqrt().item()
+
+
+# RMSE at N = 10, 20, 40 steps and the slope from 80 to 160, as tabulated in the literature notes (4 digits).
+TABLE = {
+    "euler": (1.793e-1, 8.995e-2, 4.504e-2, 1.00),
+    "dpmpp_2m": (4.245e-2, 1.164e-2, 2.860e-3, 2.01),
+    "unipc": (3.702e-2, 4.789e-3, 6.277e-4, 2.99),
+    "edm_heun": (1.339e-1, 2.896e-2, 6.749e-3, 2.02),
+}
+
+
+@pytest.mark.parametrize("rule", TABLE)
+def test_errors_on_a_mixture_are_the_tabulated_ones(rule, truth):
+    *errors, slope = TABLE[rule]
+    assert [vp_error(rule, n, truth) for n in (10, 20, 40)] == pytest.approx(errors, rel=6e-4)
+    halved = vp_error(rule, 80, truth) / vp_error(rule, 160, truth)
+    assert math.log2(halved) == pytest.approx(slope, abs=0.006)
+
+
+@pytest.mark.parametrize(("rule", "order"), [("euler", 1), ("heun", 2), ("dpmpp_2m", 2), ("unipc", 3)])
+def test_order_on_the_flow_path_away_from_its_ends(rule, order):
+    start, end = 0.95, 0.02
+    truth = exact_end(LINEAR, START, start, end)
+    gaps = [
+        (sample(mixture(LINEAR), START, log_grid(LINEAR, n, start, end), rule).x0 - truth).norm()
+        for n in (80, 160)
+    ]
+    assert math.log2(gaps[0] / gaps[1]) == pytest.approx(order, abs=0.1)
+
+
+@pytest.mark.parametrize("path", [LINEAR, VP_COSINE, VP_LINEAR, EDM], ids=lambda p: p.name)
+def test_euler_shrinks_a_gaussian_by_a_product_of_cosines(path):
+    """std of N-step DDIM over the exact std = prod cos(theta_i - theta_{i+1}), theta = arctan(rho / c)."""
+    std, times = 0.4, torch.tensor([0.97, 0.8, 0.55, 0.3, 0.04], dtype=F64)
+    end = sample(gaussian(path, 0.0, std), torch.ones(1, dtype=F64), times, "euler", path=path).x0
+    alpha, sigma = path.alpha(times), path.sigma(times)
+    spread = (alpha**2 * std**2 + sigma**2).sqrt()
+    cosines = torch.arctan(sigma / alpha / std).diff().cos().prod()
+    assert end.item() == pytest.approx((spread[-1] / spread[0] * cosines).item(), rel=1e-12)
+
+
+FLOW_STD = {1: 0.0, 2: 0.137931, 4: 0.259757, 8: 0.325113, 100: 0.393498}
+
+
+@pytest.mark.parametrize(("n", "std"), FLOW_STD.items())
+def test_euler_std_on_the_flow_path_from_pure_noise(n, std):
+    noise = torch.tensor([1.3, 0.3], dtype=F64)
+    end = sample(gaussian(LINEAR, 0.7, 0.4), noise, uniform(n), "euler").x0
+    assert (end[0] - end[1]).item() == pytest.approx(std, abs=5e-7)
+    assert end.mean().item() == pytest.approx(0.7 + std * 0.8, abs=1e-6)
+
+
+COSINE_STD = {1: 0, 2: 0.2, 4: 0.333441, 8: 0.411375, 16: 0.453928, 1024: 0.499248}
+
+
+@pytest.mark.parametrize(("n", "std"), COSINE_STD.items())
+def test_euler_std_on_the_cosine_path_from_pure_noise(n, std):
+    one = torch.ones(1, dtype=F64)
+    end = sample(gaussian(VP_COSINE, 0.0, 0.5), one, uniform(n), "euler", path=VP_COSINE).x0
+    assert end.item() == pytest.approx(std, abs=5e-7)
+
+
+@pytest.mark.parametrize("rule", ["heun", "dpmpp_2m", "unipc"])
+def test_from_pure_noise_to_data_every_rule_converges_to_the_exact_map(rule):
+    """The exact map of N(m, s^2) is x0 = m + s eps; both ends are singular in log(alpha / sigma)."""
+    noise = torch.tensor([1.3, -0.4], dtype=F64)
+    gaps = [
+        (sample(gaussian(LINEAR, 0.7, 0.4), noise, uniform(n), rule).x0 - (0.7 + 0.4 * noise)).abs().max()
+        for n in (64, 256)
+    ]
+    assert math.log2(gaps[0] / gaps[1]) / 2 > 1.6  # measured: heun 2.0, dpmpp_2m 1.7, unipc 2.0; euler 0.99
+    assert gaps[1] < 2e-4
+
+
+@pytest.mark.parametrize("rule", ["euler", "heun", "dpmpp_2m", "unipc"])
+def test_a_straight_flow_needs_one_step(rule):
+    """After an exact reflow v = -m + (1-s)(x-(1-t)m) / ((1-t)s+t): 1.3 -> 1.22 in any number of steps."""
+
+    def straight(x, t):
+        return -0.7 + 0.6 * (x - (1 - t) * 0.7) / ((1 - t) * 0.4 + t)
+
+    for n in (1, 3):
+        end = sample(straight, torch.tensor([1.3], dtype=F64), uniform(n), rule).x0
+        if n == 1 or rule in {"euler", "heun"}:  # constant v is not constant D: multistep rules bend it
+            assert end.item() == pytest.approx(1.22, abs=1e-12)

@@ -1,0 +1,208 @@
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from stages.core.path import LINEAR, VP_COSINE, VP_LINEAR
+from stages.core.rng import normal_at, stream
+from stages.samplers import RULES, sample
+from stages.samplers.grid import build
+from stages.samplers.schedules import karras, log_uniform, shifted, times_at, uniform
+from stages.samplers.unipc import corrector_weights, phi
+from tests.samplers.rigs import F64, gaussian
+
+NOISE = torch.randn(3, 1, 2, 2, generator=stream(0, "noise"))
+VELOCITY = gaussian(LINEAR, 0.7, 0.4)
+
+
+def run(rule, n=4, **options):
+    return sample(VELOCITY, NOISE, uniform(n), rule, rng=stream(1, "draws"), **options)
+
+
+@pytest.mark.parametrize("rule", RULES.keys() - {"edm_heun"})
+def test_contract_of_every_rule(rule):
+    calls = []
+
+    def watched(x, t):
+        calls.append(t)
+        assert t.shape == (len(x),)
+        assert t.is_contiguous()
+        assert x.dtype == t.dtype == NOISE.dtype
+        return VELOCITY(x, t)
+
+    before = torch.get_rng_state()
+    solution = sample(watched, NOISE, uniform(4), rule, keep=(0, 2, 4), rng=stream(1, "draws"))
+    assert solution.nfe == len(calls) == (7 if rule == "heun" else 4)
+    assert all(t.min() > 0 for t in calls), "no rule asks for the velocity at data"
+    assert solution.states.shape == (3, *NOISE.shape)
+    assert torch.equal(solution.states[0], NOISE)
+    assert torch.equal(solution.states[2], solution.x0)
+    assert solution.x0.dtype == NOISE.dtype
+    assert solution.x0.isfinite().all()
+    assert torch.equal(solution.x0, run(rule).x0), "same arguments, bitwise the same sample"
+    assert torch.equal(before, torch.get_rng_state()), "draw from rng, never from the global stream"
+
+
+@pytest.mark.parametrize("rule", RULES.keys() - {"edm_heun", "renoise"})
+def test_chunks_do_not_matter(rule):
+    parts = [sample(VELOCITY, part, uniform(4), rule).x0 for part in NOISE.split(1)]
+    assert torch.equal(torch.cat(parts), run(rule).x0)
+
+
+def test_kept_states_are_those_of_the_nodes_named():
+    states = run("euler", keep=(3, 1)).states
+    x = NOISE
+    for i, (t, s) in enumerate([(1.0, 0.75), (0.75, 0.5), (0.5, 0.25)], start=1):
+        x = x + (s - t) * VELOCITY(x, torch.full((3,), t))
+        if i == 1:
+            assert torch.allclose(states[1], x, atol=1e-6)
+    assert torch.allclose(states[0], x, atol=1e-6)
+    assert run("euler").states.shape == (0, *NOISE.shape)
+
+
+def test_euler_on_the_flow_path_is_exact_to_the_last_bit_from_pure_noise():
+    assert torch.equal(run("euler", 1).x0, NOISE - VELOCITY(NOISE, torch.ones(3)))
+
+
+def test_one_step_of_renoise_is_one_step_of_euler():
+    assert torch.allclose(run("renoise", 1).x0, run("euler", 1).x0, atol=1e-7)
+
+
+def test_renoise_draws_the_law_of_the_next_time():
+    """Two steps on N(m, s^2): D(., 1) = m, so x_.5 = .5 m + .5 z and x0 = D(x_.5, .5)."""
+    z = torch.randn(NOISE.shape, generator=stream(1, "draws"))
+    half = 0.5 * 0.7 + 0.5 * z
+    data = 0.7 + 0.5 * 0.16 / (0.25 * 0.16 + 0.25) * (half - 0.35)
+    assert torch.allclose(run("renoise", 2).x0, data, atol=1e-6)
+
+
+def test_renoise_noise_can_follow_the_global_index():
+    def drawn(start):
+        return lambda node, x: normal_at(5, f"renoise/{node}", start, len(x), tuple(x.shape[1:]))
+
+    whole = sample(VELOCITY, NOISE, uniform(3), "renoise", rng=drawn(0)).x0
+    parts = [sample(VELOCITY, NOISE[[i]], uniform(3), "renoise", rng=drawn(i)).x0 for i in range(3)]
+    assert torch.equal(whole, torch.cat(parts))
+
+
+def test_renoise_without_rng_says_what_to_pass():
+    with pytest.raises(ValueError, match="pass rng"):
+        sample(VELOCITY, NOISE, uniform(2), "renoise")
+
+
+def test_a_misspelt_rule_lists_the_rules():
+    with pytest.raises(ValueError, match=r"did you mean 'euler'.*dpmpp_2m.*unipc"):
+        run("eular")
+
+
+BAD_TIMES = [[1.0], [1.0, 0.5, 0.5, 0.0], [0.0, 1.0], [1.0, float("nan"), 0.0], [[1.0, 0.0]]]
+
+
+@pytest.mark.parametrize("times", BAD_TIMES)
+def test_times_that_do_not_fall_are_refused(times):
+    with pytest.raises(ValueError, match="falling numbers"):
+        sample(VELOCITY, NOISE, times, "euler")
+
+
+def test_a_state_outside_the_grid_is_refused():
+    with pytest.raises(ValueError, match=r"index 5; the states are 0 to 4"):
+        run("euler", keep=(5,))
+
+
+def test_edm_heun_cannot_start_from_pure_noise():
+    with pytest.raises(ValueError, match="use rule 'heun'"):
+        run("edm_heun")
+
+
+def test_gradients_flow_through_a_run_and_not_out_of_inference():
+    scale = torch.tensor(1.0, requires_grad=True)
+    sample(lambda x, t: scale * VELOCITY(x, t), NOISE, uniform(3), "unipc").x0.sum().backward()
+    assert scale.grad.abs() > 0
+    with torch.inference_mode():
+        assert run("unipc").x0.isfinite().all()
+
+
+def test_half_precision_noise_gives_half_precision_samples():
+    low = sample(VELOCITY, NOISE.bfloat16(), uniform(4), "dpmpp_2m").x0
+    assert low.dtype == torch.bfloat16
+    assert torch.allclose(low.float(), run("dpmpp_2m").x0, atol=0.05)
+
+
+class Count(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.append(str(func))
+        return func(*args, **kwargs or {})
+
+
+KERNELS = {"euler": 2, "heun": 10, "dpmpp_2m": 6, "unipc": 10, "renoise": 5}
+
+
+@pytest.mark.parametrize(("rule", "kernels"), KERNELS.items())
+def test_a_step_costs_a_few_kernels_and_never_waits_for_the_device(rule, kernels):
+    def counted(n):
+        with Count() as seen:
+            sample(lambda x, _t: x, NOISE, uniform(n), rule, rng=stream(1, "draws"))
+        return seen.names
+
+    few, many = counted(4), counted(14)
+    assert len(many) - len(few) <= 10 * kernels
+    reads = [sum("_local_scalar_dense" in name for name in names) for names in (few, many)]
+    assert reads[0] == reads[1]
+
+
+def test_schedules_start_at_one_and_end_at_zero():
+    on_vp = karras(7, path=VP_LINEAR)
+    for times in (uniform(7), shifted(7, shift=3.0), karras(7), log_uniform(7), on_vp, karras(1)):
+        assert times[0] == 1
+        assert times[-1] == 0
+        assert times.dtype == F64
+        assert (times.diff() < 0).all()
+    assert shifted(4, shift=1.0).equal(uniform(4))
+    assert shifted(2, shift=3.0)[1] == 0.75
+    with pytest.raises(ValueError, match="at least one step"):
+        uniform(0)
+    with pytest.raises(ValueError, match="at least one step"):
+        karras(0)
+
+
+@pytest.mark.parametrize("path", [LINEAR, VP_COSINE, VP_LINEAR], ids=lambda p: p.name)
+def test_times_are_found_from_noise_levels(path):
+    rho = torch.tensor([50.0, 1.0, 2e-3, 1e-6], dtype=F64)
+    assert torch.allclose(path.rho(times_at(rho, path)), rho, rtol=1e-9)
+
+
+def test_karras_levels_are_even_in_their_seventh_root():
+    levels = LINEAR.rho(karras(6)[1:-1])
+    roots = levels ** (1 / 7)
+    assert torch.allclose(roots.diff(), roots.diff().mean().expand(4), rtol=1e-9)
+    assert levels[-1].item() == pytest.approx(0.002, rel=1e-9)
+
+
+@pytest.mark.parametrize("path", [LINEAR, VP_COSINE, VP_LINEAR], ids=lambda p: p.name)
+def test_the_grid_recovers_data_and_noise(path):
+    grid = build(path, [0.9, 0.4, 0.1])
+    x0, eps = 0.3, -1.2
+    for i, t in enumerate(grid.times):
+        node = t.clone().requires_grad_()
+        x = path.alpha(node) * x0 + path.sigma(node) * eps
+        (v,) = torch.autograd.grad(x, node)
+        assert grid.data[i][0] * x.item() + grid.data[i][1] * v.item() == pytest.approx(x0, abs=1e-12)
+        assert grid.noise[i][0] * x.item() + grid.noise[i][1] * v.item() == pytest.approx(eps, abs=1e-12)
+
+
+def test_phi_functions_meet_where_their_forms_change():
+    for k, limit in [(1, 1), (2, 1 / 2), (3, 1 / 6)]:
+        assert phi(k, 0.0) == pytest.approx(limit, abs=1e-15)
+        assert phi(k, -0.0999999999) == pytest.approx(phi(k, -0.1000000001), abs=1e-9)
+
+
+def test_corrector_weights_solve_their_equations():
+    h, ratio = 0.7, -1.25
+    old, new = corrector_weights(h, ratio)
+    b = [k * phi(k + 1, -h) * -h / torch.expm1(torch.tensor(-h, dtype=F64)).item() for k in (1, 2)]
+    assert old + new == pytest.approx(b[0], rel=1e-12)
+    assert old / ratio + new == pytest.approx(b[1], rel=1e-12)
+    assert corrector_weights(h, 0.0) == pytest.approx((0.0, b[0]))
