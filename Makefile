@@ -1,0 +1,45 @@
+# Two commands are all a newcomer needs: `make run` and `make test`.
+.DEFAULT_GOAL := help
+.PHONY: help install run test check gpu-test clean
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(CURDIR)/$(VENV)/bin
+# dvc.yaml says `python -m flows ...`: that python is ours.
+export PATH := $(BIN):$(PATH)
+export VIRTUAL_ENV := $(CURDIR)/$(VENV)
+experiment ?= digits
+
+help: ## Explain every target
+	@awk 'BEGIN {FS = ":.*## "; print "usage: make <target>\n"} /^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo "  make run experiment=smoke    another preset of params/experiment/"
+
+install: $(VENV)/.installed ## Create .venv from requirements.lock (run by the others when needed)
+
+$(VENV)/.installed: requirements.lock pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "fewstep needs Python 3.11: install it, or say make PYTHON=/path/to/python3.11"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing the locked packages into $(VENV) (a few minutes, once) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+run: install ## Run the pipeline on `experiment` (default: digits), print the results, stop what was started
+	@$(BIN)/fewstep run experiment=$(experiment)
+
+test: check ## Everything: the fast lane, then real DVC, Prefect, Ray and MLflow on the smoke experiment
+	@$(BIN)/pytest -m "(integration or slow) and not gpu" -p no:randomly
+
+check: install ## The fast lane, about a minute: lint, types, import rules, unit tests
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/basedpyright
+	@$(BIN)/lint-imports
+	@$(BIN)/pytest -n 2 -m "not gpu and not slow and not integration"
+
+gpu-test: install ## Tests that need a CUDA device
+	@$(BIN)/pytest -m gpu
+
+clean: ## Remove .venv and work folders; results under data/ and mlruns/ stay
+	rm -rf $(VENV) .fewstep build *.egg-info
