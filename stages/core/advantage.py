@@ -1,0 +1,44 @@
+"""How much better than its group a sample is: the signal of group-relative policy optimisation."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from stages.core.types import Tokens
+
+Scale = Literal["group", "batch"]
+"""What centred rewards are divided by: their group's standard deviation, or that of all rewards at hand."""
+
+SMALLEST_STD = 1e-4
+"""In reward units. Below it rewards count as equal, and the division does not magnify their difference."""
+
+
+def groups_of(cond: Tokens) -> Tensor:
+    """[B]: the group of each row, 0, 0, .., 1, 1, ..: the consecutive rows of one prompt."""
+    return torch.unique_consecutive(cond, dim=0, return_inverse=True)[1]
+
+
+def grouped(value: Tensor, group: Tensor) -> Tensor:
+    """[B] -> [G, K]: one row a group. Raises ValueError where groups differ in size."""
+    sizes = torch.bincount(group)
+    if (sizes != sizes[0]).any():
+        raise ValueError(
+            f"groups of {int(sizes.min())} to {int(sizes.max())} samples: repeat each prompt group_size "
+            "times in a row, and neither split a group nor put the same prompt next to itself"
+        )
+    return value.reshape(len(sizes), -1)
+
+
+def group_advantage(reward: Tensor, scale: Scale) -> Tensor:
+    """(r - its group's mean) / std for rewards [G, K] of K samples for each of G prompts.
+
+    Standard deviations divide by n (ddof 0), so |A| <= sqrt(K - 1) under "group". The advantages of a group
+    sum to zero, and a group of equals gets exactly zero.
+    """
+    centred = reward - reward.mean(dim=1, keepdim=True)
+    # The mean of equal floats need not equal them, and rounding must not become a preference.
+    centred = centred.masked_fill(reward.amax(dim=1, keepdim=True) == reward.amin(dim=1, keepdim=True), 0)
+    if scale == "group":
+        return centred / reward.std(dim=1, keepdim=True, correction=0).clamp_min(SMALLEST_STD)
+    return centred / reward.std(correction=0).clamp_min(SMALLEST_STD)

@@ -1,0 +1,7 @@
+"""Reinforcement learning methods by name. A new method is a new file and one line here."""
+
+from types import MappingProxyType
+
+from stages.policies import dgpo
+
+POLICIES = MappingProxyType({"dgpo": dgpo})

@@ -1,0 +1,147 @@
+"""Direct group preference optimisation: the denoising loss, pulled towards the better samples of each group.
+
+Source: Luo et al. 2025 (arXiv:2510.08425) and its official code (github.com/Luo-Yihong/DGPO). No SDE, no
+trajectories: samples come from the plain ODE, and learning looks at noised final samples only.
+
+One iteration: roll out and score groups of samples (prepare); then `num_draws` updates, each with one time
+and one noise a group:
+ l_i = mean |eps - x0_i - v(x_t, t)|^2,  W = sigmoid(mean_i A_i beta (l_i - l_ref,i)) of its group, sg
+ loss = mean_i W A_i l_i + beta_kl mean |v - v_ref|^2
+The gradient of mean W A l is 1 / beta times that of -log sigmoid(-beta mean_i A_i (l_i - l_ref,i)), which for
+two samples is online Diffusion-DPO. An l_i that has already moved beyond the clip range from that of the slow
+"old" policy, in the direction its advantage asks for, gives no gradient.
+
+Differs: times are uniform on [t_min, 1] (as in the paper; the code takes its sampler's grid points);
+roll-outs always use the current weights; advantages are not clamped, which would break their zero sum; there
+is no guidance.
+"""
+
+from typing import Literal
+
+import torch
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+from torch import Generator, Tensor
+
+from stages.core.advantage import Scale, group_advantage, grouped, groups_of
+from stages.core.config import config
+from stages.core.matching import per_sample
+from stages.core.path import mix
+from stages.core.ranges import Decay, Unit
+from stages.core.rng import fork, uniform
+from stages.core.rollout import euler_states, noise_for
+from stages.core.spec import SamplerSpec, even
+from stages.core.types import Batch, World
+from stages.training.checks import finite
+from stages.training.method import Follower, Frozen, Loss, Needs, Phase, Role, Trained
+
+NEEDS: Needs = "prompts"
+
+
+@config
+class Config:
+    """Knobs of direct group preference optimisation."""
+
+    method: Literal["dgpo"]
+    rollout_steps: PositiveInt
+    """Equal Euler steps of the samples that are scored."""
+    nfe: PositiveInt
+    """Equal Euler steps of the finished model's sampler."""
+    advantage_scale: Scale
+    """Rewards are centred in their group and divided by the standard deviation of group or batch."""
+    num_draws: PositiveInt
+    """M: updates an iteration, each with its own times and noises."""
+    t_min: Unit
+    """Smallest time; the paper's ablation finds blur without one."""
+    beta: PositiveFloat
+    """Sharpness of the group's weight W, in units of 1 / (advantage x squared error)."""
+    beta_kl: NonNegativeFloat
+    """Weight of mean |v - v_ref|^2, which holds the model to where it started."""
+    clip_range: PositiveFloat
+    """c: a sample counts while exp(l_old - l) lies within 1 + c (A > 0) or above 1 - c (A <= 0)."""
+    old_decay: Decay
+    """Largest weight of the old policy's average on its own past."""
+    old_decay_rate: NonNegativeFloat
+    """That weight grows by this much an update, from 0."""
+    student_lr: PositiveFloat
+    """AdamW's step size."""
+
+
+def prepare(world: World, batch: Batch, rng: Generator, cfg: Config) -> Batch:
+    """Adds x0 [B, C, H, W], the student's samples, with advantage and reward [B]."""
+    student, cond = world.nets["student"], batch["cond"]
+    assert world.reward is not None, "a policy is trained on a reward"
+    noise = noise_for(student, len(cond), rng)
+    x0 = euler_states(student, noise, even(cfg.rollout_steps).times, cond)[:, -1]
+    advice = "look at the samples and at the reward; lower student_lr or raise beta_kl"
+    reward = finite(world.reward(x0, batch["targets"]), "dgpo: reward", advice)
+    group = groups_of(cond)
+    advantage = group_advantage(grouped(reward, group), cfg.advantage_scale).flatten()
+    return {**batch, "group": group, "x0": x0, "reward": reward, "advantage": advantage}
+
+
+def draw(batch: Batch, rng: Generator, cfg: Config) -> tuple[Tensor, Tensor]:
+    """t [B] and eps [B, C, H, W], each shared by a whole group."""
+    times, noises = fork(rng, "times", "noises")
+    x0, group = batch["x0"], batch["group"]
+    num_groups = int(group[-1]) + 1
+    t = uniform(num_groups, times, x0, cfg.t_min, 1.0)
+    eps = torch.randn((num_groups, *x0.shape[1:]), generator=noises, dtype=x0.dtype, device=x0.device)
+    return t[group], eps[group]
+
+
+def group_weight(excess: Tensor, advantage: Tensor, beta: float) -> Tensor:
+    """W [G, 1] from l - l_ref and A, both [G, K]: small once the group's order is already learnt."""
+    return torch.sigmoid(beta * (advantage * excess).mean(dim=1, keepdim=True))
+
+
+def clipped(error: Tensor, old_error: Tensor, advantage: Tensor, clip_range: float) -> tuple[Tensor, Tensor]:
+    """`error` [B] with no gradient where it moved far enough, and where that is."""
+    ratio = (old_error - error.detach()).exp()
+    far = torch.where(advantage > 0, ratio > 1 + clip_range, ratio < 1 - clip_range)
+    return torch.where(far, error.detach(), error), far
+
+
+def loss(world: World, batch: Batch, rng: Generator, cfg: Config) -> Loss:
+    """mean W A l + beta_kl |v - v_ref|^2; every mean over a sample's elements is a mean, not a sum."""
+    x0, cond, advantage, group = batch["x0"], batch["cond"], batch["advantage"], batch["group"]
+    t, eps = draw(batch, rng, cfg)
+    x_t, target = mix(x0, eps, t), eps - x0
+    v = world.nets["student"](x_t, t, cond)
+    with torch.no_grad():
+        v_reference = world.nets["reference"](x_t, t, cond)
+        old_error = per_sample((world.nets["old"](x_t, t, cond) - target).square())
+    error = per_sample((v - target).square())
+    excess = error.detach() - per_sample((v_reference - target).square())
+    weight = group_weight(grouped(excess, group), grouped(advantage, group), cfg.beta).squeeze(1)[group]
+    kept, far = clipped(error, old_error, advantage, cfg.clip_range)
+    drift = (v - v_reference).square().mean()
+    value = (weight * advantage * kept).mean() + cfg.beta_kl * drift
+    return value, {
+        "reward": batch["reward"].mean(),
+        "weight": weight.mean(),
+        "clipped": far.to(x0).mean(),
+        "drift": drift.detach(),
+    }
+
+
+def roles(cfg: Config) -> dict[str, Role]:
+    """The student, the average that follows it, and where it started."""
+
+    def decay(update: int) -> float:
+        return min(cfg.old_decay, cfg.old_decay_rate * update)
+
+    return {
+        "student": Trained(start="init", lr=cfg.student_lr),
+        "old": Follower(of="student", decay=decay),
+        "reference": Frozen(),
+    }
+
+
+def phases(cfg: Config) -> tuple[Phase, ...]:
+    """One loss, several draws on the same samples."""
+    return (Phase(name="policy", trains=("student",), loss=loss, repeats=cfg.num_draws),)
+
+
+def sampler(cfg: Config) -> SamplerSpec:
+    """Equal Euler steps, no guidance."""
+    return even(cfg.nfe)

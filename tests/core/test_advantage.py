@@ -1,0 +1,51 @@
+"""Group advantages, with the numbers that published code disagrees about."""
+
+import pytest
+import torch
+
+from stages.core.advantage import group_advantage, grouped, groups_of
+from stages.core.rng import stream
+
+
+def test_equal_rewards_give_exactly_zero() -> None:
+    # the mean of 24 copies of .1 is not .1 in floating point
+    reward = torch.full((2, 24), 0.1) * torch.tensor([[1.0], [7.0]])
+    for scale in ("group", "batch"):
+        assert (group_advantage(reward, scale) == 0).all()
+
+
+def test_one_success_in_a_group_of_24() -> None:
+    reward = torch.zeros(1, 24, dtype=torch.float64)
+    reward[0, 5] = 1
+    found = group_advantage(reward, "group")
+    assert found.max().item() == pytest.approx(4.796, abs=5e-4)
+    assert found.min().item() == pytest.approx(-0.2085, abs=5e-5)
+    assert found.max().item() == pytest.approx(23**0.5)  # the largest possible with ddof 0
+
+
+def test_advantages_sum_to_zero_and_ignore_a_constant() -> None:
+    reward = torch.rand(5, 8, dtype=torch.float64, generator=stream(0, "reward"))
+    for scale in ("group", "batch"):
+        found = group_advantage(reward, scale)
+        assert found.sum(dim=1).abs().max() < 1e-12
+        torch.testing.assert_close(group_advantage(reward + 3, scale), found)
+
+
+def test_scales_divide_by_what_they_say() -> None:
+    reward = torch.tensor([[0.0, 2.0], [0.0, 6.0]], dtype=torch.float64)
+    torch.testing.assert_close(group_advantage(reward, "group"), torch.tensor([[-1.0, 1.0]] * 2).double())
+    std = (0 + 4 + 0 + 36 - 4 * 4) ** 0.5 / 2
+    expected = torch.tensor([[-1.0, 1.0], [-3.0, 3.0]]).double() / std
+    torch.testing.assert_close(group_advantage(reward, "batch"), expected)
+
+
+def test_groups_are_runs_of_equal_prompts() -> None:
+    cond = torch.tensor([[4, 1], [4, 1], [2, 9], [2, 9], [4, 1], [4, 1]])
+    group = groups_of(cond)
+    assert group.tolist() == [0, 0, 1, 1, 2, 2]
+    assert grouped(torch.arange(6), group).tolist() == [[0, 1], [2, 3], [4, 5]]
+
+
+def test_a_split_group_is_refused() -> None:
+    with pytest.raises(ValueError, match="groups of 1 to 3 samples: repeat each prompt group_size times"):
+        grouped(torch.zeros(5), torch.tensor([0, 0, 0, 1, 2]))

@@ -1,0 +1,63 @@
+"""Networks in closed form, for data N(mean, std^2): what a loss must do to them is known exactly."""
+
+import torch
+from torch import Tensor, nn
+
+from stages.core.path import expand
+from stages.core.types import World
+
+
+class GaussianVelocity(nn.Module):
+    """E[eps - x0 | x_t] for x0 ~ N(mean, std^2), element by element; cond[:, 0] chooses among means."""
+
+    def __init__(self, mean: float | list[float], std: float, size: int = 1) -> None:
+        super().__init__()
+        self.mean = nn.Parameter(torch.tensor(mean, dtype=torch.float64).reshape(-1))
+        self.std = nn.Parameter(torch.tensor(std, dtype=torch.float64))
+        self.sample_shape = (1, size, size)
+
+    def forward(self, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+        mean, t = expand(self.mean[cond[:, 0]], x), expand(t, x)
+        variance = (1 - t) ** 2 * self.std**2 + t**2
+        return -mean + (t - (1 - t) * self.std**2) / variance * (x - (1 - t) * mean)
+
+
+class AffineStudent(nn.Module):
+    """One step from noise: x0hat = scale z + shift, at t = 1."""
+
+    def __init__(self, scale: float, shift: float, size: int = 1) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(scale, dtype=torch.float64))
+        self.shift = nn.Parameter(torch.tensor(shift, dtype=torch.float64))
+        self.sample_shape = (1, size, size)
+
+    def forward(self, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+        assert (t == 1).all()
+        return x - (self.scale * x + self.shift)
+
+
+class ShiftedVelocity(nn.Module):
+    """A frozen velocity plus a learnable constant, as if the policy could only move by that."""
+
+    def __init__(self, base: nn.Module) -> None:
+        super().__init__()
+        self.base = base.requires_grad_(False)
+        self.shift = nn.Parameter(torch.zeros((), dtype=torch.float64))
+        self.sample_shape = base.sample_shape
+
+    def forward(self, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+        return self.base(x, t, cond) + self.shift
+
+
+def world(**nets: nn.Module) -> World:
+    return World(nets=nets)
+
+
+def tokens(n: int, which: int = 0) -> Tensor:
+    return torch.full((n, 1), which)
+
+
+def slopes(value: Tensor, net: nn.Module) -> dict[str, float]:
+    """The derivative of `value` by each scalar parameter of `net`."""
+    names, weights = zip(*net.named_parameters(), strict=True)
+    return dict(zip(names, (g.item() for g in torch.autograd.grad(value, weights)), strict=True))

@@ -1,0 +1,198 @@
+"""What holds for every method, whatever it is: the loop may rely on this, and on nothing else."""
+
+from dataclasses import fields, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from torch import Tensor, nn
+
+from stages.core.config import check
+from stages.core.rng import stream
+from stages.core.types import World
+from stages.distillers import METHODS
+from stages.policies import POLICIES
+from stages.training.method import Follower, Trained
+from tests.training.tiny import TinyHead, TinyNet
+
+PARAMS = Path(__file__).parents[2] / "params"
+MODULES: dict[str, ModuleType] = {**METHODS, **POLICIES}
+NUM_GROUPS, GROUP_SIZE = 4, 6
+
+
+def section(name: str) -> dict[str, Any]:
+    """The method's own fields as the shipped parameters state them; the arm's common ones lie beside them."""
+    group = "distiller" if name in METHODS else "policy"
+    text = yaml.safe_load((PARAMS / group / f"{name}.yaml").read_text())
+    return {f.name: text[f.name] for f in fields(MODULES[name].Config)}
+
+
+def shipped(name: str) -> Any:
+    """Its configuration, with several steps where it has steps: one step hides half of the code."""
+    cfg = check(MODULES[name].Config, section(name), name)
+    return replace(cfg, nfe=3) if "nfe" in section(name) else cfg
+
+
+def reward(images: Tensor, targets: Tensor) -> Tensor:
+    return images.flatten(1).mean(dim=1) * (1 + targets[:, 0])
+
+
+def world(module: ModuleType, cfg: Any) -> World:
+    """Networks that all differ, as they do after a few iterations; only the trained ones want gradients."""
+    roles = {"teacher": None, **module.roles(cfg)}
+    nets: dict[str, nn.Module] = {}
+    for seed, (name, role) in enumerate(roles.items()):
+        head = isinstance(role, Trained) and role.start == "head"
+        nets[name] = TinyHead(seed) if head else TinyNet(seed)
+        nets[name].requires_grad_(isinstance(role, Trained))
+    return World(nets=nets, reward=reward)
+
+
+def batch(module: ModuleType) -> dict[str, Tensor]:
+    rng = stream(7, "batch")
+    n = NUM_GROUPS * GROUP_SIZE
+    cond = torch.randint(1, 6, (NUM_GROUPS, 3), generator=rng).repeat_interleave(GROUP_SIZE, dim=0)
+    made = {"cond": cond, "null": torch.zeros_like(cond)}
+    if module.NEEDS in ("pairs", "images"):
+        made["x0"] = torch.randn((n, 1, 4, 4), generator=rng, dtype=torch.float64)
+    if module.NEEDS == "pairs":
+        made["noise"] = torch.randn((n, 1, 4, 4), generator=rng, dtype=torch.float64)
+    if module.NEEDS == "prompts":
+        made["targets"] = torch.randint(0, 3, (n, 2), generator=rng)
+    return made
+
+
+def losses(module: ModuleType, cfg: Any, seed: int = 0) -> dict[str, tuple[float, float]]:
+    """Every phase's loss and the size of its gradient, each with its own stream."""
+    nets, found = world(module, cfg), {}
+    with torch.no_grad():
+        prepared = module.prepare(nets, batch(module), stream(seed, "prepare"), cfg)
+    for phase in module.phases(cfg):
+        value = phase.loss(nets, prepared, stream(seed, phase.name), cfg)[0]
+        weights = [p for role in phase.trains for p in nets.nets[role].parameters()]
+        slopes = torch.autograd.grad(value, weights, allow_unused=True)
+        found[phase.name] = (value.item(), sum(g.abs().sum().item() for g in slopes if g is not None))
+    return found
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_roles_name_a_student_and_every_phase_trains_what_has_an_optimiser(name: str) -> None:
+    module, cfg = MODULES[name], shipped(name)
+    roles = module.roles(cfg)
+    assert isinstance(roles["student"], Trained)
+    assert "teacher" not in roles, "the teacher is always there, frozen"
+    trained = [role for phase in module.phases(cfg) for role in phase.trains]
+    assert set(trained) == {role for role, kind in roles.items() if isinstance(kind, Trained)}
+    followed = [kind.of for kind in roles.values() if isinstance(kind, Follower)]
+    assert set(followed) <= set(trained)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_each_phase_is_finite_and_teaches_its_own_networks_and_no_other(name: str) -> None:
+    module, cfg = MODULES[name], shipped(name)
+    for phase in module.phases(cfg):
+        nets = world(module, cfg)
+        with torch.no_grad():
+            prepared = module.prepare(nets, batch(module), stream(0, "prepare"), cfg)
+        value, metrics = phase.loss(nets, prepared, stream(0, phase.name), cfg)
+        assert value.dim() == 0
+        assert value.isfinite()
+        assert all(torch.as_tensor(number).numel() == 1 for number in metrics.values())
+        assert not any(isinstance(number, Tensor) and number.requires_grad for number in metrics.values())
+        value.backward()
+        for role, net in nets.nets.items():
+            norm = sum(float(p.grad.abs().sum()) for p in net.parameters() if p.grad is not None)
+            assert (norm > 0) == (role in phase.trains), f"{phase.name}: gradient {norm} at {role}"
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_the_same_seed_gives_the_same_loss_and_another_seed_another(name: str) -> None:
+    module, cfg = MODULES[name], shipped(name)
+    once, again, other = losses(module, cfg, 3), losses(module, cfg, 3), losses(module, cfg, 4)
+    assert once == again
+    if name != "kd":  # the one method that draws nothing
+        assert all(once[phase] != other[phase] for phase in once)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_the_global_random_stream_is_untouched(name: str) -> None:
+    before = torch.get_rng_state()
+    losses(MODULES[name], shipped(name))
+    assert torch.equal(before, torch.get_rng_state()), "draw from rng, never from the global stream"
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_no_loss_writes_into_its_inputs(name: str) -> None:
+    module, cfg = MODULES[name], shipped(name)
+    nets, given = world(module, cfg), batch(module)
+    kept = {key: value.clone() for key, value in given.items()}
+    weights = {role: [p.clone() for p in net.parameters()] for role, net in nets.nets.items()}
+    prepared = module.prepare(nets, given, stream(0, "prepare"), cfg)
+    for phase in module.phases(cfg):
+        phase.loss(nets, prepared, stream(0, phase.name), cfg)
+    assert given.keys() == kept.keys()
+    assert all(torch.equal(given[key], kept[key]) for key in kept)
+    for role, net in nets.nets.items():
+        assert all(torch.equal(p, q) for p, q in zip(net.parameters(), weights[role], strict=True))
+
+
+def turned(field: str, value: Any) -> Any:
+    """Another value that the field admits and that should matter."""
+    words = {
+        "interval": "shared",
+        "fake_target": "exact",
+        "advantage_scale": "batch",
+        "teacher_rule": "euler",
+        "betas": (0.5, 0.9),
+        "clip_range": 1e3,  # networks this far apart are clipped everywhere at the shipped value
+        "t_min": 0.31,
+        "t_max": 0.7,
+    }
+    if field in words:
+        return words[field]
+    if isinstance(value, int):
+        return value + 1
+    return value / 2 if value else 0.3
+
+
+def fingerprint(module: ModuleType, cfg: Any) -> object:
+    """All that a configuration decides."""
+    roles = {
+        role: [kind.decay(update) for update in (1, 50, 5000)] if isinstance(kind, Follower) else kind
+        for role, kind in module.roles(cfg).items()
+    }
+    phases = [(phase.name, phase.trains, phase.every, phase.repeats) for phase in module.phases(cfg)]
+    return roles, phases, losses(module, cfg), module.sampler(cfg)
+
+
+KNOBS = [(name, f.name) for name, m in MODULES.items() for f in fields(m.Config) if f.name != "method"]
+
+
+@pytest.mark.parametrize(("name", "field"), KNOBS)
+def test_every_knob_is_live(name: str, field: str) -> None:
+    module, cfg = MODULES[name], shipped(name)
+    other = replace(cfg, **{field: turned(field, getattr(cfg, field))})
+    assert fingerprint(module, cfg) != fingerprint(module, other)
+    assert fingerprint(module, cfg) == fingerprint(module, cfg)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_configurations_refuse_what_they_do_not_know(name: str) -> None:
+    module = MODULES[name]
+    with pytest.raises(ValueError, match=r"arms\.x\.studentlr: unknown parameter; did you mean 'student_lr'"):
+        check(module.Config, {**section(name), "studentlr": 1.0}, "arms.x")
+    with pytest.raises(ValueError, match="student_lr: missing"):
+        check(module.Config, {k: v for k, v in section(name).items() if k != "student_lr"}, "arms.x")
+    with pytest.raises(ValueError, match=r"student_lr: .*greater than 0"):
+        check(module.Config, {**section(name), "student_lr": 0.0}, "arms.x")
+    with pytest.raises(ValueError, match="method"):
+        check(module.Config, {**section(name), "method": "other"}, "arms.x")
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_method_is_called_what_its_file_is_called(name: str) -> None:
+    assert MODULES[name].__name__.endswith(f".{name}")
+    assert section(name)["method"] == name

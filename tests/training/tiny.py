@@ -1,0 +1,55 @@
+"""The smallest honest networks: a conditional velocity with tokens and features, and a discriminator head."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+WORDS = ("", "a", "thin", "bold", "3", "7")
+
+
+class TinyNet(nn.Module):
+    """A two-layer perceptron over pixels, time and the mean word vector, in float64."""
+
+    def __init__(self, seed: int, sample_shape: tuple[int, int, int] = (1, 4, 4)) -> None:
+        super().__init__()
+        self.sample_shape, self.feature_dim = sample_shape, 8
+        size = torch.Size(sample_shape).numel()
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.words = nn.Embedding(len(WORDS), 4)
+            self.inner = nn.Linear(size + 5, 2 * self.feature_dim)
+            self.outer = nn.Linear(2 * self.feature_dim, size)
+        self.double()
+
+    def tokens(self, prompts: Sequence[str]) -> Tensor:
+        rows = [[WORDS.index(word) for word in prompt.split()] for prompt in prompts]
+        return torch.tensor([row + [0] * (3 - len(row)) for row in rows])
+
+    def null(self, n: int) -> Tensor:
+        return torch.zeros(n, 3, dtype=torch.int64)
+
+    def hidden(self, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+        joined = torch.cat([x.flatten(1), t[:, None], self.words(cond).mean(dim=1)], dim=1)
+        return torch.tanh(self.inner(joined))
+
+    def features(self, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+        return self.hidden(x, t, cond).reshape(len(x), 2, self.feature_dim)
+
+    def forward(self, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+        return self.outer(self.hidden(x, t, cond)).reshape(x.shape)
+
+
+class TinyHead(nn.Module):
+    """Logits [B] of features [B, T, F]."""
+
+    def __init__(self, seed: int, feature_dim: int = 8) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.inner = nn.Linear(feature_dim, 4)
+            self.outer = nn.Linear(4, 1)
+        self.double()
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.outer(torch.tanh(self.inner(features)).mean(dim=1)).squeeze(1)
