@@ -77,4 +77,3 @@ def sample(  # noqa: PLR0913 - what a run is; five are always given
             kept[index] = x
     states = torch.stack([kept[index] for index in keep]) if keep else noise.new_empty(0, *noise.shape)
     return Solution(x0=x, states=states, nfe=field.nfe)
-

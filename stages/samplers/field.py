@@ -49,6 +49,4 @@ def drawing(rng: Generator | Draw | None, rule: str) -> Draw:
 
 
 def _refuse(rule: str) -> Tensor:
-    raise ValueError(
-        f"sampler rule {rule!r} draws noise: pass rng, a torch.Generator or a function (node, x) -> noise"
-    )
+    raise ValueError(f"sampler rule {rule!r} draws noise: pass rng, a torch.Generator or a function (node, x) -> noise")

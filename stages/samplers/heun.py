@@ -67,4 +67,3 @@ def _trapezium(frame: _Frame, i: int, here: tuple[Tensor, Tensor], ahead: tuple[
     half = 0.5 * (frame.clock[i + 1] - frame.clock[i]) * frame.scale[i + 1]
     slopes = combine(frame.slope[i], *here) + combine(frame.slope[i + 1], *ahead)
     return combine((frame.scale[i + 1] / frame.scale[i], half), here[0], slopes)
-

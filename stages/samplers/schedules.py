@@ -22,9 +22,7 @@ def shifted(num_steps: int, *, shift: float) -> Tensor:
     return _checked(shift * t / (1 + (shift - 1) * t))
 
 
-def karras(
-    num_steps: int, *, path: Path = LINEAR, hi: float = 80.0, lo: float = 0.002, power: float = 7.0
-) -> Tensor:
+def karras(num_steps: int, *, path: Path = LINEAR, hi: float = 80.0, lo: float = 0.002, power: float = 7.0) -> Tensor:
     """Even steps in (sigma/alpha)^(1/power) from hi to lo, then 0; the first time is 1.0 whatever hi is.
 
     `hi` and `lo` are ratios of noise to signal, for data of about unit size. Source: Karras et al. 2022

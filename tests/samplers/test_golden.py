@@ -50,8 +50,7 @@ def test_order_on_the_flow_path_away_from_its_ends(rule, order):
     start, end = 0.95, 0.02
     truth = exact_end(LINEAR, START, start, end)
     gaps = [
-        (sample(mixture(LINEAR), START, log_grid(LINEAR, n, start, end), rule).x0 - truth).norm()
-        for n in (80, 160)
+        (sample(mixture(LINEAR), START, log_grid(LINEAR, n, start, end), rule).x0 - truth).norm() for n in (80, 160)
     ]
     assert math.log2(gaps[0] / gaps[1]) == pytest.approx(order, abs=0.1)
 
