@@ -86,3 +86,9 @@ def test_all_states_of_an_euler_run_give_the_same_value_and_fewer_a_lower_bound(
 def test_states_need_their_times():
     with pytest.raises(ValueError, match="3 states need as many times"):
         straightness_of_states(normal(3, 2, 1), [1.0, 0.0])
+
+
+def test_uneven_times_are_weighted_by_their_length():
+    """Velocity 4 for a quarter of the time and 0 for the rest: chord 1, S = 1/4 (4 - 1)^2 + 3/4 (0 - 1)^2 = 3."""
+    states = torch.tensor([2.0, 1.0, 1.0], dtype=F64)[:, None, None]
+    assert straightness_of_states(states, [1.0, 0.75, 0.0]).item() == pytest.approx(3)
