@@ -1,7 +1,6 @@
 """A few-step student by any method of `stages/distillers`: one arm is one execution of this stage."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -51,13 +50,6 @@ class Common:
     budget: Budget
 
 
-@dataclass(frozen=True)
-class _Pairs:
-    noise: torch.Tensor
-    x0: torch.Tensor
-    prompts: Sequence[str]
-
-
 def configure(job: Job) -> arm.Arm[Common]:
     """The arm's section, checked against the common words and its method's."""
     return arm.configure(job.section, Common, METHODS, job.where, "distillation method")
@@ -98,10 +90,10 @@ def _batches(cfg: arm.Arm[Common], job: Job, dataset: Dataset, teacher: Student,
     if cfg.method.NEEDS != "pairs":
         return data.images(dataset, net, size, job.seed, job.device)
     made = _drawn(cfg.common.draw, job, dataset, teacher) if cfg.common.draw else _stored(job)
-    return data.pairs(made.noise, made.x0, made.prompts, net, batch_size=size, seed=job.seed, device=job.device)
+    return data.pairs(made, net, size, job.seed, job.device)
 
 
-def _stored(job: Job) -> _Pairs:
+def _stored(job: Job) -> data.Pairs:
     folder = job.input("data")
     files = shards.folder(folder)
     if not files:
@@ -110,10 +102,10 @@ def _stored(job: Job) -> _Pairs:
         )
     found = shards.read(files, ["noise", "x0", "prompt_index"])
     prompts = shards.prompts(folder)
-    return _Pairs(found["noise"], found["x0"], [prompts[i] for i in found["prompt_index"].tolist()])
+    return data.Pairs(found["noise"], found["x0"], [prompts[i] for i in found["prompt_index"].tolist()])
 
 
-def _drawn(how: Draw, job: Job, dataset: Dataset, teacher: Student) -> _Pairs:
+def _drawn(how: Draw, job: Job, dataset: Dataset, teacher: Student) -> data.Pairs:
     """Pairs of the arm's own teacher, for prompts as frequent as in training."""
     spec: SamplerSpec = even(how.nfe, rule=how.rule, guidance=how.guidance)
     captions = dataset.prompt_of(dataset.train_targets)
@@ -121,4 +113,4 @@ def _drawn(how: Draw, job: Job, dataset: Dataset, teacher: Student) -> _Pairs:
     prompts = [captions[i] for i in torch.randint(len(captions), (how.num_pairs,), generator=rng).tolist()]
     noise = Noise(job.seed, "distill/pairs")
     x0 = draw(teacher.net, spec, prompts, noise)
-    return _Pairs(noise.at(0, how.num_pairs, teacher.net.sample_shape), x0.cpu(), prompts)
+    return data.Pairs(noise.at(0, how.num_pairs, teacher.net.sample_shape), x0.cpu(), prompts)

@@ -67,7 +67,9 @@ def work(cfg: Config, job: Job, _unit: Mapping[str, Any], out: Path, sink: Sink)
         shards.write(out / shards.name(number), {"noise": noise[rows], "x0": x0[rows], "prompt_index": index[rows]})
         first = rows.stop
     sink(1, {})
-    statistics = pair_statistics(noise, x0) | {"straightness_teacher": _straightness(cfg.straightness, job, names, index)}
+    statistics = pair_statistics(noise, x0) | {
+        "straightness_teacher": _straightness(cfg.straightness, job, names, index)
+    }
     write_json(out / "prompts.json", names)
     write_json(out / "stats.json", statistics)
     sink(2, statistics)

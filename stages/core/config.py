@@ -3,10 +3,11 @@
 YAML states every field, so there is one place to read a value; the class says what is allowed.
 """
 
+import dataclasses
 import difflib
 import json
 from collections.abc import Mapping
-from typing import Any, TypeVar, dataclass_transform
+from typing import Annotated, Any, TypeVar, dataclass_transform, get_args, get_origin, get_type_hints
 
 import pydantic
 from pydantic.dataclasses import dataclass
@@ -31,20 +32,35 @@ def check(cls: type[T], section: Mapping[str, Any], where: str) -> T:
         # Through JSON, since that is where the values come from: lists become tuples, 4.5 is no int.
         return adapter.validate_json(json.dumps(dict(section)), strict=True)
     except pydantic.ValidationError as error:
-        valid = [name for name in getattr(cls, "__dataclass_fields__", {})]
-        faults = [_explain(fault, valid) for fault in error.errors(include_url=False)]
+        faults = [_explain(fault, cls) for fault in error.errors(include_url=False)]
         raise ValueError("\n".join(f"{where}.{fault}" for fault in faults)) from None
 
 
-def _explain(fault: Any, valid: list[str]) -> str:
+def _explain(fault: Any, cls: Any) -> str:
     address = ".".join(str(part) for part in fault["loc"])
-    if fault["type"] == "unexpected_keyword_argument":
-        close = difflib.get_close_matches(str(fault["loc"][-1]), valid, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"valid keys: {', '.join(valid)}"
-        return f"{address}: unknown parameter; {hint}"
-    if fault["type"] == "missing_argument" or fault["type"] == "missing":
-        return f"{address}: missing; every parameter is stated in params/"
-    return f"{address}: {fault['msg']} (got {fault['input']!r})"
+    match fault["type"]:
+        case "unexpected_keyword_argument":
+            valid = _fields(cls, fault["loc"][:-1])
+            close = difflib.get_close_matches(str(fault["loc"][-1]), valid, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"valid keys: {', '.join(valid)}"
+            return f"{address}: unknown parameter; {hint}"
+        case "missing_argument" | "missing":
+            return f"{address}: missing; every parameter is stated in params/"
+        case _:
+            return f"{address}: {fault['msg']} (got {fault['input']!r})"
+
+
+def _fields(cls: Any, loc: tuple[Any, ...]) -> list[str]:
+    """The valid keys at `loc` of `cls`; a union's members stand in `loc` by their tags."""
+    for step in loc:
+        cls = get_type_hints(cls).get(step) if dataclasses.is_dataclass(cls) else _member(cls, step)
+    return [field.name for field in dataclasses.fields(cls)] if dataclasses.is_dataclass(cls) else []
+
+
+def _member(union: Any, tag: Any) -> Any:
+    union = get_args(union)[0] if get_origin(union) is Annotated else union
+    tags = {value: m for m in get_args(union) for hint in get_type_hints(m).values() for value in get_args(hint)}
+    return tags.get(tag)
 
 
 def choose(table: Mapping[str, T], name: str, what: str, where: str) -> T:

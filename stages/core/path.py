@@ -89,5 +89,5 @@ def vp_linear(beta_min: float = 0.1, beta_max: float = 20.0) -> Path:
 LINEAR = Path("linear", lambda t: 1 - t, lambda t: t)
 VP_COSINE = Path("vp_cosine", lambda t: (t * math.pi / 2).cos(), lambda t: (t * math.pi / 2).sin())
 VP_LINEAR = vp_linear()
-EDM = Path("edm", lambda t: torch.ones_like(t), lambda t: t)
+EDM = Path("edm", torch.ones_like, lambda t: t)
 """Variance exploding: alpha = 1 and sigma is the time itself, in the data's units."""

@@ -21,6 +21,7 @@ class SamplerSpec:
 
     @property
     def num_steps(self) -> int:
+        """Jumps of the sampler."""
         return len(self.times) - 1
 
 
@@ -28,5 +29,5 @@ def even(num_steps: int, *, rule: str = "euler", guidance: float = 1.0) -> Sampl
     """`num_steps` equal steps of `rule` from noise to data."""
     if num_steps < 1:
         raise ValueError(f"a sampler needs at least one step, got nfe={num_steps}")
-    times = tuple(1 - i / num_steps for i in range(num_steps)) + (0.0,)
+    times = (*(1 - i / num_steps for i in range(num_steps)), 0.0)
     return SamplerSpec(rule=rule, times=times, guidance=guidance)

@@ -23,7 +23,8 @@ Reward = Callable[[Tensor, Tensor], Tensor]
 class Velocity(Protocol):
     """dx/dt at (x [B, C, H, W], t [B]) under the prompts cond [B, L]."""
 
-    def __call__(self, x: Tensor, t: Tensor, cond: Tokens, /) -> Tensor: ...
+    def __call__(self, x: Tensor, t: Tensor, cond: Tokens, /) -> Tensor:  # noqa: D102 - the class says it
+        ...
 
 
 @runtime_checkable

@@ -25,10 +25,10 @@ def sha256(file: Path) -> str:
 
 def inventory(folder: Path) -> list[dict[str, Any]]:
     """Path, bytes and sha256 of every file under `folder` but its own manifest or seal, in order of path."""
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.relative_to(folder).as_posix() not in (MANIFEST, SEAL))
-    return [
-        {"path": p.relative_to(folder).as_posix(), "bytes": p.stat().st_size, "sha256": sha256(p)} for p in files
-    ]
+    files = sorted(
+        p for p in folder.rglob("*") if p.is_file() and p.relative_to(folder).as_posix() not in (MANIFEST, SEAL)
+    )
+    return [{"path": p.relative_to(folder).as_posix(), "bytes": p.stat().st_size, "sha256": sha256(p)} for p in files]
 
 
 def write_json(file: Path, content: Any) -> None:
@@ -51,7 +51,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         raise ValueError(f"{file}: not readable ({error}); {_repair(folder)}") from None
     if manifest.get("schema") != SCHEMA:
-        raise ValueError(f"{file}: written by schema {manifest.get('schema')}, this code reads {SCHEMA}; {_repair(folder)}")
+        raise ValueError(
+            f"{file}: written by schema {manifest.get('schema')}, this code reads {SCHEMA}; {_repair(folder)}"
+        )
     return manifest
 
 
@@ -71,7 +73,7 @@ def verify(folder: Path) -> dict[str, Any]:
 
 
 def commit(build: Path, out: Path, **facts: Any) -> dict[str, Any]:
-    """Turn the payload in `build` into artefact `out` in one rename; `facts` (stage, arm, seed, ...) go to the manifest."""
+    """Turn the payload in `build` into artefact `out` in one rename; `facts` (stage, arm, ...) go to its manifest."""
     manifest = {"schema": SCHEMA, **facts, "files": inventory(build)}
     write_json(build / MANIFEST, manifest)
     out.parent.mkdir(parents=True, exist_ok=True)

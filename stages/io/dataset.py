@@ -47,7 +47,8 @@ class Dataset:
         known = {row["prompt"]: row["targets"] for row in self.table}
         missing = [prompt for prompt in prompts if prompt not in known]
         if missing:
-            raise ValueError(f"prompt {missing[0]!r} is not one of this dataset's; one that is: {self.table[0]['prompt']!r}")
+            example = self.table[0]["prompt"]
+            raise ValueError(f"prompt {missing[0]!r} is not one of this dataset's; one that is: {example!r}")
         return torch.tensor([known[prompt] for prompt in prompts], dtype=torch.int64).reshape(-1, len(self.attributes))
 
     def prompt_of(self, targets: Tensor) -> list[str]:
@@ -57,7 +58,7 @@ class Dataset:
 
     def save(self, folder: Path) -> None:
         """Write images.safetensors and prompts.json."""
-        tensors = {name: getattr(self, name) for name in _TENSORS}
+        tensors = {name: getattr(self, name) for name in TENSORS}
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "images.safetensors")
         write_json(
             folder / "prompts.json",
@@ -76,4 +77,4 @@ class Dataset:
         )
 
 
-_TENSORS = ("train_images", "train_targets", "test_images", "test_targets")
+TENSORS = ("train_images", "train_targets", "test_images", "test_targets")

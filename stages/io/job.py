@@ -23,7 +23,7 @@ class Job:
     """Name of the input -> folder of the artefact."""
     device: str = "cpu"
     threads: int = 1
-    """Torch threads of a worker. Not a parameter of the result: sums are ordered by shape, see `docs/determinism.md`."""
+    """Torch threads of a worker."""
     context: Mapping[str, Any] = field(default_factory=dict)
     """Other facts of the experiment that evaluate needs (the arms by name), already part of its section's key."""
 

@@ -54,7 +54,9 @@ def finish(job: Job, parts: Sequence[Path], out: Path) -> Mapping[str, float]:
     """Assemble finished units into artefact `out`; returns the stage's metrics."""
     for part in parts:
         if not artefacts.sealed(part):
-            raise ValueError(f"{part}: not finished or damaged; run `dvc repro -s {job.name}` again, whole units are kept")
+            raise ValueError(
+                f"{part}: not finished or damaged; run `dvc repro -s {job.name}` again, whole units are kept"
+            )
     build = out.parent / f".{out.name}.build"
     shutil.rmtree(build, ignore_errors=True)
     build.mkdir(parents=True)

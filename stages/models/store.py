@@ -1,4 +1,4 @@
-"""Models on disk: a diffusers pipeline folder (config.json, safetensors), or a mixture's parameters. Nothing is pickled.
+"""Models on disk: a diffusers pipeline folder (config.json, safetensors), or a mixture's parameters; never a pickle.
 
 Reading one never runs code from the folder: pipeline.py is there for people who have diffusers and not fewstep.
 """

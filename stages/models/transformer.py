@@ -43,8 +43,10 @@ class VelocityTransformer(nn.Module):
         self.feature_dim = settings.attention_head_dim * settings.num_attention_heads
 
     @classmethod
-    def build(cls, cfg: NetworkConfig, sample_shape: tuple[int, int, int], prompts: Sequence[str]) -> "VelocityTransformer":
-        """A fresh network for samples of `sample_shape` (C, H, W) and the words of `prompts`; draws from torch's seed."""
+    def build(
+        cls, cfg: NetworkConfig, sample_shape: tuple[int, int, int], prompts: Sequence[str]
+    ) -> "VelocityTransformer":
+        """A fresh network for samples of `sample_shape` (C, H, W) and the words of `prompts`, from torch's seed."""
         channels, height, width = sample_shape
         if height != width or height % cfg.patch_size:
             raise ValueError(f"network: patch_size={cfg.patch_size} does not divide square samples of {height}x{width}")
@@ -97,7 +99,9 @@ class VelocityTransformer(nn.Module):
         return self.tokens([""]).expand(n, -1)
 
 
-def seeded_build(seed: int, cfg: NetworkConfig, sample_shape: tuple[int, int, int], prompts: Sequence[str]) -> VelocityTransformer:
+def seeded_build(
+    seed: int, cfg: NetworkConfig, sample_shape: tuple[int, int, int], prompts: Sequence[str]
+) -> VelocityTransformer:
     """`VelocityTransformer.build` from `seed`, leaving torch's global stream as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -42,7 +42,7 @@ def ink_mass(images: Tensor) -> Tensor:
 
 
 def slope(images: Tensor) -> Tensor:
-    """dx/dy of the ink by image moments, mu_11 / mu_02 [B]; y points down, so a positive slope leans left, like a backslash."""
+    """dx/dy of the ink by image moments, mu_11 / mu_02 [B]; y points down: positive leans left, like a backslash."""
     pixels = ink(images).double()
     rows = torch.arange(pixels.shape[1], dtype=torch.float64, device=images.device)[None, :, None]
     columns = torch.arange(pixels.shape[2], dtype=torch.float64, device=images.device)[None, None, :]

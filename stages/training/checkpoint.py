@@ -17,7 +17,7 @@ STATE = "state.safetensors"
 
 
 def save(trainer: "Trainer", folder: Path) -> None:
-    """Write everything that the next iteration depends on. Generators are functions of the iteration, so none is kept."""
+    """Write all that the next iteration depends on. Generators are functions of the iteration: none is kept."""
     folder.mkdir(parents=True, exist_ok=True)
     facts = {"iteration": trainer.iteration, "evaluations": trainer.evaluations, "updates": trainer.updates}
     temporary = folder / f".{STATE}.{os.getpid()}"
@@ -32,7 +32,7 @@ def restore(trainer: "Trainer", folder: Path) -> bool:
         return False
     with safe_open(file, framework="pt", device=trainer.device) as state:
         facts = json.loads(state.metadata()["facts"])
-        kept = {name: state.get_tensor(name) for name in state.keys()}  # noqa: SIM118 - not a dict
+        kept = {name: state.get_tensor(name) for name in state.keys()}
     for name, net in _networks(trainer).items():
         net.load_state_dict({key.removeprefix(f"{name}:"): v for key, v in kept.items() if key.startswith(f"{name}:")})
     for name, optimiser in trainer.optimisers.items():

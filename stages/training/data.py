@@ -1,6 +1,7 @@
 """Batches as pure functions of (seed, iteration), which is what makes a resumed run the same run."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,9 +22,18 @@ def images(dataset: Dataset, net: Any, batch_size: int, seed: int, device: str) 
     return _drawn({"x0": x0, "cond": cond, "targets": targets}, net.null(1).to(device), batch_size, seed)
 
 
-def pairs(noise: Tensor, x0: Tensor, prompts: Sequence[str], net: Any, *, batch_size: int, seed: int, device: str) -> BatchAt:
+@dataclass(frozen=True)
+class Pairs:
+    """Noise and a model's samples of it, both [N, C, H, W], and the N prompts."""
+
+    noise: Tensor
+    x0: Tensor
+    prompts: Sequence[str]
+
+
+def pairs(made: Pairs, net: Any, batch_size: int, seed: int, device: str) -> BatchAt:
     """Pairs (noise, x0) with the tokens of their prompts, drawn with replacement."""
-    rows = {"noise": noise.to(device), "x0": x0.to(device), "cond": net.tokens(prompts).to(device)}
+    rows = {"noise": made.noise.to(device), "x0": made.x0.to(device), "cond": net.tokens(made.prompts).to(device)}
     return _drawn(rows, net.null(1).to(device), batch_size, seed)
 
 

@@ -187,7 +187,10 @@ ADVICE = "lower the learning rate or the clip in params/, or look for what the r
 
 
 def _networks(roles: Mapping[str, Role], start: Start, seed: int, device: str) -> dict[str, nn.Module]:
-    """A network a role; followers begin as what they follow. A teacher in closed form has nothing to train: `init` stands in."""
+    """A network a role; followers begin as what they follow.
+
+    A teacher in closed form has nothing to train: `init` stands in for a copy of it.
+    """
     made: dict[str, nn.Module] = {}
     for name, role in roles.items():
         match role:

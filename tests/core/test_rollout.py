@@ -10,9 +10,7 @@ from tests.training.gaussian import GaussianVelocity, tokens
 from tests.training.tiny import TinyNet
 
 
-@pytest.mark.parametrize(
-    ("steps", "std"), [(1, 0.0), (2, 0.137931), (4, 0.259757), (8, 0.325113), (100, 0.393498)]
-)
+@pytest.mark.parametrize(("steps", "std"), [(1, 0.0), (2, 0.137931), (4, 0.259757), (8, 0.325113), (100, 0.393498)])
 def test_euler_shrinks_a_gaussian_by_the_known_amount(steps: int, std: float) -> None:
     net, x = GaussianVelocity(0.7, 0.4), torch.tensor([0.0, 1.0]).double().reshape(2, 1, 1, 1)
     states = euler_states(net, x, even(steps).times, tokens(2))

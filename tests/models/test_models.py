@@ -1,0 +1,94 @@
+"""Networks keep their promises: prompts are strings, files round-trip, stock diffusers gives the same images."""
+
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+
+from stages.core.guidance import guided
+from stages.core.rng import stream
+from stages.core.spec import SamplerSpec, even
+from stages.models import load, save
+from stages.models.transformer import NetworkConfig, seeded_build
+from stages.samplers.student import Noise, draw
+
+PROMPTS = ["a bold left-slanted 7", "a thin upright 3"]
+TINY = NetworkConfig(width=16, num_layers=2, num_heads=2, patch_size=2, num_text_layers=1)
+
+
+@pytest.fixture(scope="module")
+def net():
+    made = seeded_build(0, TINY, (1, 4, 4), PROMPTS)
+    torch.nn.init.normal_(made.transformer.proj_out.weight, std=0.3, generator=stream(0, "test"))  # starts at zero
+    return made.eval().requires_grad_(False)
+
+
+def test_the_same_seed_builds_the_same_network_and_leaves_the_global_stream(net):
+    before = torch.get_rng_state()
+    twin = seeded_build(0, TINY, (1, 4, 4), PROMPTS)
+    assert torch.equal(before, torch.get_rng_state())
+    assert torch.equal(twin.transformer.pos_embed.proj.weight, net.transformer.pos_embed.proj.weight)
+
+
+def test_prompts_change_the_velocity_and_time_does_too(net):
+    x, t = torch.ones(1, 1, 4, 4), torch.tensor([0.5])
+    seven, three = net.tokens(PROMPTS[:1]), net.tokens(PROMPTS[1:])
+    assert not torch.allclose(net(x, t, seven), net(x, t, three))
+    assert not torch.allclose(net(x, t, seven), net(x, t / 2, seven))
+
+
+def test_unknown_words_and_long_prompts_are_refused(net):
+    with pytest.raises(ValueError, match=r"does not know the word 'green'; it knows: 3, 7, a, bold"):
+        net.tokens(["a green 7"])
+    with pytest.raises(ValueError, match="at most 4"):
+        net.tokens(["a bold thin upright 7"])
+
+
+def test_features_are_those_of_the_lower_half(net):
+    x, t, cond = torch.randn(3, 1, 4, 4, generator=stream(0, "x")), torch.rand(3), net.tokens([""] * 3)
+    seen = []
+    handle = net.transformer.transformer_blocks[0].register_forward_hook(lambda _m, _a, out: seen.append(out[1]))
+    net(x, t, cond)
+    handle.remove()
+    torch.testing.assert_close(net.features(x, t, cond), seen[0])
+
+
+def test_guidance_one_is_the_velocity_itself_and_two_extrapolates(net):
+    x, t, cond = torch.ones(2, 1, 4, 4), torch.full((2,), 0.3), net.tokens(PROMPTS)
+    assert guided(net, net.null(1), 1.0) is net
+    with_prompt, without = net(x, t, cond), net(x, t, net.null(2))
+    torch.testing.assert_close(guided(net, net.null(1), 2.0)(x, t, cond), 2 * with_prompt - without)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [even(1), even(3, guidance=2.0), SamplerSpec(rule="renoise", times=(1.0, 0.6, 0.2, 0.0), guidance=1.0)],
+    ids=["one step", "guided", "renoise"],
+)
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_stock_diffusers_gives_our_images(net, spec, tmp_path):
+    save(tmp_path, net, spec)
+    assert load(tmp_path).spec == spec
+    noise = Noise(5, "export")
+    ours = draw(load(tmp_path).net, spec, PROMPTS, noise)
+    stock = DiffusionPipeline.from_pretrained(tmp_path, trust_remote_code=True)
+    stock.set_progress_bar_config(disable=True)
+    start = noise.at(0, 2, (1, 4, 4))
+    if spec.rule == "renoise":  # the same numbers on the way: patch the generator's draws with ours
+        later = iter([noise.at(0, 2, (1, 4, 4), node) for node in (1, 2)])
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(torch, "randn", lambda *_a, **_k: next(later))
+            theirs = stock(PROMPTS, latents=start, output_type="pt").images
+    else:
+        theirs = stock(PROMPTS, latents=start, output_type="pt").images
+    torch.testing.assert_close(theirs, ours, atol=1e-5, rtol=1e-5)
+
+
+def test_pictures_have_the_samples_size(net, tmp_path):
+    save(tmp_path, net, even(1))
+    stock = DiffusionPipeline.from_pretrained(tmp_path, trust_remote_code=True)
+    assert stock(PROMPTS[0]).images[0].size == (4, 4)
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"no model here .*model_index\.json"):
+        load(tmp_path)

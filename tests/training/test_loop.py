@@ -1,0 +1,163 @@
+"""The loop: resumed runs are bitwise uninterrupted ones, divergence ends a run, only the phase's networks learn."""
+
+import itertools
+
+import pytest
+import torch
+
+from stages.core.spec import even
+from stages.models.transformer import NetworkConfig, seeded_build
+from stages.training import checkpoint, flow_matching, loop
+from stages.training.loop import Budget, Start, Trainer
+from stages.training.method import Follower, Phase, Trained
+
+PROMPTS = ["a bold 7", "a thin 3"]
+TINY = NetworkConfig(width=8, num_layers=1, num_heads=1, patch_size=2, num_text_layers=1)
+METHOD = flow_matching.Config(lr=1e-2, condition_dropout=0.2, nfe=4)
+
+
+def budget(**changes):
+    base = {"iterations": 8, "ema": 0.9, "clip": 1.0, "warmup": 2, "final_lr": 0.1, "precision": "float32"}
+    return Budget(**(base | changes))
+
+
+def batch_at(iteration):
+    rng = torch.Generator().manual_seed(iteration)
+    net = seeded_build(0, TINY, (1, 4, 4), PROMPTS)
+    return {
+        "x0": torch.randn(6, 1, 4, 4, generator=rng),
+        "cond": net.tokens([PROMPTS[i % 2] for i in range(6)]),
+        "null": net.null(6),
+    }
+
+
+def trainer(method=flow_matching, cfg=METHOD, **changes):
+    net = seeded_build(0, TINY, (1, 4, 4), PROMPTS)
+    return Trainer(method, cfg, budget(**changes), Start(init=net, teacher=net), seed=3, device="cpu")
+
+
+def weights(net):
+    return torch.cat([p.flatten() for p in net.parameters()])
+
+
+def test_a_resumed_run_is_bitwise_the_uninterrupted_one(tmp_path):
+    whole = trainer().run(batch_at, resume=tmp_path / "none", sink=lambda *_: None)
+    first = trainer()
+    for iteration in range(5):
+        first.step(batch_at(iteration))
+    checkpoint.save(first, tmp_path / "resume")
+    asked = []
+    second = trainer().run(lambda i: asked.append(i) or batch_at(i), resume=tmp_path / "resume", sink=lambda *_: None)
+    assert asked == [5, 6, 7], "only the missing iterations may run"
+    assert torch.equal(weights(second.student), weights(whole.student))
+    assert second.evaluations == whole.evaluations == 8 * 6
+
+
+def test_training_learns(tmp_path):
+    losses = []
+    fixed = batch_at(0)
+    trainer(iterations=60, warmup=0).run(
+        lambda _i: fixed, resume=tmp_path, sink=lambda _s, m: losses.append(m["flow/loss"])
+    )
+    assert losses[-1] < 0.8 * losses[0]
+
+
+@pytest.mark.parametrize("lr", [1e30])
+def test_divergence_ends_the_run_with_advice(tmp_path, lr):
+    wild = flow_matching.Config(lr=lr, condition_dropout=0.0, nfe=1)
+    with pytest.raises(ValueError, match=r"training diverged at iteration .*lower the learning rate"):
+        trainer(cfg=wild, warmup=0, clip=1e9).run(batch_at, resume=tmp_path, sink=lambda *_: None)
+
+
+def test_the_average_trails_the_student(tmp_path):
+    outcome = trainer(ema=0.999999, iterations=3).run(batch_at, resume=tmp_path, sink=lambda *_: None)
+    last = trainer(ema=0.0, iterations=3).run(batch_at, resume=tmp_path / "x", sink=lambda *_: None)
+    assert not torch.equal(weights(outcome.student), weights(last.student))
+
+
+def test_learning_rates_rise_then_fall():
+    plan = budget(iterations=100, warmup=10, final_lr=0.1)
+    factors = [plan.lr_factor(i) for i in range(100)]
+    assert factors[0] == pytest.approx(0.1, rel=1e-3)
+    assert factors.index(max(factors)) == 9
+    assert factors[-1] == pytest.approx(0.1, abs=0.01)
+    assert all(a >= b for a, b in itertools.pairwise(factors[9:]))
+
+
+class Adversarial:
+    """Two trained networks and a follower, with updates that are not one to one."""
+
+    NEEDS = "images"
+
+    @staticmethod
+    def roles(_cfg):
+        return {
+            "student": Trained(start="init", lr=1e-2),
+            "critic": Trained(start="teacher", lr=1e-2),
+            "old": Follower(of="student", decay=lambda n: 0.5 if n > 1 else 0.0),
+        }
+
+    @staticmethod
+    def prepare(_world, batch, _rng, _cfg):
+        return batch
+
+    @staticmethod
+    def _loss(name):
+        def loss(world, batch, _rng, _cfg):
+            t = torch.full((6,), 0.5)
+            both = world.nets["student"](batch["x0"], t, batch["cond"]) * world.nets["critic"](
+                batch["x0"], t, batch["cond"]
+            )
+            return (both - 1).square().mean(), {"of": 1.0 if name == "student" else 2.0}
+
+        return loss
+
+    def phases(self, _cfg):
+        return (
+            Phase(name="critic", trains=("critic",), loss=self._loss("critic"), repeats=3),
+            Phase(name="student", trains=("student",), loss=self._loss("student"), every=2),
+        )
+
+    @staticmethod
+    def sampler(_cfg):
+        return even(1)
+
+
+def test_phases_update_what_they_name_as_often_as_they_say():
+    made = trainer(method=Adversarial(), cfg=None)
+    # The output layer of this transformer starts at zero; a product of two zeros would have no gradient.
+    for name in ("student", "critic"):
+        torch.nn.init.constant_(made.nets[name].transformer.proj_out.bias, 0.5)
+    before = {name: weights(net) for name, net in made.world.nets.items()}
+    for iteration in range(4):
+        made.step(batch_at(iteration))
+    assert made.updates == {"student": 2, "critic": 12}
+    assert torch.equal(before["teacher"], weights(made.world.nets["teacher"]))
+    for name in ("student", "critic"):
+        assert not torch.equal(before[name], weights(made.nets[name]))
+    assert not any(p.requires_grad for net in made.world.nets.values() for p in net.parameters())
+    assert all(p.grad is None for net in made.world.nets.values() for p in net.parameters())
+
+
+def test_a_follower_averages_what_it_follows():
+    made = trainer(method=Adversarial(), cfg=None)
+    seen = []
+    for iteration in range(3):
+        made.step(batch_at(iteration))
+        seen.append(weights(made.nets["student"]))
+    # Student updates in iterations 0 and 2; decay 0, then one half.
+    torch.testing.assert_close(weights(made.nets["old"]), 0.5 * seen[0] + 0.5 * seen[2])
+
+
+def test_a_closed_form_teacher_lends_no_weights():
+    exact = torch.nn.Identity()
+    exact.sample_shape = (1, 4, 4)
+    net = seeded_build(0, TINY, (1, 4, 4), PROMPTS)
+    made = Trainer(Adversarial(), None, budget(), Start(init=net, teacher=exact), seed=0, device="cpu")
+    assert torch.equal(weights(made.nets["critic"]), weights(net))
+
+
+def test_reports_come_regularly_and_at_the_end(tmp_path):
+    steps = []
+    trainer(iterations=25).run(batch_at, resume=tmp_path, sink=lambda step, _m: steps.append(step))
+    assert steps == [loop.REPORT_EVERY, 2 * loop.REPORT_EVERY, 25]
