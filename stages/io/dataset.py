@@ -27,7 +27,7 @@ class Dataset:
     test_images: Tensor
     test_targets: Tensor
     attributes: Mapping[str, Sequence[str]]
-    """Name of the attribute -> its values by index."""
+    """Name of the attribute -> its values by index; in the order of the targets' columns."""
     table: Sequence[Mapping[str, Any]]
     """One row a prompt: prompt, targets, split ("absent" occurs in no image)."""
     facts: Mapping[str, Any]
@@ -62,7 +62,12 @@ class Dataset:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "images.safetensors")
         write_json(
             folder / "prompts.json",
-            {"attributes": dict(self.attributes), "prompts": list(self.table), "facts": dict(self.facts)},
+            {
+                # A list, since JSON objects have no order and targets' columns do.
+                "attributes": [{"name": name, "values": list(values)} for name, values in self.attributes.items()],
+                "prompts": list(self.table),
+                "facts": dict(self.facts),
+            },
         )
 
     @classmethod
@@ -71,7 +76,7 @@ class Dataset:
         words = json.loads((folder / "prompts.json").read_text(encoding="utf-8"))
         return cls(
             **load_file(folder / "images.safetensors"),
-            attributes=words["attributes"],
+            attributes={entry["name"]: entry["values"] for entry in words["attributes"]},
             table=words["prompts"],
             facts=words["facts"],
         )
