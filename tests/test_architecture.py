@@ -1,0 +1,95 @@
+"""Architecture is kept by machines: one name a stage, imports go down, every preset composes into checked sections."""
+
+import ast
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from flows.table import STAGES, arms
+from stages.core.config import check
+from stages.io import params, run
+from stages.io.job import Job
+
+ROOT = Path(__file__).parents[1]
+PRESETS = sorted(file.stem for file in (ROOT / "params" / "experiment").glob("*.yaml"))
+
+
+def test_a_stage_has_one_name_everywhere():
+    dag = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    names = set(STAGES)
+    assert set(dag) == names
+    for name in names:
+        assert (ROOT / "stages" / f"{name}.py").is_file()
+        assert (ROOT / "flows" / f"{name}.py").is_file()
+        assert (ROOT / "params" / name).is_dir()
+        module = importlib.import_module(f"stages.{name}")
+        assert all(hasattr(module, part) for part in ("plan", "work", "finish"))
+
+
+def test_stages_make_what_they_are_called_after():
+    dag = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    for name, entry in dag.items():
+        body = entry.get("do", entry)
+        key = "${key}" if "foreach" in entry else None
+        folder, lineage = body["outs"]
+        assert folder == f"data/{name}" + (f"/{key}" if key else "")
+        assert lineage == f"data/lineage/{name}" + (f"@{key}" if key else "") + ".json"
+
+
+def test_imports_go_down_only():
+    command = [sys.executable, "-c", "from importlinter.cli import lint_imports_command as run; run()", "--no-cache"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_composes_into_sections_that_every_stage_accepts(preset):
+    composed = yaml.safe_load(params.compose(ROOT / "params", [f"experiment={preset}"]))
+    for stage in STAGES:
+        if not STAGES[stage].arms:
+            check(importlib.import_module(f"stages.{stage}").Config, composed[stage], stage)
+    for node in arms(composed):
+        job = Job(stage=node.stage, arm=node.arm, seed=0, section=node.section(composed), inputs={})
+        assert run.configure(job).name == node.section(composed)["method"]
+
+
+def test_a_stage_depends_on_the_code_it_imports():
+    """dvc.yaml names every package of stages/ that a stage reaches, or a change of code would not re-run it."""
+    dag = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    for name, entry in dag.items():
+        deps = set(entry.get("do", entry)["deps"])
+        needed = _reached(f"stages.{name}")
+        packages = {f"stages/{part}" for part in needed}
+        # An arm depends on its own method's file, not on those of others.
+        packages -= {"stages/distillers", "stages/policies"}
+        missing = packages - deps
+        assert not missing, f"{name}: dvc.yaml does not name {sorted(missing)}"
+
+
+def _reached(module: str, seen: set[str] | None = None) -> set[str]:
+    seen = set() if seen is None else seen
+    if module in seen:
+        return set()
+    seen.add(module)
+    file = ROOT / (module.replace(".", "/") + ".py")
+    file = file if file.is_file() else ROOT / module.replace(".", "/") / "__init__.py"
+    if not file.is_file():
+        return _reached(module.rpartition(".")[0], seen)
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("stages"):
+            targets = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            targets = [alias.name for alias in node.names if alias.name.startswith("stages.")]
+        else:
+            continue
+        for target in targets:
+            parts = target.split(".")
+            if len(parts) > 1 and (ROOT / "stages" / parts[1]).is_dir():
+                found.add(parts[1])
+            found |= _reached(target, seen)
+    return found

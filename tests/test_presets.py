@@ -1,0 +1,55 @@
+"""Every preset's stages run, in one plain process, with budgets cut to a step or two."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from flows.graph import nodes
+from flows.table import STAGES
+from stages.io import artefacts, params, run
+from stages.io.job import Job
+
+ROOT = Path(__file__).parents[1]
+SHORT = {
+    "iterations": 2,
+    "warmup": 1,
+    "batch_size": 8,
+    "width": 8,
+    "num_layers": 1,
+    "num_heads": 1,
+    "num_trajectories": 64,
+    "shard_size": 32,
+    "num_pairs": 16,
+    "prompts_per_iteration": 2,
+    "group_size": 3,
+    "num_samples": 16,
+    "rollout_steps": 2,
+}
+
+
+def shortened(section):
+    """The section with every budget in it cut down."""
+    if not isinstance(section, dict):
+        return section
+    return {key: SHORT[key] if key in SHORT else shortened(value) for key, value in section.items()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", ["digits_full", "gmm"])
+def test_the_stages_of_a_preset_run(preset, tmp_path, monkeypatch):
+    composed = shortened(yaml.safe_load(params.compose(ROOT / "params", [f"experiment={preset}"])))
+    monkeypatch.chdir(tmp_path)
+    for node in nodes(composed):
+        row = STAGES[node.stage]
+        job = Job(
+            stage=node.stage,
+            arm=node.arm,
+            seed=1,
+            section=node.section(composed),
+            inputs=dict(row.inputs(composed, node.arm)),
+            context=row.context(composed),
+        )
+        run.run(job, Path(node.folder), tmp_path / "work", lambda _step, _metrics: None)
+        assert artefacts.verify(Path(node.folder))["stage"] == node.stage
+    assert (tmp_path / "data" / "evaluate" / "report.html").stat().st_size > 10_000
