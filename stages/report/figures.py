@@ -1,0 +1,158 @@
+"""The figures that numbers make: score against Fréchet distance, and quality against network calls."""
+
+import math
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+from stages.report.labels import Label, place
+from stages.report.plots import frontier
+from stages.report.records import SPLITS, Group, Row, Study
+from stages.report.theme import LIGHT, Theme, drawing
+
+DISTANCE = "Fréchet distance on verifier features"
+GROUPS: tuple[Group, ...] = ("guidance", "teacher", "distill", "rl")
+MARKERS = {"teacher": "o", "guidance": "o", "distill": "s", "rl": "D"}
+NAMES = {
+    "teacher": "teacher, by network calls",
+    "guidance": "teacher, by guidance scale",
+    "distill": "distilled",
+    "rl": "RL-tuned",
+}
+
+
+def score_against_distance(study: Study, theme: Theme = LIGHT) -> Figure:
+    """A panel a split: every model as a point with its 95 % interval, and the guidance frontier behind them."""
+    with drawing(theme):
+        figure = Figure(figsize=(4.9 * len(study.splits) + 0.4, 4.5), layout="constrained")
+        panels = figure.subplots(1, len(study.splits), sharey=True, squeeze=False)[0]
+        for axes, split in zip(panels, study.splits, strict=True):
+            _plane(axes, study, split, theme)
+            axes.set_title(f"Score on {SPLITS[split]}")
+        panels[0].set_ylabel("score (all attributes right)")
+        _legend(figure, panels)
+        figure.canvas.draw()  # labels keep clear of each other in pixels, which exist only once it is laid out
+        for axes, split in zip(panels, study.splits, strict=True):
+            _name_points(axes, study, split, theme)
+    return figure
+
+
+def _plane(axes: Axes, study: Study, split: str, theme: Theme) -> None:
+    floor = study.real.numbers["frechet_distance"]
+    axes.axvline(floor, color=theme.groups["real"], linestyle=":", linewidth=1.2)
+    axes.axhline(study.real.numbers["score_test"], color=theme.groups["real"], linestyle=":", linewidth=1.2)
+    for group in GROUPS:
+        rows = _line(study, group)
+        if not rows:
+            continue
+        x = [row.numbers["frechet_distance"] for row in rows]
+        y = [row.numbers[f"score_{split}"] for row in rows]
+        colour, joined = theme.groups[group], group in ("teacher", "guidance")
+        if group == "guidance":
+            axes.plot(x, y, color=colour, linewidth=5, alpha=0.25, solid_capstyle="round", zorder=1)
+        axes.errorbar(
+            x, y, yerr=_reach(rows, split, y), color=colour, marker=MARKERS[group], label=NAMES[group],
+            markersize=6 if group == "rl" else 5, linestyle="-" if joined else "none", linewidth=1.2,
+            elinewidth=1, capsize=2.5, markeredgecolor=theme.paper, zorder={"guidance": 2, "teacher": 3}.get(group, 4),
+        )  # fmt: skip
+    axes.set_xscale("log")
+    _plain_log(axes.xaxis, [row.numbers["frechet_distance"] for row in study.rows])
+    axes.set_xlabel(f"{DISTANCE}, log scale (lower is better)")
+    axes.margins(0.09)
+
+
+def _name_points(axes: Axes, study: Study, split: str, theme: Theme) -> None:
+    labels = []
+    for row in [*study.of("rl", "distill"), *_line(study, "teacher"), *_line(study, "guidance")[1:]]:
+        point = (row.numbers["frechet_distance"], row.numbers[f"score_{split}"])
+        short = {"teacher": f"{row.numbers['nfe']:g}", "guidance": f"w={row.numbers['guidance']:g}"}.get(
+            row.group, row.label
+        )
+        labels.append(Label(short, point, theme.groups[row.group], bold=row.group in ("rl", "distill")))
+    labels.append(
+        Label("train / test floor", (study.real.numbers["frechet_distance"], axes.get_ylim()[0]), theme.faint)
+    )
+    labels.append(Label("real images", (axes.get_xlim()[1], study.real.numbers["score_test"]), theme.faint))
+    place(axes, labels)
+
+
+def quality_against_calls(study: Study, theme: Theme = LIGHT) -> Figure:
+    """Score on each split, and Fréchet distance, against network calls an image."""
+    with drawing(theme):
+        num = len(study.splits) + 1
+        figure = Figure(figsize=(3.6 * num + 0.4, 3.7), layout="constrained")
+        panels = figure.subplots(1, num)
+        for axes, split in zip(panels, study.splits, strict=False):
+            _curve(axes, study, f"score_{split}", split, theme)
+            axes.set_title(f"Score on {SPLITS[split]}")
+            if axes is not panels[0]:
+                axes.sharey(panels[0])
+        _curve(panels[-1], study, "frechet_distance", None, theme)
+        panels[-1].set_title("Fréchet distance")
+        panels[-1].axhline(study.real.numbers["frechet_distance"], color=theme.faint, linestyle=":", linewidth=1.2)
+        panels[-1].set_yscale("log")
+        _plain_log(panels[-1].yaxis, [row.numbers["frechet_distance"] for row in study.rows])
+        _legend(figure, panels)
+        figure.canvas.draw()
+        for axes, name in zip(panels, [*(f"score_{split}" for split in study.splits), "frechet_distance"], strict=True):
+            arms = study.of("distill", "rl")
+            place(
+                axes,
+                [Label(r.label, (r.numbers["nfe"], r.numbers[name]), theme.groups[r.group], bold=True) for r in arms],
+            )
+    return figure
+
+
+def _curve(axes: Axes, study: Study, name: str, split: str | None, theme: Theme) -> None:
+    ticks = set()
+    for group in GROUPS[1:]:
+        rows = sorted(study.of(group), key=lambda row: row.numbers["nfe"])
+        if not rows:
+            continue
+        x, y = [row.numbers["nfe"] for row in rows], [row.numbers[name] for row in rows]
+        ticks.update(x)
+        axes.errorbar(
+            x, y, yerr=_reach(rows, split, y) if split else None, color=theme.groups[group], marker=MARKERS[group],
+            markersize=5, linestyle="-" if group == "teacher" else "none", elinewidth=1, capsize=2.5,
+            markeredgecolor=theme.paper, label=NAMES[group].split(",")[0],
+        )  # fmt: skip
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(sorted(ticks), [f"{tick:g}" for tick in sorted(ticks)])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlabel("network calls per image")
+    axes.margins(0.12)
+
+
+def _plain_log(axis: Axis, values: Sequence[float]) -> None:
+    """Ticks of a logarithmic axis as plain numbers, fewer of them the more decades it spans."""
+    decades = math.log10(max(values) / max(min(values), 1e-9))
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 2.5 else (1, 3) if decades < 3.5 else (1,)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_locator(NullLocator())
+
+
+def _line(study: Study, group: Group) -> list[Row]:
+    """A group's rows in the order in which a line joins them."""
+    return frontier(study) if group == "guidance" else sorted(study.of(group), key=lambda row: row.numbers["nfe"])
+
+
+def _reach(rows: Sequence[Row], split: str, y: Sequence[float]) -> list[list[float]]:
+    # Rounding may put the end of an interval at 1 a hair below it.
+    low = [max(0.0, value - row.numbers[f"score_{split}_low"]) for row, value in zip(rows, y, strict=True)]
+    high = [max(0.0, row.numbers[f"score_{split}_high"] - value) for row, value in zip(rows, y, strict=True)]
+    return [low, high]
+
+
+def _legend(figure: Figure, panels: Sequence[Axes]) -> None:
+    handles, names = panels[0].get_legend_handles_labels()
+    figure.legend(
+        handles,
+        names,
+        loc="outside upper left",
+        ncols=len(names) if len(panels) > 1 else 2,
+        handletextpad=0.4,
+        columnspacing=1.6,
+    )

@@ -1,0 +1,180 @@
+"""The page itself: one file, read without a network and without knowing this project."""
+
+import json
+from collections.abc import Mapping
+
+from matplotlib.figure import Figure
+
+from stages.report import tables
+from stages.report.markup import Markup, element, image, joined, pairs
+from stages.report.pictures import picture, shown
+from stages.report.records import SPLITS, Study
+from stages.report.style import CSS
+from stages.report.theme import LIGHT, svg
+
+
+def page(study: Study, figures: Mapping[str, Figure]) -> str:
+    """The whole report as HTML; `figures` by their names in `stages/report/__init__.py`."""
+    body = element("main", _header(study), tables.cards(study), *_sections(study, figures), _footer())
+    head = element(
+        "head",
+        Markup('<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'),
+        element("title", "fewstep report"),
+        element("style", Markup(CSS)),
+    )
+    return f"<!doctype html>\n{element('html', head, element('body', body), lang='en')}\n"
+
+
+def _header(study: Study) -> Markup:
+    names = _listed(list(study.attributes))
+    return element(
+        "header",
+        element("h1", "Few steps, measured"),
+        element(
+            "p",
+            f"A generator that needs many network calls per sample (the teacher) was distilled into students that need few, "
+            f"and tuned with rewards. Each was then asked for the same prompts from the same noise, and judged by a verifier "
+            f"that reads the {names} off every sample. All models answer the same two questions: do the samples show "
+            f"what was asked for (score), and do they look like the real data (Fréchet distance)?",
+        ),
+    )
+
+
+def _sections(study: Study, figures: Mapping[str, Figure]) -> list[Markup]:
+    yes, no = element("span", class_="key right"), element("span", class_="key wrong")
+    looks = (
+        joined(
+            [
+                "Same noise and prompt in each column. Frame: the verifier finds ",
+                yes,
+                " all, ",
+                no,
+                " not all of what was asked.",
+            ]
+        )
+        if study.gallery.pictorial
+        else joined(["The same noise for every model, over real test samples; the first two coordinates."])
+    )
+    return [
+        _section("How to read this", "", _guide(study)),
+        _section(
+            "Leaderboard",
+            "Hover over a heading for what it means. Score: higher is better; distance: lower.",
+            tables.leaderboard(study),
+        ),
+        _section(
+            "Score against Fréchet distance",
+            "The two pull against each other: few steps, guidance and RL can raise the score by giving up variety, so a result "
+            "is a point in this plane. Up and to the left is better. The grey band is what guidance alone reaches; an RL point "
+            "is worth its training only above or to the left of it. Bars are 95 % intervals.",
+            _drawn(figures["score_distance"], "Score against Fréchet distance for every model"),
+        ),
+        _section(
+            "Quality against network calls",
+            "The teacher at several numbers of Euler steps, and each student at its own.",
+            _drawn(figures["quality_nfe"], "Score and Fréchet distance against network calls"),
+        ),
+        _section("Samples", looks, _gallery(study, figures["samples"])),
+        _section(
+            "Each attribute by itself",
+            "Share of samples in which the verifier finds this attribute as asked.",
+            tables.attributes(study),
+        ),
+        _section(
+            "What training cost",
+            "Network evaluations count every forward pass of every network for one sample, the teacher's and critics' included.",
+            tables.training(study),
+        ),
+        _section(
+            "Where this comes from",
+            "Equal inputs, parameters and seed give equal numbers; only speeds and seconds differ.",
+            _origin(study),
+        ),
+    ]
+
+
+def _section(title: str, words: str, *children: str) -> Markup:
+    return element("section", element("h2", title), *([element("p", words)] if words else []), *children)
+
+
+def _drawn(figure: Figure, words: str) -> Markup:
+    width = f"max-width: {figure.get_figwidth() * 115:.0f}px"
+    return element("figure", Markup(svg(figure, LIGHT)), role="img", aria_label=words, style=width)
+
+
+def _guide(study: Study) -> Markup:
+    real, count = study.real.numbers, study.counts
+    splits = " and ".join(f"{count[f'prompts_{split}']} {SPLITS[split]}" for split in study.splits)
+    heldout = (
+        " Held-out prompts were never trained on: they ask for known words in new combinations."
+        if "heldout" in study.splits
+        else ""
+    )
+    terms = [
+        (
+            "Score",
+            f"Share of samples with every attribute as asked ({_listed(list(study.attributes))}), on {splits}, "
+            f"{study.parameters['evaluate']['num_samples']} samples each, with Wilson's 95 % interval.{heldout} "
+            f"Real test images score {real['score_test']:.3f}: the verifier's own ceiling.",
+        ),
+        (
+            "Fréchet distance",
+            f"Between Gaussians fitted to the verifier's features of samples (asked for the test images' prompts) and of the "
+            f"{count['test_images']} real test images. It is not FID: the features are this verifier's. "
+            f"Real training images are at {tables.digits(real['frechet_distance'])} from the test images: the floor.",
+        ),
+        (
+            "NFE",
+            "Network function evaluations: how many steps a sample takes. A step under guidance runs the network twice.",
+        ),
+        (
+            "Guidance w",
+            "Classifier-free guidance: extrapolate from the velocity without a prompt to the one with it; w = 1 is none. It costs "
+            "no training, hence it is the baseline that RL has to beat.",
+        ),
+        (
+            "Precision, recall",
+            "Are samples within the real data's reach, and is the real data within theirs? Variety lost shows in recall.",
+        ),
+    ]
+    return element("dl", *(joined([element("dt", name), element("dd", meaning)]) for name, meaning in terms))
+
+
+def _gallery(study: Study, figure: Figure) -> Markup:
+    if not study.gallery.pictorial:
+        return _drawn(figure, "Samples of every model over real test samples")
+    gallery = study.gallery
+    head = [element("th", "")]
+    for prompt, apart in zip(gallery.prompts, gallery.heldout, strict=True):
+        head.append(element("th", prompt, *([element("em", "held out")] if apart else []), scope="col"))
+    lines = []
+    for row in shown(study):
+        cells = [element("th", row.label, scope="row", class_=f"name {row.group}")]
+        for prompt, sample, good in zip(gallery.prompts, gallery.pictures[row.id], gallery.right[row.id], strict=True):
+            words = f"{row.label}: {prompt}, {'right' if good else 'wrong'}"
+            cells.append(
+                element("td", element("span", image(picture(sample), words)), class_="right" if good else "wrong")
+            )
+        lines.append(element("tr", *cells))
+    inner = element("table", element("thead", element("tr", *head)), element("tbody", *lines), class_="samples")
+    return element("div", inner, class_="scroll")
+
+
+def _origin(study: Study) -> Markup:
+    facts = [("seed", str(study.seed)), *((name, digest) for name, digest in study.digests.items())]
+    blocks = [element("h3", "Inputs, by the sha256 of their manifests"), pairs(facts), element("h3", "Parameters")]
+    for name, section in [*study.parameters.items(), ("statistics of the pairs", study.pairs)]:
+        values = pairs((key, json.dumps(value, ensure_ascii=False)) for key, value in section.items())
+        blocks.append(element("details", element("summary", name), values))
+    return joined(blocks)
+
+
+def _listed(words: list[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def _footer() -> Markup:
+    return element(
+        "footer",
+        "Made by fewstep, stage evaluate. The numbers of this page are in metrics.json and leaderboard.csv beside it.",
+    )

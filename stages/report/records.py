@@ -1,0 +1,88 @@
+"""What a report is made from: rows of numbers, samples, and where they come from."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor
+
+Group = Literal["real", "teacher", "guidance", "distill", "rl"]
+SPLITS = {"seen": "seen prompts", "heldout": "held-out prompts"}
+"""The splits that a score is given on, and how they are called in print."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One model, sampled in one way."""
+
+    id: str
+    group: Group
+    label: str
+    numbers: Mapping[str, float]
+    """Every metric by its name; equal runs give equal numbers."""
+    timing: Mapping[str, float]
+    """What was measured with a clock, and so differs between equal runs."""
+
+    @property
+    def name(self) -> str:
+        """The id without its group."""
+        return self.id.split(".", 1)[1]
+
+    def get(self, name: str) -> float | None:
+        """A number or a timing, or None where this row has none of that name."""
+        return self.numbers.get(name, self.timing.get(name))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gallery:
+    """Samples from one noise and one list of prompts, to look at side by side."""
+
+    prompts: Sequence[str]
+    heldout: Sequence[bool]
+    """Whether a prompt was kept out of training."""
+    pictures: Mapping[str, Tensor]
+    """Row id -> [P, C, H, W] in [-1, 1], or [n, d] points where samples are no pictures."""
+    right: Mapping[str, Sequence[bool]]
+    """Row id -> whether the verifier finds in a picture all that its prompt asked for."""
+
+    @property
+    def pictorial(self) -> bool:
+        """Whether samples can be shown as pictures."""
+        return all(tensor.dim() == 4 for tensor in self.pictures.values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """One evaluation, whole."""
+
+    rows: Sequence[Row]
+    gallery: Gallery
+    attributes: Mapping[str, Sequence[str]]
+    counts: Mapping[str, int]
+    """train_images, test_images, prompts_seen, prompts_heldout."""
+    pairs: Mapping[str, float]
+    """Statistics of the pairs that students were distilled from."""
+    parameters: Mapping[str, Mapping[str, Any]]
+    """Section -> its parameters, as they were composed."""
+    digests: Mapping[str, str]
+    """Name of the input -> sha256 of its manifest."""
+    seed: int
+
+    def of(self, *groups: Group) -> list[Row]:
+        """The rows of `groups`, in order."""
+        return [row for row in self.rows if row.group in groups]
+
+    @property
+    def splits(self) -> list[str]:
+        """The splits that have a score: held-out prompts may not exist."""
+        return [split for split in SPLITS if any(f"score_{split}" in row.numbers for row in self.rows)]
+
+    @property
+    def reference(self) -> Row:
+        """The teacher at its most steps, unguided: what everything else is measured against."""
+        return max(self.of("teacher"), key=lambda row: row.numbers["nfe"])
+
+    @property
+    def real(self) -> Row:
+        """Real images in the place of samples: the best that can be hoped for."""
+        return self.of("real")[0]

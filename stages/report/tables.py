@@ -1,0 +1,194 @@
+"""The report's tables and summary cards."""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+from stages.report.markup import Column, Markup, element, joined, table
+from stages.report.records import SPLITS, Row, Study
+
+GROUPS = MappingProxyType(
+    {
+        "real": "Real test images, in place of samples",
+        "teacher": "Teacher, without guidance, by number of steps",
+        "guidance": "Teacher under classifier-free guidance of scale w",
+        "distill": "Distilled students, each with its own sampler",
+        "rl": "RL-tuned models",
+    }
+)
+SCORE_HINT = (
+    "Share of samples in which the verifier finds every attribute that the prompt asks for; Wilson 95 % interval"
+)
+NUMBERS: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {
+        "precision": (
+            "precision",
+            "Share of samples that lie within the real images' neighbourhoods: are they plausible?",
+        ),
+        "recall": (
+            "recall",
+            "Share of real images that lie within the samples' neighbourhoods: is all of the variety there?",
+        ),
+        "density": ("density", "How many real neighbourhoods a sample lies in, relative to the number of neighbours"),
+        "coverage": ("coverage", "Share of real images with a sample in their neighbourhood"),
+        "energy_distance": (
+            "energy distance",
+            "To exact samples of the true distribution; 0 only for equal distributions",
+        ),
+        "mean_error": ("error of means", "Mean absolute error of each component's mean, against the closed form"),
+        "std_error": (
+            "error of stds",
+            "Mean absolute error of each component's standard deviation, against the closed form",
+        ),
+        "straightness": ("S(Z)", "How far the model's paths are from straight lines: 0 is straight"),
+    }
+)
+"""Number -> its heading and what it means."""
+
+
+def leaderboard(study: Study) -> Markup:
+    """Every model and every quality."""
+    best = study.reference.numbers["frechet_distance"]
+    columns = [
+        Column("NFE", "nfe", whole, "Steps of network evaluation per image; a guided step costs two forward passes")
+    ]
+    columns += [
+        Column(f"score, {SPLITS[split]}", f"score_{split}", score_on(split), SCORE_HINT) for split in study.splits
+    ]
+    columns += [
+        Column(
+            "Fréchet distance",
+            "frechet_distance",
+            lambda value, _: joined([f"{digits(value)} ", element("span", f"×{digits(value / best)}", class_="ci")]),
+            "On verifier features, samples of the test images' prompts against the real test images; lower is better. "
+            "In small print: as a multiple of the reference's",
+        )
+    ]
+    columns += [Column(heading, name, three, hint) for name, (heading, hint) in NUMBERS.items()]
+    names = sorted({name for row in study.rows for name in row.numbers if name.startswith("reward_")})
+    columns += [
+        Column(f"reward: {name.removeprefix('reward_')}", name, three, "Mean on seen prompts") for name in names
+    ]
+    columns += [
+        Column("parameters", "parameters", short),
+        Column(
+            "images/s", "images_per_second", whole, "One worker; measured with a clock, so it differs from run to run"
+        ),
+    ]
+    return table(study.rows, columns, lambda row: GROUPS[row.group])
+
+
+def attributes(study: Study) -> Markup:
+    """Accuracy of each attribute on each split."""
+    columns = [
+        Column(f"{attribute}, {split}", f"accuracy_{split}_{attribute}", barred)
+        for attribute in study.attributes
+        for split in study.splits
+    ]
+    return table(study.rows, columns, lambda row: GROUPS[row.group])
+
+
+def training(study: Study) -> Markup:
+    """What each model cost to make, and costs to use."""
+    rows, seen = [], set()
+    for row in study.of("teacher", "distill", "rl"):
+        if (row.group == "teacher" and "teacher" in seen) or row.get("training_network_evaluations") is None:
+            continue
+        seen.add(row.group)
+        rows.append(row)
+    columns = [
+        Column("iterations", "training_iterations", whole),
+        Column(
+            "network evaluations",
+            "training_network_evaluations",
+            short,
+            "Forward passes of one sample through one network",
+        ),
+        Column("training seconds", "training_seconds", whole, "As recorded in the lineage of the run that made it"),
+        Column("parameters", "parameters", short),
+        Column("network calls per image", "network_calls", whole),
+    ]
+    return table(rows, columns, lambda row: "Teacher" if row.group == "teacher" else GROUPS[row.group])
+
+
+def cards(study: Study) -> Markup:
+    """The teacher, and what each student gained or lost against it."""
+    drawn = []
+    for row in [study.reference, *study.of("distill", "rl")]:
+        split = study.splits[-1]
+        big = element("div", f"{row.numbers[f'score_{split}']:.2f}", class_="big")
+        unit = element("div", f"score on {SPLITS[split]}{_gain(study, row, split)}", class_="unit")
+        lines = (element("li", line) for line in _facts(study, row))
+        drawn.append(
+            element("div", element("h3", row.label), big, unit, element("ul", *lines), class_=f"card {row.group}")
+        )
+    return element("div", *drawn, class_="cards")
+
+
+def _gain(study: Study, row: Row, split: str) -> str:
+    """The score's difference to the reference, in brackets."""
+    if row is study.reference:
+        return ""
+    gain = row.numbers[f"score_{split}"] - study.reference.numbers[f"score_{split}"]
+    return f"\u00a0({gain:+.2f})".replace("-", "\u2212")
+
+
+def _facts(study: Study, row: Row) -> list[str]:
+    calls, most = row.numbers["network_calls"], study.reference.numbers["network_calls"]
+    fewer = f", {most / calls:g}× fewer" if calls < most else ""
+    distance, best = row.numbers["frechet_distance"], study.reference.numbers["frechet_distance"]
+    times = "" if row is study.reference else f", ×{digits(distance / best)}"
+    lines = ["the reference for all others"] if row is study.reference else []
+    lines += [f"{calls:g} network call{'s' if calls > 1 else ''}{fewer}", f"Fréchet distance {digits(distance)}{times}"]
+    lines += [
+        f"{row.numbers[f'score_{split}']:.2f} on {SPLITS[split]}{_gain(study, row, split)}"
+        for split in study.splits[:-1]
+    ]
+    if row.group == "rl" and study.of("guidance"):
+        split = study.splits[-1]
+        top = max(study.of("guidance"), key=lambda other: other.numbers[f"score_{split}"])
+        lines.append(f"best guidance: {top.numbers[f'score_{split}']:.2f} (w = {top.numbers['guidance']:g})")
+    return lines
+
+
+def score_on(split: str) -> Callable[[float, Row], Markup]:
+    """Writes a share with its interval and a bar."""
+
+    def write(value: float, row: Row) -> Markup:
+        low, high = row.numbers[f"score_{split}_low"], row.numbers[f"score_{split}_high"]
+        return joined([f"{value:.3f} ", element("span", f"{low:.2f}–{high:.2f}", class_="ci"), bar(value, row.group)])
+
+    return write
+
+
+def bar(share: float, group: str) -> Markup:
+    """A share as a length."""
+    return element("span", element("i", style=f"width:{100 * share:.1f}%"), class_=f"bar {group}")
+
+
+def barred(value: float, _row: Row) -> Markup:
+    """A share with a bar."""
+    return joined([f"{value:.3f}", bar(value, "real")])
+
+
+def digits(value: float) -> str:
+    """Three significant digits, and no exponent: 201, 25.3, 0.00417."""
+    shown = f"{value:#.3g}"
+    return f"{value:.0f}" if "e+" in shown else shown.rstrip(".") if "e" not in shown else f"{value:.6f}"
+
+
+def three(value: float, _row: Row) -> str:
+    """Three decimals."""
+    return f"{value:.3f}"
+
+
+def whole(value: float, _row: Row) -> str:
+    """No decimals, thousands apart."""
+    return f"{value:,.0f}".replace(",", "\u202f")
+
+
+def short(value: float, _row: Row) -> str:
+    """Three digits and a unit: 439 k, 12.3 M."""
+    for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:.3g} {unit}"
+    return f"{value:.3g}"
