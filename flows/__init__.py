@@ -1,0 +1,1 @@
+"""The orchestration: the only code that knows Prefect, Ray, MLflow and DVC."""

@@ -1,0 +1,69 @@
+"""The command line: `fewstep`, which is `python -m flows`."""
+
+import argparse
+import importlib
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import NoReturn
+
+from flows import environment
+
+COMMANDS: Mapping[str, str] = MappingProxyType(
+    {
+        "run": "compose the parameters and run what has changed",
+        "stage": "run one stage, or one arm of it, whatever its state",
+        "compose": "write params.yaml from params/",
+        "status": "each stage: up to date, changed and why, running",
+        "sample": "pictures from a student or the teacher",
+        "lineage": "what an artefact was made from, confirmed against dvc.lock",
+        "up": "start the Prefect server, the MLflow UI and Ray, and leave them running",
+        "down": "stop what `up` started",
+        "doctor": "versions, ports, disk, GPU, credentials",
+    }
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; its exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    parser = argparse.ArgumentParser(prog="fewstep", description=__doc__)
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    commands = parser.add_subparsers(dest="command", metavar="command", required=True)
+    for name, about in COMMANDS.items():
+        own = commands.add_parser(name, help=about, description=about)
+        own.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show tracebacks")
+        if name in given:  # only the module of the command that is called
+            importlib.import_module(f"flows.commands.{name}").arguments(own)
+    parsed = parser.parse_args(given)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        environment.settle(environment.find_root())
+        return importlib.import_module(f"flows.commands.{parsed.command}").main(parsed)
+    except KeyboardInterrupt:
+        print("error: interrupted; what was finished is kept", file=sys.stderr)  # noqa: T201
+        return 130
+    except Exception as error:  # noqa: BLE001 (the edge: every failure becomes one message and an exit code)
+        if parsed.debug or os.environ.get("FEWSTEP_DEBUG"):
+            traceback.print_exc()
+        print(_message(error), file=sys.stderr)  # noqa: T201
+        return 1
+
+
+def _message(error: Exception) -> str:
+    text = str(error) or "no message"
+    if not isinstance(error, ValueError | OSError):
+        text = f"{type(error).__name__}: {text} (a fault of ours, or of a tool; --debug shows where)"
+    return "\n".join(f"error: {line}" for line in text.strip().splitlines() if line.strip())
+
+
+def _interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    sys.exit(main())

@@ -1,0 +1,63 @@
+"""`fewstep run [overrides...]`: compose, then make what has changed."""
+
+import argparse
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Hydra overrides."""
+    parser.add_argument("overrides", nargs="*", help="experiment=smoke, rl.arms.dgpo.beta=5, ...")
+
+
+def main(parsed: argparse.Namespace) -> int:
+    """0 if everything is made and up to date."""
+    from flows import compute, graph, preflight, repro, rooms, summary
+    from flows.commands import compose
+    from stages.io import params
+
+    started = time.time()
+    compose.write(parsed.overrides)
+    content = params.read(Path("params.yaml"))
+    compute.Compute.of(content)
+    rooms.set_aside(content)
+    checking = preflight.start()
+    changed = repro.changed()
+    order = graph.nodes(content)
+    if not changed:
+        preflight.result(checking)
+        print(f"{len(order)} stages, all up to date")  # noqa: T201
+    else:
+        _make(content, changed, checking)
+        wall, idle = summary.overhead(content, started, time.time())
+        print(f"{wall:.0f} s, of which {idle:.0f} s ({100 * idle / wall:.0f} %) computed nothing")  # noqa: T201
+    summary.show()
+    return 0
+
+
+def _make(content: Mapping[str, Any], changed: Mapping[str, list[str]], checking: Any) -> None:
+    from flows import compute, preflight, services
+    from flows.board import board
+
+    tracker: list[Any] = []
+    opening = threading.Thread(target=lambda: tracker.append(_tracker()), daemon=True)
+    opening.start()  # imports MLflow and makes its database while the servers start
+    with board(content) as news, services.session(compute.Compute.of(content)):
+        preflight.result(checking)
+        from flows import pipeline
+
+        opening.join()
+        if not tracker:
+            raise RuntimeError("mlruns/mlflow.db could not be opened")
+        pipeline.execute(content, changed, tracker[0], news)
+    sys.stdout.flush()
+
+
+def _tracker() -> Any:
+    from flows.tracking import Tracker
+
+    return Tracker()

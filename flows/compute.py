@@ -1,0 +1,105 @@
+"""Ray: where tasks run, with how much, and workers that are warm before they are needed."""
+
+import os
+import socket
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from stages.core.config import check, config
+
+ADDRESS = "FEWSTEP_RAY_ADDRESS"
+"""Environment variable: the Ray that the pipeline started, for its stages."""
+
+
+@config
+class Compute:
+    """Where stages compute. Nothing in here changes a result."""
+
+    backend: Literal["local", "address"]
+    address: str | None
+    num_cpus: int | None
+    device: Literal["cpu", "cuda"]
+    cpus: Mapping[str, int]
+    """Of one task, by stage, with a default; also its torch threads."""
+    gpus: Mapping[str, float]
+    stall_s: float
+    """A unit that reports nothing for this long is taken for hung, and ended."""
+
+    @classmethod
+    def of(cls, params: Mapping[str, Any]) -> "Compute":
+        """The section `compute`, checked."""
+        made = check(cls, params["compute"], "compute")
+        if made.backend == "address" and not made.address:
+            raise ValueError("compute.address: missing; compute.backend=address needs the head's host:port")
+        for name in ("cpus", "gpus"):
+            if "default" not in getattr(made, name):
+                raise ValueError(f"compute.{name}.default: missing")
+        return made
+
+    def cpus_of(self, stage: str) -> int:
+        """CPU cores of one task of `stage`."""
+        return self.cpus.get(stage, self.cpus["default"])
+
+    def gpus_of(self, stage: str) -> float:
+        """GPUs of one task of `stage`."""
+        return self.gpus.get(stage, self.gpus["default"])
+
+    def device_of(self, stage: str) -> str:
+        """The device follows from the resources, not from what the machine happens to show."""
+        return self.device if self.gpus_of(stage) else "cpu"
+
+    def total_cpus(self) -> int:
+        """Cores of the local Ray."""
+        return self.num_cpus or len(os.sched_getaffinity(0))
+
+
+def connect(address: str, compute: Compute, stage: str) -> None:
+    """Join the Ray at `address`; ValueError if it is not there or cannot hold one task of `stage`."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"compute.address={address}: no Ray answers there ({error}); start one with `fewstep up` or correct the address"
+        ) from None
+    import ray
+
+    # A pipeline's own Ray has the right environment already; workers of any other get it here.
+    foreign = {} if address == os.environ.get(ADDRESS) else {"runtime_env": {"env_vars": _worker_environment()}}
+    ray.init(address=address, namespace="prefect", log_to_driver=False, logging_level="error", **foreign)
+    need = {"CPU": float(compute.cpus_of(stage)), "GPU": float(compute.gpus_of(stage))}
+    have = ray.cluster_resources()
+    short = [name for name, amount in need.items() if have.get(name, 0.0) < amount]
+    if short:
+        name = short[0]
+        raise ValueError(
+            f"compute.{name.lower()}s: a task of {stage} asks for {need[name]:g} {name}, the Ray at {address} has "
+            f"{have.get(name, 0.0):g}; lower it in params/compute/, or join a larger cluster"
+        )
+
+
+def prestart(count: int) -> None:
+    """Ask the local node for `count` workers that have imported torch, for whichever stage comes first.
+
+    Ray's own request of its raylet (node_manager.proto, PrestartWorkers): without a job id the workers serve any
+    job. It saves each stage the three seconds of a cold start; where it is refused, stages are slower, not wrong.
+    """
+    import grpc
+    import ray
+    from ray.core.generated import node_manager_pb2, node_manager_pb2_grpc
+
+    node = next((node for node in ray.nodes() if node["Alive"]), None)
+    if node is None:
+        return
+    request = node_manager_pb2.PrestartWorkersRequest(num_workers=count, keep_alive_duration_secs=600)
+    request.runtime_env_info.SetInParent()
+    with grpc.insecure_channel(f"{node['NodeManagerAddress']}:{node['NodeManagerPort']}") as channel:
+        try:
+            node_manager_pb2_grpc.NodeManagerServiceStub(channel).PrestartWorkers(request, timeout=2)
+        except grpc.RpcError:
+            return
+
+
+def _worker_environment() -> dict[str, str]:
+    prefixes = ("PREFECT_", "RAY_ACCEL", "AWS_REQUEST", "AWS_RESPONSE", "PYTHONPATH", "TOKENIZERS_")
+    return {name: value for name, value in os.environ.items() if name.startswith(prefixes) and name != "PREFECT_HOME"}

@@ -1,0 +1,192 @@
+"""A stage's execution: plan, fan out over Ray, check every unit, assemble, write the lineage.
+
+Retries: none, by anybody. A unit that was finished is kept and skipped, so running the stage again is the retry.
+"""
+
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prefect import get_run_logger
+from prefect.runtime import flow_run
+from prefect_ray.context import remote_options
+
+from flows import lineage, reports, rooms, tracking, worker
+from flows.compute import Compute, prestart
+from flows.crashes import settle_tasks
+from flows.environment import HOME
+from flows.follow import Progress, gather
+from flows.table import STAGES, Node, Params
+from stages.io import artefacts, params
+from stages.io.job import Job
+
+WORK = HOME / "work"
+MIN_FREE_BYTES = 256 * 2**20
+
+
+@dataclass(frozen=True)
+class Task:
+    """What one execution works with."""
+
+    node: Node
+    compute: Compute
+    job: Job
+    work: Path
+
+
+def execute(node: Node) -> dict[str, float]:
+    """Run `node` inside its Prefect flow and a connected Ray; returns the stage's metrics.
+
+    Raises ValueError for what a person can put right; whatever a task raised is raised here.
+    """
+    content = params.read(Path("params.yaml"))
+    submitted: list[Any] = []
+    try:
+        return _run(_prepare(node, content), content, submitted)
+    finally:
+        if sys.exc_info()[0]:
+            settle_tasks(submitted)
+
+
+def _run(task: Task, content: Params, submitted: list[Any]) -> dict[str, float]:
+    started, log, node = time.time(), get_run_logger(), task.node
+    sources = lineage.sources(STAGES[node.stage].inputs(content, node.arm))
+    spans: list[lineage.Span] = []
+
+    def one(job: Any, *arguments: Any) -> dict[str, Any]:
+        submitted.append(_submit(job, task, light=True)(task.job.to_json(), *arguments))
+        return gather(submitted[-1:], task.compute, {})[0]
+
+    planned = one(worker.plan)
+    spans.append(planned["span"])
+    units = planned["result"]
+    folders = {unit["id"]: (task.work / unit["id"]).resolve() for unit in units}
+    files = {name: Path(f"{folder}.jsonl") for name, folder in folders.items()}
+    reports.announce(node, files)
+    submit = _submit(worker.work, task)
+    futures = [submit(task.job.to_json(), unit, str(folders[unit["id"]])) for unit in units]
+    submitted += futures
+    prestart(1)  # for whoever comes next, while this computes
+    log.info("%d units on %d CPUs each", len(units), task.compute.cpus_of(node.stage))
+    done = gather(futures, task.compute, files, Progress(node, task.job.section, len(units)))
+    spans += [each["span"] for each in done]
+    loose = [name for name, folder in folders.items() if not artefacts.sealed(folder)]
+    if loose:
+        raise ValueError(f"{node.name}: unit {loose[0]} ended without a seal; run it again")
+
+    out = Path(node.folder).resolve()
+    parts = [str(folder) for folder in folders.values()]
+    finished = one(worker.finish, parts, str(out))
+    spans.append(finished["span"])
+    artefacts.read_manifest(out)
+    _record(task, sources, spans, started)
+    shutil.rmtree(task.work, ignore_errors=True)  # the artefact holds it all now
+    return finished["result"]
+
+
+def _prepare(node: Node, content: Params) -> Task:
+    _check_disk()
+    inputs = STAGES[node.stage].inputs(content, node.arm)
+    for folder in inputs.values():
+        _check_input(folder, content)
+    if node.stage == "evaluate":
+        rooms.set_aside(content)
+    compute = Compute.of(content)
+    job = Job(
+        stage=node.stage,
+        arm=node.arm,
+        seed=content["seed"],
+        section=node.section(content),
+        inputs={name: str(Path(folder).resolve()) for name, folder in inputs.items()},
+        device=compute.device_of(node.stage),
+        threads=compute.cpus_of(node.stage),
+        context=_context(node, content, inputs),
+    )
+    work = WORK / node.name / job.key()
+    work.mkdir(parents=True, exist_ok=True)
+    return Task(node, compute, job, work)
+
+
+def _context(node: Node, content: Params, inputs: Mapping[str, str]) -> dict[str, Any]:
+    """What else the result depends on; evaluate also shows how long each model was trained."""
+    context = dict(STAGES[node.stage].context(content))
+    if node.stage == "evaluate":
+        records = [lineage.read(Node.of_folder(folder)) for folder in inputs.values()]
+        context["seconds"] = {Node.of_folder(r["artefact"]).name: r["compute_seconds"] for r in records if r}
+    return context
+
+
+def _submit(task: Any, what: Task, *, light: bool = False) -> Any:
+    """`task.submit` with this stage's resources. A light task takes no core: it must not queue behind an arm's hour."""
+    stage = what.node.stage
+    gpus = what.compute.gpus_of(stage)
+    options = {
+        "num_cpus": 0 if light and not gpus else what.compute.cpus_of(stage),
+        "num_gpus": gpus,
+        "max_retries": 0,
+    }
+
+    def submit(*arguments: Any) -> Any:
+        with remote_options(**options):
+            return task.submit(*arguments)
+
+    return submit
+
+
+def _check_disk() -> None:
+    free = shutil.disk_usage(".").free
+    if free < MIN_FREE_BYTES:
+        raise ValueError(
+            f"{Path.cwd()}: only {free // 2**20} MiB are free, a stage needs {MIN_FREE_BYTES // 2**20}; free some "
+            "(`dvc gc --workspace` drops cached data that nothing uses)"
+        )
+
+
+def _check_input(folder: str, content: Params) -> None:
+    """The artefact must be what today's parameters make."""
+    maker = Node.of_folder(folder)
+    manifest = artefacts.read_manifest(Path(folder))
+    today = {"seed": content["seed"], **json.loads(json.dumps(maker.section(content)))}
+    made = {"seed": manifest["seed"], **manifest["parameters"]}
+    before, now = dict(tracking.flat(made)), dict(tracking.flat(today))
+    differing = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+    if differing:
+        key = differing[0]
+        raise ValueError(
+            f"{folder}: made by other parameters: {key} was {before.get(key)!r}, params.yaml says {now.get(key)!r}; "
+            f"make it anew with `dvc repro {maker.name}`"
+        )
+
+
+def _record(task: Task, sources: Mapping[str, Any], spans: Sequence[lineage.Span], started: float) -> None:
+    import ray
+
+    node, finished = task.node, time.time()
+    lineage.write(
+        node,
+        {
+            "stage": node.stage,
+            "arm": node.arm,
+            "artefact": node.folder,
+            "digest": lineage.repro.digest(Path(node.folder)),
+            "inputs": sources,
+            "seed": task.job.seed,
+            "parameters": task.job.section,
+            "git": lineage.commit(),
+            "mlflow": {"run": os.environ.get(tracking.RUN), "parent": os.environ.get(tracking.PARENT)},
+            "prefect": {"flow_run": str(flow_run.id), "api": os.environ["PREFECT_API_URL"]},
+            "ray": {"job": ray.get_runtime_context().get_job_id()},
+            "machine": lineage.machine(),
+            "started": started,
+            "finished": finished,
+            "seconds": finished - started,
+            "compute_seconds": lineage.busy(spans),
+            "spans": list(spans),
+        },
+    )

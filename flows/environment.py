@@ -1,0 +1,56 @@
+"""What every process of a run agrees on, set before Prefect, Ray or MLflow are imported, and inherited."""
+
+import ctypes
+import os
+import signal
+import sys
+from pathlib import Path
+
+HOME = Path(".fewstep")
+"""Untracked: locks, logs, work folders, local servers."""
+
+SETTINGS = {
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_SERVER_EPHEMERAL_ENABLED": "false",  # a worker without an address must fail, not start its own server
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # we print for people; Prefect's lines go to its server
+    "PREFECT_TASKS_DEFAULT_NO_CACHE": "true",  # DVC is the only cache
+    "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "false",
+    "RAY_AUTH_MODE": "disabled",  # else a local Ray writes a token to the home folder and half of the children miss it
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # a local Ray listens on loopback only
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a task without a GPU sees none
+    "RAY_worker_niceness": "0",
+    "RAY_prestart_worker_first_driver": "false",  # compute.prestart asks for warm workers instead
+    "RAY_preload_python_modules": "torch,diffusers,transformers,prefect,prefect.task_engine,safetensors.torch",
+    "MLFLOW_ENABLE_TELEMETRY": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+def find_root() -> Path:
+    """The project's folder: the nearest one upwards that holds dvc.yaml. Raises ValueError if there is none."""
+    for folder in (Path.cwd(), *Path.cwd().parents):
+        if (folder / "dvc.yaml").is_file() and (folder / "params").is_dir():
+            return folder
+    raise ValueError("no dvc.yaml and params/ here or above; run this inside the project's folder")
+
+
+def settle(root: Path) -> None:
+    """Make `root` the working folder and set what is not set yet."""
+    os.chdir(root)
+    HOME.mkdir(exist_ok=True)
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
+    os.environ.setdefault("PREFECT_HOME", str(root / HOME / "prefect"))
+    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    if str(root) not in paths:
+        os.environ["PYTHONPATH"] = os.pathsep.join([str(root), *filter(None, paths)])
+
+
+def die_with_parent() -> None:
+    """End this process by SIGTERM when its parent ends, however that happens. Linux only; elsewhere nothing."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM, 0, 0, 0)

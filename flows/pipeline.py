@@ -1,0 +1,178 @@
+"""The whole pipeline as one Prefect flow: every node a task, which asks DVC to make it as soon as its inputs are made."""
+
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, get_run_logger, tags, task
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.states import Completed
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from flows import crashes, graph, reports, repro, tracking
+from flows.compute import Compute
+from flows.environment import HOME
+from flows.stage import PIPELINE
+from flows.summary import results
+from flows.table import Node, Params
+from stages.io.artefacts import write_json
+
+News = Callable[[Node, str, str], None]
+"""Told of (node, state, words): waiting, running, done, cached, failed, skipped."""
+
+
+@dataclass
+class Execution:
+    """One run of the pipeline."""
+
+    params: Params
+    changed: Mapping[str, list[str]]
+    news: News
+    tracker: tracking.Tracker
+    parent: str
+    slots: threading.Semaphore
+    """Stages at a time: enough to hide one's start behind another's work, few enough to fit in memory."""
+    logbook: ThreadPoolExecutor
+    """Writes to MLflow while the next stage computes."""
+    ran: set[Node] = field(default_factory=set)
+    failed: dict[Node, str] = field(default_factory=dict)
+    processes: dict[Node, subprocess.Popen[bytes]] = field(default_factory=dict)
+    times: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def stop(self) -> None:
+        """End every stage that runs."""
+        for process in self.processes.values():
+            if process.poll() is None:
+                repro.stop(process)
+
+
+_EXECUTION: ContextVar[Execution] = ContextVar("execution")
+"""Not an argument of the flow: Prefect would take it apart to show it."""
+
+
+@task(name="stage", task_run_name="{name}", cache_policy=NO_CACHE, persist_result=False, retries=0)
+def make(name: str) -> Any:
+    """Have DVC make the node called `name`."""
+    log, execution = get_run_logger(), _EXECUTION.get()
+    node = Node.parse(name)
+    reads = graph.nodes(execution.params)[node]
+    if execution.failed:
+        execution.news(node, "skipped", "")
+        raise RuntimeError(f"{node.name} was not started, since {next(iter(execution.failed)).name} failed")
+    if node.name not in execution.changed and not reads & execution.ran:
+        execution.news(node, "cached", "")
+        return Completed(name="Cached", message="nothing that it depends on has changed")
+    with execution.slots:
+        outcome = _repro(node, execution)
+    if outcome.code:
+        execution.failed[node] = outcome.message
+        execution.news(node, "failed", outcome.message)
+        raise RuntimeError(f"{outcome.message} (its log: {outcome.log})")
+    execution.ran.add(node)
+    execution.news(node, "done" if outcome.ran else "cached", "")
+    log.info("%s: %s", node.name, "made" if outcome.ran else "taken from DVC's cache")
+    return None if outcome.ran else Completed(name="Cached", message="DVC had it")
+
+
+def _repro(node: Node, execution: Execution) -> repro.Outcome:
+    run = execution.tracker.open(node.name, execution.parent, {"prefect.pipeline": os.environ[PIPELINE]})
+    reports.forget(node)
+    execution.news(node, "running", "")
+    started = time.time()
+    process = repro.start(node, {tracking.RUN: run, tracking.PARENT: execution.parent})
+    execution.processes[node] = process
+    while process.poll() is None:
+        try:
+            process.wait(timeout=2.0)
+        except subprocess.TimeoutExpired:
+            execution.tracker.stream(node, run)
+    outcome = repro.outcome(node, process)
+    execution.times[node.name] = {"started": started, "finished": time.time(), "ran": outcome.ran, "code": outcome.code}
+    if outcome.code:
+        execution.tracker.close(run, "FAILED")
+    elif outcome.ran:
+        execution.logbook.submit(execution.tracker.complete, node, run).add_done_callback(_raise_later(execution, node))
+    else:
+        execution.tracker.discard(run)
+    return outcome
+
+
+def _raise_later(execution: Execution, node: Node) -> Callable[[Any], None]:
+    def check(future: Any) -> None:
+        error = future.exception()
+        if error is not None:
+            execution.failed[node] = f"MLflow did not take its results: {error}"
+
+    return check
+
+
+@flow(name="fewstep", persist_result=False, validate_parameters=False)
+def pipeline() -> None:
+    """Make every node; raises RuntimeError if one could not be made."""
+    execution = _EXECUTION.get()
+    futures: dict[Node, Any] = {}
+    try:
+        for node, reads in graph.nodes(execution.params).items():
+            futures[node] = make.submit(node.name, wait_for=[futures[each] for each in reads])
+        for future in futures.values():
+            future.wait()
+    except BaseException:  # an interrupt: the tasks' threads end only when what they wait for does
+        execution.failed.setdefault(next(iter(futures)), "interrupted")
+        execution.stop()
+        raise
+    execution.logbook.shutdown()
+    if execution.failed:
+        node, message = next(iter(execution.failed.items()))
+        raise RuntimeError(f"{node.name}: {message}")
+    table = results()
+    if table:
+        create_table_artifact(table, key="results", description="Every model on the same prompts and noise")
+        report = Path("data/evaluate/report.html").resolve()
+        create_markdown_artifact(f"[The report]({report.as_uri()}): `{report}`", key="report")
+
+
+def execute(content: Params, changed: Mapping[str, list[str]], tracker: tracking.Tracker, news: News) -> None:
+    """Run the pipeline with the servers that the environment names; raises ValueError with the first stage's fault."""
+    started, tag = time.time(), f"pipeline-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+    os.environ[PIPELINE] = tag
+    parent = tracker.open("pipeline", None, {"prefect.pipeline": tag})
+    compute = Compute.of(content)
+    execution = Execution(
+        content, changed, news, tracker, parent, threading.Semaphore(compute.total_cpus() + 1), ThreadPoolExecutor(1)
+    )
+    _EXECUTION.set(execution)
+    runner = ThreadPoolTaskRunner(max_workers=max(4, len(graph.nodes(content))))
+    status = "FAILED"
+    try:
+        with tags(tag):
+            pipeline.with_options(task_runner=runner, flow_run_name=tag)()
+        status = "FINISHED"
+    except RuntimeError:
+        if not execution.failed:
+            raise
+        node, message = next(iter(execution.failed.items()))
+        raise ValueError(f"{node.name}: {message}\nthe whole log: {repro.log_of(node)}") from None
+    finally:
+        execution.stop()
+        if status == "FAILED":
+            crashes.settle_flows(tag)
+        tracker.close(parent, status)
+        _write_times(tag, started, execution, status)
+
+
+def _write_times(tag: str, started: float, execution: Execution, status: str) -> None:
+    """What overhead is computed from, beside the spans in the lineage files."""
+    folder = HOME / "runs"
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {"started": started, "finished": time.time(), "status": status, "stages": execution.times}
+    write_json(folder / f"{tag}.json", content)
+
+

@@ -1,0 +1,135 @@
+"""DVC: the only cache. Which nodes are out of date, running one, and the digests that dvc.lock records."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+
+from flows.environment import HOME, die_with_parent
+from flows.table import Node
+
+LOCK = Path("dvc.lock")
+_DVC = (sys.executable, "-m", "dvc")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What `dvc repro` of one node came to."""
+
+    ran: bool
+    """False where DVC found nothing changed, or took the result from its cache."""
+    code: int
+    log: Path
+    message: str
+    """The stage's own words where it failed."""
+
+
+def changed() -> Mapping[str, list[str]]:
+    """Node's name -> why DVC would run it. Raises ValueError with DVC's words where it cannot tell."""
+    done = subprocess.run([*_DVC, "status", "--json"], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ValueError(f"dvc status: {_last(done.stderr or done.stdout)}")
+    return {name: _reasons(entries) for name, entries in json.loads(done.stdout).items()}
+
+
+def _reasons(entries: list[Any]) -> list[str]:
+    reasons = []
+    for entry in entries:
+        if not isinstance(entry, dict):
+            reasons.append(str(entry))
+            continue
+        for kind, items in entry.items():
+            for path, state in items.items():
+                if isinstance(state, dict):  # params.yaml: {key: state}
+                    reasons += [f"{key} {what}" for key, what in state.items()]
+                else:
+                    reasons.append(f"{path} {state}" if kind != "changed outs" else f"{path} {state} (output)")
+    return reasons
+
+
+def start(node: Node, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """`dvc repro` of this node alone, beside others; its words go to the node's log."""
+    log = log_of(node)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("wb") as stream:
+        return subprocess.Popen(
+            [*_DVC, "--wait-for-lock", "repro", "--single-item", node.name],
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            env=os.environ | environment,
+            preexec_fn=die_with_parent,  # noqa: PLW1509 (one prctl call, no locks)
+        )
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """End the stage that DVC runs, so that DVC sees it fail and lets go of its locks; then DVC, if need be."""
+    try:
+        inner = psutil.Process(process.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return
+    for child in inner:
+        if child.is_running() and "flows" in child.cmdline():
+            child.terminate()
+    try:
+        process.wait(timeout=20)
+    except subprocess.TimeoutExpired:
+        process.terminate()
+        process.wait()
+
+
+def outcome(node: Node, process: subprocess.Popen[bytes]) -> Outcome:
+    """Read what a finished `start` wrote."""
+    log = log_of(node)
+    text = log.read_text(encoding="utf-8", errors="replace")
+    said = [line.removeprefix("error: ") for line in text.splitlines() if line.startswith("error: ")]
+    return Outcome(
+        ran=f"Running stage '{node.name}'" in text,
+        code=process.returncode,
+        log=log,
+        message=" / ".join(said) or _last(text),
+    )
+
+
+def log_of(node: Node) -> Path:
+    """Where a node's words go."""
+    return HOME / "logs" / f"{node.name}.log"
+
+
+def locked() -> Mapping[str, Mapping[str, str]]:
+    """Node's name -> path of an output -> digest, as dvc.lock has them."""
+    if not LOCK.is_file():
+        return {}
+    stages = (yaml.load(LOCK.read_text(encoding="utf-8"), Loader=_Loader) or {}).get("stages", {})
+    return {name: {out["path"]: out["md5"] for out in stage.get("outs", [])} for name, stage in stages.items()}
+
+
+def digest(path: Path) -> str:
+    """The digest that DVC would give to a file or folder: md5 of the bytes, or of the list of files, then ".dir"."""
+    if path.is_file():
+        return _md5(path)
+    files = sorted((p for p in path.rglob("*") if p.is_file()), key=lambda p: p.relative_to(path).parts)
+    listed = [{"md5": _md5(file), "relpath": file.relative_to(path).as_posix()} for file in files]
+    return hashlib.md5(json.dumps(listed, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"
+
+
+def _md5(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def _last(text: str) -> str:
+    errors = [line.strip() for line in text.splitlines() if line.strip().startswith("ERROR")]
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return (errors or lines or ["no message"])[-1].removeprefix("ERROR: ")
+
+
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)

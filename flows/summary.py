@@ -1,0 +1,58 @@
+"""What a run came to, for people: the table of results, where to look, and where the time went."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from flows import lineage
+from flows.table import Params
+
+METRICS = Path("data/evaluate/metrics.json")
+COLUMNS = 6
+PLACES = (
+    "report    data/evaluate/report.html",
+    "MLflow    `fewstep up`, then http://127.0.0.1:5000 (kept in mlruns/)",
+    "Prefect   `fewstep up`, then http://127.0.0.1:4200 (kept in .fewstep/prefect/)",
+    "data      `dvc metrics show`, `dvc plots show`, `fewstep lineage data/evaluate`",
+)
+
+
+def results() -> list[dict[str, Any]]:
+    """A row a model and way of sampling it, with every number of it; empty before the first evaluation."""
+    if not METRICS.is_file():
+        return []
+    content = json.loads(METRICS.read_text(encoding="utf-8"))
+    return [
+        {"model": f"{group} {name}", **{key: value for key, value in numbers.items() if isinstance(value, int | float)}}
+        for group, members in content.items()
+        for name, numbers in members.items()
+        if isinstance(numbers, Mapping)
+    ]
+
+
+def overhead(params: Params, started: float, finished: float) -> tuple[float, float]:
+    """(seconds of wall clock, seconds of it in which no stage computed)."""
+    from flows import graph
+
+    records = [lineage.read(node) for node in graph.nodes(params)]
+    spans = [span for record in records if record for span in record["spans"] if span["start"] >= started]
+    return finished - started, finished - started - lineage.busy(spans)
+
+
+def show() -> None:
+    """Print the table and the places."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console, rows = Console(), results()
+    if rows:
+        columns = [key for key in rows[0] if key != "model"][:COLUMNS]
+        table = Table("model", box=None)
+        for column in columns:
+            table.add_column(column, justify="right")
+        for row in rows:
+            table.add_row(row["model"], *(f"{row[column]:.3g}" if column in row else "" for column in columns))
+        console.print(table)
+    for line in PLACES:
+        console.print(line, highlight=False)

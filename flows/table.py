@@ -1,0 +1,111 @@
+"""The one table of stages: what each reads, and whether it has arms."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+Params = Mapping[str, Any]
+DATA = Path("data")
+LINEAGE = DATA / "lineage"
+
+
+@dataclass(frozen=True)
+class Node:
+    """One execution of the pipeline: a stage, or one arm of it."""
+
+    stage: str
+    arm: str | None = None
+
+    @property
+    def name(self) -> str:
+        """As DVC writes it: teacher, distill@tdm1."""
+        return self.stage if self.arm is None else f"{self.stage}@{self.arm}"
+
+    @property
+    def folder(self) -> str:
+        """The artefact's folder, from the project's root."""
+        return (DATA / self.stage / (self.arm or "")).as_posix()
+
+    @property
+    def lineage(self) -> Path:
+        """Who made the artefact, when and where."""
+        return LINEAGE / f"{self.name}.json"
+
+    def section(self, params: Params) -> Mapping[str, Any]:
+        """Its part of params.yaml."""
+        return params[self.stage] if self.arm is None else params[self.stage]["arms"][self.arm]
+
+    @classmethod
+    def of_folder(cls, folder: str) -> "Node":
+        """The maker of an artefact's folder; ValueError if no stage makes it."""
+        parts = Path(folder).parts
+        if len(parts) > 1 and parts[0] == DATA.name and parts[1] in STAGES and len(parts) == 2 + STAGES[parts[1]].arms:
+            return cls(parts[1], parts[2] if len(parts) > 2 else None)
+        raise ValueError(f"{folder}: no stage makes this; inputs are data/<stage> or data/<stage>/<arm>")
+
+    @classmethod
+    def parse(cls, name: str) -> "Node":
+        """From DVC's name; ValueError if there is no such stage."""
+        stage, _, arm = name.partition("@")
+        if stage not in STAGES:
+            raise ValueError(f"no stage is called {stage!r}; valid: {', '.join(STAGES)}")
+        if STAGES[stage].arms != bool(arm):
+            raise ValueError(f"{name}: name one arm, {stage}@<arm>" if not arm else f"{name}: {stage} has no arms")
+        return cls(stage, arm or None)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A row of the table."""
+
+    inputs: Callable[[Params, str | None], Mapping[str, str]]
+    """Name of the input, as the stage's code knows it -> folder."""
+    arms: bool = False
+    context: Callable[[Params], Mapping[str, Any]] = lambda _: {}
+    """What else of the parameters the result depends on."""
+
+
+def _fixed(*stages: str) -> Callable[[Params, str | None], Mapping[str, str]]:
+    return lambda _params, _arm: {stage: f"data/{stage}" for stage in stages}
+
+
+def _distill(params: Params, arm: str | None) -> Mapping[str, str]:
+    section = params["distill"]["arms"][arm]
+    return {"dataset": "data/dataset"} | {name: section[name] for name in ("teacher", "init", "data")}
+
+
+def _rl(params: Params, arm: str | None) -> Mapping[str, str]:
+    section = params["rl"]["arms"][arm]
+    return {"dataset": "data/dataset", "verifier": "data/verifier", "init": section["init"]}
+
+
+def _evaluate(params: Params, _arm: str | None) -> Mapping[str, str]:
+    fixed = {name: f"data/{name}" for name in ("dataset", "verifier", "teacher", "reflow")}
+    return fixed | {f"{node.stage}/{node.arm}": node.folder for node in arms(params)}
+
+
+def arms(params: Params) -> Iterator[Node]:
+    """Every arm that the parameters name."""
+    for stage, row in STAGES.items():
+        if row.arms:
+            yield from (Node(stage, arm) for arm in params[stage]["arms"])
+
+
+def _named_arms(params: Params) -> Mapping[str, Any]:
+    return {stage: params[stage]["arms"] for stage, row in STAGES.items() if row.arms}
+
+
+STAGES: Mapping[str, Stage] = MappingProxyType(
+    {
+        "dataset": Stage(_fixed()),
+        "verifier": Stage(_fixed("dataset")),
+        "teacher": Stage(_fixed("dataset")),
+        "trajectories": Stage(_fixed("dataset", "teacher")),
+        "reflow": Stage(_fixed("dataset", "teacher", "trajectories")),
+        "distill": Stage(_distill, arms=True),
+        "rl": Stage(_rl, arms=True),
+        "evaluate": Stage(_evaluate, context=_named_arms),
+    }
+)

@@ -1,0 +1,182 @@
+"""MLflow: one run a node under one run a pipeline, written by the driver alone through explicit run ids.
+
+In a pipeline run the pipeline's process is the driver and writes for all of its stages, so that no stage waits for
+MLflow; a stage that runs by itself writes its own.
+"""
+
+import fcntl
+import json
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from flows import lineage, reports
+from flows.environment import HOME
+from flows.table import STAGES, Node
+from stages.io.artefacts import read_manifest
+
+STORE = Path("mlruns/mlflow.db")
+RUN, PARENT = "FEWSTEP_MLFLOW_RUN", "FEWSTEP_MLFLOW_PARENT"
+"""Environment variables: the run that the pipeline opened for a stage, and the pipeline's own."""
+_BATCH = 1000
+
+
+class Tracker:
+    """The experiment's store. Making one imports MLflow and may create the database: a few seconds."""
+
+    def __init__(self, experiment: str = "fewstep") -> None:
+        STORE.parent.mkdir(exist_ok=True)
+        with _only_one():
+            from mlflow import MlflowClient
+
+            self.uri = f"sqlite:///{STORE.resolve()}"
+            self._client = MlflowClient(self.uri, registry_uri=self.uri)
+            found = self._client.get_experiment_by_name(experiment)
+            self.experiment = found.experiment_id if found else self._client.create_experiment(
+                experiment, artifact_location=(STORE.parent / "artifacts").resolve().as_uri()
+            )  # fmt: skip
+        self._lock = threading.Lock()
+        self._read: dict[str, int] = {}
+
+    def open(self, name: str, parent: str | None, tags: Mapping[str, str]) -> str:
+        """A new run's id."""
+        given = {"mlflow.runName": name, "stage": name.partition("@")[0], **tags}
+        if parent:
+            given["mlflow.parentRunId"] = parent
+        return self._client.create_run(self.experiment, tags=given).info.run_id
+
+    def discard(self, run: str) -> None:
+        """Forget a run whose node turned out to be cached."""
+        self._client.delete_run(run)
+
+    def close(self, run: str, status: str) -> None:
+        """End a run: FINISHED, FAILED or KILLED."""
+        self._client.set_terminated(run, status)
+
+    def stream(self, node: Node, run: str) -> None:
+        """Send what the node's units have reported since the last call."""
+        from mlflow.entities import Metric
+
+        with self._lock:
+            for unit, file in reports.of(node).items():
+                prefix = "" if unit == "all" else f"{unit}/"
+                lines = self._new_lines(f"{run}:{unit}", file)
+                metrics = [
+                    Metric(metric_name(prefix + name), value, int(line["time"] * 1000), line["step"])
+                    for line in lines
+                    for name, value in line["metrics"].items()
+                ]
+                for first in range(0, len(metrics), _BATCH):
+                    self._client.log_batch(run, metrics=metrics[first : first + _BATCH])
+
+    def _new_lines(self, key: str, file: Path) -> list[dict[str, Any]]:
+        if not file.is_file():
+            return []
+        with file.open("rb") as stream:
+            stream.seek(self._read.get(key, 0))
+            text = stream.read()
+        whole = text[: text.rfind(b"\n") + 1]
+        self._read[key] = self._read.get(key, 0) + len(whole)
+        return [json.loads(line) for line in whole.splitlines()]
+
+    def complete(self, node: Node, run: str) -> None:
+        """Everything about a finished node, from its artefact and its lineage; closes the run."""
+        self.stream(node, run)
+        record, manifest = lineage.read(node), read_manifest(Path(node.folder))
+        assert record is not None, f"{node.name} finished without a record"
+        self._describe(run, record, manifest)
+        self._inputs(run, record)
+        if STAGES[node.stage].arms:
+            self._model(node, run, record)
+        for image in sorted(Path(node.folder).rglob("*.png")):
+            self._image(run, image, image.relative_to(node.folder).with_suffix("").as_posix())
+        self._client.log_artifact(run, str(node.lineage))
+        report = Path(node.folder) / "report.html"
+        if report.is_file():
+            self._client.log_artifact(run, str(report))
+        self.close(run, "FINISHED")
+
+    def _describe(self, run: str, record: Mapping[str, Any], manifest: Mapping[str, Any]) -> None:
+        from mlflow.entities import Metric, Param, RunTag
+
+        now = int(time.time() * 1000)
+        params = [Param(key, str(value)[:6000]) for key, value in flat(record["parameters"])]
+        params.append(Param("seed", str(record["seed"])))
+        numbers = manifest.get("metrics", {}) | {"seconds": record["seconds"], "compute_seconds": record["compute_seconds"]}
+        metrics = [Metric(metric_name(key), float(value), now, 0) for key, value in numbers.items()]
+        tags = {
+            "git.commit": record["git"]["commit"],
+            "git.dirty": record["git"]["dirty"],
+            "prefect.flow_run": record["prefect"]["flow_run"],
+            "ray.job": record["ray"]["job"],
+            "dvc.digest": record["digest"],
+            "artefact": record["artefact"],
+        } | {f"made_from.{name}": source["mlflow_run"] or "" for name, source in record["inputs"].items()}
+        for first in range(0, len(params), 100):
+            self._client.log_batch(run, params=params[first : first + 100])
+        self._client.log_batch(run, metrics=metrics, tags=[RunTag(key, str(value)) for key, value in tags.items()])
+
+    def _inputs(self, run: str, record: Mapping[str, Any]) -> None:
+        from mlflow.data.filesystem_dataset_source import FileSystemDatasetSource  # noqa: F401 (registers file sources)
+        from mlflow.data.meta_dataset import MetaDataset
+        from mlflow.data.sources import LocalArtifactDatasetSource
+        from mlflow.entities import DatasetInput, InputTag
+
+        inputs = []
+        for name, source in record["inputs"].items():
+            where = LocalArtifactDatasetSource(str(Path(source["artefact"]).resolve()))
+            dataset = MetaDataset(where, name=source["made_by"], digest=source["digest"])
+            inputs.append(DatasetInput(dataset._to_mlflow_entity(), [InputTag("mlflow.data.context", name)]))
+        if inputs:
+            self._client.log_inputs(run, datasets=inputs)
+
+    def _model(self, node: Node, run: str, record: Mapping[str, Any]) -> None:
+        """A student's entry in the registry, which points at its folder: weights stay where DVC has them."""
+        from mlflow.entities import LoggedModelOutput
+        from mlflow.exceptions import MlflowException
+        from mlflow.utils.mlflow_tags import MLFLOW_MODEL_IS_EXTERNAL
+
+        name, folder = node.name.replace("@", "-"), (Path(node.folder) / "model").resolve()
+        tags = {MLFLOW_MODEL_IS_EXTERNAL: "true", "artefact": str(folder), "dvc.digest": record["digest"]}
+        params = {key: str(value)[:250] for key, value in flat(record["parameters"])}
+        model = self._client.create_logged_model(self.experiment, name, run, tags, params, "student")
+        self._client.finalize_logged_model(model.model_id, "READY")
+        self._client.log_outputs(run, [LoggedModelOutput(model.model_id, 0)])
+        try:
+            self._client.create_registered_model(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        version = self._client.create_model_version(name, folder.as_uri(), run, tags={"dvc.digest": record["digest"]})
+        self._client.set_registered_model_alias(name, "latest-run", version.version)
+
+    def _image(self, run: str, file: Path, key: str) -> None:
+        from PIL import Image
+
+        with Image.open(file) as picture:
+            self._client.log_image(run, picture.convert("RGB"), key=key, step=0)
+
+
+def flat(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted names and plain values."""
+    for key, value in section.items():
+        if isinstance(value, Mapping) and value:
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def metric_name(name: str) -> str:
+    """MLflow takes letters, digits and _ - . : / and space."""
+    return "".join(c if c.isalnum() or c in "_-.:/ @" else "_" for c in name)
+
+
+@contextmanager
+def _only_one() -> Iterator[None]:
+    """Two processes that make a fresh sqlite store at once break it."""
+    with (HOME / "mlflow.lock").open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield

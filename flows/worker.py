@@ -1,0 +1,107 @@
+"""The Prefect tasks that Ray's workers run: plan a stage, compute a unit, assemble the artefact.
+
+They take and return paths and small dictionaries. Each returns its result beside the span of its computation.
+"""
+
+import json
+import logging
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+from prefect.logging.handlers import APILogWorker
+
+_SETTINGS: dict[str, Any] = {"cache_policy": NO_CACHE, "persist_result": False, "retries": 0}
+_NEWS_S = 10.0
+
+
+@task(name="plan", **_SETTINGS)
+def plan(job: dict[str, Any]) -> dict[str, Any]:
+    """The stage's units, after its inputs were found whole and its parameters valid."""
+
+    def compute() -> Any:
+        from stages.io import artefacts, run
+        from stages.io.job import Job
+
+        for folder in job["inputs"].values():
+            artefacts.verify(Path(folder))
+        return run.plan(Job(**job))
+
+    return _observed("plan", "plan", compute)
+
+
+@task(name="work", task_run_name="{unit[id]}", **_SETTINGS)
+def work(job: dict[str, Any], unit: dict[str, Any], out: str) -> dict[str, Any]:
+    """Compute one unit into folder `out`; what it reports goes to `<out>.jsonl`, line by line."""
+
+    def compute() -> None:
+        from stages.io import run
+        from stages.io.job import Job
+
+        with Path(f"{out}.jsonl").open("a", encoding="utf-8") as stream:
+            run.run_unit(Job(**job), unit, Path(out), _reporter(stream))
+
+    return _observed("work", unit["id"], compute)
+
+
+@task(name="finish", **_SETTINGS)
+def finish(job: dict[str, Any], parts: list[str], out: str) -> dict[str, Any]:
+    """Assemble the artefact; the result is the stage's metrics."""
+
+    def compute() -> dict[str, float]:
+        import torch
+
+        from stages.io import run
+        from stages.io.job import Job
+
+        torch.set_num_threads(job["threads"])
+        return dict(run.finish(Job(**job), [Path(part) for part in parts], Path(out)))
+
+    return _observed("finish", "finish", compute)
+
+
+def _observed(task_name: str, unit: str, compute: Callable[[], Any]) -> dict[str, Any]:
+    log = get_run_logger()
+    log.info("%s starts on %s, process %d", unit, platform.node(), os.getpid())
+    start = time.time()
+    try:
+        result = compute()
+        log.info("%s took %.1f s", unit, time.time() - start)
+    except OSError as error:
+        log.exception("%s failed", unit)
+        if error.errno == 28:  # ENOSPC
+            raise ValueError(f"no space left on the disk of {platform.node()} ({error.filename}); free some and run again") from None
+        raise
+    except Exception:
+        log.exception("%s failed", unit)
+        raise
+    finally:
+        # Ray may end this process as soon as the task returns; what the log still holds would be lost.
+        APILogWorker.drain_all(timeout=5)
+    span = {"task": task_name, "unit": unit, "start": start, "end": time.time(), "host": platform.node(), "pid": os.getpid()}
+    return {"result": result, "span": span}
+
+
+def _reporter(stream: Any) -> Callable[[int, Mapping[str, float]], None]:
+    """A sink that writes lines for the driver to read, and now and then a word for the Prefect log."""
+    log: logging.LoggerAdapter[logging.Logger] | logging.Logger = get_run_logger()  # type: ignore[assignment]
+    last_flush, last_news = 0.0, time.time()
+
+    def sink(step: int, metrics: Mapping[str, float]) -> None:
+        nonlocal last_flush, last_news
+        now = time.time()
+        line = {"step": int(step), "time": now, "metrics": {name: float(value) for name, value in metrics.items()}}
+        stream.write(json.dumps(line) + "\n")
+        if now - last_flush > 0.5:
+            stream.flush()
+            last_flush = now
+        if now - last_news > _NEWS_S:
+            log.info("step %d: %s", step, ", ".join(f"{name} {value:.4g}" for name, value in line["metrics"].items()))
+            last_news = now
+
+    return sink
