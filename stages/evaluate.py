@@ -197,10 +197,10 @@ def _scored(bench: _Bench, images: Tensor, targets: Tensor, split: str) -> dict[
 
 def _likeness(bench: _Bench, images: Tensor, component: Tensor) -> dict[str, float]:
     """How near images are to the real test images, and to the truth where that is known in closed form."""
-    real = bench.dataset.test_images
-    numbers = likeness(bench.verifier, images, real, k=bench.cfg.neighbours)
+    real = bench.dataset.test_images, bench.dataset.test_targets[:, 0]
+    numbers = likeness(bench.verifier, images, real[0], k=bench.cfg.neighbours)
     if isinstance(bench.verifier, MixtureVerifier):
-        numbers |= against_mixture(bench.verifier.mixture, images, component, real)
+        numbers |= against_mixture(bench.verifier.mixture, (images, component), real)
     return numbers
 
 

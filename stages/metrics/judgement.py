@@ -2,7 +2,6 @@
 
 from dataclasses import asdict
 
-import torch
 from torch import Tensor
 
 from stages.metrics.energy import energy_distance
@@ -33,22 +32,23 @@ def likeness(verifier: Verifier, images: Tensor, real: Tensor, *, k: int) -> dic
     return {"frechet_distance": frechet_distance(made, truth), **asdict(neighbours(truth, made, k=k))}
 
 
-def against_mixture(truth: GaussianMixture, images: Tensor, component: Tensor, real: Tensor) -> dict[str, float]:
-    """Errors of images [N, d, 1, 1], asked for `component` [N], in data units, where the true law is known.
+def against_mixture(
+    truth: GaussianMixture, made: tuple[Tensor, Tensor], real: tuple[Tensor, Tensor]
+) -> dict[str, float]:
+    """Errors in data units where the true law is known; `made` and `real` are (images [N, d, 1, 1], component [N]).
 
-    energy_distance to exact samples `real`; mean_error and std_error are the mean absolute errors of a component's
-    mean (over components and elements) and standard deviation (over components), from samples that asked for it.
+    All three are means over components: energy_distance between samples that asked for a component and exact ones of
+    it, mean_error and std_error the absolute errors of its mean (mean over elements) and standard deviation. Within a
+    component samples are independent; over the whole mixture they are not, since both sides share the prompts.
     """
-    means, stds = [], []
-    for k in component.unique().tolist():
-        points = images[component == k].flatten(1).double()
-        if len(points) > 1:
-            means.append((points.mean(0) - truth.means[k]).abs().mean())
-            stds.append((points.var(0).mean().sqrt() - truth.stds[k]).abs())
-    if not means:
-        raise ValueError(f"a mixture's moments: no component was asked for twice in {len(images)} samples; draw more")
-    return {
-        "energy_distance": energy_distance(images, real),
-        "mean_error": torch.stack(means).mean().item(),
-        "std_error": torch.stack(stds).mean().item(),
-    }
+    errors = []
+    for k in made[1].unique().tolist():
+        images, exact = made[0][made[1] == k], real[0][real[1] == k]
+        points = images.flatten(1).double()
+        if len(points) < 2:
+            raise ValueError(f"a mixture's moments: component {k} has {len(points)} sample; draw more")
+        mean = (points.mean(0) - truth.means[k]).abs().mean().item()
+        std = (points.var(0).mean().sqrt() - truth.stds[k]).abs().item()
+        errors.append((energy_distance(images, exact), mean, std))
+    names = ("energy_distance", "mean_error", "std_error")
+    return {name: sum(column) / len(errors) for name, column in zip(names, zip(*errors, strict=True), strict=True)}

@@ -32,7 +32,7 @@ NUMBERS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "coverage": ("coverage", "Share of real images with a sample in their neighbourhood"),
         "energy_distance": (
             "energy distance",
-            "To exact samples of the true distribution; 0 only for equal distributions",
+            "Between samples of a component and exact ones, mean over components; 0 for equal laws, below it by chance",
         ),
         "mean_error": ("error of means", "Mean absolute error of each component's mean, against the closed form"),
         "std_error": (

@@ -1,0 +1,273 @@
+"""Evaluation: the plan of cells, models whose scores are known by hand, and what an artefact of it holds."""
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from stages import evaluate
+from stages.core.config import check
+from stages.core.rng import normal_at
+from stages.core.spec import SamplerSpec, even
+from stages.io import artefacts, run
+from stages.io.dataset import Dataset
+from stages.io.job import Job
+from stages.metrics.frechet import frechet_distance
+from stages.metrics.score import share
+from stages.models import Student, save
+from stages.models.transformer import NetworkConfig, seeded_build
+from stages.models.verifier import (
+    Classifier,
+    ClassifierConfig,
+    DigitVerifier,
+    load_verifier,
+    save_verifier,
+)  # fmt: skip
+
+SECTION = {
+    "num_samples": 10, "batch_size": 4, "teacher_nfe": [1, 2], "guidance_nfe": 2, "guidance_scales": [1.0, 2.0],
+    "rl_nfe": 3, "fd_repeats": 2, "neighbours": 2, "straightness_samples": 2, "straightness_steps": 4,
+    "grid_prompts": 3,
+}  # fmt: skip
+CFG = check(evaluate.Config, SECTION, "evaluate")
+RL = {
+    "dgpo": {"init": "data/teacher", "rewards": {"digit": 0.25, "slant": 0.75}},
+    "again": {"init": "data/rl/dgpo", "rewards": {"all": 1.0}},
+    "tuned": {"init": "data/distill/fast", "rewards": {"all": 2.0}},
+}
+ATTRIBUTES = {"digit": ["0", "1", "2"], "weight": ["thin", "medium", "bold"], "slant": ["left", "upright", "right"]}
+SILENT = lambda _step, _metrics: None  # noqa: E731
+
+
+def make_inputs(root: Path) -> None:
+    """Pictures whose targets are what an untrained verifier measures on them, so that the truth is known."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        sizes = ClassifierConfig(channels=4, feature_dim=6)
+        verifier = DigitVerifier(Classifier(sizes, 8, 3), ATTRIBUTES, [20.0, 40.0], [-0.05, 0.05]).eval()
+        images = torch.rand(60, 1, 8, 8) * torch.linspace(0.2, 2, 60)[:, None, None, None] - 1
+    (root / "verifier").mkdir(parents=True)
+    save_verifier(root / "verifier", verifier, sizes, 8)
+    targets = verifier.measure(images)
+    known = sorted({tuple(row) for row in targets.tolist()})
+    assert len(known) >= 6, "the test needs prompts to hold out"
+    heldout = known[::3]
+    table = [
+        {"prompt": " ".join(ATTRIBUTES[name][i] for name, i in zip(ATTRIBUTES, row, strict=True)),
+         "targets": list(row), "split": "heldout" if row in heldout else "seen"}
+        for row in known
+    ]  # fmt: skip
+    (root / "dataset").mkdir()
+    Dataset(
+        train_images=images[:30], train_targets=targets[:30], test_images=images[30:], test_targets=targets[30:],
+        attributes=ATTRIBUTES, table=table, facts={"kind": "digits"},
+    ).save(root / "dataset")  # fmt: skip
+    sizes = NetworkConfig(width=16, num_layers=1, num_heads=2, patch_size=4, num_text_layers=1)
+    specs = {"teacher": even(2), "distill/fast": even(1), "rl/dgpo": even(8), "rl/again": even(8), "rl/tuned": even(1)}
+    for number, (name, spec) in enumerate(specs.items()):
+        net = seeded_build(number, sizes, (1, 8, 8), [row["prompt"] for row in table])
+        save(root / name / "model", net, spec)
+        artefacts.write_json(
+            root / name / "cost.json", {"network_evaluations": 1000 + number, "iterations": 5, "parameters": 1}
+        )
+    (root / "reflow").mkdir()
+    artefacts.write_json(root / "reflow" / "stats.json", {"straightness_teacher": 0.125})
+    for folder in ("verifier", "dataset", "reflow", *specs):
+        artefacts.write_json(
+            root / folder / artefacts.MANIFEST, {"schema": 1, "files": artefacts.inventory(root / folder)}
+        )
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory) -> Job:
+    root = tmp_path_factory.mktemp("inputs") / "data"
+    make_inputs(root)
+    names = ("dataset", "verifier", "teacher", "reflow", "distill/fast", *(f"rl/{arm}" for arm in RL))
+    return Job(
+        stage="evaluate", arm=None, seed=3, section=SECTION, inputs={name: str(root / name) for name in names},
+        context={"distill": {"fast": {"method": "kd"}}, "rl": RL, "seconds": {"distill@fast": 71.25}},
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def evaluated(job, tmp_path_factory) -> tuple[Path, dict[str, float]]:
+    root = tmp_path_factory.mktemp("outputs")
+    return root / "out", dict(run.run(job, root / "out", root / "work", SILENT))
+
+
+class Oracle(nn.Module):
+    """One step from any noise to the picture that it keeps for a prompt."""
+
+    sample_shape = (1, 8, 8)
+
+    def __init__(self, dataset: Dataset, answer) -> None:
+        super().__init__()
+        self.order = [row["prompt"] for row in dataset.table]
+        images, targets = torch.cat([dataset.train_images, dataset.test_images]), answer(dataset)
+        self.register_buffer("pictures", torch.stack([images[targets(row["targets"])] for row in dataset.table]))
+        self.noise: list[Tensor] = []
+
+    def tokens(self, prompts):
+        return torch.tensor([[self.order.index(prompt) if prompt else 0] for prompt in prompts])
+
+    def null(self, n):
+        return torch.zeros(n, 1, dtype=torch.int64)
+
+    def forward(self, x, t, cond):
+        self.noise.append(x.clone())
+        return (x - self.pictures[cond[:, 0]]) / t.reshape(-1, 1, 1, 1)
+
+
+def faithful(dataset: Dataset):
+    """Target -> index of a picture that shows it."""
+    shown = torch.cat([dataset.train_targets, dataset.test_targets])
+    return lambda target: int((shown == torch.tensor(target)).all(dim=1).nonzero()[0])
+
+
+def stubborn(dataset: Dataset):
+    """Target -> the same picture whatever was asked for."""
+    return lambda _target: 0
+
+
+def measure(job: Job, monkeypatch, tmp_path: Path, net: nn.Module, spec: SamplerSpec, **changes) -> dict[str, float]:
+    monkeypatch.setattr(evaluate, "load", lambda _folder, _device: Student(net, spec))
+    unit = {"id": "distill.fast", "group": "distill", "input": "distill/fast", "sampler": None}
+    evaluate.work(replace(CFG, **changes), job, unit, tmp_path, SILENT)
+    return json.loads((tmp_path / "cell.json").read_text())
+
+
+def test_the_plan_has_a_cell_for_every_way_of_sampling(job):
+    cells = {unit["id"]: unit["sampler"] for unit in evaluate.plan(CFG, job)}
+    assert cells == {
+        "teacher.nfe2": {"nfe": 2, "guidance": 1.0},
+        "teacher.nfe1": {"nfe": 1, "guidance": 1.0},
+        "guidance.w2": {"nfe": 2, "guidance": 2.0},
+        "distill.fast": None,
+        "rl.dgpo": {"nfe": 3, "guidance": 1.0},
+        "rl.again": {"nfe": 3, "guidance": 1.0},
+        "rl.tuned": None,
+        "real.images": None,
+    }
+
+
+def test_the_frontier_starts_at_an_unguided_teacher_with_as_many_steps(job):
+    cells = [unit["id"] for unit in evaluate.plan(replace(CFG, guidance_nfe=7), job)]
+    assert "teacher.nfe7" in cells
+    assert "teacher.nfe7" not in [
+        unit["id"] for unit in evaluate.plan(replace(CFG, guidance_nfe=7, guidance_scales=(2.0,)), job)
+    ]
+
+
+def test_no_steps_of_the_teacher_is_refused():
+    with pytest.raises(ValueError, match="name at least one"):
+        check(evaluate.Config, {**SECTION, "teacher_nfe": []}, "evaluate")
+
+
+def test_a_model_that_shows_what_is_asked_scores_one(job, monkeypatch, tmp_path):
+    net = Oracle(Dataset.load(job.input("dataset")), faithful)
+    found = measure(job, monkeypatch, tmp_path, net, even(1))
+    for split in ("seen", "heldout"):
+        assert found[f"score_{split}"] == 1
+        assert found[f"score_{split}_low"] == pytest.approx(share(10, 10).low)
+        assert all(found[f"accuracy_{split}_{name}"] == 1 for name in ATTRIBUTES)
+    assert found["reward_tuned"] == 2
+    assert found["nfe"] == found["network_calls"] == 1
+
+
+def test_a_model_that_always_shows_the_same_scores_what_counting_gives(job, monkeypatch, tmp_path):
+    data = Dataset.load(job.input("dataset"))
+    found = measure(job, monkeypatch, tmp_path, Oracle(data, stubborn), even(1))
+    seen = data.prompts("seen")
+    asked = data.targets_of([seen[i % len(seen)] for i in range(10)])
+    right = asked == data.train_targets[0]
+    assert found["score_seen"] == pytest.approx(right.all(dim=1).double().mean())
+    digit, weight, slant = right.double().mean(dim=0).tolist()
+    assert found["accuracy_seen_weight"] == pytest.approx(weight)
+    assert found["reward_dgpo"] == pytest.approx(0.25 * digit + 0.75 * slant)
+    assert found["recall"] < 0.5, "a single picture cannot cover the data"
+
+
+def test_the_distance_is_between_samples_of_the_test_prompts_and_the_test_images(job, monkeypatch, tmp_path):
+    data, verifier = Dataset.load(job.input("dataset")), load_verifier(job.input("verifier"))
+    net = Oracle(data, faithful)
+    found = measure(job, monkeypatch, tmp_path, net, even(1))
+    answers = net.pictures[net.tokens(data.prompt_of(data.test_targets) * 2)[:, 0]]
+    expected = frechet_distance(verifier.features(answers), verifier.features(data.test_images))
+    assert found["frechet_distance"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_every_cell_starts_from_the_same_noise_whatever_the_batch(job, monkeypatch, tmp_path):
+    data = Dataset.load(job.input("dataset"))
+    drawn = []
+    for size in (4, 7):
+        net = Oracle(data, faithful)
+        measure(job, monkeypatch, tmp_path, net, even(1), batch_size=size)
+        drawn.append(torch.cat(net.noise))
+    assert torch.equal(*drawn)
+    assert torch.equal(drawn[0][:60], normal_at(3, "evaluate/test", 0, 60, (1, 8, 8)))
+    assert torch.equal(drawn[0][60:70], normal_at(3, "evaluate/seen", 0, 10, (1, 8, 8)))
+
+
+def test_a_guided_step_costs_two_calls(job, monkeypatch, tmp_path):
+    net = Oracle(Dataset.load(job.input("dataset")), faithful)
+    found = measure(job, monkeypatch, tmp_path, net, even(2, guidance=1.5))
+    assert (found["nfe"], found["network_calls"]) == (2, 4)
+
+
+def test_the_oracle_flow_is_straight_and_one_step_is_no_flow(job, monkeypatch, tmp_path):
+    net = Oracle(Dataset.load(job.input("dataset")), faithful)
+    assert measure(job, monkeypatch, tmp_path, net, even(4))["straightness"] == pytest.approx(0, abs=1e-9)
+    assert "straightness" not in measure(job, monkeypatch, tmp_path, net, even(1))
+
+
+def test_a_model_that_diverged_is_named(job, monkeypatch, tmp_path):
+    net = Oracle(Dataset.load(job.input("dataset")), faithful)
+    net.pictures[0] = torch.nan
+    with pytest.raises(ValueError, match=r"distill\.fast.*diverged"):
+        measure(job, monkeypatch, tmp_path, net, even(1))
+
+
+def test_real_images_are_the_ceiling_and_the_floor(job, evaluated):
+    real = json.loads((evaluated[0] / "metrics.json").read_text())["real"]["images"]
+    data, verifier = Dataset.load(job.input("dataset")), load_verifier(job.input("verifier"))
+    assert real["score_test"] == real["score_seen"] == real["score_heldout"] == 1
+    floor = frechet_distance(verifier.features(data.train_images), verifier.features(data.test_images))
+    assert real["frechet_distance"] == pytest.approx(floor, rel=1e-5)
+
+
+def test_metrics_have_stable_names_and_hold_no_clock(job, evaluated, tmp_path):
+    out, flat = evaluated
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert set(metrics) == {"teacher", "guidance", "distill", "rl", "real", "reflow"}
+    assert metrics["teacher"]["nfe2"]["score_seen"] == flat["teacher.nfe2.score_seen"]
+    assert metrics["distill"]["fast"]["training_network_evaluations"] == 1001
+    assert metrics["reflow"] == {"straightness_teacher": 0.125}
+    assert "71.25" not in (out / "metrics.json").read_text()
+    assert json.loads((out / "timing.json").read_text())["distill.fast"]["training_seconds"] == 71.25
+    again = run.run(job, tmp_path / "out", tmp_path / "work", SILENT)
+    assert again == flat
+    for name in ("metrics.json", "leaderboard.csv", "figures/score_distance.png", "figures/samples.png"):
+        assert (tmp_path / "out" / name).read_bytes() == (out / name).read_bytes()
+
+
+def test_tables_for_plots_hold_the_metrics(evaluated):
+    out, flat = evaluated
+    tables = {}
+    for name in ("leaderboard", "frontier", "quality_nfe"):
+        with (out / f"{name}.csv").open(encoding="utf-8") as stream:
+            tables[name] = list(csv.DictReader(stream))
+    assert len(tables["leaderboard"]) == 8
+    assert [row["guidance"] for row in tables["frontier"]] == ["1.0", "2.0"]
+    assert float(tables["frontier"][1]["score_seen"]) == flat["guidance.w2.score_seen"]
+    assert [row["nfe"] for row in tables["quality_nfe"]] == ["1", "1", "1", "2", "3", "3"]
+
+
+def test_the_grid_shows_seen_and_held_out_prompts_on_the_same_noise(job, evaluated):
+    bench = evaluate._Bench.of(CFG, job)
+    assert [row["split"] for row in bench.grid()] == ["seen", "seen", "heldout"]
+    page = (evaluated[0] / "report.html").read_text()
+    assert all(row["prompt"] in page for row in bench.grid())
