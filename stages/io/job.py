@@ -4,10 +4,21 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from stages.io import artefacts
+
+
+@cache
+def code_digest() -> str:
+    """sha256 of the source of `stages`: work begun by other code is begun again, not carried on."""
+    package = Path(__file__).parents[1]
+    whole = hashlib.sha256()
+    for file in sorted(package.rglob("*.py")):
+        whole.update(file.relative_to(package).as_posix().encode() + b"\0" + file.read_bytes())
+    return whole.hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +60,7 @@ class Job:
             "seed": self.seed,
             "section": self.section,
             "context": self.context,
+            "code": code_digest(),
             "inputs": {name: artefacts.digest(Path(folder)) for name, folder in sorted(self.inputs.items())},
         }
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
