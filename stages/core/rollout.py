@@ -2,19 +2,21 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Generator, Tensor, nn
 
 from stages.core.path import data_from_velocity, mix
 from stages.core.rng import normal_like
-from stages.core.types import Tokens, Velocity
+from stages.core.types import Network, Tokens, Velocity
 
 
 def noise_for(net: nn.Module, n: int, rng: Generator) -> Tensor:
     """Standard normal [n, C, H, W] of the shape, type and device that `net` works in."""
     like = next(net.parameters())
-    return torch.randn((n, *net.sample_shape), generator=rng, dtype=like.dtype, device=like.device)
+    shape = cast(Network, net).sample_shape
+    return torch.randn((n, *shape), generator=rng, dtype=like.dtype, device=like.device)
 
 
 def at(time: float, x: Tensor) -> Tensor:

@@ -2,6 +2,6 @@
 
 from types import MappingProxyType
 
-from stages.distillers import kd, rectified, tdm
+from stages.distillers import cd, dmd2, kd, rectified, tdm
 
-METHODS = MappingProxyType({"kd": kd, "rectified": rectified, "tdm": tdm})
+METHODS = MappingProxyType({"kd": kd, "rectified": rectified, "cd": cd, "dmd2": dmd2, "tdm": tdm})

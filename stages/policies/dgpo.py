@@ -66,6 +66,7 @@ class Config:
     """AdamW's step size."""
 
 
+@torch.no_grad()
 def prepare(world: World, batch: Batch, rng: Generator, cfg: Config) -> Batch:
     """Adds x0 [B, C, H, W], the student's samples, with advantage and reward [B]."""
     student, cond = world.nets["student"], batch["cond"]

@@ -72,9 +72,7 @@ def test_guidance_moves_the_fixed_point_by_scale_minus_one(scale: float) -> None
     cfg = replace(WIDE, guidance=scale)
     centre = 0.8 + (scale - 1) * 0.6
     student = AffineStudent(0.5, centre, 4)
-    nets = world(
-        student=student, fake=GaussianVelocity(centre, 0.5), teacher=GaussianVelocity([0.8, 0.2], 0.5)
-    )
+    nets = world(student=student, fake=GaussianVelocity(centre, 0.5), teacher=GaussianVelocity([0.8, 0.2], 0.5))
     value, metrics = tdm.student_loss(nets, batch(cfg, student), stream(0, "student"), cfg)
     assert float(metrics["gap"]) == pytest.approx(0, abs=1e-12)
     assert slopes(value, student) == pytest.approx({"scale": 0, "shift": 0}, abs=1e-12)
@@ -85,9 +83,7 @@ def test_one_step_fake_is_optimal_at_the_students_denoiser(target: str) -> None:
     cfg, student = replace(WIDE, fake_target=target), AffineStudent(0.7, -0.5, SIZE)
     values = {}
     for name, fake in {"exact": GaussianVelocity(-0.5, 0.7), "off": GaussianVelocity(-0.4, 0.9)}.items():
-        value, _ = tdm.fake_loss(
-            world(student=student, fake=fake), batch(cfg, student), stream(0, "fake"), cfg
-        )
+        value, _ = tdm.fake_loss(world(student=student, fake=fake), batch(cfg, student), stream(0, "fake"), cfg)
         values[name] = slopes(value, fake)
     assert values["exact"] == pytest.approx({"mean": 0, "std": 0}, abs=5e-3)
     assert min(abs(slope) for slope in values["off"].values()) > 0.03

@@ -30,9 +30,7 @@ def reward(images: Tensor, _targets: Tensor) -> Tensor:
 
 
 def nets(**others: nn.Module) -> World:
-    return World(
-        nets={"student": TinyNet(0), "old": TinyNet(1), "reference": TinyNet(2), **others}, reward=reward
-    )
+    return World(nets={"student": TinyNet(0), "old": TinyNet(1), "reference": TinyNet(2), **others}, reward=reward)
 
 
 def prepared(world: World, groups: int = 3, size: int = 8, cfg: dgpo.Config = CONFIG) -> dict[str, Tensor]:
@@ -115,9 +113,7 @@ def test_descent_follows_the_conditional_covariance() -> None:
     t = CONFIG.t_min + (1 - CONFIG.t_min) * (torch.arange(1000).double() + 0.5) / 1000
     variance = (1 - t) ** 2 * s2 + t**2
     expected = (s2 * t / variance).mean().item() / s2**0.5
-    assert found == pytest.approx(
-        expected, rel=0.02
-    )  # a group of 64 loses .6 % to its own standard deviation
+    assert found == pytest.approx(expected, rel=0.02)  # a group of 64 loses .6 % to its own standard deviation
     assert found > 0  # the velocity falls, so that samples rise
 
 

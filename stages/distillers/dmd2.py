@@ -1,0 +1,149 @@
+"""Improved distribution matching distillation: a fast fake, a GAN on real data, and simulated inputs.
+
+Source: Yin et al. 2024 (DMD2, arXiv:2405.14867), sections 4.2 to 4.5, and its code (github.com/tianweiy/DMD2).
+Four networks: the student, the frozen teacher ("real"), a "fake" that learns the student's own samples, and a
+discriminator "head" that tells them from data by the teacher's features.
+
+One iteration:
+ 1. `critic_updates` times: draw samples; the fake regresses them, the head tells them from data
+ 2. draw samples once more; move them along D_real - D_fake at a random noise level, and towards "real" of the head
+A sample of a K-step student is drawn by backward simulation: the steps before a random one run without gradient,
+from noise, exactly as they will in use; the random one is the sample.
+
+Differs: the head reads the frozen teacher, as in NVlabs/FastGen, so that only the head learns (DMD2: the fake's
+encoder, jointly), and its loss needs no weight of its own; the step to train is drawn anew in every update.
+"""
+
+from typing import Literal, cast
+
+import torch
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+from torch import Generator, Tensor
+from torch.nn.functional import softplus
+
+from stages.core.config import config
+from stages.core.guidance import guided
+from stages.core.matching import deviation, injected, unlearning
+from stages.core.path import data_from_velocity, mix
+from stages.core.ranges import Unit
+from stages.core.rng import fork, normal_like, uniform
+from stages.core.rollout import at, noise_for, renoised
+from stages.core.spec import SamplerSpec, even
+from stages.core.types import Batch, Network, Tokens, World
+from stages.training.method import Loss, Needs, Phase, Role, Trained, unprepared
+
+NEEDS: Needs = "images"
+
+
+@config
+class Config:
+    """Knobs of DMD2."""
+
+    method: Literal["dmd2"]
+    nfe: PositiveInt
+    """K: calls of the student, at equally spaced noise levels."""
+    guidance: float
+    """w: classifier-free guidance of the teacher inside the loss; 1 is none. Student and fake have none."""
+    critic_updates: PositiveInt
+    """R: updates of fake and head for each of the student: the two time-scales. The paper takes 5 to 10."""
+    gan_weight: NonNegativeFloat
+    """lambda_G: weight of the adversarial loss beside half the squared matching direction."""
+    t_min: Unit
+    """Smallest noise level at which distributions are matched."""
+    t_max: Unit
+    """Largest."""
+    student_lr: PositiveFloat
+    """AdamW's step size for the student."""
+    fake_lr: PositiveFloat
+    """AdamW's step size for the fake."""
+    head_lr: PositiveFloat
+    """AdamW's step size for the discriminator."""
+
+    def __post_init__(self) -> None:
+        if self.t_min >= self.t_max:
+            raise ValueError(f"t_min={self.t_min} must be less than t_max={self.t_max}")
+
+
+def generate(world: World, cond: Tokens, rng: Generator, cfg: Config) -> Tensor:
+    """The student's x0hat [B, C, H, W] at one of its K levels, a gradient through that call alone."""
+    start, which, noises = fork(rng, "start", "which", "noises")
+    student, times = world.nets["student"], even(cfg.nfe).times
+    last = int(torch.randint(cfg.nfe, (), generator=which, device=which.device))
+    x = renoised(student, noise_for(student, len(cond), start), times[: last + 1], cond, noises)
+    t = at(times[last], x)
+    return data_from_velocity(x, student(x, t, cond), t)
+
+
+def noised_features(world: World, x0: Tensor, cond: Tokens, rng: Generator) -> Tensor:
+    """The teacher's features [B, T, F] of x0 at a random noise level each."""
+    times, noises = fork(rng, "times", "noises")
+    t = uniform(len(x0), times, x0)
+    teacher = cast(Network, world.nets["teacher"])
+    return teacher.features(mix(x0, normal_like(x0, noises), t), t, cond)
+
+
+def critic_loss(world: World, batch: Batch, rng: Generator, cfg: Config) -> Loss:
+    """The fake's velocity regression on fresh samples plus the head's log loss; they share no weight."""
+    samples, times, noises, ours, theirs = fork(rng, "samples", "times", "noises", "ours", "theirs")
+    cond, head = batch["cond"], world.nets["head"]
+    with torch.no_grad():
+        x0hat = generate(world, cond, samples, cfg)
+        made = noised_features(world, x0hat, cond, ours)
+        real = noised_features(world, batch["x0"], cond, theirs)
+    t, eps = uniform(len(x0hat), times, x0hat), normal_like(x0hat, noises)
+    error = (world.nets["fake"](mix(x0hat, eps, t), t, cond) - (eps - x0hat)).square().mean()
+    of_made, of_real = head(made), head(real)
+    judged = softplus(of_made).mean() + softplus(-of_real).mean()
+    right = ((of_made < 0).to(error).mean() + (of_real > 0).to(error).mean()) / 2
+    return error + judged, {
+        "fake_error": error.detach(),
+        "head_loss": judged.detach(),
+        "head_accuracy": right,
+    }
+
+
+def student_loss(world: World, batch: Batch, rng: Generator, cfg: Config) -> Loss:
+    """Half the squared, normalised matching direction plus gan_weight times the non-saturating GAN loss."""
+    samples, times, noises, judge = fork(rng, "samples", "times", "noises", "judge")
+    cond = batch["cond"]
+    x0hat = generate(world, cond, samples, cfg)
+    with torch.no_grad():
+        t = uniform(len(x0hat), times, x0hat, cfg.t_min, cfg.t_max)
+        x_t = mix(x0hat, normal_like(x0hat, noises), t)
+        teacher = guided(world.nets["teacher"], batch["null"], cfg.guidance)
+        real = data_from_velocity(x_t, teacher(x_t, t, cond), t)
+        fake = data_from_velocity(x_t, world.nets["fake"](x_t, t, cond), t)
+        scale = deviation(x0hat, real)
+    matching = injected(x0hat, (fake - real) / scale)
+    logits = unlearning(world.nets["head"], noised_features(world, x0hat, cond, judge))
+    fooled = softplus(-logits).mean()
+    return matching + cfg.gan_weight * fooled, {
+        "gap": (real - fake).abs().mean(),
+        "deviation": scale.mean(),
+        "gan_loss": fooled.detach(),
+    }
+
+
+def roles(cfg: Config) -> dict[str, Role]:
+    """The student, and its two critics."""
+    return {
+        "student": Trained(start="init", lr=cfg.student_lr),
+        "fake": Trained(start="teacher", lr=cfg.fake_lr),
+        "head": Trained(start="head", lr=cfg.head_lr),
+    }
+
+
+prepare = unprepared
+
+
+def phases(cfg: Config) -> tuple[Phase, ...]:
+    """The critics several times, then the student once."""
+    return (
+        Phase(name="critic", trains=("fake", "head"), loss=critic_loss, repeats=cfg.critic_updates),
+        Phase(name="student", trains=("student",), loss=student_loss),
+    )
+
+
+def sampler(cfg: Config) -> SamplerSpec:
+    """To data and back to the next noise level, as simulated in training; no guidance."""
+    return even(cfg.nfe, rule="renoise")
