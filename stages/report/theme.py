@@ -66,8 +66,8 @@ DARK = Theme(
 
 
 def drawing(theme: Theme) -> AbstractContextManager[None]:
-    """Within it figures take the theme's looks; SVG keeps letters as text, and equal figures give equal bytes."""
-    return mpl.rc_context({**theme.rc, "svg.fonttype": "none", "svg.hashsalt": "fewstep"})
+    """Within it figures take the theme's looks."""
+    return mpl.rc_context(theme.rc)
 
 
 def png(figure: Figure) -> bytes:
@@ -81,7 +81,10 @@ def png(figure: Figure) -> bytes:
 def svg(figure: Figure, theme: Theme) -> str:
     """The figure as an `<svg>` element whose colours are the page's, by name: one drawing for both lights."""
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    nobody = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    # Letters stay text in the page's own font, and names follow from content instead of chance.
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "fewstep"}):
+        figure.savefig(buffer, format="svg", metadata=nobody)
     text = buffer.getvalue()
     text = text[text.index("<svg") :].rstrip()
     for name, colour in theme.colours.items():
