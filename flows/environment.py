@@ -23,7 +23,9 @@ SETTINGS = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a task without a GPU sees none
     "RAY_worker_niceness": "0",
     "RAY_prestart_worker_first_driver": "false",  # compute.prestart asks for warm workers instead
-    "RAY_preload_python_modules": "torch,diffusers,transformers,prefect,prefect.task_engine,safetensors.torch",
+    # Ours are not among them: a warm worker must not hold code that has been edited since.
+    "RAY_preload_python_modules": "torch,prefect,prefect.task_engine,safetensors.torch,"
+    "diffusers.models.transformers.transformer_sd3,transformers.models.clip.modeling_clip",
     "MLFLOW_ENABLE_TELEMETRY": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "TOKENIZERS_PARALLELISM": "false",

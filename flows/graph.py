@@ -24,6 +24,12 @@ def nodes(params: Params) -> Mapping[Node, frozenset[Node]]:
     return {node: reads[node] for node in ordered}
 
 
+def height(node: Node, params: Params) -> int:
+    """How many nodes the longest chain holds that waits for `node`."""
+    readers = [each for each, reads in nodes(params).items() if node in reads]
+    return 1 + max((height(each, params) for each in readers), default=0)
+
+
 def _reads(node: Node, params: Params, known: set[Node]) -> frozenset[Node]:
     found = set()
     for name, folder in _inputs(node, params).items():

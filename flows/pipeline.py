@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +18,9 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows import crashes, graph, reports, repro, tracking
 from flows.compute import Compute
+from flows.drain import drain
 from flows.environment import HOME
+from flows.slots import Slots
 from flows.stage import PIPELINE
 from flows.summary import results
 from flows.table import Node, Params
@@ -38,8 +39,7 @@ class Execution:
     news: News
     tracker: tracking.Tracker
     parent: str
-    slots: threading.Semaphore
-    """Stages at a time: enough to hide one's start behind another's work, few enough to fit in memory."""
+    slots: Slots
     logbook: ThreadPoolExecutor
     """Writes to MLflow while the next stage computes."""
     ran: set[Node] = field(default_factory=set)
@@ -70,7 +70,7 @@ def make(name: str) -> Any:
     if node.name not in execution.changed and not reads & execution.ran:
         execution.news(node, "cached", "")
         return Completed(name="Cached", message="nothing that it depends on has changed")
-    with execution.slots:
+    with execution.slots.taken(graph.height(node, execution.params)):
         outcome = _repro(node, execution)
     if outcome.code:
         execution.failed[node] = outcome.message
@@ -146,7 +146,7 @@ def execute(content: Params, changed: Mapping[str, list[str]], tracker: tracking
     parent = tracker.open("pipeline", None, {"prefect.pipeline": tag})
     compute = Compute.of(content)
     execution = Execution(
-        content, changed, news, tracker, parent, threading.Semaphore(compute.total_cpus() + 1), ThreadPoolExecutor(1)
+        content, changed, news, tracker, parent, Slots(compute.total_cpus()), ThreadPoolExecutor(1)
     )
     _EXECUTION.set(execution)
     runner = ThreadPoolTaskRunner(max_workers=max(4, len(graph.nodes(content))))
@@ -162,6 +162,7 @@ def execute(content: Params, changed: Mapping[str, list[str]], tracker: tracking
         raise ValueError(f"{node.name}: {message}\nthe whole log: {repro.log_of(node)}") from None
     finally:
         execution.stop()
+        drain()
         if status == "FAILED":
             crashes.settle_flows(tag)
         tracker.close(parent, status)

@@ -35,11 +35,17 @@ def run(name: str) -> None:
 
 def _flow(node: Node) -> None:
     from prefect import tags
+    from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
     from prefect_ray import RayTaskRunner
 
+    from flows.drain import drain
+
     flow: Any = importlib.import_module(f"flows.{node.stage}").run
-    with tags(*filter(None, [node.name, os.environ.get(PIPELINE)])):
+    alone = os.environ.get(PIPELINE) is None  # a pipeline sees its stages end; their heartbeats cost a second each
+    beats = {} if alone else {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
+    with temporary_settings(beats), tags(*filter(None, [node.name, os.environ.get(PIPELINE)])):
         flow.with_options(task_runner=RayTaskRunner(), flow_run_name=node.name)(node.arm)
+    drain()
 
 
 @contextmanager
