@@ -1,0 +1,127 @@
+"""What the training loop and the sampler add to the network calls inside them.
+
+    python benchmarks/loop.py
+
+Side by side in one process, interleaved, on the networks of the digits experiment: the loop against the bare forward,
+backward and optimiser steps of the same networks and losses, the sampler against as many bare calls. Timings on a
+shared machine are noisy, so the figure is the median of the ratios of neighbouring rounds, with its quartiles.
+"""
+
+import argparse
+import copy
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import nn
+
+from stages.core.config import check
+from stages.core.rng import normal_at
+from stages.distillers import kd
+from stages.io.params import compose
+from stages.models.transformer import NetworkConfig, seeded_build
+from stages.samplers import sample
+from stages.training import flow_matching
+from stages.training.loop import Budget, Start, Trainer
+
+ROOT = Path(__file__).parents[1]
+
+
+def main() -> None:
+    """Print the ratios as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=15, help="pairs of timings (default 15)")
+    parser.add_argument("--threads", type=int, default=1, help="torch threads (default 1)")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    composed = yaml.safe_load(compose(ROOT / "params", ["+distiller@distill.arms.kd=kd"]))
+    network = check(NetworkConfig, composed["teacher"]["network"], "network")
+    prompts = ["a bold left-slanted 7", "a thin upright 3"]
+    net = seeded_build(0, network, (1, 8, 8), prompts)
+    found = {
+        "loop/flow_matching": training(flow_matching, check(flow_matching.Config, composed["teacher"]["method"], "m"),
+                                       net, args.rounds),
+        "loop/kd": training(kd, kd.Config(method="kd", student_lr=5e-4), net, args.rounds),
+    }  # fmt: skip
+    for batch in (64, 256):
+        for steps in (1, 4, 32):
+            found[f"sampler/euler{steps}@batch{batch}"] = sampling(net, steps, batch, args.rounds)
+    print(json.dumps({"torch": torch.__version__, "threads": args.threads, "overhead": found}, indent=1))
+
+
+def training(method: Any, cfg: Any, net: nn.Module, rounds: int) -> dict[str, float]:
+    """The loop against its own loss, backward, clip and optimiser step, five iterations a timing."""
+    budget = Budget(iterations=10**9, ema=0.99, clip=1.0, warmup=0, final_lr=1.0, precision="float32")
+    trainer = Trainer(method, cfg, budget, Start(init=net, teacher=net), seed=0, device="cpu")
+    student = trainer.world.nets["student"]
+    x0 = normal_at(0, "x0", 0, 128, (1, 8, 8))
+    batch = {
+        "x0": x0,
+        "noise": normal_at(0, "noise", 0, 128, (1, 8, 8)),
+        "cond": student.tokens(["a bold left-slanted 7"] * 128),
+        "null": student.null(128),
+    }
+    bare_net = copy.deepcopy(net).requires_grad_(True)
+    optimiser = torch.optim.AdamW(bare_net.parameters(), lr=1e-4, fused=True)
+    t, target = torch.rand(128, generator=torch.Generator().manual_seed(0)), batch["noise"] - x0
+
+    def bare() -> None:
+        for _ in range(5):
+            loss = (bare_net(x0, t, batch["cond"]) - target).square().mean()
+            loss.backward()
+            optimiser.step()
+            optimiser.zero_grad()
+
+    def loop() -> None:
+        for _ in range(5):
+            trainer.step(batch)
+
+    return compare(loop, bare, rounds)
+
+
+def sampling(net: nn.Module, steps: int, batch: int, rounds: int) -> dict[str, float]:
+    """The driver against as many bare calls."""
+    noise, cond = normal_at(0, "noise", 0, batch, (1, 8, 8)), net.tokens(["a thin upright 3"] * batch)
+    times = [1 - i / steps for i in range(steps + 1)]
+    t = torch.full((batch,), 0.5)
+    calls = max(1, 16 // steps)
+
+    @torch.no_grad()
+    def driver() -> None:
+        for _ in range(calls):
+            sample(lambda x, t: net(x, t, cond), noise, times, "euler")
+
+    @torch.no_grad()
+    def bare() -> None:
+        for _ in range(calls * steps):
+            net(noise, t, cond)
+
+    return compare(driver, bare, rounds)
+
+
+def compare(ours: Callable[[], None], bare: Callable[[], None], rounds: int) -> dict[str, float]:
+    """Overhead as a fraction: median and quartiles of ours / bare - 1 over neighbouring timings."""
+    ours(), bare()
+    ratios = []
+    for turn in range(rounds):
+        first, second = (ours, bare) if turn % 2 else (bare, ours)
+        a, b = timed(first), timed(second)
+        ratios.append((a / b if turn % 2 else b / a) - 1)
+    low, middle, high = statistics.quantiles(ratios, n=4)
+    return {"median": round(middle, 4), "lower_quartile": round(low, 4), "upper_quartile": round(high, 4)}
+
+
+def timed(work: Callable[[], None]) -> float:
+    """Seconds of one call."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    main()
