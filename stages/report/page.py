@@ -66,7 +66,7 @@ def _sections(study: Study, figures: Mapping[str, Figure]) -> list[Markup]:
             "Score against Fréchet distance",
             "The two pull against each other: few steps, guidance and RL can raise the score by giving up variety, so a result "
             "is a point in this plane. Up and to the left is better. The grey band is what guidance alone reaches; an RL point "
-            "is worth its training only above or to the left of it. Bars are 95 % intervals.",
+            "is worth its training only above or to the left of it. Bars are 95\u00a0% intervals.",
             _drawn(figures["score_distance"], "Score against Fréchet distance for every model"),
         ),
         _section(
@@ -114,7 +114,7 @@ def _guide(study: Study) -> Markup:
         (
             "Score",
             f"Share of samples with every attribute as asked ({_listed(list(study.attributes))}), on {splits}, "
-            f"{study.parameters['evaluate']['num_samples']} samples each, with Wilson's 95 % interval.{heldout} "
+            f"{study.parameters['evaluate']['num_samples']} samples each, with Wilson's 95\u00a0% interval.{heldout} "
             f"Real test images score {real['score_test']:.3f}: the verifier's own ceiling.",
         ),
         (

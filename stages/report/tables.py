@@ -64,15 +64,15 @@ def leaderboard(study: Study) -> Markup:
         )
     ]
     columns += [Column(heading, name, three, hint) for name, (heading, hint) in NUMBERS.items()]
-    names = sorted({name for row in study.rows for name in row.numbers if name.startswith("reward_")})
-    columns += [
-        Column(f"reward: {name.removeprefix('reward_')}", name, three, "Mean on seen prompts") for name in names
-    ]
     columns += [
         Column("parameters", "parameters", short),
         Column(
             "images/s", "images_per_second", whole, "One worker; measured with a clock, so it differs from run to run"
         ),
+    ]
+    names = sorted({name for row in study.rows for name in row.numbers if name.startswith("reward_")})
+    columns += [
+        Column(f"reward: {name.removeprefix('reward_')}", name, three, "Mean on seen prompts") for name in names
     ]
     return table(study.rows, columns, lambda row: GROUPS[row.group])
 
@@ -80,7 +80,7 @@ def leaderboard(study: Study) -> Markup:
 def attributes(study: Study) -> Markup:
     """Accuracy of each attribute on each split."""
     columns = [
-        Column(f"{attribute}, {split}", f"accuracy_{split}_{attribute}", barred)
+        Column(f"{attribute}, {SPLITS[split].removesuffix(' prompts')}", f"accuracy_{split}_{attribute}", barred)
         for attribute in study.attributes
         for split in study.splits
     ]
