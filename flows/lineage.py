@@ -88,8 +88,8 @@ def _walk(
         return
     seen.add(node)
     yield depth, f"{node.name}  {facts}" + "".join(f"  ! {fault}" for fault in faults), not faults
-    for source in record["inputs"].values():
-        yield from _walk(Node.parse(source["made_by"]), locks, depth + 1, source["digest"], seen)
+    for maker, digest in {source["made_by"]: source["digest"] for source in record["inputs"].values()}.items():
+        yield from _walk(Node.parse(maker), locks, depth + 1, digest, seen)
 
 
 def _faults(node: Node, record: Mapping[str, Any], lock: str | None, wanted: str | None) -> list[str]:

@@ -197,7 +197,7 @@ def _await(starting: _Starting) -> Service:
 
 def _port(name: str, port: int | None) -> int:
     """`port` if it is asked for, which must then be free; else the usual one, or any free one."""
-    if _free(port or PORTS[name]):
+    if is_free(port or PORTS[name]):
         return port or PORTS[name]
     if port:
         raise ValueError(
@@ -209,7 +209,8 @@ def _port(name: str, port: int | None) -> int:
         return int(probe.getsockname()[1])
 
 
-def _free(port: int) -> bool:
+def is_free(port: int) -> bool:
+    """Whether a server could listen on `port`."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

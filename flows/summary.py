@@ -9,7 +9,7 @@ from flows import lineage
 from flows.table import Params
 
 METRICS = Path("data/evaluate/metrics.json")
-COLUMNS = 6
+COLUMNS = ("nfe", "score_seen", "score_heldout", "frechet_distance", "precision", "recall")
 PLACES = (
     "report    data/evaluate/report.html",
     "MLflow    `fewstep up`, then http://127.0.0.1:5000 (kept in mlruns/)",
@@ -47,10 +47,12 @@ def show() -> None:
 
     console, rows = Console(), results()
     if rows:
-        columns = [key for key in rows[0] if key != "model"][:COLUMNS]
-        table = Table("model", box=None)
+        wanted = [key for key in COLUMNS if any(key in row for row in rows)]
+        columns = wanted or [key for key in rows[0] if key != "model"][: len(COLUMNS)]
+        table = Table(box=None)
+        table.add_column("model", no_wrap=True)
         for column in columns:
-            table.add_column(column, justify="right")
+            table.add_column(column.replace("_", " "), justify="right")
         for row in rows:
             table.add_row(row["model"], *(f"{row[column]:.3g}" if column in row else "" for column in columns))
         console.print(table)

@@ -1,0 +1,21 @@
+"""`fewstep down`: stop what `up` started."""
+
+import argparse
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Nothing to choose."""
+    del parser
+
+
+def main(_parsed: argparse.Namespace) -> int:
+    """Stop each server that runs."""
+    from flows import services
+
+    found = [service for service in map(services.running, ("ray", "mlflow", "prefect")) if service]
+    for service in found:
+        service.stop()
+        print(f"{service.name} stopped")  # noqa: T201
+    if not found:
+        print("nothing runs")  # noqa: T201
+    return 0

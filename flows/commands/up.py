@@ -1,0 +1,28 @@
+"""`fewstep up`: servers that stay."""
+
+import argparse
+from pathlib import Path
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Ports."""
+    parser.add_argument("--prefect-port", type=int, default=4200)
+    parser.add_argument("--mlflow-port", type=int, default=5000)
+
+
+def main(parsed: argparse.Namespace) -> int:
+    """Start what does not run, and print the addresses."""
+    from flows import services
+    from flows.commands import compose
+    from flows.compute import Compute
+    from stages.io import params
+
+    if not Path("params.yaml").is_file():
+        compose.write([])
+    resources = Compute.of(params.read(Path("params.yaml")))
+    names = ["prefect", "mlflow"] + (["ray"] if resources.backend == "local" else [])
+    ports = {"prefect": parsed.prefect_port, "mlflow": parsed.mlflow_port}
+    for service in services.start(names, resources, ports=ports, leashed=False):
+        print(f"{service.name:8} {service.address}  (process {service.pid}, log .fewstep/logs/{service.name}.log)")  # noqa: T201
+    print("stop them with `fewstep down`")  # noqa: T201
+    return 0
