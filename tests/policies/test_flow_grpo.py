@@ -93,18 +93,28 @@ def test_the_first_gradient_is_reinforce_with_a_group_baseline() -> None:
         torch.testing.assert_close(found, expected)
 
 
-def test_clipping_takes_the_gradient_of_what_moved_too_far() -> None:
-    tight = replace(CONFIG, clip_range=1e-12)
-    rolled, moved = tiny(), tiny(TinyNet(5))
-    given = prepared(rolled)
-    grads = []
-    for cfg in (tight, replace(CONFIG, clip_range=1e9)):
-        value, metrics = flow_grpo.loss(moved, given, stream(0, "loss"), cfg)
-        grads.append(
-            sum(g.abs().sum().item() for g in torch.autograd.grad(value, list(moved.nets["student"].parameters())))
-        )
-        assert float(metrics["clipped"]) == (1 if cfg is tight else 0)
-    assert 0 < grads[0] < grads[1]  # only moves against the advantage are still corrected
+def test_the_surrogate_is_the_pessimistic_one() -> None:
+    # a gain counts up to the clip, a loss counts in full
+    rolled, moved, clip = tiny(), tiny(), 0.003
+    with torch.no_grad():
+        for p in moved.nets["student"].parameters():
+            p.add_(0.02)
+    given, times, total, far = prepared(rolled), grid(even(4).times, torch.zeros(()).double()), 0.0, 0.0
+    for k in range(3):
+        step = flow_sde_step(times, torch.full((18,), k), 0.7)
+        x, x_next = given["states"][:, k], given["states"][:, k + 1]
+        logs = [
+            step.log_prob(x_next, step.mean(x, w.nets["student"](x, times[k].expand(18), given["cond"])))
+            for w in (moved, rolled)
+        ]
+        ratio, advantage = (logs[0] - logs[1]).exp(), given["advantage"]
+        counted = torch.where(advantage > 0, ratio.clamp_max(1 + clip), ratio.clamp_min(1 - clip))
+        total -= (advantage * counted).mean().item() / 3
+        far += ((ratio - 1).abs() > clip).double().mean().item() / 3
+    value, metrics = flow_grpo.loss(moved, given, stream(0, "loss"), replace(CONFIG, clip_range=clip))
+    assert 0.1 < far < 0.9
+    assert float(metrics["clipped"]) == pytest.approx(far)
+    assert value.item() == pytest.approx(total)
 
 
 def test_the_kl_term_is_the_exact_one() -> None:
