@@ -106,20 +106,20 @@ def _prepare(node: Node, content: Params) -> Task:
         inputs={name: str(Path(folder).resolve()) for name, folder in inputs.items()},
         device=compute.device_of(node.stage),
         threads=compute.cpus_of(node.stage),
-        context=_context(node, content, inputs),
+        context=dict(STAGES[node.stage].context(content)),
+        notes=_notes(node, inputs),
     )
     work = WORK / node.name / job.key()
     work.mkdir(parents=True, exist_ok=True)
     return Task(node, compute, job, work)
 
 
-def _context(node: Node, content: Params, inputs: Mapping[str, str]) -> dict[str, Any]:
-    """What else the result depends on; evaluate also shows how long each model was trained."""
-    context = dict(STAGES[node.stage].context(content))
-    if node.stage == "evaluate":
-        records = [lineage.read(Node.of_folder(folder)) for folder in inputs.values()]
-        context["seconds"] = {Node.of_folder(r["artefact"]).name: r["compute_seconds"] for r in records if r}
-    return context
+def _notes(node: Node, inputs: Mapping[str, str]) -> dict[str, Any]:
+    """What decides nothing: evaluate shows how long each model was trained."""
+    if node.stage != "evaluate":
+        return {}
+    records = [lineage.read(Node.of_folder(folder)) for folder in inputs.values()]
+    return {"seconds": {Node.of_folder(r["artefact"]).name: r["compute_seconds"] for r in records if r}}
 
 
 def _submit(task: Any, what: Task, *, light: bool = False) -> Any:

@@ -24,7 +24,7 @@ SHORT = {
     "prompts_per_iteration": 2,
     "group_size": 3,
     "num_samples": 16,
-    "rollout_steps": 2,
+    "rollout_steps": 4,
 }
 
 

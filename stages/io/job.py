@@ -36,7 +36,9 @@ class Job:
     threads: int = 1
     """Torch threads of a worker."""
     context: Mapping[str, Any] = field(default_factory=dict)
-    """Other facts of the experiment that evaluate needs (the arms by name), already part of its section's key."""
+    """Other parameters that the result depends on: for evaluate, the arms by name."""
+    notes: Mapping[str, Any] = field(default_factory=dict)
+    """What may be shown but decides nothing, such as how long an input took to make."""
 
     @property
     def name(self) -> str:

@@ -53,8 +53,8 @@ def _row(job: Job, unit: Mapping[str, Any], part: Path) -> Row:
             spent = _read(cost)
             numbers |= {f"training_{name}": float(spent[name]) for name in ("network_evaluations", "iterations")}
         maker = unit["input"].replace("/", "@")
-        if maker in job.context.get("seconds", {}):
-            timing["training_seconds"] = float(job.context["seconds"][maker])
+        if maker in job.notes.get("seconds", {}):
+            timing["training_seconds"] = float(job.notes["seconds"][maker])
     return Row(id=unit["id"], group=unit["group"], label=_label(unit), numbers=numbers, timing=timing)
 
 
