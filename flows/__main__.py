@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _message(error: Exception) -> str:
     text = str(error) or "no message"
     if not isinstance(error, ValueError | OSError):
-        text = f"{type(error).__name__}: {text} (a fault of ours, or of a tool; --debug shows where)"
+        text = f"{type(error).__name__}: {text}; a fault of ours or of a tool, --debug shows where"
     return "\n".join(f"error: {line}" for line in text.strip().splitlines() if line.strip())
 
 

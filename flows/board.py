@@ -21,7 +21,7 @@ def board(params: Params) -> Iterator[Callable[[Node, str, str], None]]:
     else:
         began: dict[Node, float] = {}
 
-        def news(node: Node, state: str, words: str) -> None:
+        def news(node: Node, state: str, _words: str) -> None:
             began.setdefault(node, time.time())
             if state != "running":
                 took = f" {time.time() - began[node]:.0f} s" if state in ("done", "failed") else ""
@@ -34,7 +34,12 @@ def board(params: Params) -> Iterator[Callable[[Node, str, str], None]]:
 def _live(params: Params) -> Iterator[Callable[[Node, str, str], None]]:
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    columns = (TextColumn("{task.fields[sign]} {task.description:24}"), BarColumn(24), TimeElapsedColumn(), TextColumn("{task.fields[words]}"))
+    columns = (
+        TextColumn("{task.fields[sign]} {task.description:24}"),
+        BarColumn(24),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[words]}"),
+    )
     bars = Progress(*columns, refresh_per_second=4)
     tasks = {
         node: bars.add_task(node.name, start=False, total=_total(node, params), sign=_SIGNS["waiting"], words="")

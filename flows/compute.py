@@ -60,7 +60,7 @@ def connect(address: str, compute: Compute, stage: str) -> None:
         socket.create_connection((host, int(port)), timeout=5).close()
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"compute.address={address}: no Ray answers there ({error}); start one with `fewstep up` or correct the address"
+            f"compute.address={address}: no Ray answers there ({error}); start one with `fewstep up`, or correct it"
         ) from None
     import ray
 

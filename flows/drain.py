@@ -1,4 +1,4 @@
-"""Prefect sends logs and events in the background; a server that we stop, or a process that we end, must not lose them."""
+"""Prefect sends logs and events in the background; ending a server or a process must not lose them."""
 
 
 def drain() -> None:

@@ -85,4 +85,6 @@ def _result(future: Any, hung: bool, compute: Compute) -> dict[str, Any]:
         return future.result(raise_on_failure=True)
     except (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError, ray.exceptions.OutOfMemoryError) as error:
         kind = "ran out of memory" if isinstance(error, ray.exceptions.OutOfMemoryError) else "was killed or crashed"
-        raise ChildProcessError(f"a worker {kind}; finished units are kept, run it again to go on from there") from error
+        raise ChildProcessError(
+            f"a worker {kind}; finished units are kept, run it again to go on from there"
+        ) from error

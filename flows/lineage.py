@@ -38,7 +38,12 @@ def sources(inputs: Mapping[str, str]) -> dict[str, dict[str, Any]]:
 
 def machine() -> dict[str, str]:
     """Where this ran."""
-    return {"host": platform.node(), "user": _user(), "python": platform.python_version(), "system": platform.platform()}
+    return {
+        "host": platform.node(),
+        "user": _user(),
+        "python": platform.python_version(),
+        "system": platform.platform(),
+    }
 
 
 def commit() -> dict[str, Any]:
@@ -79,10 +84,15 @@ def _walk(
 ) -> Iterator[tuple[int, str, bool]]:
     record, lock = read(node), locks.get(node.name, {}).get(node.folder)
     if record is None:
-        yield depth, f"{node.name}: no record ({node.lineage}); `dvc pull {node.name}` or `dvc repro {node.name}`", False
+        yield (
+            depth,
+            f"{node.name}: no record ({node.lineage}); `dvc pull {node.name}` or `dvc repro {node.name}`",
+            False,
+        )
         return
     faults = _faults(node, record, lock, wanted)
-    facts = f"{record['digest'][:8]}  commit {record['git']['commit'][:8] or 'none'}  run {record['mlflow']['run'] or 'none'}"
+    commit, run = record["git"]["commit"][:8] or "none", record["mlflow"]["run"] or "none"
+    facts = f"{record['digest'][:8]}  commit {commit}  run {run}"
     if node in seen:
         yield depth, f"{node.name}  {facts}  (above)", not faults
         return

@@ -1,4 +1,4 @@
-"""The whole pipeline as one Prefect flow: every node a task, which asks DVC to make it as soon as its inputs are made."""
+"""The whole pipeline as one Prefect flow: every node a task, which has DVC make it once its inputs are made."""
 
 import os
 import subprocess
@@ -145,9 +145,7 @@ def execute(content: Params, changed: Mapping[str, list[str]], tracker: tracking
     os.environ[PIPELINE] = tag
     parent = tracker.open("pipeline", None, {"prefect.pipeline": tag})
     compute = Compute.of(content)
-    execution = Execution(
-        content, changed, news, tracker, parent, Slots(compute.total_cpus()), ThreadPoolExecutor(1)
-    )
+    execution = Execution(content, changed, news, tracker, parent, Slots(compute.total_cpus()), ThreadPoolExecutor(1))
     _EXECUTION.set(execution)
     runner = ThreadPoolTaskRunner(max_workers=max(4, len(graph.nodes(content))))
     status = "FAILED"
@@ -175,5 +173,3 @@ def _write_times(tag: str, started: float, execution: Execution, status: str) ->
     folder.mkdir(parents=True, exist_ok=True)
     content = {"started": started, "finished": time.time(), "status": status, "stages": execution.times}
     write_json(folder / f"{tag}.json", content)
-
-

@@ -1,6 +1,6 @@
 """Every section of the parameters checked against its stage's own Config, in a process of its own: this imports torch.
 
-    python -m flows.preflight
+python -m flows.preflight
 """
 
 import subprocess
@@ -15,7 +15,7 @@ from stages.io import params
 def start() -> subprocess.Popen[str]:
     """Begin; `result` waits for it."""
     command = [sys.executable, "-m", "flows.preflight"]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)  # noqa: S603
 
 
 def result(process: subprocess.Popen[str]) -> None:

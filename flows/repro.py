@@ -34,7 +34,7 @@ class Outcome:
 
 def changed() -> Mapping[str, list[str]]:
     """Node's name -> why DVC would run it. Raises ValueError with DVC's words where it cannot tell."""
-    done = subprocess.run([*_DVC, "status", "--json"], capture_output=True, text=True, check=False)
+    done = subprocess.run([*_DVC, "status", "--json"], capture_output=True, text=True, check=False)  # noqa: S603
     if done.returncode:
         raise ValueError(f"dvc status: {_last(done.stderr or done.stdout)}")
     return {name: _reasons(entries) for name, entries in json.loads(done.stdout).items()}
@@ -60,7 +60,7 @@ def start(node: Node, environment: Mapping[str, str]) -> subprocess.Popen[bytes]
     log = log_of(node)
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as stream:
-        return subprocess.Popen(
+        return subprocess.Popen(  # noqa: S603
             [*_DVC, "--wait-for-lock", "repro", "--single-item", node.name],
             stdin=subprocess.DEVNULL,
             stdout=stream,
@@ -108,7 +108,7 @@ def locked() -> Mapping[str, Mapping[str, str]]:
     """Node's name -> path of an output -> digest, as dvc.lock has them."""
     if not LOCK.is_file():
         return {}
-    stages = (yaml.load(LOCK.read_text(encoding="utf-8"), Loader=_Loader) or {}).get("stages", {})
+    stages = (yaml.safe_load(LOCK.read_text(encoding="utf-8")) or {}).get("stages", {})
     return {name: {out["path"]: out["md5"] for out in stage.get("outs", [])} for name, stage in stages.items()}
 
 
@@ -116,7 +116,7 @@ def digest(path: Path) -> str:
     """The digest that DVC would give to a file or folder: md5 of the bytes, or of the list of files, then ".dir"."""
     if path.is_file():
         return _md5(path)
-    files = sorted((p for p in path.rglob("*") if p.is_file()), key=lambda p: p.relative_to(path).parts)
+    files = sorted((p for p in path.rglob("*") if p.is_file()), key=lambda p: p.relative_to(path).as_posix())
     listed = [{"md5": _md5(file), "relpath": file.relative_to(path).as_posix()} for file in files]
     return hashlib.md5(json.dumps(listed, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"
 
@@ -130,6 +130,3 @@ def _last(text: str) -> str:
     errors = [line.strip() for line in text.splitlines() if line.strip().startswith("ERROR")]
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return (errors or lines or ["no message"])[-1].removeprefix("ERROR: ")
-
-
-_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)

@@ -108,7 +108,7 @@ def start(names: Sequence[str], compute: Compute, *, ports: dict[str, int | None
 
 @contextmanager
 def session(compute: Compute) -> Iterator[dict[str, str]]:
-    """The addresses of Prefect and Ray: those in the environment, those that run, or ones started here and stopped after."""
+    """Addresses of Prefect and Ray: from the environment, of those that run, or started here and stopped after."""
     wanted = [] if os.environ.get("PREFECT_API_URL") else ["prefect"]
     if compute.backend == "local" and not os.environ.get(ADDRESS):
         wanted.append("ray")
@@ -167,7 +167,7 @@ def _spawn(name: str, command: list[str], leashed: bool, extra: dict[str, str]) 
     log = HOME / "logs" / f"{name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as stream:
-        process = subprocess.Popen(
+        process = subprocess.Popen(  # noqa: S603
             command,
             stdin=subprocess.DEVNULL,
             stdout=stream,

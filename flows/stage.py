@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flows import compute, graph, locks, reports, services, tracking
+from flows.environment import HOME
 from flows.table import Node
 from stages.io import params
 
@@ -29,8 +30,22 @@ def run(name: str) -> None:
 
         try:
             _flow(node)
+        except Exception as error:
+            _keep_trace(node, error)
+            raise
         finally:
             ray.shutdown()
+
+
+def _keep_trace(node: Node, error: Exception) -> None:
+    """Write down where a worker failed: its message is for people, its traceback for whoever mends it."""
+    notes = getattr(error, "__notes__", [])
+    if notes:
+        file = HOME / "logs" / f"{node.name}.traceback"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("\n".join(notes), encoding="utf-8")
+        if not isinstance(error, ValueError):
+            error.args = (f"{node.name}: {error} (traceback: {file})",)
 
 
 def _flow(node: Node) -> None:

@@ -105,7 +105,10 @@ class Tracker:
         now = int(time.time() * 1000)
         params = [Param(key, str(value)[:6000]) for key, value in flat(record["parameters"])]
         params.append(Param("seed", str(record["seed"])))
-        numbers = manifest.get("metrics", {}) | {"seconds": record["seconds"], "compute_seconds": record["compute_seconds"]}
+        numbers = manifest.get("metrics", {}) | {
+            "seconds": record["seconds"],
+            "compute_seconds": record["compute_seconds"],
+        }
         metrics = [Metric(metric_name(key), float(value), now, 0) for key, value in numbers.items()]
         tags = {
             "git.commit": record["git"]["commit"],

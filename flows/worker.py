@@ -3,11 +3,13 @@
 They take and return paths and small dictionaries. Each returns its result beside the span of its computation.
 """
 
+import errno
 import json
 import logging
 import os
 import platform
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -32,7 +34,7 @@ def plan(job: dict[str, Any]) -> dict[str, Any]:
             artefacts.verify(Path(folder))
         return run.plan(Job(**job))
 
-    return _observed("plan", "plan", compute)
+    return _observed("plan", job, "plan", compute)
 
 
 @task(name="work", task_run_name="{unit[id]}", **_SETTINGS)
@@ -46,7 +48,7 @@ def work(job: dict[str, Any], unit: dict[str, Any], out: str) -> dict[str, Any]:
         with Path(f"{out}.jsonl").open("a", encoding="utf-8") as stream:
             run.run_unit(Job(**job), unit, Path(out), _reporter(stream))
 
-    return _observed("work", unit["id"], compute)
+    return _observed("work", job, unit["id"], compute)
 
 
 @task(name="finish", **_SETTINGS)
@@ -62,10 +64,10 @@ def finish(job: dict[str, Any], parts: list[str], out: str) -> dict[str, Any]:
         torch.set_num_threads(job["threads"])
         return dict(run.finish(Job(**job), [Path(part) for part in parts], Path(out)))
 
-    return _observed("finish", "finish", compute)
+    return _observed("finish", job, "finish", compute)
 
 
-def _observed(task_name: str, unit: str, compute: Callable[[], Any]) -> dict[str, Any]:
+def _observed(task_name: str, job: dict[str, Any], unit: str, compute: Callable[[], Any]) -> dict[str, Any]:
     log = get_run_logger()
     log.info("%s starts on %s, process %d", unit, platform.node(), os.getpid())
     start = time.time()
@@ -74,16 +76,27 @@ def _observed(task_name: str, unit: str, compute: Callable[[], Any]) -> dict[str
         log.info("%s took %.1f s", unit, time.time() - start)
     except OSError as error:
         log.exception("%s failed", unit)
-        if error.errno == 28:  # ENOSPC
-            raise ValueError(f"no space left on the disk of {platform.node()} ({error.filename}); free some and run again") from None
-        raise
-    except Exception:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise ValueError(
+            f"no space left on the disk of {platform.node()} ({error.filename}); free some and run it again"
+        ) from None
+    except Exception as error:
         log.exception("%s failed", unit)
+        # A traceback does not travel with its exception; a note does.
+        error.add_note(f"{job['stage']} {unit} on {platform.node()}:\n{traceback.format_exc()}")
         raise
     finally:
         # Ray may end this process as soon as the task returns; what the log still holds would be lost.
         APILogWorker.drain_all(timeout=5)
-    span = {"task": task_name, "unit": unit, "start": start, "end": time.time(), "host": platform.node(), "pid": os.getpid()}
+    span = {
+        "task": task_name,
+        "unit": unit,
+        "start": start,
+        "end": time.time(),
+        "host": platform.node(),
+        "pid": os.getpid(),
+    }
     return {"result": result, "span": span}
 
 

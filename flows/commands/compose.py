@@ -16,10 +16,10 @@ def main(parsed: argparse.Namespace) -> int:
     if parsed.show:
         from stages.io.params import compose
 
-        print(compose(Path("params"), parsed.overrides), end="")  # noqa: T201
+        print(compose(Path("params"), parsed.overrides), end="")
         return 0
     write(parsed.overrides)
-    print("params.yaml written")  # noqa: T201
+    print("params.yaml written")
     return 0
 
 

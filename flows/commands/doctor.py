@@ -8,7 +8,18 @@ import shutil
 import subprocess
 from pathlib import Path
 
-_PACKAGES = ("torch", "diffusers", "transformers", "prefect", "prefect-ray", "ray", "mlflow", "dvc", "hydra-core", "fastapi")
+_PACKAGES = (
+    "torch",
+    "diffusers",
+    "transformers",
+    "prefect",
+    "prefect-ray",
+    "ray",
+    "mlflow",
+    "dvc",
+    "hydra-core",
+    "fastapi",
+)
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,8 +30,17 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def main(_parsed: argparse.Namespace) -> int:
     """1 if something is missing."""
     faults = 0
-    for name, fact, good in [_python(), *map(_package, _PACKAGES), *_ports(), _disk(), _cores(), _gpu(), _git(), *_secrets()]:
-        print(f"{'✓' if good else '✗'} {name:14} {fact}")  # noqa: T201
+    for name, fact, good in [
+        _python(),
+        *map(_package, _PACKAGES),
+        *_ports(),
+        _disk(),
+        _cores(),
+        _gpu(),
+        _git(),
+        *_secrets(),
+    ]:
+        print(f"{'✓' if good else '✗'} {name:14} {fact}")
         faults += not good
     return 1 if faults else 0
 
@@ -50,7 +70,9 @@ def _ports() -> list[tuple[str, str, bool]]:
             lines.append((f"port {port}", f"{name} runs at {found.address}", True))
         else:
             free = services.is_free(port)
-            lines.append((f"port {port}", "free" if free else f"taken by another program; `fewstep up --{name}-port`", free))
+            lines.append(
+                (f"port {port}", "free" if free else f"taken by another program; `fewstep up --{name}-port`", free)
+            )
     return lines
 
 
@@ -67,7 +89,9 @@ def _gpu() -> tuple[str, str, bool]:
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return "gpu", "none (nvidia-smi is not there); compute.device=cpu", True
-    done = subprocess.run([tool, "--query-gpu=name,memory.total", "--format=csv,noheader"], capture_output=True, text=True, check=False)  # noqa: S603
+    done = subprocess.run(  # noqa: S603
+        [tool, "--query-gpu=name,memory.total", "--format=csv,noheader"], capture_output=True, text=True, check=False
+    )
     return "gpu", "; ".join(done.stdout.split("\n")).strip("; ") or done.stderr.strip(), done.returncode == 0
 
 
@@ -77,7 +101,10 @@ def _git() -> tuple[str, str, bool]:
 
 
 def _secrets() -> list[tuple[str, str, bool]]:
-    aws = bool(os.environ.get("AWS_ACCESS_KEY_ID") or os.environ.get("AWS_PROFILE")) or Path("~/.aws/credentials").expanduser().is_file()
+    aws = (
+        bool(os.environ.get("AWS_ACCESS_KEY_ID") or os.environ.get("AWS_PROFILE"))
+        or Path("~/.aws/credentials").expanduser().is_file()
+    )
     remote = "remote" in Path(".dvc/config").read_text(encoding="utf-8") or Path(".dvc/config.local").is_file()
     api = os.environ.get("PREFECT_API_URL", "")
     return [

@@ -15,7 +15,7 @@ def main(_parsed: argparse.Namespace) -> int:
     found = [service for service in map(services.running, ("ray", "mlflow", "prefect")) if service]
     for service in found:
         service.stop()
-        print(f"{service.name} stopped")  # noqa: T201
+        print(f"{service.name} stopped")
     if not found:
-        print("nothing runs")  # noqa: T201
+        print("nothing runs")
     return 0

@@ -16,14 +16,14 @@ def main(parsed: argparse.Namespace) -> int:
 
     broken = 0
     for depth, line, holds in lineage.verify(find(parsed.start)):
-        print(f"{'  ' * depth}{'✓' if holds else '✗'} {line}")  # noqa: T201
+        print(f"{'  ' * depth}{'✓' if holds else '✗'} {line}")
         broken += not holds
     if broken:
         raise ValueError(f"{broken} of these do not hold; `fewstep status` says what to run")
     return 0
 
 
-def find(start: str):  # noqa: ANN201 (a Node; its module is imported late)
+def find(start: str):
     """The node of a folder, a name or a run id."""
     from flows.table import LINEAGE, STAGES, Node
 

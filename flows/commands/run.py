@@ -30,11 +30,11 @@ def main(parsed: argparse.Namespace) -> int:
     order = graph.nodes(content)
     if not changed:
         preflight.result(checking)
-        print(f"{len(order)} stages, all up to date")  # noqa: T201
+        print(f"{len(order)} stages, all up to date")
     else:
         _make(content, changed, checking)
         wall, idle = summary.overhead(content, started, time.time())
-        print(f"{wall:.0f} s, of which {idle:.0f} s ({100 * idle / wall:.0f} %) computed nothing")  # noqa: T201
+        print(f"{wall:.0f} s, of which {idle:.0f} s ({100 * idle / wall:.0f} %) computed nothing")
     summary.show()
     return 0
 

@@ -9,7 +9,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Which model, what, how many."""
     parser.add_argument("student", help="teacher, distill@tdm1, an artefact's folder, or a model's folder")
     parser.add_argument("--prompt", action="append", required=True, help="may be given more than once")
-    parser.add_argument("--nfe", type=int, help="network calls with even Euler steps, instead of the student's own grid")
+    parser.add_argument(
+        "--nfe", type=int, help="network calls with even Euler steps, instead of the student's own grid"
+    )
     parser.add_argument("--n", type=int, default=1, help="pictures a prompt (1)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("sample.png"))
@@ -34,7 +36,7 @@ def main(parsed: argparse.Namespace) -> int:
     prompts = [prompt for prompt in parsed.prompt for _ in range(parsed.n)]
     samples = draw(student.net, spec, prompts, Noise(parsed.seed, "sample"))
     _picture(samples, parsed.n).save(parsed.out)
-    print(f"{parsed.out}: {len(prompts)} pictures, {len(spec.times) - 1} steps of {spec.rule}")  # noqa: T201
+    print(f"{parsed.out}: {len(prompts)} pictures, {len(spec.times) - 1} steps of {spec.rule}")
     return 0
 
 

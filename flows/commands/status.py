@@ -33,9 +33,9 @@ def main(_parsed: argparse.Namespace) -> int:
             state = f"waits for {', '.join(sorted(each.name for each in reads & stale))}"
         else:
             state = "up to date"
-        print(f"{node.name:24} {state}")  # noqa: T201
+        print(f"{node.name:24} {state}")
     for name in services.PORTS | {"ray": 0}:
         found = services.running(name)
         if found:
-            print(f"{name:24} {found.address} (process {found.pid})")  # noqa: T201
+            print(f"{name:24} {found.address} (process {found.pid})")
     return 0

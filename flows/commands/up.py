@@ -23,6 +23,6 @@ def main(parsed: argparse.Namespace) -> int:
     names = ["prefect", "mlflow"] + (["ray"] if resources.backend == "local" else [])
     ports = {"prefect": parsed.prefect_port, "mlflow": parsed.mlflow_port}
     for service in services.start(names, resources, ports=ports, leashed=False):
-        print(f"{service.name:8} {service.address}  (process {service.pid}, log .fewstep/logs/{service.name}.log)")  # noqa: T201
-    print("stop them with `fewstep down`")  # noqa: T201
+        print(f"{service.name:8} {service.address}  (process {service.pid}, log .fewstep/logs/{service.name}.log)")
+    print("stop them with `fewstep down`")
     return 0

@@ -1,0 +1,182 @@
+"""What stands between two runs, and between a run and wrong inputs."""
+
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import namedtuple
+
+import pytest
+
+from flows import engine, locks, rooms, services
+from flows.__main__ import main
+from flows.compute import Compute, connect
+from flows.slots import Slots
+from flows.table import STAGES, Node
+from stages.io import artefacts
+
+COMPUTE = {
+    "backend": "local", "address": None, "num_cpus": 2, "device": "cuda",
+    "cpus": {"default": 1, "teacher": 2}, "gpus": {"default": 0.0, "rl": 1.0}, "stall_s": 9.0,
+}  # fmt: skip
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def made(folder, parameters, seed=0):
+    build = folder.parent / "build"
+    build.mkdir(parents=True)
+    (build / "payload").write_text("p")
+    artefacts.commit(build, folder, stage="teacher", arm=None, seed=seed, parameters=parameters)
+
+
+def test_a_node_runs_once_at_a_time(home):
+    code = """if True:
+        import time
+        from flows import locks
+        from flows.table import Node
+        with locks.hold(Node("teacher")):
+            print("held", flush=True)
+            time.sleep(60)
+    """
+    other = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, env={"PYTHONPATH": str(engine.__file__.rsplit("/", 2)[0])}
+    )
+    try:
+        assert other.stdout.readline()
+        with (
+            pytest.raises(ValueError, match=rf"teacher: process {other.pid} on .* is running it"),
+            locks.hold(Node("teacher")),
+        ):
+            pass
+        assert str(other.pid) in locks.held(Node("teacher"))
+        with locks.hold(Node("distill", "a")):
+            pass
+    finally:
+        other.kill()
+        other.wait()
+        other.stdout.close()
+    with locks.hold(Node("teacher")):  # kill -9 lets go of it
+        pass
+    assert locks.held(Node("teacher")) is None
+
+
+def test_arms_that_are_no_longer_named_leave_the_room(home):
+    for name in ("kept", "gone"):
+        (home / "data/distill" / name).mkdir(parents=True)
+    (home / "data/distill/.gitkeep").touch()
+    rooms.set_aside({"distill": {"arms": {"kept": {}}}, "rl": {"arms": {}}})
+    assert sorted(p.name for p in (home / "data/distill").iterdir()) == [".gitkeep", "kept"]
+    assert (home / ".fewstep/aside/distill/gone").is_dir()
+    assert (home / "data/rl").is_dir()
+
+
+def test_an_input_made_by_other_parameters_is_refused(home):
+    made(home / "data/teacher", {"lr": 0.1, "net": {"width": 8}})
+    content = {stage: {} for stage in STAGES} | {"seed": 0, "teacher": {"lr": 0.1, "net": {"width": 8}}}
+    engine._check_input("data/teacher", content)
+    content["teacher"] = {"lr": 0.1, "net": {"width": 16}}
+    with pytest.raises(
+        ValueError, match=r"data/teacher: made by other parameters: net\.width was 8, params\.yaml says 16"
+    ):
+        engine._check_input("data/teacher", content)
+
+
+def test_an_input_made_by_another_seed_is_refused(home):
+    made(home / "data/teacher", {}, seed=1)
+    with pytest.raises(ValueError, match="seed was 1"):
+        engine._check_input("data/teacher", {stage: {} for stage in STAGES} | {"seed": 0})
+
+
+def test_a_full_disk_is_found_before_the_work(home, monkeypatch):
+    usage = namedtuple("usage", "total used free")(10, 10, 3 * 2**20)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(ValueError, match="only 3 MiB are free"):
+        engine._check_disk()
+
+
+def test_a_taken_port_is_named(home):
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        port = holder.getsockname()[1]
+        with pytest.raises(ValueError, match=rf"port {port} is taken.*--prefect-port"):
+            services._port("prefect", port)
+        assert services._port("prefect", None) != port
+
+
+def test_no_ray_at_an_address_is_said_at_once(home):
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        port = holder.getsockname()[1]
+    began = time.monotonic()
+    with pytest.raises(ValueError, match=rf"127\.0\.0\.1:{port}: no Ray answers there"):
+        connect(f"127.0.0.1:{port}", Compute.of({"compute": COMPUTE}), "teacher")
+    assert time.monotonic() - began < 6
+
+
+def test_resources_decide_the_device():
+    compute = Compute.of({"compute": COMPUTE})
+    assert (compute.device_of("rl"), compute.device_of("teacher")) == ("cuda", "cpu")
+    assert (compute.cpus_of("teacher"), compute.cpus_of("rl")) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"backend": "address"}, "compute.address: missing"), ({"cpus": {}}, "cpus.default"), ({"gpu": 1}, "unknown")],
+)
+def test_compute_is_checked(change, message):
+    with pytest.raises(ValueError, match=message):
+        Compute.of({"compute": COMPUTE | change})
+
+
+def test_the_longest_chain_goes_first():
+    slots, order, ready = Slots(1), [], threading.Barrier(3)
+
+    def wait(height):
+        ready.wait()
+        with slots.taken(height):
+            order.append(height)
+
+    with slots.taken(9):
+        threads = [threading.Thread(target=wait, args=(height,)) for height in (1, 5)]
+        for thread in threads:
+            thread.start()
+        ready.wait()
+        while len(slots._waiting) < 2:
+            time.sleep(0.01)
+    for thread in threads:
+        thread.join()
+    assert order == [5, 1]
+
+
+@pytest.mark.parametrize("command", ["run", "stage", "compose", "status", "sample", "lineage", "up", "down", "doctor"])
+def test_every_command_explains_itself(command, capsys):
+    with pytest.raises(SystemExit) as end:
+        main([command, "--help"])
+    assert end.value.code == 0
+    assert f"fewstep {command}" in capsys.readouterr().out
+
+
+def test_the_command_line_is_quick_to_start():
+    code = """if True:
+        import sys
+        from flows.__main__ import main
+        try:
+            main(["stage", "--help"])
+        except SystemExit:
+            print(sorted({"torch", "ray", "prefect", "mlflow", "dvc", "hydra"} & set(sys.modules)))
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip().splitlines()[-1] == "[]"
+
+
+def test_outside_a_project_the_message_says_so(home, capsys):
+    assert main(["status"]) == 1
+    assert "run this inside the project's folder" in capsys.readouterr().err

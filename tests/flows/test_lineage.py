@@ -1,0 +1,94 @@
+"""Lineage: digests are DVC's, spans are united, and a tree that does not hold says where."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from flows import lineage, repro
+from flows.table import Node
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def artefact(name, text="x"):
+    folder = Path(Node.parse(name).folder)
+    (folder / "sub").mkdir(parents=True)
+    (folder / "b.txt").write_text(text)
+    (folder / "sub" / "a.txt").write_text("y")
+    (folder / "sub-2").write_text("")  # sorts between sub and sub/a.txt as text, after it as a path
+    return repro.digest(folder)
+
+
+def record(name, digest, inputs=()):
+    node = Node.parse(name)
+    sources = {maker: {"artefact": Node.parse(maker).folder, "digest": d, "made_by": maker} for maker, d in inputs}
+    content = {"artefact": node.folder, "digest": digest, "inputs": sources}
+    lineage.write(node, content | {"git": {"commit": "c" * 40}, "mlflow": {"run": f"run-{name}"}})
+
+
+def lock(**digests):
+    stages = {name: {"outs": [{"path": Node.parse(name).folder, "md5": d}]} for name, d in digests.items()}
+    Path("dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": stages}))
+
+
+def test_digest_is_the_one_that_dvc_records(home):
+    digest = artefact("dataset")
+    subprocess.run([sys.executable, "-m", "dvc", "init", "--no-scm", "-q"], check=True)
+    subprocess.run([sys.executable, "-m", "dvc", "add", "-q", "data/dataset"], check=True)
+    assert yaml.safe_load(Path("data/dataset.dvc").read_text())["outs"][0]["md5"] == digest
+
+
+def test_busy_unites_spans_that_overlap():
+    spans = [{"start": s, "end": e} for s, e in [(5.0, 6.0), (0.0, 2.0), (1.0, 3.0), (1.5, 1.75)]]
+    assert lineage.busy(spans) == pytest.approx(4.0)
+    assert lineage.busy([]) == 0
+
+
+def test_a_tree_holds(home):
+    first, second = artefact("dataset"), artefact("teacher", "z")
+    record("dataset", first)
+    record("teacher", second, [("dataset", first)])
+    lock(dataset=first, teacher=second)
+    assert [(depth, holds) for depth, _, holds in lineage.verify(Node("teacher"))] == [(0, True), (1, True)]
+
+
+def test_altered_data_is_found(home):
+    first, second = artefact("dataset"), artefact("teacher", "z")
+    record("dataset", first)
+    record("teacher", second, [("dataset", first)])
+    lock(dataset=first, teacher=second)
+    Path("data/dataset/b.txt").write_text("altered")
+    lines = [line for _, line, holds in lineage.verify(Node("teacher")) if not holds]
+    assert len(lines) == 1
+    assert "data/dataset holds" in lines[0]
+
+
+def test_an_input_that_was_made_anew_is_found(home):
+    first, second = artefact("dataset"), artefact("teacher", "z")
+    record("teacher", second, [("dataset", "0" * 32 + ".dir")])
+    record("dataset", first)
+    lock(dataset=first, teacher=second)
+    assert any(
+        "the reader was made from 00000000" in line for _, line, holds in lineage.verify(Node("teacher")) if not holds
+    )
+
+
+def test_sources_name_the_run_that_made_them(home):
+    digest = artefact("dataset")
+    record("dataset", digest)
+    found = lineage.sources({"dataset": "data/dataset"})
+    assert found["dataset"]["mlflow_run"] == "run-dataset"
+    assert found["dataset"]["digest"] == digest
+    shutil.rmtree("data/dataset")
+    lock(dataset="1" * 32 + ".dir")
+    assert lineage.sources({"dataset": "data/dataset"})["dataset"]["digest"] == "1" * 32 + ".dir"
+    assert json.loads(Path("data/lineage/dataset.json").read_text())["digest"] == digest
