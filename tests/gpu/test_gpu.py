@@ -1,0 +1,92 @@
+"""On a CUDA device: everything lands there, bfloat16 stays near float32, a short training learns and resumes."""
+
+import pytest
+import torch
+
+from stages.core.rng import normal_at
+from stages.core.spec import even
+from stages.distillers import tdm
+from stages.models.mixture import GaussianMixture
+from stages.models.transformer import NetworkConfig, seeded_build
+from stages.samplers.student import Noise, draw
+from stages.training import checkpoint, flow_matching
+from stages.training.loop import Budget, Start, Trainer
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+]
+PROMPTS = ["a bold left-slanted 7", "a thin upright 3"]
+SIZE = NetworkConfig(width=64, num_layers=3, num_heads=4, patch_size=2, num_text_layers=1)
+METHOD = flow_matching.Config(lr=2e-3, condition_dropout=0.1, nfe=8)
+TDM = tdm.Config(
+    method="tdm", nfe=1, guidance=1.0, interval="own", t_min=0.02, t_max=0.99, fake_target="sample", huber_c=1e-3,
+    student_lr=2e-4, fake_lr=1e-3, betas=(0.0, 0.95),
+)  # fmt: skip
+
+
+def trainer(method=flow_matching, cfg=METHOD, precision="float32", device="cuda"):
+    net = seeded_build(0, SIZE, (1, 8, 8), PROMPTS)
+    budget = Budget(iterations=40, ema=0.9, clip=1.0, warmup=0, final_lr=1.0, precision=precision)
+    return Trainer(method, cfg, budget, Start(init=net, teacher=net), seed=0, device=device)
+
+
+def batch(net, device="cuda"):
+    x0 = normal_at(0, "x0", 0, 64, (1, 8, 8)).to(device)
+    return {"x0": x0, "cond": net.tokens([PROMPTS[i % 2] for i in range(64)]), "null": net.null(64)}
+
+
+def test_networks_tokens_and_averages_live_on_the_device():
+    made = trainer()
+    for net in [*made.world.nets.values(), made.average]:
+        assert {p.device.type for p in net.parameters()} == {"cuda"}
+    assert made.world.nets["student"].tokens(PROMPTS).device.type == "cuda"
+
+
+def test_the_same_noise_gives_the_same_samples_as_on_the_cpu():
+    net = seeded_build(0, SIZE, (1, 8, 8), PROMPTS)
+    torch.nn.init.normal_(net.transformer.proj_out.weight, std=0.1)
+    here = draw(net, even(4), PROMPTS, Noise(0, "gpu"))
+    there = draw(net.cuda(), even(4), PROMPTS, Noise(0, "gpu")).cpu()
+    torch.testing.assert_close(there, here, atol=2e-3, rtol=2e-3)  # tf32 is off; kernels order sums differently
+
+
+def test_an_exact_mixture_agrees_with_the_cpu():
+    truth = GaussianMixture(torch.tensor([0.3, 0.7]), torch.tensor([[-1.0, 0.0], [0.5, 1.0]]), torch.tensor([0.2, 0.3]))
+    here = draw(truth, even(8), ["component 0", "component 1"], Noise(0, "mixture"))
+    there = draw(truth.cuda(), even(8), ["component 0", "component 1"], Noise(0, "mixture")).cpu()
+    torch.testing.assert_close(there, here, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("method", "cfg"), [(flow_matching, METHOD), (tdm, TDM)], ids=["flow_matching", "tdm"])
+def test_bfloat16_stays_near_float32(method, cfg):
+    losses = {}
+    for precision in ("float32", "bfloat16"):
+        made = trainer(method, cfg, precision)
+        torch.nn.init.normal_(made.nets["student"].transformer.proj_out.weight, std=0.05,
+                              generator=torch.Generator("cuda").manual_seed(0))  # fmt: skip
+        losses[precision] = float(
+            made.step(batch(made.world.nets["student"]))[f"{made.method.phases(cfg)[0].name}/loss"]
+        )
+    assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=2e-2)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_short_training_learns(precision, tmp_path):
+    made, losses = trainer(precision=precision), []
+    fixed = batch(made.world.nets["student"])
+    made.run(lambda _i: fixed, resume=tmp_path, sink=lambda _s, m: losses.append(m["flow/loss"]))
+    assert losses[-1] < 0.8 * losses[0]
+    assert all(p.dtype == torch.float32 for p in made.average.parameters()), "averages stay in float32"
+
+
+def test_a_resumed_training_ends_where_an_uninterrupted_one_does(tmp_path):
+    whole, first, second = trainer(), trainer(), trainer()
+    fixed = batch(whole.world.nets["student"])
+    whole.run(lambda _i: fixed, resume=tmp_path / "none", sink=lambda *_: None)
+    for _ in range(20):
+        first.step(fixed)
+    checkpoint.save(first, tmp_path / "resume")
+    second.run(lambda _i: fixed, resume=tmp_path / "resume", sink=lambda *_: None)
+    for a, b in zip(whole.average.parameters(), second.average.parameters(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)  # atomics in backward may order sums differently
