@@ -78,28 +78,6 @@ def connect(address: str, compute: Compute, stage: str) -> None:
         )
 
 
-def prestart(count: int) -> None:
-    """Ask the local node for `count` workers that have imported torch, for whichever stage comes first.
-
-    Ray's own request of its raylet (node_manager.proto, PrestartWorkers): without a job id the workers serve any
-    job. It saves each stage the three seconds of a cold start; where it is refused, stages are slower, not wrong.
-    """
-    import grpc
-    import ray
-    from ray.core.generated import node_manager_pb2, node_manager_pb2_grpc
-
-    node = next((node for node in ray.nodes() if node["Alive"]), None)
-    if node is None:
-        return
-    request = node_manager_pb2.PrestartWorkersRequest(num_workers=count, keep_alive_duration_secs=600)
-    request.runtime_env_info.SetInParent()
-    with grpc.insecure_channel(f"{node['NodeManagerAddress']}:{node['NodeManagerPort']}") as channel:
-        try:
-            node_manager_pb2_grpc.NodeManagerServiceStub(channel).PrestartWorkers(request, timeout=2)
-        except grpc.RpcError:
-            return
-
-
 def _worker_environment() -> dict[str, str]:
     prefixes = ("PREFECT_", "RAY_ACCEL", "AWS_REQUEST", "AWS_RESPONSE", "PYTHONPATH", "TOKENIZERS_")
     return {name: value for name, value in os.environ.items() if name.startswith(prefixes) and name != "PREFECT_HOME"}

@@ -18,11 +18,12 @@ from prefect.runtime import flow_run
 from prefect_ray.context import remote_options
 
 from flows import lineage, reports, rooms, tracking, worker
-from flows.compute import Compute, prestart
+from flows.compute import Compute
 from flows.crashes import settle_tasks
 from flows.environment import HOME
 from flows.follow import Progress, gather
 from flows.table import STAGES, Node, Params
+from flows.warmth import prestart
 from stages.io import artefacts, params
 from stages.io.job import Job
 
@@ -72,7 +73,7 @@ def _run(task: Task, content: Params, submitted: list[Any]) -> dict[str, float]:
     submit = _submit(worker.work, task)
     futures = [submit(task.job.to_json(), unit, str(folders[unit["id"]])) for unit in units]
     submitted += futures
-    prestart(1)  # for whoever comes next, while this computes
+    prestart(task.compute.total_cpus())  # for those who come next, while this computes
     log.info("%d units on %d CPUs each", len(units), task.compute.cpus_of(node.stage))
     done = gather(futures, task.compute, files, Progress(node, task.job.section, len(units)))
     spans += [each["span"] for each in done]

@@ -8,7 +8,7 @@ import sys
 import threading
 from pathlib import Path
 
-from flows.compute import prestart
+from flows.warmth import request_workers
 from stages.io.artefacts import write_json
 
 
@@ -23,7 +23,7 @@ def main(num_cpus: int, state: Path) -> None:
         num_cpus=num_cpus, include_dashboard=False, log_to_driver=False, logging_level="error", namespace="prefect"
     )
     write_json(state, {"address": context.address_info["gcs_address"]})
-    prestart(1)
+    request_workers(1)
     stop.wait()
     ray.shutdown()
 

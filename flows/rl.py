@@ -7,6 +7,6 @@ from flows.table import Node
 
 
 @flow(name="rl", persist_result=False, validate_parameters=False)
-def run(arm: str | None = None) -> dict[str, float]:
-    """Run the stage; returns its metrics."""
+def run(arm: str) -> dict[str, float]:
+    """Run one arm; returns its metrics."""
     return execute(Node("rl", arm))

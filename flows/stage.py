@@ -25,7 +25,6 @@ def run(name: str) -> None:
     resources = compute.Compute.of(content)
     with locks.hold(node), services.session(resources) as addresses, _tracked(node):
         compute.connect(addresses["ray"], resources, node.stage)
-        compute.prestart(1)
         import ray
 
         try:
@@ -59,7 +58,7 @@ def _flow(node: Node) -> None:
     alone = os.environ.get(PIPELINE) is None  # a pipeline sees its stages end; their heartbeats cost a second each
     beats = {} if alone else {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
     with temporary_settings(beats), tags(*filter(None, [node.name, os.environ.get(PIPELINE)])):
-        flow.with_options(task_runner=RayTaskRunner(), flow_run_name=node.name)(node.arm)
+        flow.with_options(task_runner=RayTaskRunner(), flow_run_name=node.name)(*filter(None, [node.arm]))
     drain()
 
 

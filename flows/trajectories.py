@@ -7,6 +7,6 @@ from flows.table import Node
 
 
 @flow(name="trajectories", persist_result=False, validate_parameters=False)
-def run(arm: str | None = None) -> dict[str, float]:
+def run() -> dict[str, float]:
     """Run the stage; returns its metrics."""
-    return execute(Node("trajectories", arm))
+    return execute(Node("trajectories"))

@@ -1,0 +1,58 @@
+"""A copy of the project as a newcomer would clone it, with servers of its own."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PARTS = ("stages", "flows", "params", "dvc.yaml", ".dvcignore", ".gitignore", ".dvc/config", ".dvc/.gitignore")
+PARTS += ("data/distill/.gitkeep", "data/rl/.gitkeep")
+
+
+class Clone:
+    """A project's folder and what can be done in it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        for part in PARTS:
+            (root / part).parent.mkdir(parents=True, exist_ok=True)
+            if (ROOT / part).is_dir():
+                shutil.copytree(ROOT / part, root / part, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy(ROOT / part, root / part)
+        (root / "README.md").write_text("a clone\n")
+        for words in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "a clone"]):
+            self._call(["git", "-c", "user.name=t", "-c", "user.email=t@localhost", *words])
+        self.original = {}
+
+    def fewstep(self, *words: str, timeout: float = 600) -> subprocess.CompletedProcess[str]:
+        return self._call([sys.executable, "-m", "flows", *words], timeout)
+
+    def dvc(self, *words: str, timeout: float = 600) -> subprocess.CompletedProcess[str]:
+        return self._call([sys.executable, "-m", "dvc", *words], timeout)
+
+    def lock(self) -> str:
+        return (self.root / "dvc.lock").read_text()
+
+    def spoil(self, file: str, lines: str) -> None:
+        """Append code to a file of the clone; `mend` takes it back."""
+        path = self.root / file
+        self.original.setdefault(file, path.read_text())
+        path.write_text(self.original[file] + "\n\n" + lines)
+
+    def mend(self) -> None:
+        for file, text in self.original.items():
+            (self.root / file).write_text(text)
+        self.original.clear()
+
+    def _call(self, command: list[str], timeout: float = 600) -> subprocess.CompletedProcess[str]:
+        # dvc.yaml says `python`: that must be the one that runs the tests
+        inherited = {
+            k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "FEWSTEP_", "RAY_", "MLFLOW_"))
+        }
+        env = inherited | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+        return subprocess.run(
+            command, cwd=self.root, capture_output=True, text=True, check=False, timeout=timeout, env=env
+        )

@@ -1,0 +1,226 @@
+"""The smoke experiment through real DVC, Prefect, Ray and MLflow, then every way it may fail.
+
+The tests run in order and share one clone, since the first run is what the others change.
+"""
+
+import json
+import re
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.flows.clone import Clone
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory):
+    made = Clone(tmp_path_factory.mktemp("clone"))
+    assert made.fewstep("compose", "experiment=smoke").returncode == 0
+    up = made.fewstep("up", "--prefect-port", "4297", "--mlflow-port", "5297")
+    assert up.returncode == 0, up.stderr
+    made.api = "http://127.0.0.1:4297/api"
+    yield made
+    down = made.fewstep("down")
+    assert down.stdout.count("stopped") == 3
+
+
+@pytest.fixture(scope="module")
+def finished(clone):
+    """The clone after one whole run."""
+    done = clone.fewstep("run", "experiment=smoke", timeout=900)
+    assert done.returncode == 0, done.stdout + done.stderr
+    clone.said = done.stdout
+    return clone
+
+
+@pytest.fixture
+def spoiled(finished):
+    """The finished clone, whose dvc.lock must not change and whose code is mended after."""
+    before, params = finished.lock(), (finished.root / "params.yaml").read_text()
+    yield finished
+    assert finished.lock() == before, "a stage that failed must not be recorded"
+    finished.mend()
+    (finished.root / "params.yaml").write_text(params)
+
+
+def ask(clone, what, **filters):
+    request = urllib.request.Request(
+        f"{clone.api}/{what}/filter", json.dumps(filters).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request) as reply:
+        return json.loads(reply.read())
+
+
+def ran(clone):
+    """Nodes whose command the last pipeline run started."""
+    latest = max((clone.root / ".fewstep/runs").glob("*.json"), key=lambda file: file.stat().st_mtime)
+    return {name for name, entry in json.loads(latest.read_text())["stages"].items() if entry["ran"]}
+
+
+def refused(done, message):
+    """One clear message, an exit code, no traceback."""
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert done.returncode != 0
+    assert len(errors) == 1, done.stderr
+    assert re.search(message, errors[0]), errors[0]
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+SHARD_1 = "_work = work\n\n\ndef work(cfg, job, unit, out, sink):\n    if unit['shard'] == 1:\n        {}\n    _work(cfg, job, unit, out, sink)\n"
+
+
+def test_a_run_makes_every_node_and_says_what_came_of_it(finished):
+    nodes = set(yaml.safe_load(finished.lock())["stages"])
+    assert ran(finished) == nodes
+    assert "teacher nfe32" in finished.said
+    assert "computed nothing" in finished.said
+    assert (finished.root / "data/evaluate/report.html").is_file()
+
+
+def test_prefect_saw_every_flow_complete_with_its_logs(finished):
+    flows = {run["name"]: run for run in ask(finished, "flow_runs")}
+    nodes = set(yaml.safe_load(finished.lock())["stages"])
+    assert nodes <= set(flows)
+    assert {run["state_name"] for run in flows.values()} == {"Completed"}
+    shards = [run for run in ask(finished, "task_runs") if run["name"].startswith("shard-")]
+    assert {run["state_name"] for run in shards} == {"Completed"}
+    logs = ask(finished, "logs", logs={"task_run_id": {"any_": [shards[0]["id"]]}})
+    assert any("took" in line["message"] for line in logs), "a worker's last words must reach the server"
+
+
+def test_mlflow_has_one_run_a_node_under_one_parent(finished):
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{finished.root}/mlruns/mlflow.db")
+    runs = client.search_runs([client.get_experiment_by_name("fewstep").experiment_id])
+    [parent] = [run for run in runs if run.info.run_name == "pipeline"]
+    children = {run.info.run_name: run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id}
+    locks = yaml.safe_load(finished.lock())["stages"]
+    assert set(children) == set(locks)
+    teacher, tdm = children["teacher"], children["distill@tdm1"]
+    assert teacher.data.params["budget.iterations"] == "20"
+    assert any(name.startswith("loss") or "loss" in name for name in teacher.data.metrics)
+    digests = {entry.dataset.name: entry.dataset.digest for entry in tdm.inputs.dataset_inputs}
+    assert digests["teacher"] == locks["teacher"]["outs"][0]["md5"] == teacher.data.tags["dvc.digest"]
+    version = client.get_model_version_by_alias("distill-tdm1", "latest-run")
+    assert version.source.endswith("data/distill/tdm1/model")
+    assert {run.info.status for run in runs} == {"FINISHED"}
+
+
+def test_lineage_holds_back_to_the_data(finished):
+    done = finished.fewstep("lineage", "data/evaluate")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "✗" not in done.stdout
+    run = json.loads((finished.root / "data/lineage/teacher.json").read_text())["mlflow"]["run"]
+    assert finished.fewstep("lineage", run).stdout.startswith("✓ teacher")
+
+
+def test_nothing_changed_means_nothing_runs(finished):
+    began = time.monotonic()
+    done = finished.dvc("repro")
+    assert time.monotonic() - began < 5
+    assert "Running stage" not in done.stdout
+    assert "up to date" in finished.fewstep("run", "experiment=smoke").stdout
+
+
+def test_one_arms_parameter_runs_that_arm_and_evaluate(finished):
+    done = finished.fewstep("run", "experiment=smoke", "distill.arms.tdm1.student_lr=1e-4")
+    assert done.returncode == 0, done.stderr
+    assert ran(finished) == {"distill@tdm1", "evaluate"}
+
+
+def test_an_experiment_by_dvc_composes_the_same_parameters(finished):
+    words = ["experiment=smoke", "distill.arms.tdm1.nfe=2"]
+    composed = finished.fewstep("compose", "--show", *words).stdout
+    done = finished.dvc("exp", "run", *[word for each in words for word in ("-S", each)])
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (finished.root / "params.yaml").read_text() == composed
+    assert re.findall(r"Running stage '(.*)'", done.stdout) == ["distill@tdm1", "evaluate"]
+    assert finished.fewstep("status").stdout.count("up to date") == len(yaml.safe_load(finished.lock())["stages"])
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("raise RuntimeError('boom')", "trajectories: boom .*traceback: .fewstep/logs/trajectories.traceback"),
+        ("raise ValueError('it is so; do that')", "it is so; do that"),
+        (
+            "__import__('os').kill(__import__('os').getpid(), 9)",
+            "a worker was killed or crashed; finished units are kept",
+        ),
+    ],
+)
+def test_a_shard_that_fails_fails_the_stage_and_keeps_the_others(spoiled, fault, message):
+    spoiled.spoil("stages/trajectories.py", SHARD_1.format(fault))
+    refused(spoiled.dvc("repro", "-s", "trajectories"), message)
+    seals = [file.parent.name for file in (spoiled.root / ".fewstep/work/trajectories").rglob("unit.json")]
+    assert "shard-00000" in seals
+    assert "shard-00001" not in seals
+    states = {run["state_name"] for run in ask(spoiled, "task_runs")}
+    assert "Running" not in states
+
+
+def test_a_shard_that_hangs_is_ended(spoiled):
+    text = (spoiled.root / "params.yaml").read_text()
+    (spoiled.root / "params.yaml").write_text(re.sub(r"stall_s: .*", "stall_s: 5.0", text))
+    spoiled.spoil("stages/trajectories.py", SHARD_1.format("__import__('time').sleep(600)"))
+    refused(spoiled.dvc("repro", "-s", "trajectories"), "reported nothing for 5 s")
+
+
+def test_finished_units_are_not_computed_again(spoiled):
+    spoiled.spoil(
+        "stages/trajectories.py",
+        SHARD_1.format(
+            "from pathlib import Path\n        if not Path('/proc').joinpath('nothing').exists() and not (job.input('teacher').parent / 'go').exists(): raise ValueError('not yet')"
+        ),
+    )
+    refused(spoiled.dvc("repro", "-s", "trajectories"), "not yet")
+    [seal] = (spoiled.root / ".fewstep/work/trajectories").rglob("shard-00000/unit.json")
+    before = seal.stat().st_mtime_ns
+    refused(spoiled.dvc("repro", "-s", "trajectories"), "not yet")
+    assert seal.stat().st_mtime_ns == before
+
+
+def test_a_reward_without_a_verdict_stops_rl(spoiled):
+    spoiled.spoil(
+        "stages/rl.py",
+        "_weighted = weighted\n\n\ndef weighted(*given):\n    judge = _weighted(*given)\n    return lambda x, t: judge(x, t) * float('nan')\n",
+    )
+    refused(spoiled.dvc("repro", "-s", "rl@dgpo"), "(?i)nan|finite|verdict")
+
+
+def test_a_truncated_shard_names_the_file_and_the_repair(finished):
+    shard = next((finished.root / "data/trajectories").glob("shard-*.safetensors"))
+    whole = shard.read_bytes()
+    shard.unlink()  # it may be a link into DVC's cache
+    shard.write_bytes(whole[:-8])
+    lock = finished.lock()
+    done = finished.dvc("repro", "-s", "reflow")
+    refused(done, r"shard-\d+\.safetensors: truncated.*dvc checkout trajectories")
+    assert finished.lock() == lock
+    assert finished.dvc("checkout", "--force", "trajectories").returncode == 0
+    assert shard.read_bytes() == whole
+
+
+def test_an_artefact_of_other_parameters_is_refused(spoiled):
+    text = (spoiled.root / "params.yaml").read_text()
+    (spoiled.root / "params.yaml").write_text(re.sub(r"num_heldout_prompts: \d+", "num_heldout_prompts: 5", text))
+    refused(spoiled.fewstep("stage", "teacher"), r"data/dataset: made by other parameters: num_heldout_prompts was 18")
+
+
+def test_an_unknown_parameter_stops_before_any_work(spoiled):
+    done = spoiled.fewstep("run", "experiment=smoke", "+teacher.colour=red")
+    refused(done, r"teacher\..*colour: unknown parameter")
+
+
+def test_an_arm_that_is_no_longer_named_leaves_evaluate(finished):
+    done = finished.fewstep("run", "experiment=smoke", "~distill.arms.cd")
+    assert done.returncode == 0, done.stderr
+    assert not (finished.root / "data/distill/cd").exists()
+    assert "cd" not in json.loads((finished.root / "data/evaluate/metrics.json").read_text())["distill"]
+    assert Path(finished.root / ".fewstep/aside/distill/cd").is_dir()
