@@ -71,7 +71,23 @@ def refused(done, message):
     assert "Traceback" not in done.stdout + done.stderr
 
 
-SHARD_1 = "_work = work\n\n\ndef work(cfg, job, unit, out, sink):\n    if unit['shard'] == 1:\n        {}\n    _work(cfg, job, unit, out, sink)\n"
+SHARD_1 = """
+_work = work
+
+
+def work(cfg, job, unit, out, sink):
+    if unit["shard"] == 1:
+        {}
+    _work(cfg, job, unit, out, sink)
+"""
+NO_VERDICT = """
+_weighted = weighted
+
+
+def weighted(*given):
+    judge = _weighted(*given)
+    return lambda x, t: judge(x, t) * float("nan")
+"""
 
 
 def test_a_run_makes_every_node_and_says_what_came_of_it(finished):
@@ -93,6 +109,7 @@ def test_prefect_saw_every_flow_complete_with_its_logs(finished):
     assert any("took" in line["message"] for line in logs), "a worker's last words must reach the server"
 
 
+@pytest.mark.filterwarnings("ignore")  # MLflow with SQLAlchemy 2.1
 def test_mlflow_has_one_run_a_node_under_one_parent(finished):
     from mlflow import MlflowClient
 
@@ -173,12 +190,7 @@ def test_a_shard_that_hangs_is_ended(spoiled):
 
 
 def test_finished_units_are_not_computed_again(spoiled):
-    spoiled.spoil(
-        "stages/trajectories.py",
-        SHARD_1.format(
-            "from pathlib import Path\n        if not Path('/proc').joinpath('nothing').exists() and not (job.input('teacher').parent / 'go').exists(): raise ValueError('not yet')"
-        ),
-    )
+    spoiled.spoil("stages/trajectories.py", SHARD_1.format("raise ValueError('not yet')"))
     refused(spoiled.dvc("repro", "-s", "trajectories"), "not yet")
     [seal] = (spoiled.root / ".fewstep/work/trajectories").rglob("shard-00000/unit.json")
     before = seal.stat().st_mtime_ns
@@ -187,10 +199,7 @@ def test_finished_units_are_not_computed_again(spoiled):
 
 
 def test_a_reward_without_a_verdict_stops_rl(spoiled):
-    spoiled.spoil(
-        "stages/rl.py",
-        "_weighted = weighted\n\n\ndef weighted(*given):\n    judge = _weighted(*given)\n    return lambda x, t: judge(x, t) * float('nan')\n",
-    )
+    spoiled.spoil("stages/rl.py", NO_VERDICT)
     refused(spoiled.dvc("repro", "-s", "rl@dgpo"), "(?i)nan|finite|verdict")
 
 
