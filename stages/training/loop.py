@@ -102,18 +102,18 @@ class Trainer:
         Raises ValueError when a loss or weight stops being finite.
         """
         checkpoint.restore(self, resume)
-        saved, metrics = time.monotonic(), {}
+        saved, report = time.monotonic(), dict[str, float]()
         while self.iteration < self.budget.iterations:
             metrics = self.step(batch_at(self.iteration))
             last = self.iteration == self.budget.iterations
             if self.iteration % REPORT_EVERY == 0 or last:
-                metrics = self._checked(metrics)
-                sink(self.iteration, metrics)
+                report = self._checked(metrics)
+                sink(self.iteration, report)
             if not last and time.monotonic() - saved > SAVE_EVERY_S:
                 self._checked(metrics)
                 checkpoint.save(self, resume)
                 saved = time.monotonic()
-        return Outcome(_copy(self.average, self.device), self.evaluations, metrics)
+        return Outcome(_copy(self.average, self.device), self.evaluations, report)
 
     def step(self, batch: Batch) -> dict[str, Tensor | float]:
         """One iteration: every phase that is due, in order. Returns its metrics under "<phase>/<name>"."""
