@@ -64,22 +64,27 @@ def make(name: str) -> Any:
     log, execution = get_run_logger(), _EXECUTION.get()
     node = Node.parse(name)
     reads = graph.nodes(execution.params)[node]
-    if execution.failed:
-        execution.news(node, "skipped", "")
-        raise RuntimeError(f"{node.name} was not started, since {next(iter(execution.failed)).name} failed")
+    _refuse_after_failure(node, execution)
     if node.name not in execution.changed and not reads & execution.ran:
         execution.news(node, "cached", "")
         return Completed(name="Cached", message="nothing that it depends on has changed")
     with execution.slots.taken(graph.height(node, execution.params)):
+        _refuse_after_failure(node, execution)  # again: the place may be free because its last holder failed
         outcome = _repro(node, execution)
-    if outcome.code:
-        execution.failed[node] = outcome.message
-        execution.news(node, "failed", outcome.message)
-        raise RuntimeError(f"{outcome.message} (its log: {outcome.log})")
+        if outcome.code:
+            execution.failed[node] = outcome.message
+            execution.news(node, "failed", outcome.message)
+            raise RuntimeError(f"{outcome.message} (its log: {outcome.log})")
     execution.ran.add(node)
     execution.news(node, "done" if outcome.ran else "cached", "")
     log.info("%s: %s", node.name, "made" if outcome.ran else "taken from DVC's cache")
     return None if outcome.ran else Completed(name="Cached", message="DVC had it")
+
+
+def _refuse_after_failure(node: Node, execution: Execution) -> None:
+    if execution.failed:
+        execution.news(node, "skipped", "")
+        raise RuntimeError(f"{node.name} was not started, since {next(iter(execution.failed)).name} failed")
 
 
 def _repro(node: Node, execution: Execution) -> repro.Outcome:
