@@ -66,9 +66,10 @@ def make(name: str) -> Any:
     reads = graph.nodes(execution.params)[node]
     _refuse_after_failure(node, execution)
     if node.name not in execution.changed and not reads & execution.ran:
+        execution.slots.over(node, made=True)
         execution.news(node, "cached", "")
         return Completed(name="Cached", message="nothing that it depends on has changed")
-    with execution.slots.taken(graph.height(node, execution.params)):
+    with execution.slots.taken(node):
         _refuse_after_failure(node, execution)  # again: the place may be free because its last holder failed
         outcome = _repro(node, execution)
         if outcome.code:
@@ -76,6 +77,7 @@ def make(name: str) -> Any:
             execution.news(node, "failed", outcome.message)
             raise RuntimeError(f"{outcome.message} (its log: {outcome.log})")
     execution.ran.add(node)
+    execution.slots.over(node, made=True)
     execution.news(node, "done" if outcome.ran else "cached", "")
     log.info("%s: %s", node.name, "made" if outcome.ran else "taken from DVC's cache")
     return None if outcome.ran else Completed(name="Cached", message="DVC had it")
@@ -83,6 +85,7 @@ def make(name: str) -> Any:
 
 def _refuse_after_failure(node: Node, execution: Execution) -> None:
     if execution.failed:
+        execution.slots.over(node, made=False)
         execution.news(node, "skipped", "")
         raise RuntimeError(f"{node.name} was not started, since {next(iter(execution.failed)).name} failed")
 
@@ -150,7 +153,9 @@ def execute(content: Params, changed: Mapping[str, list[str]], tracker: tracking
     os.environ[PIPELINE] = tag
     parent = tracker.open("pipeline", None, {"prefect.pipeline": tag})
     compute = Compute.of(content)
-    execution = Execution(content, changed, news, tracker, parent, Slots(compute.total_cpus()), ThreadPoolExecutor(1))
+    execution = Execution(
+        content, changed, news, tracker, parent, Slots(compute.total_cpus(), content), ThreadPoolExecutor(1)
+    )
     _EXECUTION.set(execution)
     runner = ThreadPoolTaskRunner(max_workers=max(4, len(graph.nodes(content))))
     status = "FAILED"

@@ -136,24 +136,37 @@ def test_compute_is_checked(change, message):
         Compute.of({"compute": COMPUTE | change})
 
 
-def test_the_longest_chain_goes_first():
-    slots, order, ready = Slots(1), [], threading.Barrier(3)
+ARMS = {stage: {} for stage in STAGES} | {
+    "distill": {"arms": {"a": {"teacher": "data/teacher", "init": "data/teacher", "data": "data/reflow"}}},
+    "rl": {"arms": {"r": {"init": "data/teacher"}}},
+}
 
-    def wait(height):
-        ready.wait()
-        with slots.taken(height):
-            order.append(height)
 
-    with slots.taken(9):
-        threads = [threading.Thread(target=wait, args=(height,)) for height in (1, 5)]
-        for thread in threads:
-            thread.start()
-        ready.wait()
-        while len(slots._waiting) < 2:
-            time.sleep(0.01)
-    for thread in threads:
-        thread.join()
-    assert order == [5, 1]
+def test_the_longest_chain_goes_first_even_if_it_asks_last():
+    slots, order = Slots(1, ARMS), []
+
+    def make(node):
+        with slots.taken(node):
+            order.append(node.name)
+
+    for name in ("dataset", "verifier", "teacher"):
+        slots.over(Node(name), made=True)
+    first = threading.Thread(target=make, args=(Node("rl", "r"),))
+    first.start()
+    first.join(timeout=0.2)
+    assert order == [], "trajectories could start now, and more waits for it"
+    make(Node("trajectories"))
+    first.join()
+    assert order == ["trajectories", "rl@r"]
+
+
+def test_a_node_that_was_given_up_holds_nobody():
+    slots = Slots(1, ARMS)
+    for name in ("dataset", "verifier", "teacher"):
+        slots.over(Node(name), made=True)
+    slots.over(Node("trajectories"), made=False)
+    with slots.taken(Node("rl", "r")):
+        pass
 
 
 @pytest.mark.parametrize("command", ["run", "stage", "compose", "status", "sample", "lineage", "up", "down", "doctor"])
