@@ -1,0 +1,52 @@
+"""The same seed gives bitwise the same artefacts whatever the number of workers, and whoever does what first."""
+
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import pytest
+import yaml
+
+from flows.table import STAGES, Node
+from stages.io import artefacts, params, run
+from stages.io.job import Job
+
+ROOT = Path(__file__).parents[1]
+CHAIN = [Node(stage) for stage in ("dataset", "teacher", "trajectories", "reflow")]
+
+
+def silent(_step, _metrics):
+    """A sink for those who do not listen; a function of a module, since it travels to the workers."""
+
+
+def one(job, unit, folder):
+    run.run_unit(Job(**job), unit, folder, silent)
+
+
+def made_by(workers, composed, root):
+    """Digests of the chain's artefacts, made with `workers` processes that take the units from the last to the first."""
+    digests = {}
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        for node in CHAIN:
+            job = Job(
+                stage=node.stage,
+                arm=None,
+                seed=4,
+                section=composed[node.stage],
+                inputs={name: str(root / folder) for name, folder in STAGES[node.stage].inputs(composed, None).items()},
+            )
+            units = run.plan(job)
+            folders = [root / "work" / node.stage / unit["id"] for unit in units]
+            pairs = list(zip(units, folders, strict=True))[::-1]
+            list(pool.map(one, [job.to_json()] * len(units), *zip(*pairs, strict=True)))
+            run.finish(job, folders, root / node.folder)
+            digests[node.stage] = artefacts.digest(root / node.folder)
+    return digests
+
+
+@pytest.mark.slow
+def test_one_worker_and_two_make_the_same_bytes(tmp_path):
+    composed = yaml.safe_load(params.compose(ROOT / "params", ["experiment=smoke", "trajectories.shard_size=64"]))
+    one_worker = made_by(1, composed, tmp_path / "one")
+    two_workers = made_by(2, composed, tmp_path / "two")
+    assert one_worker == two_workers
