@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import NoReturn
 
-from flows import environment
+from flows import environment, messages
 
 COMMANDS: Mapping[str, str] = MappingProxyType(
     {
@@ -49,15 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:  # noqa: BLE001 (the edge: every failure becomes one message and an exit code)
         if parsed.debug or os.environ.get("FEWSTEP_DEBUG"):
             traceback.print_exc()
-        print(_message(error), file=sys.stderr)  # noqa: T201
+        for line in messages.lines(error):
+            print(f"error: {line}", file=sys.stderr)  # noqa: T201
         return 1
-
-
-def _message(error: Exception) -> str:
-    text = str(error) or "no message"
-    if not isinstance(error, ValueError | OSError):
-        text = f"{type(error).__name__}: {text}; a fault of ours or of a tool, --debug shows where"
-    return "\n".join(f"error: {line}" for line in text.strip().splitlines() if line.strip())
 
 
 def _interrupt(*_: object) -> NoReturn:

@@ -53,8 +53,8 @@ class Compute:
         return self.num_cpus or len(os.sched_getaffinity(0))
 
 
-def connect(address: str, compute: Compute, stage: str) -> None:
-    """Join the Ray at `address`; ValueError if it is not there or cannot hold one task of `stage`."""
+def connect(address: str) -> None:
+    """Join the Ray at `address`; ValueError if it is not there."""
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host, int(port)), timeout=5).close()
@@ -67,6 +67,13 @@ def connect(address: str, compute: Compute, stage: str) -> None:
     # A pipeline's own Ray has the right environment already; workers of any other get it here.
     foreign = {} if address == os.environ.get(ADDRESS) else {"runtime_env": {"env_vars": _worker_environment()}}
     ray.init(address=address, namespace="prefect", log_to_driver=False, logging_level="error", **foreign)
+
+
+def require(compute: Compute, stage: str) -> None:
+    """ValueError if the Ray that this process has joined cannot hold one task of `stage`."""
+    import ray
+
+    address = ray.get_runtime_context().gcs_address
     need = {"CPU": float(compute.cpus_of(stage)), "GPU": float(compute.gpus_of(stage))}
     have = ray.cluster_resources()
     short = [name for name, amount in need.items() if have.get(name, 0.0) < amount]

@@ -180,7 +180,7 @@ def _record(task: Task, sources: Mapping[str, Any], spans: Sequence[lineage.Span
             "seed": task.job.seed,
             "parameters": task.job.section,
             "git": lineage.commit(),
-            "mlflow": {"run": os.environ.get(tracking.RUN), "parent": os.environ.get(tracking.PARENT)},
+            "mlflow": dict(tracking.CURRENT.get()),
             "prefect": {"flow_run": str(flow_run.id), "api": os.environ["PREFECT_API_URL"]},
             "ray": {"job": ray.get_runtime_context().get_job_id()},
             "machine": lineage.machine(),

@@ -1,6 +1,5 @@
 """Waiting for tasks: watch what they report, end those that hang, and raise what they raised."""
 
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 from prefect import get_run_logger
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
+from flows import relay
 from flows.compute import Compute
 from flows.reports import last_report
 from flows.table import Node
@@ -37,7 +37,7 @@ class Progress:
         text = f"{self._node.name}: {100 * share:.0f} %"
         if last:
             text += f", step {last[-1]['step']}"
-        print(text, file=sys.stdout, flush=True)  # noqa: T201 (DVC shows it)
+        relay.say(text)
         if self._artefact is None:
             key = "progress-" + self._node.name.replace("@", "-").replace("_", "-").lower()
             self._artefact = create_progress_artifact(100 * share, key=key, description=text)
@@ -62,6 +62,10 @@ def gather(
         _, pending = ray.wait(pending, num_returns=len(pending), timeout=_POLL_S)
         if progress:
             progress.show(files, len(futures) - len(pending))
+        if relay.abandoned():
+            for each in pending:
+                ray.cancel(each, force=True)
+            raise InterruptedError("ended with the process that asked for it; finished units are kept")
         for each in pending:
             file = reports.get(each)
             if file is not None and file.is_file() and each not in hung:  # it started: waiting for a core is no stall

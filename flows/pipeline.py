@@ -16,12 +16,12 @@ from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows import crashes, graph, reports, repro, tracking
+from flows import crashes, graph, relay, reports, repro, tracking
 from flows.compute import Compute
 from flows.drain import drain
 from flows.environment import HOME
 from flows.slots import Slots
-from flows.stage import PIPELINE
+from flows.stage import PIPELINE, perform
 from flows.summary import results
 from flows.table import Node, Params
 from stages.io.artefacts import write_json
@@ -148,7 +148,7 @@ def pipeline() -> None:
 
 
 def execute(content: Params, changed: Mapping[str, list[str]], tracker: tracking.Tracker, news: News) -> None:
-    """Run the pipeline with the servers that the environment names; raises ValueError with the first stage's fault."""
+    """Run the pipeline in the Ray that this process has joined; raises ValueError with the first stage's fault."""
     started, tag = time.time(), f"pipeline-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     os.environ[PIPELINE] = tag
     parent = tracker.open("pipeline", None, {"prefect.pipeline": tag})
@@ -160,14 +160,14 @@ def execute(content: Params, changed: Mapping[str, list[str]], tracker: tracking
     runner = ThreadPoolTaskRunner(max_workers=max(4, len(graph.nodes(content))))
     status = "FAILED"
     try:
-        with tags(tag):
+        with tags(tag), relay.serve(perform):
             pipeline.with_options(task_runner=runner, flow_run_name=tag)()
         status = "FINISHED"
     except RuntimeError:
         if not execution.failed:
             raise
         node, message = next(iter(execution.failed.items()))
-        raise ValueError(f"{node.name}: {message}\nthe whole log: {repro.log_of(node)}") from None
+        raise ValueError(f"{node.name}: {message} (its log: {repro.log_of(node)})") from None
     finally:
         execution.stop()
         drain()

@@ -3,37 +3,50 @@
 import importlib
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from flows import compute, graph, locks, reports, services, tracking
+from flows import compute, drain, graph, locks, relay, reports, services, tracking
 from flows.environment import HOME
-from flows.table import Node
+from flows.table import Node, Params
 from stages.io import params
 
 PIPELINE = "FEWSTEP_PIPELINE"
 """Environment variable: the tag that ties a pipeline's flow runs together, which Prefect does not over processes."""
 
 
-def run(name: str) -> None:
-    """Run node `name` with the parameters in params.yaml; whatever fails is raised."""
+def run(name: str) -> Mapping[str, Any]:
+    """Run node `name` with the parameters in params.yaml, in the pipeline that waits for it or in this process.
+
+    What fails here is raised; what failed in the pipeline is returned, as {errors, trace}.
+    """
+    runs = {"run": os.environ.get(tracking.RUN), "parent": os.environ.get(tracking.PARENT)}
+    answer = relay.ask(name, runs)
+    if answer is not None:
+        return answer
     content = params.read(Path("params.yaml"))
-    graph.nodes(content)
     node = graph.find(name, content)
-    resources = compute.Compute.of(content)
-    with locks.hold(node), services.session(resources) as addresses, _tracked(node):
-        compute.connect(addresses["ray"], resources, node.stage)
+    with locks.hold(node), services.session(compute.Compute.of(content)) as addresses, _tracked(node):
+        compute.connect(addresses["ray"])
         import ray
 
         try:
-            _flow(node)
-        except Exception as error:
-            _keep_trace(node, error)
-            raise
+            _flow(node, content)
+            drain.drain()
         finally:
             ray.shutdown()
+    return {"errors": [], "trace": ""}
+
+
+def perform(request: Mapping[str, Any]) -> None:
+    """Run the node that another process asks for; this one has joined Ray and tracks it."""
+    content = params.read(Path("params.yaml"))
+    node = graph.find(request["node"], content)
+    tracking.CURRENT.set({"run": request["run"], "parent": request["parent"]})
+    with locks.hold(node):
+        _flow(node, content)
 
 
 def _keep_trace(node: Node, error: Exception) -> None:
@@ -47,30 +60,36 @@ def _keep_trace(node: Node, error: Exception) -> None:
             error.args = (f"{node.name}: {error} (traceback: {file})",)
 
 
-def _flow(node: Node) -> None:
+def _flow(node: Node, content: Params) -> None:
     from prefect import tags
     from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
     from prefect_ray import RayTaskRunner
 
-    from flows.drain import drain
-
+    graph.nodes(content)
+    compute.require(compute.Compute.of(content), node.stage)
     flow: Any = importlib.import_module(f"flows.{node.stage}").run
     alone = os.environ.get(PIPELINE) is None  # a pipeline sees its stages end; their heartbeats cost a second each
     beats = {} if alone else {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
-    with temporary_settings(beats), tags(*filter(None, [node.name, os.environ.get(PIPELINE)])):
-        flow.with_options(task_runner=RayTaskRunner(), flow_run_name=node.name)(*filter(None, [node.arm]))
-    drain()
+    try:
+        with temporary_settings(beats), tags(*filter(None, [node.name, os.environ.get(PIPELINE)])):
+            flow.with_options(task_runner=RayTaskRunner(), flow_run_name=node.name)(*filter(None, [node.arm]))
+    except Exception as error:
+        _keep_trace(node, error)
+        raise
 
 
 @contextmanager
 def _tracked(node: Node) -> Iterator[None]:
     """A pipeline tracks its stages itself; a stage alone opens its own run while the rest starts."""
     reports.forget(node)
-    if os.environ.get(tracking.RUN):
+    run, parent = os.environ.get(tracking.RUN), os.environ.get(tracking.PARENT)
+    if run:
+        tracking.CURRENT.set({"run": run, "parent": parent})
         yield
         return
     tracker = tracking.Tracker()
-    run = os.environ[tracking.RUN] = tracker.open(node.name, os.environ.get(tracking.PARENT), {})
+    run = tracker.open(node.name, parent, {})
+    tracking.CURRENT.set({"run": run, "parent": parent})
     stop = threading.Event()
     follower = threading.Thread(target=_follow, args=(tracker, node, run, stop), daemon=True)
     follower.start()

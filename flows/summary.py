@@ -10,6 +10,7 @@ from flows.table import Params
 
 METRICS = Path("data/evaluate/metrics.json")
 COLUMNS = ("nfe", "score_seen", "score_heldout", "frechet_distance", "precision", "recall")
+GROUPS = ("real", "teacher", "guidance", "distill", "rl")
 PLACES = (
     "report    data/evaluate/report.html",
     "MLflow    `fewstep up`, then http://127.0.0.1:5000 (kept in mlruns/)",
@@ -25,10 +26,14 @@ def results() -> list[dict[str, Any]]:
     content = json.loads(METRICS.read_text(encoding="utf-8"))
     return [
         {"model": f"{group} {name}", **{key: value for key, value in numbers.items() if isinstance(value, int | float)}}
-        for group, members in content.items()
-        for name, numbers in members.items()
-        if isinstance(numbers, Mapping)
+        for group in GROUPS
+        for name, numbers in sorted(content.get(group, {}).items(), key=lambda item: _rank(*item))
     ]
+
+
+def _rank(name: str, numbers: Mapping[str, Any]) -> tuple[float, float, str]:
+    """Many steps first, then little guidance."""
+    return -numbers.get("nfe", 0), numbers.get("guidance", 1), name
 
 
 def overhead(params: Params, started: float, finished: float) -> tuple[float, float]:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from stages.io.artefacts import read_manifest
 STORE = Path("mlruns/mlflow.db")
 RUN, PARENT = "FEWSTEP_MLFLOW_RUN", "FEWSTEP_MLFLOW_PARENT"
 """Environment variables: the run that the pipeline opened for a stage, and the pipeline's own."""
+CURRENT: ContextVar[Mapping[str, str | None]] = ContextVar("current")
+"""The run of the stage that this thread runs, and its parent."""
 _BATCH = 1000
 
 

@@ -46,14 +46,18 @@ def _make(content: Mapping[str, Any], changed: Mapping[str, list[str]], checking
     tracker: list[Any] = []
     opening = threading.Thread(target=lambda: tracker.append(_tracker()), daemon=True)
     opening.start()  # imports MLflow and makes its database while the servers start
-    with board(content) as news, services.session(compute.Compute.of(content)):
+    with board(content) as news, services.session(compute.Compute.of(content)) as addresses:
         preflight.result(checking)
+        compute.connect(addresses["ray"])
         from flows import pipeline
 
         opening.join()
         if not tracker:
             raise RuntimeError("mlruns/mlflow.db could not be opened")
         pipeline.execute(content, changed, tracker[0], news)
+        import ray
+
+        ray.shutdown()
     sys.stdout.flush()
 
 

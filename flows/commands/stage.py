@@ -17,5 +17,9 @@ def main(parsed: argparse.Namespace) -> int:
 
     if not sys.stdin.isatty():
         die_with_parent()
-    stage.run(f"{parsed.name}@{parsed.arm}" if parsed.arm else parsed.name)
-    return 0
+    answer = stage.run(f"{parsed.name}@{parsed.arm}" if parsed.arm else parsed.name)
+    if parsed.debug and answer["trace"]:
+        print(answer["trace"], file=sys.stderr)
+    for line in answer["errors"]:
+        print(f"error: {line}", file=sys.stderr)
+    return 1 if answer["errors"] else 0

@@ -30,6 +30,11 @@ class Clone:
     def fewstep(self, *words: str, timeout: float = 600) -> subprocess.CompletedProcess[str]:
         return self._call([sys.executable, "-m", "flows", *words], timeout)
 
+    def begin(self, *words: str) -> subprocess.Popen[bytes]:
+        """The command line, not waited for."""
+        command = [sys.executable, "-m", "flows", *words]
+        return subprocess.Popen(command, cwd=self.root, env=self._environment(), stdout=subprocess.DEVNULL)
+
     def dvc(self, *words: str, timeout: float = 600) -> subprocess.CompletedProcess[str]:
         return self._call([sys.executable, "-m", "dvc", *words], timeout)
 
@@ -48,11 +53,11 @@ class Clone:
         self.original.clear()
 
     def _call(self, command: list[str], timeout: float = 600) -> subprocess.CompletedProcess[str]:
+        options = {"capture_output": True, "text": True, "check": False, "timeout": timeout}
+        return subprocess.run(command, cwd=self.root, env=self._environment(), **options)
+
+    def _environment(self) -> dict[str, str]:
         # dvc.yaml says `python`: that must be the one that runs the tests
-        inherited = {
-            k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "FEWSTEP_", "RAY_", "MLFLOW_"))
-        }
-        env = inherited | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-        return subprocess.run(
-            command, cwd=self.root, capture_output=True, text=True, check=False, timeout=timeout, env=env
-        )
+        ours = ("PREFECT_", "FEWSTEP_", "RAY_", "MLFLOW_")
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+        return inherited | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}

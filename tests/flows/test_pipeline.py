@@ -9,6 +9,7 @@ import time
 import urllib.request
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 
@@ -61,6 +62,13 @@ def ran(clone):
     """Nodes whose command the last pipeline run started."""
     latest = max((clone.root / ".fewstep/runs").glob("*.json"), key=lambda file: file.stat().st_mtime)
     return {name for name, entry in json.loads(latest.read_text())["stages"].items() if entry["ran"]}
+
+
+def wait_for(holds, seconds=120):
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, "it did not come to it"
+        time.sleep(0.2)
 
 
 def refused(done, message):
@@ -181,6 +189,27 @@ def test_a_shard_that_fails_fails_the_stage_and_keeps_the_others(spoiled, fault,
     assert "shard-00000" in seals
     assert "shard-00001" not in seals
     states = {run["state_name"] for run in ask(spoiled, "task_runs")}
+    assert "Running" not in states
+
+
+def test_a_stage_that_fails_fails_the_run(spoiled):
+    spoiled.spoil("stages/trajectories.py", SHARD_1.format("raise ValueError('it is so; do that')"))
+    done = spoiled.fewstep("run", "experiment=smoke", "trajectories.guidance=1.5")
+    refused(done, r"trajectories: it is so; do that \(its log: .fewstep/logs/trajectories.log\)")
+    assert "skipped  evaluate" in done.stdout or "evaluate" not in done.stdout
+
+
+def test_a_run_that_is_stopped_leaves_no_process(spoiled):
+    spoiled.spoil("stages/trajectories.py", SHARD_1.format("__import__('time').sleep(600)"))
+    run = spoiled.begin("run", "experiment=smoke", "trajectories.guidance=1.5")
+    wait_for(lambda: any((spoiled.root / ".fewstep/work/trajectories").rglob("shard-00001.jsonl")))
+    time.sleep(2)
+    run.terminate()
+    assert run.wait(timeout=60) == 130
+    here = [p for p in psutil.process_iter(["cmdline", "cwd"]) if p.info["cwd"] == str(spoiled.root)]
+    words = [" ".join(p.info["cmdline"]) for p in here]
+    assert not [line for line in words if "flows stage" in line or "flows run" in line or "dvc" in line], words
+    states = {run["state_name"] for run in ask(spoiled, "flow_runs")}
     assert "Running" not in states
 
 

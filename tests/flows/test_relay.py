@@ -1,0 +1,77 @@
+"""The relay: words, faults and deaths pass between a pipeline and the processes that DVC starts."""
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from flows import relay
+from flows.stage import PIPELINE
+
+ROOT = Path(relay.__file__).parents[1]
+
+
+def test_a_stage_speaks_to_whoever_asked(capsys):
+    def perform(request):
+        assert request["run"] == "r1"
+        relay.say(f"{request['node']}: 50 %")
+
+    with relay.serve(perform):
+        answer = relay.ask("teacher", {"run": "r1"})
+    assert answer == {"errors": [], "trace": ""}
+    assert capsys.readouterr().out == "teacher: 50 %\n"
+
+
+def test_a_fault_reaches_whoever_asked():
+    def perform(_request):
+        raise ValueError("it is so; do that")
+
+    with relay.serve(perform):
+        answer = relay.ask("teacher", {})
+    assert answer["errors"] == ["it is so; do that"]
+    assert "Traceback" in answer["trace"]
+
+
+def test_code_that_was_edited_since_runs_elsewhere(monkeypatch):
+    with relay.serve(lambda _: pytest.fail("the pipeline's workers hold the old code")):
+        monkeypatch.setattr(relay, "code_digest", lambda: "edited")
+        assert relay.ask("teacher", {}) is None
+
+
+def test_without_a_pipeline_nobody_answers():
+    assert relay.SOCKET not in os.environ
+    assert relay.ask("teacher", {}) is None
+
+
+def test_a_pipeline_that_dies_is_a_fault(tmp_path, monkeypatch):
+    path = tmp_path / "s"
+    monkeypatch.setenv(relay.SOCKET, str(path))
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+        server.listen()
+        threading.Thread(target=lambda: server.accept()[0].close(), daemon=True).start()
+        [error] = relay.ask("teacher", {})["errors"]
+    assert "the pipeline's process ended" in error
+
+
+def test_a_stage_learns_that_its_asker_was_killed():
+    seen = threading.Event()
+
+    def perform(_request):
+        while not relay.abandoned():
+            time.sleep(0.01)
+        seen.set()
+
+    with relay.serve(perform):
+        code = "from flows import relay; relay.ask('teacher', {})"
+        asker = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
+        assert not seen.wait(timeout=1.5)
+        asker.kill()
+        asker.wait()
+        assert seen.wait(timeout=5)
+    assert PIPELINE not in os.environ
