@@ -110,6 +110,11 @@ def _guide(study: Study) -> Markup:
         if "heldout" in study.splits
         else ""
     )
+    floor = (
+        "; a model that composes can come nearer, since they lack the held-out prompts"
+        if "heldout" in study.splits
+        else ": the floor"
+    )
     terms = [
         (
             "Score",
@@ -121,7 +126,7 @@ def _guide(study: Study) -> Markup:
             "Fréchet distance",
             f"Between Gaussians fitted to the verifier's features of samples (asked for the test images' prompts) and of the "
             f"{count['test_images']} real test images. It is not FID: the features are this verifier's. "
-            f"Real training images are at {tables.digits(real['frechet_distance'])} from the test images: the floor.",
+            f"Real training images are at {tables.digits(real['frechet_distance'])} from the test images{floor}.",
         ),
         (
             "NFE",
