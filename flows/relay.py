@@ -114,18 +114,20 @@ def _answer(connection: socket.socket, perform: Callable[[Request], None], code:
 
 
 def ask(node: str, facts: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """Have the pipeline run `node`: its answer, {errors, trace}; None where none listens, or it began with other code."""
+    """Have the pipeline run `node`: its answer, {errors, trace}; None if none listens, or it began with other code."""
     path = os.environ.get(SOCKET)
     if path is None or not Path(path).exists():
         return None
     with socket.socket(socket.AF_UNIX) as connection:
-        connection.connect(path)
-        connection.sendall(json.dumps({"node": node, "code": code_digest(), **facts}).encode() + b"\n")
-        with connection.makefile("r", encoding="utf-8") as stream:
-            for line in stream:
-                message = json.loads(line)
-                if "say" in message:
+        try:
+            connection.connect(path)
+            connection.sendall(json.dumps({"node": node, "code": code_digest(), **facts}).encode() + b"\n")
+            with connection.makefile("r", encoding="utf-8") as stream:
+                for line in stream:
+                    message = json.loads(line)
+                    if "say" not in message:
+                        return None if "stale" in message else message
                     print(message["say"], flush=True)  # noqa: T201 (DVC shows it)
-                else:
-                    return None if "stale" in message else message
+        except ConnectionError:
+            pass  # killed before it could answer
     return {"errors": [f"{node}: the pipeline's process ended; run it again"], "trace": ""}

@@ -53,8 +53,8 @@ class Clone:
         self.original.clear()
 
     def _call(self, command: list[str], timeout: float = 600) -> subprocess.CompletedProcess[str]:
-        options = {"capture_output": True, "text": True, "check": False, "timeout": timeout}
-        return subprocess.run(command, cwd=self.root, env=self._environment(), **options)
+        where = {"cwd": self.root, "env": self._environment()}
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout, **where)
 
     def _environment(self) -> dict[str, str]:
         # dvc.yaml says `python`: that must be the one that runs the tests

@@ -80,6 +80,8 @@ def refused(done, message):
     assert "Traceback" not in done.stdout + done.stderr
 
 
+AS_IT_IS = ("experiment=smoke", "distill.arms.tdm1.nfe=2")
+"""What the experiment before them left."""
 SHARD_1 = """
 _work = work
 
@@ -162,9 +164,8 @@ def test_one_arms_parameter_runs_that_arm_and_evaluate(finished):
 
 
 def test_an_experiment_by_dvc_composes_the_same_parameters(finished):
-    words = ["experiment=smoke", "distill.arms.tdm1.nfe=2"]
-    composed = finished.fewstep("compose", "--show", *words).stdout
-    done = finished.dvc("exp", "run", *[word for each in words for word in ("-S", each)])
+    composed = finished.fewstep("compose", "--show", *AS_IT_IS).stdout
+    done = finished.dvc("exp", "run", *[word for each in AS_IT_IS for word in ("-S", each)])
     assert done.returncode == 0, done.stdout + done.stderr
     assert (finished.root / "params.yaml").read_text() == composed
     assert re.findall(r"Running stage '(.*)'", done.stdout) == ["distill@tdm1", "evaluate"]
@@ -194,14 +195,14 @@ def test_a_shard_that_fails_fails_the_stage_and_keeps_the_others(spoiled, fault,
 
 def test_a_stage_that_fails_fails_the_run(spoiled):
     spoiled.spoil("stages/trajectories.py", SHARD_1.format("raise ValueError('it is so; do that')"))
-    done = spoiled.fewstep("run", "experiment=smoke", "trajectories.guidance=1.5")
+    done = spoiled.fewstep("run", *AS_IT_IS, "trajectories.guidance=1.5")
     refused(done, r"trajectories: it is so; do that \(its log: .fewstep/logs/trajectories.log\)")
     assert "skipped  evaluate" in done.stdout or "evaluate" not in done.stdout
 
 
 def test_a_run_that_is_stopped_leaves_no_process(spoiled):
     spoiled.spoil("stages/trajectories.py", SHARD_1.format("__import__('time').sleep(600)"))
-    run = spoiled.begin("run", "experiment=smoke", "trajectories.guidance=1.5")
+    run = spoiled.begin("run", *AS_IT_IS, "trajectories.guidance=1.5")
     wait_for(lambda: any((spoiled.root / ".fewstep/work/trajectories").rglob("shard-00001.jsonl")))
     time.sleep(2)
     run.terminate()

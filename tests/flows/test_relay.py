@@ -54,7 +54,11 @@ def test_a_pipeline_that_dies_is_a_fault(tmp_path, monkeypatch):
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(path))
         server.listen()
-        threading.Thread(target=lambda: server.accept()[0].close(), daemon=True).start()
+
+        def hang_up():
+            server.accept()[0].close()
+
+        threading.Thread(target=hang_up, daemon=True).start()
         [error] = relay.ask("teacher", {})["errors"]
     assert "the pipeline's process ended" in error
 
