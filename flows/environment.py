@@ -30,7 +30,6 @@ SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_LOGGING_LEVEL": "WARNING",  # not a line for every table of a new database
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # five processes for features that are not used here
-    "OMP_WAIT_POLICY": "PASSIVE",  # torch's threads must not spin for cores that servers and other stages need
     "TOKENIZERS_PARALLELISM": "false",
 }
 
