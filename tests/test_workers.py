@@ -24,7 +24,7 @@ def one(job, unit, folder):
 
 
 def made_by(workers, composed, root):
-    """Digests of the chain's artefacts, made with `workers` processes that take the units from the last to the first."""
+    """Digests of the chain, made by `workers` processes that take the units from the last to the first."""
     digests = {}
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
         for node in CHAIN:
