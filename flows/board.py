@@ -25,7 +25,8 @@ def board(params: Params) -> Iterator[Callable[[Node, str, str], None]]:
             began.setdefault(node, time.time())
             if state != "running":
                 took = f" {time.time() - began[node]:.0f} s" if state in ("done", "failed") else ""
-                print(f"{state:8} {node.name}{took}", flush=True)  # noqa: T201
+                sys.stdout.write(f"{state:8} {node.name}{took}\n")  # in one write: nodes end side by side
+                sys.stdout.flush()
 
         yield news
 
