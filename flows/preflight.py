@@ -12,6 +12,10 @@ from flows.table import STAGES
 from stages.io import params
 
 
+class Refused(ValueError):
+    """Parameters that no stage can run with."""
+
+
 def start() -> subprocess.Popen[str]:
     """Begin; `result` waits for it."""
     command = [sys.executable, "-m", "flows.preflight"]
@@ -19,10 +23,10 @@ def start() -> subprocess.Popen[str]:
 
 
 def result(process: subprocess.Popen[str]) -> None:
-    """Raises ValueError with every fault that was found."""
+    """Raises Refused with every fault that was found."""
     said, _ = process.communicate()
     if process.returncode:
-        raise ValueError(said.strip())
+        raise Refused(said.strip())
 
 
 def main() -> int:

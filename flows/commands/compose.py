@@ -18,7 +18,11 @@ def main(parsed: argparse.Namespace) -> int:
 
         print(compose(Path("params"), parsed.overrides), end="")
         return 0
-    write(parsed.overrides)
+    from flows import locks
+    from flows.table import Node
+
+    with locks.hold(Node("pipeline")):
+        write(parsed.overrides)
     print("params.yaml written")
     return 0
 

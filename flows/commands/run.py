@@ -4,7 +4,7 @@ import argparse
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,28 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(parsed: argparse.Namespace) -> int:
-    """0 if everything is made and up to date."""
+    """0 if everything is made and up to date. Parameters that are refused leave params.yaml as it was."""
+    from flows import locks, preflight
+    from flows.table import Node
+
+    file = Path("params.yaml")
+    with locks.hold(Node("pipeline")):  # a second run would change the parameters under the first
+        before = file.read_text(encoding="utf-8") if file.is_file() else None
+        try:
+            return _run(parsed.overrides)
+        except preflight.Refused:
+            if before is not None:
+                file.write_text(before, encoding="utf-8")
+            raise
+
+
+def _run(overrides: Sequence[str]) -> int:
     from flows import compute, graph, preflight, repro, rooms, summary
     from flows.commands import compose
     from stages.io import params
 
     started = time.time()
-    compose.write(parsed.overrides)
+    compose.write(overrides)
     content = params.read(Path("params.yaml"))
     compute.Compute.of(content)
     rooms.set_aside(content)

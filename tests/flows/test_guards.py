@@ -193,3 +193,14 @@ def test_the_command_line_is_quick_to_start():
 def test_outside_a_project_the_message_says_so(home, capsys):
     assert main(["status"]) == 1
     assert "run this inside the project's folder" in capsys.readouterr().err
+
+
+def test_a_second_run_leaves_the_parameters_of_the_first(home, capsys):
+    (home / "dvc.yaml").touch()
+    (home / "params").mkdir()
+    (home / "params.yaml").write_text("first: true\n")
+    with locks.hold(Node("pipeline")):
+        code = main(["run", "seed=7"])
+    assert code == 1
+    assert "pipeline: process" in capsys.readouterr().err
+    assert (home / "params.yaml").read_text() == "first: true\n"
