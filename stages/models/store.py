@@ -50,6 +50,7 @@ def save(folder: Path, net: torch.nn.Module, spec: SamplerSpec) -> None:
     parts = {"transformer": net.transformer, "text_encoder": net.text_encoder, "tokenizer": net.vocabulary.tokenizer}
     for name, part in parts.items():
         part.save_pretrained(folder / name)
+    _forget_origin(folder / "transformer" / "config.json")
     index = {
         "_class_name": ["pipeline", "FewStepPipeline"],
         "_diffusers_version": diffusers.__version__,
@@ -82,6 +83,12 @@ def load(folder: Path, device: str | torch.device = "cpu") -> Student:
         PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer", local_files_only=True),
     )
     return Student(_frozen(net, device), _spec(_read(folder / INDEX)["sampler"], folder))
+
+
+def _forget_origin(file: Path) -> None:
+    """Where a network was once loaded from is a path of one machine, and would make equal artefacts differ."""
+    settings = {name: value for name, value in _read(file).items() if name != "_name_or_path"}
+    file.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _frozen(net: torch.nn.Module, device: str | torch.device) -> torch.nn.Module:

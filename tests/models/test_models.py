@@ -92,3 +92,12 @@ def test_pictures_have_the_samples_size(net, tmp_path):
 def test_a_folder_without_a_model_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"no model here .*model_index\.json"):
         load(tmp_path)
+
+
+def test_a_saved_model_does_not_know_where_it_was_loaded_from(net, tmp_path):
+    for place in ("here", "elsewhere"):
+        save(tmp_path / place, net, even(1))
+        save(tmp_path / f"from {place}", load(tmp_path / place).net, even(1))
+    for file in (path for path in (tmp_path / "from here").rglob("*") if path.is_file()):
+        twin = tmp_path / "from elsewhere" / file.relative_to(tmp_path / "from here")
+        assert twin.read_bytes() == file.read_bytes(), f"{file.name} differs"
