@@ -9,6 +9,8 @@ from stages.core.config import check, config
 
 ADDRESS = "FEWSTEP_RAY_ADDRESS"
 """Environment variable: the Ray that the pipeline started, for its stages."""
+_AWS = ("AWS_REQUEST", "AWS_RESPONSE", "AWS_ENDPOINT", "AWS_DEFAULT_REGION")
+"""Beginnings of variables that workers elsewhere are told of. Credentials are not: machines have their own."""
 
 
 @config
@@ -86,5 +88,14 @@ def require(compute: Compute, stage: str) -> None:
 
 
 def _worker_environment() -> dict[str, str]:
-    prefixes = ("PREFECT_", "RAY_ACCEL", "AWS_REQUEST", "AWS_RESPONSE", "PYTHONPATH", "TOKENIZERS_")
+    prefixes = (
+        "PREFECT_",
+        "RAY_ACCEL",
+        "AWS_REQUEST",
+        "AWS_RESPONSE",
+        "AWS_ENDPOINT",
+        "AWS_DEFAULT_REGION",
+        "PYTHONPATH",
+        "TOKENIZERS_",
+    )
     return {name: value for name, value in os.environ.items() if name.startswith(prefixes) and name != "PREFECT_HOME"}

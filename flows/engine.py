@@ -17,15 +17,17 @@ from prefect import get_run_logger
 from prefect.runtime import flow_run
 from prefect_ray.context import remote_options
 
-from flows import lineage, reports, rooms, tracking, worker
+from flows import leases, lineage, reports, rooms, tracking, worker
 from flows.compute import Compute
 from flows.crashes import settle_tasks
 from flows.environment import HOME
 from flows.follow import Progress, gather
+from flows.sharing import Storage
 from flows.table import STAGES, Node, Params
 from flows.warmth import prestart
-from stages.io import artefacts, params
+from stages.io import artefacts, params, places
 from stages.io.job import Job
+from stages.io.storage import Store
 
 WORK = HOME / "work"
 MIN_FREE_BYTES = 256 * 2**20
@@ -39,6 +41,10 @@ class Task:
     compute: Compute
     job: Job
     work: Path
+    """Here: what units report."""
+    place: str
+    """Where units and their state lie: `work`, or its counterpart in the store."""
+    store: Store | None
 
 
 def execute(node: Node) -> dict[str, float]:
@@ -49,7 +55,9 @@ def execute(node: Node) -> dict[str, float]:
     content = params.read(Path("params.yaml"))
     submitted: list[Any] = []
     try:
-        return _run(_prepare(node, content), content, submitted)
+        task = _prepare(node, content)
+        with leases.hold(task.store, node, task.job.key()):
+            return _run(task, content, submitted)
     finally:
         if sys.exc_info()[0]:
             settle_tasks(submitted)
@@ -67,24 +75,23 @@ def _run(task: Task, content: Params, submitted: list[Any]) -> dict[str, float]:
     planned = one(worker.plan)
     spans.append(planned["span"])
     units = planned["result"]
-    folders = {unit["id"]: (task.work / unit["id"]).resolve() for unit in units}
-    files = {name: Path(f"{folder}.jsonl") for name, folder in folders.items()}
+    parts = {unit["id"]: f"{task.place}/{unit['id']}" for unit in units}
+    files = {name: (task.work / f"{name}.jsonl").resolve() for name in parts}
     reports.announce(node, files)
     submit = _submit(worker.work, task)
-    futures = [submit(task.job.to_json(), unit, str(folders[unit["id"]])) for unit in units]
+    futures = [submit(task.job.to_json(), unit, parts[unit["id"]], str(files[unit["id"]])) for unit in units]
     submitted += futures
     prestart(task.compute.total_cpus())  # for those who come next, while this computes
     log.info("%d units on %d CPUs each", len(units), task.compute.cpus_of(node.stage))
     done = gather(futures, task.compute, files, Progress(node, task.job.section, len(units)))
     spans += [each["span"] for each in done]
-    loose = [name for name, folder in folders.items() if not artefacts.sealed(folder)]
-    if loose:
-        raise ValueError(f"{node.name}: unit {loose[0]} ended without a seal; run it again")
-
     out = Path(node.folder).resolve()
-    parts = [str(folder) for folder in folders.values()]
-    finished = one(worker.finish, parts, str(out))
+    finished = one(worker.finish, list(parts.values()), f"{task.place}/artefact" if task.store else str(out))
     spans.append(finished["span"])
+    if task.store:
+        room = task.place.removeprefix(f"{task.store.root}/")
+        places.check_out(task.store.read_document(f"{room}/artefact/{artefacts.MANIFEST}"), out)
+        task.store.remove(room)
     artefacts.read_manifest(out)
     _record(task, sources, spans, started)
     shutil.rmtree(task.work, ignore_errors=True)  # the artefact holds it all now
@@ -98,21 +105,25 @@ def _prepare(node: Node, content: Params) -> Task:
         _check_input(folder, content)
     if node.stage == "evaluate":
         rooms.set_aside(content)
-    compute = Compute.of(content)
+    compute, store = Compute.of(content), Storage.of(content).store()
     job = Job(
         stage=node.stage,
         arm=node.arm,
         seed=content["seed"],
         section=node.section(content),
-        inputs={name: str(Path(folder).resolve()) for name, folder in inputs.items()},
+        inputs={
+            name: places.publish(store, Path(folder)) if store else str(Path(folder).resolve())
+            for name, folder in inputs.items()
+        },
         device=compute.device_of(node.stage),
         threads=compute.cpus_of(node.stage),
         context=dict(STAGES[node.stage].context(content)),
         notes=_notes(node, inputs),
     )
-    work = WORK / node.name / job.key()
+    room = f"{node.name}/{job.key()}"
+    work = (WORK / room).resolve()
     work.mkdir(parents=True, exist_ok=True)
-    return Task(node, compute, job, work)
+    return Task(node, compute, job, work, f"{store.root}/work/{room}" if store else str(work), store)
 
 
 def _notes(node: Node, inputs: Mapping[str, str]) -> dict[str, Any]:

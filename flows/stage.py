@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from flows import compute, drain, graph, locks, relay, reports, services, tracking
+from flows import compute, drain, graph, locks, relay, reports, services, sharing, tracking
 from flows.environment import HOME
 from flows.table import Node, Params
 from stages.io import params
@@ -27,6 +27,7 @@ def run(name: str) -> Mapping[str, Any]:
     if answer is not None:
         return answer
     content = params.read(Path("params.yaml"))
+    sharing.settle(content)
     node = graph.find(name, content)
     with locks.hold(node), services.session(compute.Compute.of(content)) as addresses, _tracked(node):
         compute.connect(addresses["ray"])

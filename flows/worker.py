@@ -27,26 +27,26 @@ def plan(job: dict[str, Any]) -> dict[str, Any]:
     """The stage's units, after its inputs were found whole and its parameters valid."""
 
     def compute() -> Any:
-        from stages.io import artefacts, run
+        from stages.io import artefacts, places, run
         from stages.io.job import Job
 
-        for folder in job["inputs"].values():
-            artefacts.verify(Path(folder))
+        for place in job["inputs"].values():
+            artefacts.verify(places.view(place))
         return run.plan(Job(**job))
 
     return _observed("plan", job, "plan", compute)
 
 
 @task(name="work", task_run_name="{unit[id]}", **_SETTINGS)
-def work(job: dict[str, Any], unit: dict[str, Any], out: str) -> dict[str, Any]:
-    """Compute one unit into folder `out`; what it reports goes to `<out>.jsonl`, line by line."""
+def work(job: dict[str, Any], unit: dict[str, Any], place: str, report: str) -> dict[str, Any]:
+    """Compute one unit at `place`; what it reports goes to file `report`, line by line."""
 
     def compute() -> None:
         from stages.io import run
         from stages.io.job import Job
 
-        with Path(f"{out}.jsonl").open("a", encoding="utf-8") as stream:
-            run.run_unit(Job(**job), unit, Path(out), _reporter(stream))
+        with Path(report).open("a", encoding="utf-8") as stream:
+            run.run_unit(Job(**job), unit, place, _reporter(stream))
 
     return _observed("work", job, unit["id"], compute)
 
@@ -62,7 +62,7 @@ def finish(job: dict[str, Any], parts: list[str], out: str) -> dict[str, Any]:
         from stages.io.job import Job
 
         torch.set_num_threads(job["threads"])
-        return dict(run.finish(Job(**job), [Path(part) for part in parts], Path(out)))
+        return dict(run.finish(Job(**job), parts, out))
 
     return _observed("finish", job, "finish", compute)
 

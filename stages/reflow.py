@@ -14,7 +14,7 @@ from stages.core.rng import stream
 from stages.core.types import Sink
 from stages.couplings import COUPLINGS, couple
 from stages.io import shards
-from stages.io.artefacts import SEAL, write_json
+from stages.io.artefacts import adopt, write_json
 from stages.io.dataset import Dataset
 from stages.io.job import Job
 from stages.metrics.pairs import pair_statistics
@@ -95,7 +95,5 @@ def _straightness(cfg: Straightness, job: Job, names: Sequence[str], index: Tens
 
 def finish(_cfg: Config, _job: Job, parts: Sequence[Path], out: Path) -> Mapping[str, float]:
     """The statistics of the pairs."""
-    for file in sorted(parts[0].iterdir()):
-        if file.name != SEAL:
-            (out / file.name).write_bytes(file.read_bytes())
+    adopt(parts[0], out)
     return json.loads((out / "stats.json").read_text(encoding="utf-8"))

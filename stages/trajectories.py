@@ -15,7 +15,7 @@ from stages.core.rng import stream
 from stages.core.spec import even
 from stages.core.types import Sink
 from stages.io import shards
-from stages.io.artefacts import SEAL, write_json
+from stages.io.artefacts import adopt, write_json
 from stages.io.dataset import Dataset
 from stages.io.job import Job
 from stages.models import load
@@ -87,9 +87,7 @@ def work(cfg: Config, job: Job, unit: Mapping[str, Any], out: Path, sink: Sink) 
 def finish(cfg: Config, _job: Job, parts: Sequence[Path], out: Path) -> Mapping[str, float]:
     """Gather the shards; the grid's times of the stored states go to states.json."""
     for part in parts:
-        for file in part.iterdir():
-            if file.name != SEAL:
-                (out / file.name).write_bytes(file.read_bytes())
+        adopt(part, out)
     times = even(cfg.steps).times
     write_json(out / "states.json", {"times": [times[i] for i in cfg.keep]})
     return {"trajectories": float(cfg.num_trajectories), "shards": float(len(parts))}

@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 from stages.core.config import config
 from stages.core.rng import stream
 from stages.core.types import Sink
-from stages.io.artefacts import write_json
+from stages.io.artefacts import adopt, write_json
 from stages.io.dataset import Dataset
 from stages.io.job import Job
 from stages.models.mixture import GaussianMixture
@@ -99,9 +99,7 @@ def shifted(images: Tensor, reach: float, rng: Generator) -> Tensor:
 
 def finish(_cfg: Trained | Exact, job: Job, parts: Sequence[Path], out: Path) -> Mapping[str, float]:
     """Agreement with the labels of real test images, by attribute and in all of them."""
-    for file in sorted(parts[0].iterdir()):
-        if file.name != "unit.json":
-            (out / file.name).write_bytes(file.read_bytes())
+    adopt(parts[0], out)
     data, verifier = Dataset.load(job.input("dataset")), load_verifier(out)
     agrees = verifier.measure(data.test_images) == data.test_targets
     metrics = {f"agreement_{name}": agrees[:, i].float().mean().item() for i, name in enumerate(verifier.attributes)}

@@ -31,7 +31,7 @@ def main(parsed: argparse.Namespace) -> int:
 
 
 def _run(overrides: Sequence[str]) -> int:
-    from flows import compute, graph, preflight, repro, rooms, summary
+    from flows import compute, graph, preflight, repro, rooms, sharing, summary
     from flows.commands import compose
     from stages.io import params
 
@@ -39,6 +39,7 @@ def _run(overrides: Sequence[str]) -> int:
     compose.write(overrides)
     content = params.read(Path("params.yaml"))
     compute.Compute.of(content)
+    sharing.settle(content)
     rooms.set_aside(content)
     checking = preflight.start()
     changed = repro.changed()

@@ -27,11 +27,14 @@ def main(parsed: argparse.Namespace) -> int:
         raise ValueError(f"--out {parsed.out}: a picture ends in .png, .jpg or .webp")
     folder = find(parsed.student)
 
+    from flows import sharing
     from stages.core.spec import even
+    from stages.io import params, places
     from stages.models import load
     from stages.samplers.student import Noise, draw
 
-    student = load(folder)
+    sharing.settle(params.read(Path("params.yaml")))
+    student = load(places.view(str(folder.parent)) / folder.name)
     spec = even(parsed.nfe, guidance=student.spec.guidance) if parsed.nfe else student.spec
     prompts = [prompt for prompt in parsed.prompt for _ in range(parsed.n)]
     samples = draw(student.net, spec, prompts, Noise(parsed.seed, "sample"))

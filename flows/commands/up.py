@@ -12,14 +12,16 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(parsed: argparse.Namespace) -> int:
     """Start what does not run, and print the addresses."""
-    from flows import services
+    from flows import services, sharing
     from flows.commands import compose
     from flows.compute import Compute
     from stages.io import params
 
     if not Path("params.yaml").is_file():
         compose.write([])
-    resources = Compute.of(params.read(Path("params.yaml")))
+    content = params.read(Path("params.yaml"))
+    sharing.settle(content)
+    resources = Compute.of(content)
     names = ["prefect", "mlflow"] + (["ray"] if resources.backend == "local" else [])
     ports = {"prefect": parsed.prefect_port, "mlflow": parsed.mlflow_port}
     for service in services.start(names, resources, ports=ports, leashed=False):

@@ -2,19 +2,28 @@
 
 The manifest holds nothing that differs between two equal runs (no times, hosts or run ids), so that an equal
 artefact has an equal digest and nothing downstream runs again.
+
+With a store, an artefact's files are objects there and its manifest names the store under `objects`; the folder keeps
+the manifest and the small files. Nothing else changes, its digest included.
 """
 
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from stages.io.storage import Entry, Store
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
 SEAL = "unit.json"
+ELSEWHERE = ".elsewhere.json"
+"""In a folder that is being built: files of it that only a store has."""
+BULK = ".safetensors"
+"""Files with this ending are left to the store where there is one."""
 
 
 def sha256(file: Path) -> str:
@@ -25,17 +34,21 @@ def sha256(file: Path) -> str:
 
 def inventory(folder: Path) -> list[dict[str, Any]]:
     """Path, bytes and sha256 of every file under `folder` but its own manifest or seal, in order of path."""
-    files = sorted(
-        p for p in folder.rglob("*") if p.is_file() and p.relative_to(folder).as_posix() not in (MANIFEST, SEAL)
-    )
+    own = (MANIFEST, SEAL, ELSEWHERE)
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.relative_to(folder).as_posix() not in own)
     return [{"path": p.relative_to(folder).as_posix(), "bytes": p.stat().st_size, "sha256": sha256(p)} for p in files]
 
 
+def as_text(content: Any) -> str:
+    """`content` as stable, readable JSON."""
+    return json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+
+
 def write_json(file: Path, content: Any) -> None:
-    """`content` as stable, readable JSON, durable and in one step: a reader sees the old file or the new one."""
+    """`content` as stable JSON, durable and in one step: a reader sees the old file or the new one."""
     temporary = file.with_name(f".{file.name}.{os.getpid()}")
     with temporary.open("w", encoding="utf-8") as stream:
-        stream.write(json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+        stream.write(as_text(content))
         stream.flush()
         os.fsync(stream.fileno())
     temporary.replace(file)
@@ -58,15 +71,27 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def digest(folder: Path) -> str:
-    """sha256 of the artefact's manifest, which holds the sha256 of everything else."""
-    read_manifest(folder)
-    return sha256(folder / MANIFEST)
+    """sha256 of the artefact's manifest, which holds the sha256 of everything else, wherever its files lie."""
+    return digest_of(read_manifest(folder))
+
+
+def digest_of(manifest: Mapping[str, Any]) -> str:
+    """`digest` of the artefact that has this manifest."""
+    told = {name: value for name, value in manifest.items() if name != "objects"}
+    return hashlib.sha256(as_text(told).encode()).hexdigest()
 
 
 def verify(folder: Path) -> dict[str, Any]:
-    """The manifest, after every file was found whole; ValueError names the file that is not."""
+    """The manifest, after every file was found whole; ValueError names the file that is not.
+
+    Objects of a store are looked for, not read: whoever reads one checks its bytes.
+    """
     manifest = read_manifest(folder)
-    fault = _fault(folder, manifest["files"])
+    here, away = _places(folder, manifest)
+    fault = _fault(folder, here)
+    if not fault and away:
+        lost = Store(manifest["objects"]).missing(away)
+        fault = f"{folder / lost[0]['path']}: its object is not in {manifest['objects']}" if lost else None
     if fault:
         raise ValueError(f"{fault}; {_repair(folder)}")
     return manifest
@@ -76,11 +101,66 @@ def commit(build: Path, out: Path, **facts: Any) -> dict[str, Any]:
     """Turn the payload in `build` into artefact `out` in one rename; `facts` (stage, arm, ...) go to its manifest."""
     manifest = {"schema": SCHEMA, **facts, "files": inventory(build)}
     write_json(build / MANIFEST, manifest)
+    replace(build, out)
+    return manifest
+
+
+def commit_to(store: Store, build: Path, **facts: Any) -> dict[str, Any]:
+    """Turn the payload in `build` into an artefact of `store`, its manifest an object too; returns the manifest."""
+    found = inventory(build)
+    store.put_all(build, found)
+    files = sorted([*found, *_elsewhere(build)], key=lambda entry: entry["path"])
+    manifest = {"schema": SCHEMA, **facts, "files": files, "objects": store.root}
+    put_manifest(store, build, manifest)
+    return manifest
+
+
+def put_manifest(store: Store, room: Path, manifest: Mapping[str, Any]) -> Entry:
+    """Make the manifest an object; `room` is a folder to write it to. Returns the object's entry."""
+    write_json(room / MANIFEST, manifest)
+    text = as_text(manifest).encode()
+    entry = {"path": MANIFEST, "bytes": len(text), "sha256": hashlib.sha256(text).hexdigest()}
+    store.put(room / MANIFEST, entry)
+    return entry
+
+
+def replace(build: Path, out: Path) -> None:
+    """Put folder `build` where `out` is, which goes."""
     out.parent.mkdir(parents=True, exist_ok=True)
     if out.exists():
         shutil.rmtree(out)
     build.replace(out)
-    return manifest
+
+
+def adopt(part: Path, out: Path) -> None:
+    """Take the files of a finished unit into `out`: linked where they are here, noted where only a store has them."""
+    away = {entry["path"]: entry for entry in _elsewhere(out)}
+    for entry in json.loads((part / SEAL).read_text(encoding="utf-8"))["files"]:
+        source, target = part / entry["path"], out / entry["path"]
+        if not source.is_file():
+            away[entry["path"]] = entry
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.unlink(missing_ok=True)
+        try:
+            target.hardlink_to(source)
+        except OSError:  # another file system, or one without links
+            shutil.copyfile(source, target)
+    if away:
+        write_json(out / ELSEWHERE, [away[path] for path in sorted(away)])
+
+
+def _elsewhere(folder: Path) -> list[dict[str, Any]]:
+    file = folder / ELSEWHERE
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
+
+
+def _places(folder: Path, manifest: Mapping[str, Any]) -> tuple[list[Entry], list[Entry]]:
+    """A manifest's files that must be in `folder`, and those that its store has."""
+    if "objects" not in manifest:
+        return manifest["files"], []
+    here = [entry for entry in manifest["files"] if (folder / entry["path"]).is_file()]
+    return here, [entry for entry in manifest["files"] if entry not in here]
 
 
 def seal(folder: Path) -> None:
@@ -98,7 +178,7 @@ def sealed(folder: Path) -> bool:
     return content.get("schema") == SCHEMA and _fault(folder, content["files"]) is None
 
 
-def _fault(folder: Path, files: list[dict[str, Any]]) -> str | None:
+def _fault(folder: Path, files: Sequence[Entry]) -> str | None:
     for entry in files:
         file = folder / entry["path"]
         if not file.is_file():

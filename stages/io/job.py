@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from stages.io import artefacts
+from stages.io import artefacts, places
 
 
 @cache
@@ -31,7 +31,7 @@ class Job:
     section: Mapping[str, Any]
     """The stage's (or arm's) part of params.yaml, unchecked."""
     inputs: Mapping[str, str]
-    """Name of the input -> folder of the artefact."""
+    """Name of the input -> folder of the artefact, or URL of its manifest in a store."""
     device: str = "cpu"
     threads: int = 1
     """Torch threads of a worker."""
@@ -51,8 +51,12 @@ class Job:
         return self.stage if self.arm is None else f"{self.stage}.arms.{self.arm}"
 
     def input(self, name: str) -> Path:
-        """The folder of input `name`."""
-        return Path(self.inputs[name])
+        """A folder to read input `name` from."""
+        return places.view(self.inputs[name])
+
+    def digests(self) -> dict[str, str]:
+        """Name of the input -> digest of the artefact, wherever it lies."""
+        return {name: artefacts.digest_of(places.manifest_of(at)) for name, at in sorted(self.inputs.items())}
 
     def key(self) -> str:
         """16 hex digits that change with anything the result depends on: the name of its work folder."""
@@ -63,7 +67,7 @@ class Job:
             "section": self.section,
             "context": self.context,
             "code": code_digest(),
-            "inputs": {name: artefacts.digest(Path(folder)) for name, folder in sorted(self.inputs.items())},
+            "inputs": self.digests(),
         }
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -6,15 +6,18 @@ Orchestration calls the functions here with plain JSON; a notebook calls `run`.
 
 import importlib
 import shutil
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from stages.core.config import check
 from stages.core.types import Sink
-from stages.io import artefacts
+from stages.io import artefacts, places
 from stages.io.job import Job
+from stages.io.storage import Store, is_url
 
 Unit = Mapping[str, Any]
 """A piece of work in JSON. `id`, a file-name, is all that is common."""
@@ -37,49 +40,62 @@ def plan(job: Job) -> list[Unit]:
     return module_of(job).plan(configure(job), job)
 
 
-def run_unit(job: Job, unit: Unit, out: Path, sink: Sink) -> None:
-    """Compute `unit` into folder `out`, unless that was done before."""
+def run_unit(job: Job, unit: Unit, place: str, sink: Sink) -> None:
+    """Compute `unit` at `place`, a folder or a place in a store, unless that was done before."""
     import torch
 
-    if artefacts.sealed(out):
-        return
-    (out / artefacts.SEAL).unlink(missing_ok=True)
-    out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(job.threads)
-    module_of(job).work(configure(job), job, unit, out, sink)
-    artefacts.seal(out)
+    places.compute(place, lambda out, told: module_of(job).work(configure(job), job, unit, out, told), sink)
 
 
-def finish(job: Job, parts: Sequence[Path], out: Path) -> Mapping[str, float]:
-    """Assemble finished units into artefact `out`; returns the stage's metrics."""
+def finish(job: Job, parts: Sequence[str], out: str) -> Mapping[str, float]:
+    """Assemble finished units into artefact `out`, a folder, or a place in a store; returns the stage's metrics.
+
+    In a store, `<out>/manifest.json` is the artefact's manifest; `places.check_out` makes a folder of it.
+    """
     for part in parts:
-        if not artefacts.sealed(part):
+        if not places.sealed(part):
             raise ValueError(
                 f"{part}: not finished or damaged; run `dvc repro -s {job.name}` again, whole units are kept"
             )
-    build = out.parent / f".{out.name}.build"
+    with _building(out) as build:
+        metrics = module_of(job).finish(configure(job), job, [places.view(part) for part in parts], build)
+        facts = {
+            "stage": job.stage,
+            "arm": job.arm,
+            "seed": job.seed,
+            "parameters": job.section,
+            "inputs": job.digests(),
+            "metrics": dict(metrics),
+        }
+        if is_url(out):
+            store = Store.of_place(out)
+            manifest = artefacts.commit_to(store, build, **facts)
+            store.write_document(f"{out.removeprefix(store.root + '/')}/{artefacts.MANIFEST}", manifest)
+        else:
+            artefacts.commit(build, Path(out), **facts)
+    return metrics
+
+
+@contextmanager
+def _building(out: str) -> Iterator[Path]:
+    """An empty folder to build `out` in: beside it, so that one rename makes it."""
+    if is_url(out):
+        with tempfile.TemporaryDirectory(prefix="fewstep-build-") as build:
+            yield Path(build)
+        return
+    build = Path(out).parent / f".{Path(out).name}.build"
     shutil.rmtree(build, ignore_errors=True)
     build.mkdir(parents=True)
-    metrics = module_of(job).finish(configure(job), job, parts, build)
-    artefacts.commit(
-        build,
-        out,
-        stage=job.stage,
-        arm=job.arm,
-        seed=job.seed,
-        parameters=job.section,
-        inputs={name: artefacts.digest(Path(folder)) for name, folder in sorted(job.inputs.items())},
-        metrics=dict(metrics),
-    )
-    return metrics
+    yield build
 
 
 def run(job: Job, out: Path, work: Path, sink: Sink) -> Mapping[str, float]:
     """The whole stage in this process: verify the inputs, do every unit under `work`, write artefact `out`."""
-    for folder in job.inputs.values():
-        artefacts.verify(Path(folder))
+    for place in job.inputs.values():
+        artefacts.verify(places.view(place))
     units = plan(job)
-    folders = [work / job.name / job.key() / unit["id"] for unit in units]
+    folders = [str(work / job.name / job.key() / unit["id"]) for unit in units]
     for unit, folder in zip(units, folders, strict=True):
         run_unit(job, unit, folder, sink)
-    return finish(job, folders, out)
+    return finish(job, folders, str(out))

@@ -7,7 +7,6 @@ from typing import Any
 
 from safetensors.torch import load_file
 
-from stages.io.artefacts import digest
 from stages.io.dataset import Dataset
 from stages.io.job import Job
 from stages.report.records import SPLITS, Gallery, Row, Study
@@ -39,7 +38,7 @@ def collect(
         },
         pairs=json.loads((job.input("reflow") / "stats.json").read_text(encoding="utf-8")),
         parameters={"evaluate": job.section, **sections},
-        digests={name: digest(Path(folder)) for name, folder in sorted(job.inputs.items())},
+        digests=job.digests(),
         seed=job.seed,
     )
 

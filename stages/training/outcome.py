@@ -1,12 +1,11 @@
 """What a training stage leaves in its artefact: the model with its sampler, its cost, its last metrics."""
 
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 from stages.core.spec import SamplerSpec
-from stages.io.artefacts import SEAL, write_json
+from stages.io.artefacts import adopt, write_json
 from stages.models import save
 from stages.training.loop import Outcome
 
@@ -23,7 +22,7 @@ def record(out: Path, outcome: Outcome, spec: SamplerSpec, iterations: int) -> N
 
 
 def gather(part: Path, out: Path) -> Mapping[str, float]:
-    """Copy a finished unit's files to `out`; returns its metrics, none if it trained nothing."""
-    shutil.copytree(part, out, dirs_exist_ok=True, ignore=shutil.ignore_patterns(SEAL))
+    """Take a finished unit's files into `out`; returns its metrics, none if it trained nothing."""
+    adopt(part, out)
     file = out / "metrics.json"
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}

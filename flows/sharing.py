@@ -1,0 +1,44 @@
+"""Where bulk data lies, and the one setting of an S3 endpoint, which DVC, MLflow, workers and our own code obey."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from stages.core.config import check, config
+from stages.io.storage import Store, check_root
+
+
+@config
+class Storage:
+    """The section `storage`. Nothing in here changes a result."""
+
+    root: str | None
+    """s3://bucket/prefix of shards and checkpoints; null keeps them in data/ and .fewstep/."""
+    endpoint: str | None
+    """Of a server other than AWS: http(s)://host:port."""
+
+    @classmethod
+    def of(cls, params: Mapping[str, Any]) -> "Storage":
+        """The section, checked."""
+        made = check(cls, params.get("storage", {}), "storage")
+        if made.root is not None:
+            check_root(made.root)
+        if made.endpoint is not None and not made.endpoint.startswith(("http://", "https://")):
+            raise ValueError(f"storage.endpoint={made.endpoint}: must start with http:// or https://")
+        return made
+
+    def store(self) -> Store | None:
+        """The store at `root`, if there is one."""
+        return Store(self.root) if self.root else None
+
+
+def settle(params: Mapping[str, Any]) -> Storage:
+    """Put the endpoint where every library looks for it, for this process and those that it starts."""
+    storage = Storage.of(params)
+    if storage.endpoint:
+        os.environ["AWS_ENDPOINT_URL_S3"] = storage.endpoint  # botocore: boto3, s3fs, dvc-s3
+        os.environ["MLFLOW_S3_ENDPOINT_URL"] = storage.endpoint
+        # Servers other than AWS refuse or damage bodies with the checksums that botocore 1.36 and later adds.
+        os.environ.setdefault("AWS_REQUEST_CHECKSUM_CALCULATION", "WHEN_REQUIRED")
+        os.environ.setdefault("AWS_RESPONSE_CHECKSUM_VALIDATION", "WHEN_REQUIRED")
+    return storage

@@ -1,0 +1,158 @@
+"""Where units of work and artefacts lie: a folder, or a place in a store that any machine can reach.
+
+A place in a store is `<root>/work/<name>/<key>/<unit>`. It holds two small documents, `unit.json` (the seal) and
+`resume.json` (an interrupted unit's state); what they name are objects.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from stages.core.types import Sink
+from stages.io import artefacts, shards
+from stages.io.storage import Store, is_url
+
+RESUME = "resume"
+
+
+def sealed(place: str) -> bool:
+    """Whether the unit at `place` was finished and is whole."""
+    if not is_url(place):
+        return artefacts.sealed(Path(place))
+    store, name = _split(place)
+    seal = store.read_document(f"{name}/{artefacts.SEAL}")
+    return seal is not None and seal["schema"] == artefacts.SCHEMA and not store.missing(seal["files"])
+
+
+def compute(place: str, body: Callable[[Path, Sink], None], sink: Sink) -> None:
+    """Have `body(folder, sink)` make the unit at `place` and seal it, unless that was done before.
+
+    What an interrupted one left in `folder/resume` is there again; in a store it is kept up to date as `body` reports.
+    """
+    if sealed(place):
+        return
+    if not is_url(place):
+        folder = Path(place)
+        (folder / artefacts.SEAL).unlink(missing_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        body(folder, sink)
+        artefacts.seal(folder)
+        return
+    store, name = _split(place)
+    with tempfile.TemporaryDirectory(prefix="fewstep-unit-") as scratch:
+        folder = Path(scratch)
+        state = store.read_document(f"{name}/{RESUME}.json") or {"files": []}
+        if not store.missing(state["files"]):
+            store.fetch_all(folder / RESUME, state["files"])
+        body(folder, _mirroring(store, name, folder / RESUME, sink))
+        artefacts.seal(folder)
+        content = json.loads((folder / artefacts.SEAL).read_text(encoding="utf-8"))
+        store.put_all(folder, content["files"])
+        store.write_document(f"{name}/{artefacts.SEAL}", content)
+        store.remove(f"{name}/{RESUME}.json")
+
+
+def _mirroring(store: Store, name: str, folder: Path, sink: Sink) -> Sink:
+    """`sink`, which also sends the state in `folder` to the store whenever it has changed."""
+    sent: set[tuple[str, int]] = set()
+
+    def mirroring(step: int, metrics: Mapping[str, float]) -> None:
+        nonlocal sent
+        sink(step, metrics)
+        now = {(f.name, f.stat().st_mtime_ns) for f in folder.glob("[!.]*")} if folder.is_dir() else set()
+        if now and now != sent:
+            files = artefacts.inventory(folder)
+            store.put_all(folder, files)
+            store.write_document(f"{name}/{RESUME}.json", {"files": files})
+            sent = now
+
+    return mirroring
+
+
+def view(place: str) -> Path:
+    """A folder to read the artefact or finished unit at `place` from: itself, or a copy without its shards.
+
+    Shards stay where they are until `shards.read` asks for one; other files are fetched once, checked, and kept in
+    the cache of this machine.
+    """
+    if not is_url(place):
+        folder = Path(place)
+        if not (folder / artefacts.MANIFEST).is_file():
+            return folder
+        manifest = artefacts.read_manifest(folder)
+        if "objects" not in manifest:
+            return folder
+        return _copy(Store(manifest["objects"]), artefacts.MANIFEST, manifest)
+    if "/objects/" in place:
+        return _copy(Store.of_place(place), artefacts.MANIFEST, manifest_of(place))
+    store, name = _split(place)
+    seal = store.read_document(f"{name}/{artefacts.SEAL}")
+    if seal is None:
+        raise ValueError(f"{place}: not finished")
+    return _copy(store, artefacts.SEAL, seal)
+
+
+def manifest_of(place: str) -> dict[str, Any]:
+    """The manifest of an artefact, in a folder or a store."""
+    if not is_url(place):
+        return artefacts.read_manifest(Path(place))
+    store, sha256 = Store.of_place(place), place.rpartition("/")[2]
+    return json.loads(store.read({"path": artefacts.MANIFEST, "sha256": sha256, "bytes": 0}))
+
+
+def _copy(store: Store, name: str, content: Mapping[str, Any]) -> Path:
+    """The cached folder with `content` as its document `name`, and all that it names but shards."""
+    folder = cache_folder() / artefacts.digest_of(content)[:32]
+    if folder.is_dir():
+        os.utime(folder)
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    build = Path(tempfile.mkdtemp(prefix=".build-", dir=folder.parent))
+    try:
+        store.fetch_all(build, [entry for entry in content["files"] if not shards.is_shard(entry["path"])])
+        artefacts.write_json(build / name, content)
+        try:
+            build.replace(folder)
+        except OSError:  # another process was quicker: the same content
+            if not folder.is_dir():
+                raise
+    finally:
+        shutil.rmtree(build, ignore_errors=True)
+    return folder
+
+
+def cache_folder() -> Path:
+    """Where this machine keeps copies from stores; FEWSTEP_CACHE, else in the user's cache."""
+    given = os.environ.get("FEWSTEP_CACHE")
+    return Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "fewstep"
+
+
+def publish(store: Store, folder: Path) -> str:
+    """The URL of artefact `folder` for any machine; what only this one has is sent there first."""
+    manifest = artefacts.read_manifest(folder)
+    if "objects" not in manifest:
+        store.put_all(folder, manifest["files"])
+        manifest = {**manifest, "objects": store.root}
+    own = Store(manifest["objects"])
+    with tempfile.TemporaryDirectory(prefix="fewstep-") as room:
+        return own.url(artefacts.put_manifest(own, Path(room), manifest)["sha256"])
+
+
+def check_out(manifest: Mapping[str, Any], out: Path) -> None:
+    """Make folder `out` hold an artefact of a store: its manifest and all files but the bulk, in one rename."""
+    build = out.parent / f".{out.name}.build"
+    shutil.rmtree(build, ignore_errors=True)
+    build.mkdir(parents=True)
+    small = [entry for entry in manifest["files"] if not entry["path"].endswith(artefacts.BULK)]
+    Store(manifest["objects"]).fetch_all(build, small)
+    artefacts.write_json(build / artefacts.MANIFEST, manifest)
+    artefacts.replace(build, out)
+
+
+def _split(place: str) -> tuple[Store, str]:
+    store = Store.of_place(place)
+    return store, place.removeprefix(f"{store.root}/")
