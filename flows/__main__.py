@@ -20,6 +20,8 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "status": "each stage: up to date, changed and why, running",
         "sample": "pictures from a student or the teacher",
         "lineage": "what an artefact was made from, confirmed against dvc.lock",
+        "remote": "have DVC share artefacts on S3",
+        "gc": "delete objects of the S3 store that nothing names any more",
         "up": "start the Prefect server, the MLflow UI and Ray, and leave them running",
         "down": "stop what `up` started",
         "doctor": "versions, ports, disk, GPU, credentials",

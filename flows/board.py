@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 
 from flows import graph, reports
@@ -13,10 +13,10 @@ _SIGNS = {"waiting": "·", "running": "▶", "done": "✓", "cached": "=", "fail
 
 
 @contextmanager
-def board(params: Params) -> Iterator[Callable[[Node, str, str], None]]:
+def board(params: Params, wanted: Collection[Node]) -> Iterator[Callable[[Node, str, str], None]]:
     """A function to tell of news: (node, state, words)."""
     if sys.stdout.isatty():
-        with _live(params) as news:
+        with _live(params, wanted) as news:
             yield news
     else:
         began: dict[Node, float] = {}
@@ -32,7 +32,7 @@ def board(params: Params) -> Iterator[Callable[[Node, str, str], None]]:
 
 
 @contextmanager
-def _live(params: Params) -> Iterator[Callable[[Node, str, str], None]]:
+def _live(params: Params, wanted: Collection[Node]) -> Iterator[Callable[[Node, str, str], None]]:
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (
@@ -45,6 +45,7 @@ def _live(params: Params) -> Iterator[Callable[[Node, str, str], None]]:
     tasks = {
         node: bars.add_task(node.name, start=False, total=_total(node, params), sign=_SIGNS["waiting"], words="")
         for node in graph.nodes(params)
+        if node in wanted
     }
     ends: set[Node] = set()
 

@@ -1,6 +1,6 @@
 """The pipeline as a graph of nodes, checked before any work starts."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from graphlib import CycleError, TopologicalSorter
 
 from flows.table import STAGES, Node, Params, arms
@@ -22,6 +22,16 @@ def nodes(params: Params) -> Mapping[Node, frozenset[Node]]:
         circle = " -> ".join(node.name for node in reversed(error.args[1]))
         raise ValueError(f"params.yaml: {circle}: these arms wait for each other; name another input for one") from None
     return {node: reads[node] for node in ordered}
+
+
+def needed(targets: Iterable[str], params: Params) -> frozenset[Node]:
+    """The nodes called `targets` and all that they are made from; without targets every node. ValueError if unknown."""
+    order = nodes(params)
+    wanted = {find(name, params) for name in targets} or set(order)
+    for node in reversed(order):
+        if node in wanted:
+            wanted |= order[node]
+    return frozenset(wanted)
 
 
 def height(node: Node, params: Params) -> int:

@@ -36,6 +36,7 @@ class Execution:
 
     params: Params
     changed: Mapping[str, list[str]]
+    wanted: frozenset[Node]
     news: News
     tracker: tracking.Tracker
     parent: str
@@ -124,11 +125,14 @@ def _raise_later(execution: Execution, node: Node) -> Callable[[Any], None]:
 
 @flow(name="fewstep", persist_result=False, validate_parameters=False)
 def pipeline() -> None:
-    """Make every node; raises RuntimeError if one could not be made."""
+    """Make every node that is wanted; raises RuntimeError if one could not be made."""
     execution = _EXECUTION.get()
     futures: dict[Node, Any] = {}
     try:
         for node, reads in graph.nodes(execution.params).items():
+            if node not in execution.wanted:
+                execution.slots.over(node, made=False)
+                continue
             futures[node] = make.submit(node.name, wait_for=[futures[each] for each in reads])
         for future in futures.values():
             future.wait()
@@ -147,14 +151,19 @@ def pipeline() -> None:
         create_markdown_artifact(f"[The report]({report.as_uri()}): `{report}`", key="report")
 
 
-def execute(content: Params, changed: Mapping[str, list[str]], tracker: tracking.Tracker, news: News) -> None:
-    """Run the pipeline in the Ray that this process has joined; raises ValueError with the first stage's fault."""
+def execute(
+    content: Params, plan: tuple[Mapping[str, list[str]], frozenset[Node]], tracker: tracking.Tracker, news: News
+) -> None:
+    """Run the pipeline in the Ray that this process has joined; raises ValueError with the first stage's fault.
+
+    `plan` is what has changed and why, and the nodes that are wanted.
+    """
     started, tag = time.time(), f"pipeline-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     os.environ[PIPELINE] = tag
     parent = tracker.open("pipeline", None, {"prefect.pipeline": tag})
     compute = Compute.of(content)
     execution = Execution(
-        content, changed, news, tracker, parent, Slots(compute.total_cpus(), content), ThreadPoolExecutor(1)
+        content, *plan, news, tracker, parent, Slots(compute.total_cpus(), content), ThreadPoolExecutor(1)
     )
     _EXECUTION.set(execution)
     runner = ThreadPoolTaskRunner(max_workers=max(4, len(graph.nodes(content))))

@@ -3,10 +3,12 @@
 import hashlib
 import json
 import os
+import platform
 import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,37 @@ class Outcome:
     log: Path
     message: str
     """The stage's own words where it failed."""
+
+
+def check_locks() -> None:
+    """Mend DVC's table of locks where a killed process broke it.
+
+    ValueError names a lock whose process is no dvc: its owner ran on another machine, or is dead and its number was
+    given to somebody else. DVC itself would refuse for as long as that process lives.
+    """
+    table = Path(".dvc/tmp/rwlock")
+    if not table.is_file():
+        return
+    try:
+        content = json.loads(table.read_text(encoding="utf-8"))
+        owners = [*content.get("write", {}).values(), *chain.from_iterable(content.get("read", {}).values())]
+    except (json.JSONDecodeError, AttributeError, TypeError):
+        table.unlink()  # cut short by a kill; DVC makes a new one
+        return
+    for owner in filter(None, owners):
+        pid = int(owner["pid"])
+        if psutil.pid_exists(pid) and not _is_dvc(pid):
+            raise ValueError(
+                f"{table}: names process {pid} ({owner['cmd']}), which is no dvc on {platform.node()}: left by a dead "
+                "process, or held on another machine; if none runs dvc in this folder, delete the file and run again"
+            )
+
+
+def _is_dvc(pid: int) -> bool:
+    try:
+        return any("dvc" in word for word in psutil.Process(pid).cmdline())
+    except psutil.Error:
+        return False
 
 
 def changed() -> Mapping[str, list[str]]:
@@ -97,6 +130,19 @@ def outcome(node: Node, process: subprocess.Popen[bytes]) -> Outcome:
         log=log,
         message=" / ".join(said) or _last(text),
     )
+
+
+def configure_remote(name: str, url: str, endpoint: str | None) -> None:
+    """Make remote `name` at `url` the project's default. Raises ValueError with DVC's words where it refuses."""
+    _say("remote", "add", "--default", "--force", name, url)
+    if endpoint:
+        _say("remote", "modify", name, "endpointurl", endpoint)
+
+
+def _say(*words: str) -> None:
+    done = subprocess.run([*_DVC, *words], capture_output=True, text=True, check=False)  # noqa: S603
+    if done.returncode:
+        raise ValueError(f"dvc {words[0]}: {_last(done.stderr or done.stdout)}")
 
 
 def log_of(node: Node) -> Path:

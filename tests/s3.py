@@ -1,7 +1,6 @@
 """A real S3 server over HTTP, and a bad network in front of it."""
 
 import http.client
-import os
 import re
 import socket
 import struct
@@ -146,8 +145,3 @@ class Network:
             handler.wfile.flush()
             handler.connection.shutdown(socket.SHUT_RDWR)
             handler.close_connection = True
-
-
-def environment(endpoint: str) -> dict[str, str]:
-    """What a process needs to talk to `endpoint`."""
-    return {**os.environ, **CREDENTIALS, "AWS_ENDPOINT_URL_S3": endpoint}

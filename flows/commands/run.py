@@ -8,29 +8,34 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from flows.table import Node, Params
+
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Hydra overrides."""
     parser.add_argument("overrides", nargs="*", help="experiment=smoke, rl.arms.dgpo.beta=5, ...")
+    parser.add_argument(
+        "--until", action="append", default=[], metavar="STAGE",
+        help="make this stage or arm and what it needs, no more: teacher, distill@tdm1; may be given more than once",
+    )  # fmt: skip
 
 
 def main(parsed: argparse.Namespace) -> int:
     """0 if everything is made and up to date. Parameters that are refused leave params.yaml as it was."""
     from flows import locks, preflight
-    from flows.table import Node
 
     file = Path("params.yaml")
     with locks.hold(Node("pipeline")):  # a second run would change the parameters under the first
         before = file.read_text(encoding="utf-8") if file.is_file() else None
         try:
-            return _run(parsed.overrides)
+            return _run(parsed.overrides, parsed.until)
         except preflight.Refused:
             if before is not None:
                 file.write_text(before, encoding="utf-8")
             raise
 
 
-def _run(overrides: Sequence[str]) -> int:
+def _run(overrides: Sequence[str], until: Sequence[str]) -> int:
     from flows import compute, graph, preflight, repro, rooms, sharing, summary
     from flows.commands import compose
     from stages.io import params
@@ -38,31 +43,35 @@ def _run(overrides: Sequence[str]) -> int:
     started = time.time()
     compose.write(overrides)
     content = params.read(Path("params.yaml"))
-    compute.Compute.of(content)
-    sharing.settle(content)
+    try:
+        compute.Compute.of(content)
+        sharing.settle(content)
+        wanted = graph.needed(until, content)
+    except ValueError as error:
+        raise preflight.Refused(str(error)) from None
     rooms.set_aside(content)
     checking = preflight.start()
+    repro.check_locks()
     changed = repro.changed()
-    order = graph.nodes(content)
-    if not changed:
+    if not any(node.name in changed for node in wanted):
         preflight.result(checking)
-        print(f"{len(order)} stages, all up to date")
+        print(f"{len(wanted)} stages, all up to date")
     else:
-        _make(content, changed, checking)
+        _make(content, changed, wanted, checking)
         wall, idle = summary.overhead(content, started, time.time())
         print(f"{wall:.0f} s, of which {idle:.0f} s ({100 * idle / wall:.0f} %) computed nothing")
     summary.show()
     return 0
 
 
-def _make(content: Mapping[str, Any], changed: Mapping[str, list[str]], checking: Any) -> None:
+def _make(content: Params, changed: Mapping[str, list[str]], wanted: frozenset[Node], checking: Any) -> None:
     from flows import compute, preflight, services
     from flows.board import board
 
     tracker: list[Any] = []
     opening = threading.Thread(target=lambda: tracker.append(_tracker()), daemon=True)
     opening.start()  # imports MLflow and makes its database while the servers start
-    with board(content) as news, services.session(compute.Compute.of(content)) as addresses:
+    with board(content, wanted) as news, services.session(compute.Compute.of(content)) as addresses:
         preflight.result(checking)
         compute.connect(addresses["ray"])
         from flows import pipeline
@@ -70,7 +79,7 @@ def _make(content: Mapping[str, Any], changed: Mapping[str, list[str]], checking
         opening.join()
         if not tracker:
             raise RuntimeError("mlruns/mlflow.db could not be opened")
-        pipeline.execute(content, changed, tracker[0], news)
+        pipeline.execute(content, (changed, wanted), tracker[0], news)
         import ray
 
         ray.shutdown()

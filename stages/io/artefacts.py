@@ -77,8 +77,7 @@ def digest(folder: Path) -> str:
 
 def digest_of(manifest: Mapping[str, Any]) -> str:
     """`digest` of the artefact that has this manifest."""
-    told = {name: value for name, value in manifest.items() if name != "objects"}
-    return hashlib.sha256(as_text(told).encode()).hexdigest()
+    return sha256_of({name: value for name, value in manifest.items() if name != "objects"})
 
 
 def verify(folder: Path) -> dict[str, Any]:
@@ -115,11 +114,15 @@ def commit_to(store: Store, build: Path, **facts: Any) -> dict[str, Any]:
     return manifest
 
 
+def sha256_of(content: Any) -> str:
+    """sha256 of `content` as `write_json` writes it."""
+    return hashlib.sha256(as_text(content).encode()).hexdigest()
+
+
 def put_manifest(store: Store, room: Path, manifest: Mapping[str, Any]) -> Entry:
     """Make the manifest an object; `room` is a folder to write it to. Returns the object's entry."""
     write_json(room / MANIFEST, manifest)
-    text = as_text(manifest).encode()
-    entry = {"path": MANIFEST, "bytes": len(text), "sha256": hashlib.sha256(text).hexdigest()}
+    entry = {"path": MANIFEST, "bytes": (room / MANIFEST).stat().st_size, "sha256": sha256_of(manifest)}
     store.put(room / MANIFEST, entry)
     return entry
 

@@ -214,6 +214,7 @@ def _filesystem() -> Any:
 
     return s3fs.S3FileSystem(
         use_listings_cache=False,
+        skip_instance_cache=True,
         config_kwargs={
             "retries": {"mode": "standard", "max_attempts": ATTEMPTS},
             "connect_timeout": CONNECT_S,

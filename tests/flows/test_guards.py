@@ -1,5 +1,7 @@
 """What stands between two runs, and between a run and wrong inputs."""
 
+import json
+import os
 import shutil
 import socket
 import subprocess
@@ -10,7 +12,7 @@ from collections import namedtuple
 
 import pytest
 
-from flows import engine, locks, rooms, services
+from flows import engine, graph, locks, repro, rooms, services
 from flows.__main__ import main
 from flows.compute import Compute, connect
 from flows.slots import Slots
@@ -188,6 +190,33 @@ def test_the_command_line_is_quick_to_start():
     """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip().splitlines()[-1] == "[]"
+
+
+def rwlock(home, content):
+    (home / ".dvc/tmp").mkdir(parents=True)
+    (home / ".dvc/tmp/rwlock").write_text(content)
+    return home / ".dvc/tmp/rwlock"
+
+
+def test_a_lock_whose_process_is_no_dvc_is_named(home):
+    owner = {"pid": os.getpid(), "cmd": "dvc repro"}
+    table = rwlock(home, json.dumps({"write": {"data/teacher": owner}, "read": {}}))
+    with pytest.raises(ValueError, match=rf"rwlock: names process {os.getpid()} \(dvc repro\), which is no dvc on"):
+        repro.check_locks()
+    assert table.exists()
+
+
+def test_a_table_of_locks_that_a_kill_cut_short_is_mended(home):
+    table = rwlock(home, '{"write": {')
+    repro.check_locks()
+    assert not table.exists()
+
+
+def test_what_is_needed_ends_at_the_target():
+    assert {node.name for node in graph.needed(["trajectories"], ARMS)} == {"dataset", "teacher", "trajectories"}
+    assert len(graph.needed([], ARMS)) == 8
+    with pytest.raises(ValueError, match="no stage is called 'teachers'"):
+        graph.needed(["teachers"], ARMS)
 
 
 def test_outside_a_project_the_message_says_so(home, capsys):

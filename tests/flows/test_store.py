@@ -1,0 +1,174 @@
+"""The pipeline with its bulk data on S3: a real server over HTTP, a bad network, two clones and their quarrels."""
+
+import json
+import os
+import re
+import shutil
+import time
+
+import psutil
+import pytest
+import yaml
+
+from stages.io import artefacts
+from stages.io.job import Job
+from stages.io.run import run
+from tests import s3
+from tests.flows.clone import Clone
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600), pytest.mark.filterwarnings("ignore")]
+
+STAGES = ("dataset", "teacher", "trajectories")
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in s3.CREDENTIALS.items():
+            patch.setenv(name, value)
+        patch.setenv("FEWSTEP_CACHE", str(tmp_path_factory.mktemp("cache")))
+        with s3.server("team") as endpoint:
+            network = s3.Network(endpoint)
+            patch.setenv("AWS_ENDPOINT_URL_S3", network.endpoint)
+            yield network
+            network.close()
+
+
+@pytest.fixture(scope="module")
+def mine(tmp_path_factory, network):
+    """A clone whose first three stages were made on S3, over a network that fails now and then."""
+    clone = Clone(tmp_path_factory.mktemp("mine"))
+    store = ("storage=s3", "storage.root=s3://team/fewstep", f"storage.endpoint={network.endpoint}")
+    composed = clone.fewstep("compose", "experiment=smoke", *store)
+    assert composed.returncode == 0, composed.stderr
+    up = clone.fewstep("up", "--prefect-port", "24297", "--mlflow-port", "25297")
+    assert up.returncode == 0, up.stderr
+    network.fault("503", 6, r"PUT .*/objects/")
+    made = clone.dvc("repro", "trajectories")
+    assert made.returncode == 0, made.stdout + made.stderr
+    assert network.struck == 6
+    network.fault("", 0)
+    yield clone
+    assert clone.fewstep("down").stdout.count("stopped") == 3
+
+
+@pytest.fixture(scope="module")
+def yours(tmp_path_factory, mine):
+    """A colleague's clone, after `dvc pull`."""
+    assert "s3://team/fewstep/dvc" in mine.fewstep("remote").stdout
+    pushed = mine.dvc("push", "--run-cache", *STAGES)
+    assert pushed.returncode == 0, pushed.stderr
+    clone = Clone(tmp_path_factory.mktemp("yours"))
+    for file in ("dvc.lock", "params.yaml", ".dvc/config"):  # git would bring these
+        shutil.copy(mine.root / file, clone.root / file)
+    pulled = clone.dvc("pull", *STAGES)
+    assert pulled.returncode == 0, pulled.stderr
+    return clone
+
+
+def refused(done, message):
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert done.returncode != 0
+    assert len(errors) == 1, done.stdout + done.stderr
+    assert re.search(message, errors[0]), errors[0]
+
+
+def test_the_bulk_is_in_the_store_and_dvc_tracks_the_manifest(mine):
+    for stage in STAGES:
+        folder = mine.root / "data" / stage
+        manifest = json.loads((folder / "manifest.json").read_text())
+        assert manifest["objects"] == "s3://team/fewstep"
+        assert not list(folder.rglob("*.safetensors"))
+        assert any(entry["path"].endswith(".safetensors") for entry in manifest["files"])
+    assert not list((mine.root / ".fewstep/work").rglob("*.safetensors"))
+
+
+def test_it_is_the_artefact_that_a_plain_process_makes(mine, tmp_path):
+    content = yaml.safe_load((mine.root / "params.yaml").read_text())
+    inputs = {}
+    for stage in STAGES:
+        section = content[stage]
+        run(
+            Job(stage=stage, arm=None, seed=0, section=section, inputs=dict(inputs)),
+            tmp_path / stage, tmp_path / "work", lambda *_: None,
+        )  # fmt: skip
+        inputs[stage] = str(tmp_path / stage)
+        assert artefacts.digest(tmp_path / stage) == artefacts.digest(mine.root / "data" / stage), stage
+
+
+def test_a_colleague_has_nothing_to_do_and_reads_the_weights_from_the_store(yours):
+    assert "up to date" in yours.dvc("status", *STAGES).stdout
+    done = yours.fewstep("sample", "teacher", "--prompt", "a bold left-slanted 7", "--nfe", "1")
+    assert done.returncode == 0, done.stderr
+    assert (yours.root / "sample.png").is_file()
+
+
+def test_the_same_work_in_two_clones_is_done_by_one(mine, yours):
+    """A teacher that takes long, begun by both: one makes it, the other is told."""
+    texts = {clone: (clone.root / "params.yaml").read_text() for clone in (mine, yours)}
+    for clone, text in texts.items():
+        (clone.root / "params.yaml").write_text(text.replace("iterations: 20\n", "iterations: 20000\n", 1))
+    shutil.copytree(mine.root / ".fewstep/services", yours.root / ".fewstep/services")
+    first = mine.begin("stage", "teacher")
+    _wait(lambda: any((mine.root / ".fewstep/work/teacher").rglob("all.jsonl")))
+    second = yours.fewstep("stage", "teacher")
+    refused(second, r"teacher: process \d+ on .* is making the same from another clone .*wait for it")
+    first.terminate()
+    assert first.wait(timeout=60) == 130
+    for clone, text in texts.items():
+        (clone.root / "params.yaml").write_text(text)
+    assert not _leases(), "a stage that was stopped lets go"
+
+
+def _leases():
+    from stages.io.storage import Store
+
+    return [name for name in Store("s3://team/fewstep").list("work") if name.endswith(".lease.json")]
+
+
+def test_an_expired_token_stops_with_one_message_and_loses_nothing(mine, network):
+    lock, text = mine.lock(), (mine.root / "params.yaml").read_text()
+    (mine.root / "params.yaml").write_text(text.replace("guidance: 1.0", "guidance: 1.5", 1))
+    network.fault("expired", 10**6)
+    done = mine.fewstep("stage", "trajectories")
+    network.fault("", 0)
+    refused(done, r"s3://team/fewstep.*: the AWS credentials have expired .*renew them and run it again")
+    assert mine.lock() == lock
+    assert "test" not in re.findall(r"AWS_SECRET\w*=\w+", done.stderr)
+    (mine.root / "params.yaml").write_text(text)
+
+
+def test_garbage_is_shown_then_collected_and_nothing_else(mine, network):
+    import boto3
+
+    client = boto3.client("s3", endpoint_url=network.endpoint)
+    litter = "fewstep/objects/00/" + "0" * 64
+    client.put_object(Bucket="team", Key=litter, Body=b"left behind")
+    listed = lambda: {o["Key"] for o in client.list_objects_v2(Bucket="team", Prefix="fewstep/objects").get("Contents")}  # noqa: E731
+    before = listed()
+    young = mine.fewstep("gc")
+    assert "deleted 0 objects" in young.stdout, young.stderr
+    looked = mine.fewstep("gc", "--dry-run", "--older-than", "0")
+    assert "0" * 64 in looked.stdout
+    assert listed() == before
+    done = mine.fewstep("gc", "--older-than", "0")
+    assert done.returncode == 0, done.stderr
+    assert litter not in listed()
+    shutil.rmtree(os.environ["FEWSTEP_CACHE"])
+    for stage in STAGES:
+        artefacts.verify(mine.root / "data" / stage)
+    assert mine.fewstep("sample", "teacher", "--prompt", "a bold left-slanted 7").returncode == 0
+
+
+def test_a_store_that_is_none_is_refused_before_any_work(mine):
+    before = (mine.root / "params.yaml").read_text()
+    done = mine.fewstep("run", "experiment=smoke", "storage.root=team/fewstep")
+    refused(done, "storage.root=team/fewstep: must be s3://bucket/prefix")
+    assert (mine.root / "params.yaml").read_text() == before
+
+
+def _wait(holds, seconds=60):
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, [p.info for p in psutil.process_iter(["cmdline"])][-5:]
+        time.sleep(0.1)
