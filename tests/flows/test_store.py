@@ -44,7 +44,7 @@ def mine(tmp_path_factory, network):
     up = clone.fewstep("up", "--prefect-port", "24297", "--mlflow-port", "25297")
     assert up.returncode == 0, up.stderr
     network.fault("503", 6, r"PUT .*/objects/")
-    made = clone.dvc("repro", "trajectories")
+    made = clone.fewstep("run", "experiment=smoke", *store, "--until", "trajectories")
     assert made.returncode == 0, made.stdout + made.stderr
     assert network.struck == 6
     network.fault("", 0)
@@ -114,7 +114,7 @@ def test_the_same_work_in_two_clones_is_done_by_one(mine, yours):
     second = yours.fewstep("stage", "teacher")
     refused(second, r"teacher: process \d+ on .* is making the same from another clone .*wait for it")
     first.terminate()
-    assert first.wait(timeout=60) == 130
+    assert first.wait(timeout=60) != 0
     for clone, text in texts.items():
         (clone.root / "params.yaml").write_text(text)
     assert not _leases(), "a stage that was stopped lets go"
