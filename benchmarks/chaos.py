@@ -36,7 +36,7 @@ from tests import s3  # noqa: E402
 BOUND_S = 240.0
 STAGES = ("teacher", "trajectories")
 RUN = (
-    "run", "experiment=smoke", "--until", "trajectories", "teacher.budget.iterations=600",
+    "run", "--until", "trajectories", "experiment=smoke", "teacher.budget.iterations=600",
     "trajectories.num_trajectories=2048", "trajectories.steps=16", "trajectories.keep=[8]",
 )  # fmt: skip
 FAULTS = ("stage", "run", "worker", "raylet", "prefect", "mlflow", "disk", "network")
