@@ -93,7 +93,7 @@ def _run(task: Task, content: Params, submitted: list[Any]) -> dict[str, float]:
         places.check_out(task.store.read_document(f"{room}/artefact/{artefacts.MANIFEST}"), out)
         task.store.remove(room)
     artefacts.read_manifest(out)
-    _record(task, sources, spans, started)
+    _record(task, content, sources, spans, started)
     shutil.rmtree(task.work, ignore_errors=True)  # the artefact holds it all now
     return finished["result"]
 
@@ -176,7 +176,9 @@ def _check_input(folder: str, content: Params) -> None:
         )
 
 
-def _record(task: Task, sources: Mapping[str, Any], spans: Sequence[lineage.Span], started: float) -> None:
+def _record(
+    task: Task, content: Params, sources: Mapping[str, Any], spans: Sequence[lineage.Span], started: float
+) -> None:
     import ray
 
     node, finished = task.node, time.time()
@@ -190,6 +192,9 @@ def _record(task: Task, sources: Mapping[str, Any], spans: Sequence[lineage.Span
             "inputs": sources,
             "seed": task.job.seed,
             "parameters": task.job.section,
+            "experiment": content,
+            "threads": task.job.threads,
+            "device": task.job.device,
             "git": lineage.commit(),
             "mlflow": dict(tracking.CURRENT.get()),
             "prefect": {"flow_run": str(flow_run.id), "api": os.environ["PREFECT_API_URL"]},

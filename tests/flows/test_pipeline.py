@@ -136,7 +136,7 @@ def test_mlflow_has_one_run_a_node_under_one_parent(finished):
     outs = {out["path"]: out["md5"] for out in locks["teacher"]["outs"]}
     digests = {entry.dataset.name: entry.dataset.digest for entry in tdm.inputs.dataset_inputs}
     assert digests["teacher"] == outs["data/teacher"] == teacher.data.tags["dvc.digest"]
-    version = client.get_model_version_by_alias("distill-tdm1", "latest-run")
+    version = client.get_model_version_by_alias("distill-tdm1", "candidate")
     assert version.source.endswith("data/distill/tdm1/model")
     assert {run.info.status for run in runs} == {"FINISHED"}
 
