@@ -88,7 +88,8 @@ def _score(gate: Gate, candidate: Version, champion: Version | None, history: Hi
         return
     gain = mine.value - theirs.value if gate.higher_is_better else theirs.value - mine.value
     words = f"version {champion.number} has {theirs.value:.4g} at {theirs.nfe} NFE; this one is "
-    words += f"{abs(gain):.4g} {'better' if gain >= 0 else 'worse'}, {gate.tolerance:g} worse is allowed"
+    words += f"{abs(gain):.4g} {'better' if gain > 0 else 'worse'}" if gain else "equal"
+    words += f"; {gate.tolerance:g} worse is allowed"
     yield Finding("champion", words, holds=gain >= -gate.tolerance)
 
 

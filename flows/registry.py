@@ -44,7 +44,10 @@ def student_of(name: str) -> str:
 def is_version(text: str) -> bool:
     """Whether `text` has the form of a version's name: distill-tdm1/3, models:/distill-tdm1@champion."""
     match = _VERSION.fullmatch(text)
-    return bool(match) and (text.startswith("models:/") or match["name"].partition("-")[0] in STAGES)
+    if match is None:
+        return False
+    stage, dash, _ = match["name"].partition("-")
+    return text.startswith("models:/") or bool(dash and stage in STAGES)
 
 
 class Registry:

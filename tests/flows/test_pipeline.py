@@ -149,6 +149,15 @@ def test_lineage_holds_back_to_the_data(finished):
     assert finished.fewstep("lineage", run).stdout.startswith("✓ teacher")
 
 
+def test_a_recorded_run_made_again_is_bitwise_the_same(finished):
+    before = finished.lock()
+    done = finished.fewstep("rerun", "distill@rectified")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "✓ bitwise the same" in done.stdout
+    assert finished.lock() == before
+    assert not list((finished.root / ".fewstep/rerun").iterdir()), "equal bytes leave no folder behind"
+
+
 def test_nothing_changed_means_nothing_runs(finished):
     began = time.monotonic()
     done = finished.dvc("repro")
