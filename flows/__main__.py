@@ -18,6 +18,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "stage": "run one stage, or one arm of it, whatever its state",
         "compose": "write params.yaml from params/",
         "status": "each stage: up to date, changed and why, running",
+        "logs": "what happened, of all stages or of one",
         "sample": "pictures from a student or the teacher",
         "lineage": "what an artefact was made from, each step confirmed",
         "rerun": "make a recorded run again in a folder of its own, and compare the bytes",

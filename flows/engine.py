@@ -17,7 +17,7 @@ from prefect import get_run_logger
 from prefect.runtime import flow_run
 from prefect_ray.context import remote_options
 
-from flows import leases, lineage, reports, rooms, tracking, worker
+from flows import events, leases, lineage, reports, rooms, tracking, worker
 from flows.compute import Compute
 from flows.crashes import settle_tasks
 from flows.environment import HOME
@@ -59,8 +59,10 @@ def execute(node: Node) -> dict[str, float]:
         with leases.hold(task.store, node, task.job.key()):
             return _run(task, content, submitted)
     finally:
-        if sys.exc_info()[0]:
+        error = sys.exc_info()[1]
+        if error is not None:
             settle_tasks(submitted)
+            events.write(f"failed: {error}", "error", node)
 
 
 def _run(task: Task, content: Params, submitted: list[Any]) -> dict[str, float]:
@@ -83,7 +85,9 @@ def _run(task: Task, content: Params, submitted: list[Any]) -> dict[str, float]:
     submitted += futures
     prestart(task.compute.total_cpus())  # for those who come next, while this computes
     log.info("%d units on %d CPUs each", len(units), task.compute.cpus_of(node.stage))
-    done = gather(futures, task.compute, files, Progress(node, task.job.section, len(units)))
+    spoken = {name: reports.beside(file, "events") for name, file in files.items()}
+    with events.forwarding(node, spoken):
+        done = gather(futures, task.compute, files, Progress(node, task.job.section, len(units)))
     spans += [each["span"] for each in done]
     out = Path(node.folder).resolve()
     finished = one(worker.finish, list(parts.values()), f"{task.place}/artefact" if task.store else str(out))
@@ -94,6 +98,11 @@ def _run(task: Task, content: Params, submitted: list[Any]) -> dict[str, float]:
         task.store.remove(room)
     artefacts.read_manifest(out)
     _record(task, content, sources, spans, started)
+    for span in (planned["span"], finished["span"]):
+        worker_of = {"host": span["host"], "pid": span["pid"]}
+        took = f"{span['task']} took {span['end'] - span['start']:.1f} s"
+        events.write(took, node=node, unit=span["unit"], worker=worker_of, time=span["end"])
+    reports.keep(node, task.work)
     shutil.rmtree(task.work, ignore_errors=True)  # the artefact holds it all now
     return finished["result"]
 

@@ -8,13 +8,13 @@ import fcntl
 import json
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-from flows import lineage, registry, reports, scores
+from flows import lineage, registry, reports, scores, vitals
 from flows.environment import HOME
 from flows.table import STAGES, Node
 from stages.io.artefacts import read_manifest
@@ -43,13 +43,16 @@ class Tracker:
             )  # fmt: skip
         self._lock = threading.Lock()
         self._read: dict[str, int] = {}
+        self._vitals: dict[str, vitals.Summary] = {}
 
     def open(self, name: str, parent: str | None, tags: Mapping[str, str]) -> str:
         """A new run's id."""
         given = {"mlflow.runName": name, "stage": name.partition("@")[0], **tags}
         if parent:
             given["mlflow.parentRunId"] = parent
-        return self.client.create_run(self.experiment, tags=given).info.run_id
+        run = self.client.create_run(self.experiment, tags=given).info.run_id
+        self._vitals[run] = vitals.Summary(time.time())
+        return run
 
     def discard(self, run: str) -> None:
         """Forget a run whose node turned out to be cached."""
@@ -59,8 +62,8 @@ class Tracker:
         """End a run: FINISHED, FAILED or KILLED."""
         self.client.set_terminated(run, status)
 
-    def stream(self, node: Node, run: str) -> None:
-        """Send what the node's units have reported since the last call."""
+    def stream(self, node: Node, run: str, *, last: bool = False) -> None:
+        """Send what the node's units have reported since the last call; the `last` time, all there is."""
         from mlflow.entities import Metric
 
         with self._lock:
@@ -72,22 +75,34 @@ class Tracker:
                     for line in lines
                     for name, value in line["metrics"].items()
                 ]
-                for first in range(0, len(metrics), _BATCH):
-                    self.client.log_batch(run, metrics=metrics[first : first + _BATCH])
+                self._send(run, metrics)
+                for line in self._new_lines(f"{run}:{unit}:system", reports.beside(file, "system")):
+                    self._summary(run).add(unit, line)
+            until = float("inf") if last else time.time() - vitals.BIN_S
+            found = self._summary(run).take(until)
+            self._send(run, [Metric(name, value, int(at * 1000), step) for name, value, step, at in found])
+
+    def _summary(self, run: str) -> vitals.Summary:
+        return self._vitals.setdefault(run, vitals.Summary(0.0))
+
+    def _send(self, run: str, metrics: Sequence[Any]) -> None:
+        for first in range(0, len(metrics), _BATCH):
+            self.client.log_batch(run, metrics=metrics[first : first + _BATCH])
 
     def _new_lines(self, key: str, file: Path) -> list[dict[str, Any]]:
-        if not file.is_file():
+        try:
+            with file.open("rb") as stream:
+                stream.seek(self._read.get(key, 0))
+                text = stream.read()
+        except FileNotFoundError:  # not yet; or it was moved just now, and the next call reads it where it is
             return []
-        with file.open("rb") as stream:
-            stream.seek(self._read.get(key, 0))
-            text = stream.read()
         whole = text[: text.rfind(b"\n") + 1]
         self._read[key] = self._read.get(key, 0) + len(whole)
         return [json.loads(line) for line in whole.splitlines()]
 
     def complete(self, node: Node, run: str) -> None:
         """Everything about a finished node, from its artefact and its lineage; closes the run."""
-        self.stream(node, run)
+        self.stream(node, run, last=True)
         record, manifest = lineage.read(node), read_manifest(Path(node.folder))
         assert record is not None, f"{node.name} finished without a record"
         self._describe(run, record, manifest)

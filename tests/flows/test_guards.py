@@ -172,7 +172,8 @@ def test_a_node_that_was_given_up_holds_nobody():
 
 
 @pytest.mark.parametrize(
-    "command", ["run", "stage", "compose", "status", "sample", "lineage", "rerun", "promote", "up", "down", "doctor"]
+    "command",
+    ["run", "stage", "compose", "status", "sample", "lineage", "rerun", "promote", "logs", "up", "down", "doctor"],
 )
 def test_every_command_explains_itself(command, capsys):
     with pytest.raises(SystemExit) as end:
