@@ -76,6 +76,7 @@ def _run(task: Task, content: Params, submitted: list[Any]) -> dict[str, float]:
 
     planned = one(worker.plan)
     spans.append(planned["span"])
+    events.computed(node, planned["span"])
     units = planned["result"]
     parts = {unit["id"]: f"{task.place}/{unit['id']}" for unit in units}
     files = {name: (task.work / f"{name}.jsonl").resolve() for name in parts}
@@ -92,16 +93,13 @@ def _run(task: Task, content: Params, submitted: list[Any]) -> dict[str, float]:
     out = Path(node.folder).resolve()
     finished = one(worker.finish, list(parts.values()), f"{task.place}/artefact" if task.store else str(out))
     spans.append(finished["span"])
+    events.computed(node, finished["span"])
     if task.store:
         room = task.place.removeprefix(f"{task.store.root}/")
         places.check_out(task.store.read_document(f"{room}/artefact/{artefacts.MANIFEST}"), out)
         task.store.remove(room)
     artefacts.read_manifest(out)
     _record(task, content, sources, spans, started)
-    for span in (planned["span"], finished["span"]):
-        worker_of = {"host": span["host"], "pid": span["pid"]}
-        took = f"{span['task']} took {span['end'] - span['start']:.1f} s"
-        events.write(took, node=node, unit=span["unit"], worker=worker_of, time=span["end"])
     reports.keep(node, task.work)
     shutil.rmtree(task.work, ignore_errors=True)  # the artefact holds it all now
     return finished["result"]

@@ -36,6 +36,12 @@ def write(message: str, level: str = "info", node: Node | None = None, **facts: 
     append(line | facts)
 
 
+def computed(node: Node, span: Mapping[str, Any]) -> None:
+    """A light task of the node has ended; a unit's own worker tells of it instead."""
+    worker, took = {"host": span["host"], "pid": span["pid"]}, f"took {span['end'] - span['start']:.1f} s"
+    write(took, node=node, unit=span["unit"], worker=worker, time=span["end"])
+
+
 def append(line: Mapping[str, Any]) -> None:
     """Put a whole line at the end; several processes may do so at once."""
     FILE.parent.mkdir(parents=True, exist_ok=True)

@@ -58,6 +58,10 @@ class Tracker:
         """Forget a run whose node turned out to be cached."""
         self.client.delete_run(run)
 
+    def attach(self, run: str, name: str, file: Path) -> None:
+        """Keep a copy of `file` with the run, called `name`."""
+        self.client.log_text(run, file.read_text(encoding="utf-8"), name)
+
     def close(self, run: str, status: str) -> None:
         """End a run: FINISHED, FAILED or KILLED."""
         self.client.set_terminated(run, status)
@@ -77,7 +81,7 @@ class Tracker:
                 ]
                 self._send(run, metrics)
                 for line in self._new_lines(f"{run}:{unit}:system", reports.beside(file, "system")):
-                    self._summary(run).add(unit, line)
+                    self._summary(run).add(line)
             until = float("inf") if last else time.time() - vitals.BIN_S
             found = self._summary(run).take(until)
             self._send(run, [Metric(name, value, int(at * 1000), step) for name, value, step, at in found])

@@ -6,6 +6,7 @@ on breathing, and must still be taken for hung.
 
 import json
 import os
+import platform
 import threading
 import time
 from collections import defaultdict
@@ -26,13 +27,14 @@ Sample = dict[str, float]
 def sampled(file: Path, device: str) -> Iterator[None]:
     """Append a sample of this process to `file` every few seconds, and one at the end, however short it was."""
     stop, process = threading.Event(), psutil.Process()
+    worker = f"{platform.node()}:{process.pid}"
     gpu = _gpu() if device != "cpu" else dict
     process.cpu_percent()  # the first call only begins to measure
 
     def write() -> None:
         taken = {"cpu_percent": process.cpu_percent(), "memory_mib": process.memory_info().rss / _MIB} | gpu()
         with file.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps({"time": time.time(), "sample": taken}) + "\n")
+            stream.write(json.dumps({"time": time.time(), "worker": worker, "sample": taken}) + "\n")
 
     def watch() -> None:
         while not stop.wait(INTERVAL_S):
@@ -86,11 +88,11 @@ class Summary:
             lambda: defaultdict(lambda: defaultdict(list))
         )
 
-    def add(self, unit: str, line: Mapping[str, Any]) -> None:
+    def add(self, line: Mapping[str, Any]) -> None:
         """A line that `sampled` wrote. One of an earlier run, whose unit this one goes on with, does not count."""
         if line["time"] >= self._began:
             for name, value in line["sample"].items():
-                self._bins[int((line["time"] - self._began) // BIN_S)][name][unit].append(value)
+                self._bins[int((line["time"] - self._began) // BIN_S)][name][line["worker"]].append(value)
 
     def take(self, until: float) -> list[tuple[str, float, int, float]]:
         """(name, value, seconds since the run began, time) of every bin that ended before `until`.
@@ -100,8 +102,8 @@ class Summary:
         taken = []
         for index in sorted(index for index in self._bins if self._began + (index + 1) * BIN_S < until):
             found, step = self._bins.pop(index), int(index * BIN_S)
-            for name, units in found.items():
-                means = [sum(values) / len(values) for values in units.values()]
+            for name, workers in found.items():
+                means = [sum(values) / len(values) for values in workers.values()]
                 value = max(means) if name.startswith("gpu_") else sum(means)
                 taken.append((f"system/{name}", value, step, self._began + step))
             taken.append(("system/workers", float(len(found["cpu_percent"])), step, self._began + step))

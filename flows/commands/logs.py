@@ -28,7 +28,7 @@ def main(parsed: argparse.Namespace) -> int:
     if parsed.stage:
         _check(parsed.stage)
     lines, offset = events.read()
-    chosen = [line for line in lines if _wanted(line, parsed)]
+    chosen = sorted((line for line in lines if _wanted(line, parsed)), key=lambda line: line["time"])
     for line in chosen[max(0, len(chosen) - parsed.n) :]:
         print(json.dumps(line) if parsed.json else words(line))
     while parsed.follow:
