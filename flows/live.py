@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flows import events, graph, locks, reports
+from flows import events, graph, locks, reports, repro
 from flows.table import Node, Params
 
 _SINCE = re.compile(r"since (\S+ \S+)\)")
@@ -34,6 +34,24 @@ class State:
         if not self.share or self.elapsed_s is None or self.share < 0.02:
             return None
         return self.elapsed_s * (1 - self.share) / self.share
+
+
+def changed(params: Params, tries: int = 8) -> Mapping[str, Sequence[str]]:
+    """As `repro.changed`, but also while stages run: DVC cannot tell of those, nor of what reads them.
+
+    A stage may begin while DVC looks; then it looks again. ValueError with DVC's words after so many tries.
+    """
+    for left in reversed(range(tries)):
+        nodes = graph.nodes(params)
+        busy = {node for node in nodes if locks.held(node)}
+        free = [node.name for node, reads in nodes.items() if node not in busy and not reads & busy]
+        try:
+            return repro.changed(free if busy else ()) if free else {}
+        except ValueError:
+            if not left:
+                raise
+            time.sleep(0.5)
+    return {}
 
 
 def states(params: Params, changed: Mapping[str, Sequence[str]]) -> list[State]:

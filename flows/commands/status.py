@@ -22,13 +22,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(parsed: argparse.Namespace) -> int:
     """One line a node: up to date, changed and why, waits for a changed one, or running and how far."""
-    from flows import live, repro
+    from flows import live
     from stages.io import params
 
     content = params.read(Path("params.yaml"))
     if parsed.watch:
         return _watch(parsed)
-    found = live.states(content, repro.changed())
+    found = live.states(content, live.changed(content))
     if parsed.json:
         print(live.to_json(found))
         return 0
@@ -79,18 +79,18 @@ def _watch(parsed: argparse.Namespace) -> int:
 
 def _asker() -> Callable[[], Any]:
     """What has changed, by DVC, asked anew when another set of nodes runs or the parameters are others."""
-    from flows import graph, locks, repro
+    from flows import graph, live, locks
     from stages.io import params
 
     known: dict[str, Any] = {"at": None, "changed": {}}
 
     def ask() -> Any:
         text = Path("params.yaml").read_text(encoding="utf-8")
-        nodes = graph.nodes(params.read(Path("params.yaml")))
-        at = (text, frozenset(node for node in nodes if locks.held(node)))
+        content = params.read(Path("params.yaml"))
+        at = (text, frozenset(node for node in graph.nodes(content) if locks.held(node)))
         if known["at"] != at:
             try:
-                known["changed"] = repro.changed()
+                known["changed"] = live.changed(content, tries=2)
                 known["at"] = at
             except ValueError:  # a stage is being recorded just now: the next look will tell
                 pass
@@ -107,8 +107,9 @@ def _table(found: Sequence[Any], failures: Sequence[Any]) -> Any:
     from flows.commands.logs import words
 
     table = Table(box=None, pad_edge=False)
-    for column in ("", "stage", "state", "progress", "elapsed", "left", "workers", ""):
-        table.add_column(column, no_wrap=column != "", overflow="ellipsis")
+    for column in ("", "stage", "state", "progress", "elapsed", "left", "workers", "why"):
+        least = None if column == "why" else max(len(column), 1)
+        table.add_column(column, no_wrap=True, overflow="ellipsis", min_width=least)
     for state in found:
         done = round((state.share or 0.0) * _BAR)
         bar = f"{'█' * done}{'░' * (_BAR - done)} {100 * state.share:3.0f} %" if state.share is not None else ""
@@ -119,7 +120,8 @@ def _table(found: Sequence[Any], failures: Sequence[Any]) -> Any:
     lines = [Text(""), Text("failures of the last day", style="bold red")] if failures else []
     lines += [Text(words(line), style="red", overflow="ellipsis", no_wrap=True) for line in failures]
     running = sum(state.word == "running" for state in found)
-    foot = f"{time.strftime('%T')}  {running} running, {sum(s.word == 'up to date' for s in found)} of {len(found)} up to date"
+    made = sum(state.word == "up to date" for state in found)
+    foot = f"{time.strftime('%T')}  {running} running, {made} of {len(found)} up to date"
     return Group(table, *lines, Text(foot, style="dim"))
 
 
