@@ -109,8 +109,8 @@ def scored(version: Version, metric: str, history: History, judge: str | None = 
             "it so, or set registry.same_judge=false to compare all the same"
         )
     newest = fit[0]
-    value = newest.data.metrics.get(f"eval/{metric}")
+    value = newest.data.metrics.get(scores.metric_of(metric))
     if value is None:
-        names = ", ".join(sorted(key[5:] for key in newest.data.metrics if ".nfe" not in key))
+        names = ", ".join(sorted(key.partition("/")[2] for key in newest.data.metrics))
         raise ValueError(f"registry.metric={metric}: evaluate does not measure it; it measures {names}")
     return Scored(value, newest.info.run_id, newest.data.tags.get(scores.JUDGE, ""), newest.data.params.get("nfe", "?"))

@@ -66,7 +66,7 @@ def _is_dvc(pid: int) -> bool:
 
 
 def changed(names: Sequence[str] = ()) -> Mapping[str, list[str]]:
-    """Node's name -> why DVC would run it, of all or of `names`. Raises ValueError with DVC's words if it cannot tell."""
+    """Node's name -> why DVC would run it, of all or of `names`. ValueError with DVC's words where it cannot tell."""
     done = subprocess.run([*_DVC, "status", "--json", *names], capture_output=True, text=True, check=False)  # noqa: S603
     if done.returncode:
         raise ValueError(f"dvc status: {_last(done.stderr or done.stdout)}")

@@ -1,12 +1,13 @@
 """What evaluate measured, as MLflow compares it: one run a model and way of sampling it, all with the same names.
 
-Each is a child of the evaluation's run, called teacher@nfe32, guidance@w1.5, distill@tdm1. A metric is there by its
-plain name, eval/score_seen, to set models side by side whatever their cost, and with its number of network function
-evaluations, eval/score_seen.nfe8, to compare at equal cost. A student's own run gets the latter too, beside its loss.
+Each is a child of the evaluation's run, called teacher@nfe32, guidance@w1.5, distill@tdm1, and has the headline
+numbers under eval/ and the rest under eval_detail/, so that Compare shows what matters first. The run that made the
+model gets the headlines too, with their number of network function evaluations: eval/score_heldout.nfe1.
 """
 
 import hashlib
 import json
+import re
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from flows.table import Node
 
 MODEL, DIGEST, JUDGE = "eval.model", "eval.digest", "eval.judge"
 """Tags of a scored model's run: its name, the digest of the version that was scored, and what judged it."""
+_DETAIL = re.compile(r"(accuracy|reward|training)_.*|.*_(low|high)|coverage|density")
 _FACTS = ("nfe", "network_calls", "guidance", "parameters")
 _ELSEWHERE = ("teacher_nfe", "guidance_nfe", "guidance_scales", "grid_prompts", "batch_size")
 """Parameters of evaluate that decide which models are shown and how fast, not what one model scores."""
@@ -33,16 +35,20 @@ class Score:
     numbers: Mapping[str, float]
 
     def metrics(self) -> dict[str, float]:
-        """Names as MLflow shall show them."""
-        plain = {f"eval/{key}": float(v) for key, v in self.numbers.items() if key not in _FACTS}
-        return plain | self.at_cost()
+        """Names as MLflow shall show them, the same for every model."""
+        return {metric_of(key): float(value) for key, value in self.numbers.items() if key not in _FACTS}
 
     def at_cost(self) -> dict[str, float]:
-        """Each name with the number of steps that it was reached in."""
+        """The headlines with the number of steps that they were reached in, for the run that made the model."""
         if "nfe" not in self.numbers:
             return {}
         suffix = f".nfe{self.numbers['nfe']:g}"
-        return {f"eval/{key}{suffix}": float(v) for key, v in self.numbers.items() if key not in _FACTS}
+        return {name + suffix: value for name, value in self.metrics().items() if name.startswith("eval/")}
+
+
+def metric_of(key: str) -> str:
+    """What a number of metrics.json is called in MLflow."""
+    return f"eval_detail/{key}" if _DETAIL.fullmatch(key) else f"eval/{key}"
 
 
 def of(record: Mapping[str, Any], metrics: Mapping[str, Any]) -> Iterator[Score]:
