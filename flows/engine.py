@@ -17,7 +17,7 @@ from prefect import get_run_logger
 from prefect.runtime import flow_run
 from prefect_ray.context import remote_options
 
-from flows import leases, lineage, reports, rooms, tracking, worker
+from flows import events, leases, lineage, reports, rooms, tracking, worker
 from flows.compute import Compute
 from flows.crashes import settle_tasks
 from flows.environment import HOME
@@ -59,8 +59,10 @@ def execute(node: Node) -> dict[str, float]:
         with leases.hold(task.store, node, task.job.key()):
             return _run(task, content, submitted)
     finally:
-        if sys.exc_info()[0]:
+        error = sys.exc_info()[1]
+        if error is not None:
             settle_tasks(submitted)
+            events.write(f"failed: {error}", "error", node)
 
 
 def _run(task: Task, content: Params, submitted: list[Any]) -> dict[str, float]:
@@ -74,6 +76,7 @@ def _run(task: Task, content: Params, submitted: list[Any]) -> dict[str, float]:
 
     planned = one(worker.plan)
     spans.append(planned["span"])
+    events.computed(node, planned["span"])
     units = planned["result"]
     parts = {unit["id"]: f"{task.place}/{unit['id']}" for unit in units}
     files = {name: (task.work / f"{name}.jsonl").resolve() for name in parts}
@@ -83,17 +86,21 @@ def _run(task: Task, content: Params, submitted: list[Any]) -> dict[str, float]:
     submitted += futures
     prestart(task.compute.total_cpus())  # for those who come next, while this computes
     log.info("%d units on %d CPUs each", len(units), task.compute.cpus_of(node.stage))
-    done = gather(futures, task.compute, files, Progress(node, task.job.section, len(units)))
+    spoken = {name: reports.beside(file, "events") for name, file in files.items()}
+    with events.forwarding(node, spoken):
+        done = gather(futures, task.compute, files, Progress(node, task.job.section, len(units)))
     spans += [each["span"] for each in done]
     out = Path(node.folder).resolve()
     finished = one(worker.finish, list(parts.values()), f"{task.place}/artefact" if task.store else str(out))
     spans.append(finished["span"])
+    events.computed(node, finished["span"])
     if task.store:
         room = task.place.removeprefix(f"{task.store.root}/")
         places.check_out(task.store.read_document(f"{room}/artefact/{artefacts.MANIFEST}"), out)
         task.store.remove(room)
     artefacts.read_manifest(out)
-    _record(task, sources, spans, started)
+    _record(task, content, sources, spans, started)
+    reports.keep(node, task.work)
     shutil.rmtree(task.work, ignore_errors=True)  # the artefact holds it all now
     return finished["result"]
 
@@ -176,7 +183,9 @@ def _check_input(folder: str, content: Params) -> None:
         )
 
 
-def _record(task: Task, sources: Mapping[str, Any], spans: Sequence[lineage.Span], started: float) -> None:
+def _record(
+    task: Task, content: Params, sources: Mapping[str, Any], spans: Sequence[lineage.Span], started: float
+) -> None:
     import ray
 
     node, finished = task.node, time.time()
@@ -190,6 +199,9 @@ def _record(task: Task, sources: Mapping[str, Any], spans: Sequence[lineage.Span
             "inputs": sources,
             "seed": task.job.seed,
             "parameters": task.job.section,
+            "experiment": content,
+            "threads": task.job.threads,
+            "device": task.job.device,
             "git": lineage.commit(),
             "mlflow": dict(tracking.CURRENT.get()),
             "prefect": {"flow_run": str(flow_run.id), "api": os.environ["PREFECT_API_URL"]},

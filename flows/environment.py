@@ -29,6 +29,7 @@ SETTINGS = {
     "MLFLOW_ENABLE_TELEMETRY": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_LOGGING_LEVEL": "WARNING",  # not a line for every table of a new database
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # five processes for features that are not used here
     "TOKENIZERS_PARALLELISM": "false",
 }

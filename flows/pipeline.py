@@ -16,7 +16,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows import crashes, graph, relay, reports, repro, tracking
+from flows import crashes, events, graph, relay, reports, repro, timeline, tracking
 from flows.compute import Compute
 from flows.drain import drain
 from flows.environment import HOME
@@ -163,7 +163,13 @@ def execute(
     parent = tracker.open("pipeline", None, {"prefect.pipeline": tag})
     compute = Compute.of(content)
     execution = Execution(
-        content, *plan, news, tracker, parent, Slots(compute.total_cpus(), content), ThreadPoolExecutor(1)
+        content,
+        *plan,
+        events.heard(news),
+        tracker,
+        parent,
+        Slots(compute.total_cpus(), content),
+        ThreadPoolExecutor(1),
     )
     _EXECUTION.set(execution)
     runner = ThreadPoolTaskRunner(max_workers=max(4, len(graph.nodes(content))))
@@ -184,11 +190,15 @@ def execute(
             crashes.settle_flows(tag)
         tracker.close(parent, status)
         _write_times(tag, started, execution, status)
+        level = "info" if status == "FINISHED" else "error"
+        events.write(f"{status.lower()} after {time.time() - started:.0f} s", level, run=tag)
 
 
 def _write_times(tag: str, started: float, execution: Execution, status: str) -> None:
-    """What overhead is computed from, beside the spans in the lineage files."""
+    """What overhead is computed from, beside the spans in the lineage files; and the picture that they make."""
     folder = HOME / "runs"
     folder.mkdir(parents=True, exist_ok=True)
     content = {"started": started, "finished": time.time(), "status": status, "stages": execution.times}
     write_json(folder / f"{tag}.json", content)
+    for name, page in timeline.write(tag, execution.params, content).items():
+        execution.tracker.attach(execution.parent, name, page)

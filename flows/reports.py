@@ -1,6 +1,7 @@
 """The lines that units report while they compute, and who may read them where."""
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,21 @@ def last_report(file: Path) -> dict[str, Any] | None:
         return None
 
 
+def beside(report: Path, kind: str) -> Path:
+    """Where a unit that reports to `report` puts lines of another kind: system, events."""
+    return report.with_suffix(f".{kind}.jsonl")
+
+
+def keep(node: Node, work: Path) -> None:
+    """Save the lines from a work folder that is about to go: whoever follows reads them once more when all is done."""
+    kept = FOLDER / node.name
+    shutil.rmtree(kept, ignore_errors=True)
+    kept.mkdir(parents=True)
+    for file in work.glob("*.jsonl"):
+        file.rename(kept / file.name)
+    announce(node, {unit: kept / file.name for unit, file in of(node).items()})
+
+
 def announce(node: Node, units: Mapping[str, Path]) -> None:
     """Say where the node's units report."""
     FOLDER.mkdir(parents=True, exist_ok=True)
@@ -40,3 +56,4 @@ def of(node: Node) -> dict[str, Path]:
 def forget(node: Node) -> None:
     """Before a run: what an earlier one announced is not this one's."""
     (FOLDER / f"{node.name}.json").unlink(missing_ok=True)
+    shutil.rmtree(FOLDER / node.name, ignore_errors=True)

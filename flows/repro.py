@@ -6,7 +6,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -65,9 +65,9 @@ def _is_dvc(pid: int) -> bool:
         return False
 
 
-def changed() -> Mapping[str, list[str]]:
-    """Node's name -> why DVC would run it. Raises ValueError with DVC's words where it cannot tell."""
-    done = subprocess.run([*_DVC, "status", "--json"], capture_output=True, text=True, check=False)  # noqa: S603
+def changed(names: Sequence[str] = ()) -> Mapping[str, list[str]]:
+    """Node's name -> why DVC would run it, of all or of `names`. ValueError with DVC's words where it cannot tell."""
+    done = subprocess.run([*_DVC, "status", "--json", *names], capture_output=True, text=True, check=False)  # noqa: S603
     if done.returncode:
         raise ValueError(f"dvc status: {_last(done.stderr or done.stdout)}")
     return {name: _reasons(entries) for name, entries in json.loads(done.stdout).items()}

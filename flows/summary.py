@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from flows import lineage
+from flows.environment import HOME
 from flows.table import Params
 
 METRICS = Path("data/evaluate/metrics.json")
@@ -36,6 +37,12 @@ def _rank(name: str, numbers: Mapping[str, Any]) -> tuple[float, float, str]:
     return -numbers.get("nfe", 0), numbers.get("guidance", 1), name
 
 
+def _timeline() -> list[str]:
+    """Where the newest run's picture is."""
+    pages = [page for page in (HOME / "runs").glob("*.html") if not page.name.endswith(".report.html")]
+    return [f"timeline  {max(pages, key=lambda page: page.stat().st_mtime)}"] if pages else []
+
+
 def overhead(params: Params, started: float, finished: float) -> tuple[float, float]:
     """(seconds of wall clock, seconds of it in which no stage computed)."""
     from flows import graph
@@ -61,5 +68,5 @@ def show() -> None:
         for row in rows:
             table.add_row(row["model"], *(f"{row[column]:.3g}" if column in row else "" for column in columns))
         console.print(table)
-    for line in PLACES:
+    for line in [*PLACES, *_timeline()]:
         console.print(line, highlight=False)

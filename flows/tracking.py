@@ -8,13 +8,13 @@ import fcntl
 import json
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-from flows import lineage, reports
+from flows import lineage, registry, reports, scores, vitals
 from flows.environment import HOME
 from flows.table import STAGES, Node
 from stages.io.artefacts import read_manifest
@@ -36,31 +36,38 @@ class Tracker:
             from mlflow import MlflowClient
 
             self.uri = f"sqlite:///{STORE.resolve()}"
-            self._client = MlflowClient(self.uri, registry_uri=self.uri)
-            found = self._client.get_experiment_by_name(experiment)
-            self.experiment = found.experiment_id if found else self._client.create_experiment(
+            self.client = MlflowClient(self.uri, registry_uri=self.uri)
+            found = self.client.get_experiment_by_name(experiment)
+            self.experiment = found.experiment_id if found else self.client.create_experiment(
                 experiment, artifact_location=(STORE.parent / "artifacts").resolve().as_uri()
             )  # fmt: skip
         self._lock = threading.Lock()
         self._read: dict[str, int] = {}
+        self._vitals: dict[str, vitals.Summary] = {}
 
     def open(self, name: str, parent: str | None, tags: Mapping[str, str]) -> str:
         """A new run's id."""
         given = {"mlflow.runName": name, "stage": name.partition("@")[0], **tags}
         if parent:
             given["mlflow.parentRunId"] = parent
-        return self._client.create_run(self.experiment, tags=given).info.run_id
+        run = self.client.create_run(self.experiment, tags=given).info.run_id
+        self._vitals[run] = vitals.Summary(time.time())
+        return run
 
     def discard(self, run: str) -> None:
         """Forget a run whose node turned out to be cached."""
-        self._client.delete_run(run)
+        self.client.delete_run(run)
+
+    def attach(self, run: str, name: str, file: Path) -> None:
+        """Keep a copy of `file` with the run, called `name`."""
+        self.client.log_text(run, file.read_text(encoding="utf-8"), name)
 
     def close(self, run: str, status: str) -> None:
         """End a run: FINISHED, FAILED or KILLED."""
-        self._client.set_terminated(run, status)
+        self.client.set_terminated(run, status)
 
-    def stream(self, node: Node, run: str) -> None:
-        """Send what the node's units have reported since the last call."""
+    def stream(self, node: Node, run: str, *, last: bool = False) -> None:
+        """Send what the node's units have reported since the last call; the `last` time, all there is."""
         from mlflow.entities import Metric
 
         with self._lock:
@@ -72,34 +79,48 @@ class Tracker:
                     for line in lines
                     for name, value in line["metrics"].items()
                 ]
-                for first in range(0, len(metrics), _BATCH):
-                    self._client.log_batch(run, metrics=metrics[first : first + _BATCH])
+                self._send(run, metrics)
+                for line in self._new_lines(f"{run}:{unit}:system", reports.beside(file, "system")):
+                    self._summary(run).add(line)
+            until = float("inf") if last else time.time() - vitals.BIN_S
+            found = self._summary(run).take(until)
+            self._send(run, [Metric(name, value, int(at * 1000), step) for name, value, step, at in found])
+
+    def _summary(self, run: str) -> vitals.Summary:
+        return self._vitals.setdefault(run, vitals.Summary(0.0))
+
+    def _send(self, run: str, metrics: Sequence[Any]) -> None:
+        for first in range(0, len(metrics), _BATCH):
+            self.client.log_batch(run, metrics=metrics[first : first + _BATCH])
 
     def _new_lines(self, key: str, file: Path) -> list[dict[str, Any]]:
-        if not file.is_file():
+        try:
+            with file.open("rb") as stream:
+                stream.seek(self._read.get(key, 0))
+                text = stream.read()
+        except FileNotFoundError:  # not yet; or it was moved just now, and the next call reads it where it is
             return []
-        with file.open("rb") as stream:
-            stream.seek(self._read.get(key, 0))
-            text = stream.read()
         whole = text[: text.rfind(b"\n") + 1]
         self._read[key] = self._read.get(key, 0) + len(whole)
         return [json.loads(line) for line in whole.splitlines()]
 
     def complete(self, node: Node, run: str) -> None:
         """Everything about a finished node, from its artefact and its lineage; closes the run."""
-        self.stream(node, run)
+        self.stream(node, run, last=True)
         record, manifest = lineage.read(node), read_manifest(Path(node.folder))
         assert record is not None, f"{node.name} finished without a record"
         self._describe(run, record, manifest)
         self._inputs(run, record)
+        if node.stage == "evaluate":
+            scores.log(self.client, self.experiment, run, record)
         if STAGES[node.stage].arms:
             self._model(node, run, record)
         for image in sorted(Path(node.folder).rglob("*.png")):
             self._image(run, image, image.relative_to(node.folder).with_suffix("").as_posix())
-        self._client.log_artifact(run, str(node.lineage))
+        self.client.log_artifact(run, str(node.lineage))
         report = Path(node.folder) / "report.html"
         if report.is_file():
-            self._client.log_artifact(run, str(report))
+            self.client.log_artifact(run, str(report))
         self.close(run, "FINISHED")
 
     def _describe(self, run: str, record: Mapping[str, Any], manifest: Mapping[str, Any]) -> None:
@@ -108,7 +129,10 @@ class Tracker:
         now = int(time.time() * 1000)
         params = [Param(key, str(value)[:6000]) for key, value in flat(record["parameters"])]
         params.append(Param("seed", str(record["seed"])))
-        numbers = manifest.get("metrics", {}) | {
+        made = (
+            {} if record["stage"] == "evaluate" else manifest.get("metrics", {})
+        )  # scores: a run a model, flows/scores
+        numbers = made | {
             "seconds": record["seconds"],
             "compute_seconds": record["compute_seconds"],
         }
@@ -122,8 +146,8 @@ class Tracker:
             "artefact": record["artefact"],
         } | {f"made_from.{name}": source["mlflow_run"] or "" for name, source in record["inputs"].items()}
         for first in range(0, len(params), 100):
-            self._client.log_batch(run, params=params[first : first + 100])
-        self._client.log_batch(run, metrics=metrics, tags=[RunTag(key, str(value)) for key, value in tags.items()])
+            self.client.log_batch(run, params=params[first : first + 100])
+        self.client.log_batch(run, metrics=metrics, tags=[RunTag(key, str(value)) for key, value in tags.items()])
 
     def _inputs(self, run: str, record: Mapping[str, Any]) -> None:
         from mlflow.data.filesystem_dataset_source import FileSystemDatasetSource  # noqa: F401 (registers file sources)
@@ -137,33 +161,17 @@ class Tracker:
             dataset = MetaDataset(where, name=source["made_by"], digest=source["digest"])
             inputs.append(DatasetInput(dataset._to_mlflow_entity(), [InputTag("mlflow.data.context", name)]))
         if inputs:
-            self._client.log_inputs(run, datasets=inputs)
+            self.client.log_inputs(run, datasets=inputs)
 
     def _model(self, node: Node, run: str, record: Mapping[str, Any]) -> None:
-        """A student's entry in the registry, which points at its folder: weights stay where DVC has them."""
-        from mlflow.entities import LoggedModelOutput
-        from mlflow.exceptions import MlflowException
-        from mlflow.utils.mlflow_tags import MLFLOW_MODEL_IS_EXTERNAL
-
-        name, folder = node.name.replace("@", "-"), (Path(node.folder) / "model").resolve()
-        tags = {MLFLOW_MODEL_IS_EXTERNAL: "true", "artefact": str(folder), "dvc.digest": record["digest"]}
         params = {key: str(value)[:250] for key, value in flat(record["parameters"])}
-        model = self._client.create_logged_model(self.experiment, name, run, tags, params, "student")
-        self._client.finalize_logged_model(model.model_id, "READY")
-        self._client.log_outputs(run, [LoggedModelOutput(model.model_id, 0)])
-        try:
-            self._client.create_registered_model(name)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
-        version = self._client.create_model_version(name, folder.as_uri(), run, tags={"dvc.digest": record["digest"]})
-        self._client.set_registered_model_alias(name, "latest-run", version.version)
+        registry.Registry(self.client).add(node, run, record, params)
 
     def _image(self, run: str, file: Path, key: str) -> None:
         from PIL import Image
 
         with Image.open(file) as picture:
-            self._client.log_image(run, picture.convert("RGB"), key=key, step=0)
+            self.client.log_image(run, picture.convert("RGB"), key=key, step=0)
 
 
 def flat(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -176,8 +184,8 @@ def flat(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 
 def metric_name(name: str) -> str:
-    """MLflow takes letters, digits and _ - . : / and space."""
-    return "".join(c if c.isalnum() or c in "_-.:/ @" else "_" for c in name)
+    """MLflow takes letters, digits and _ - . / and space everywhere; a colon not on Windows."""
+    return "".join(c if c.isalnum() or c in "_-./ " else "_" for c in name)
 
 
 @contextmanager

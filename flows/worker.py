@@ -18,8 +18,16 @@ from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging.handlers import APILogWorker
 
+from flows import events, reports, vitals
+
 _SETTINGS: dict[str, Any] = {"cache_policy": NO_CACHE, "persist_result": False, "retries": 0}
 _NEWS_S = 10.0
+Say = Callable[[str, str], None]
+"""Takes (message, level) of an event."""
+
+
+def _silent(_message: str, _level: str) -> None:
+    """For tasks whose span the driver tells of."""
 
 
 @task(name="plan", **_SETTINGS)
@@ -45,10 +53,12 @@ def work(job: dict[str, Any], unit: dict[str, Any], place: str, report: str) -> 
         from stages.io import run
         from stages.io.job import Job
 
-        with Path(report).open("a", encoding="utf-8") as stream:
+        vital = vitals.sampled(reports.beside(Path(report), "system"), job["device"])
+        with vital, Path(report).open("a", encoding="utf-8") as stream:
             run.run_unit(Job(**job), unit, place, _reporter(stream))
 
-    return _observed("work", job, unit["id"], compute)
+    say = events.spoken(reports.beside(Path(report), "events"), unit["id"])
+    return _observed("work", job, unit["id"], compute, say)
 
 
 @task(name="finish", **_SETTINGS)
@@ -67,15 +77,20 @@ def finish(job: dict[str, Any], parts: list[str], out: str) -> dict[str, Any]:
     return _observed("finish", job, "finish", compute)
 
 
-def _observed(task_name: str, job: dict[str, Any], unit: str, compute: Callable[[], Any]) -> dict[str, Any]:
+def _observed(
+    task_name: str, job: dict[str, Any], unit: str, compute: Callable[[], Any], say: Say = _silent
+) -> dict[str, Any]:
     log = get_run_logger()
+    say("starts", "info")
     log.info("%s starts on %s, process %d", unit, platform.node(), os.getpid())
     start = time.time()
     try:
         result = compute()
         log.info("%s took %.1f s", unit, time.time() - start)
+        say(f"took {time.time() - start:.1f} s", "info")
     except OSError as error:
         log.exception("%s failed", unit)
+        say(f"failed: {error}", "error")
         if error.errno != errno.ENOSPC:
             raise
         raise ValueError(
@@ -83,6 +98,7 @@ def _observed(task_name: str, job: dict[str, Any], unit: str, compute: Callable[
         ) from None
     except Exception as error:
         log.exception("%s failed", unit)
+        say(f"failed: {type(error).__name__}: {error}", "error")
         # A traceback does not travel with its exception; a note does.
         error.add_note(f"{job['stage']} {unit} on {platform.node()}:\n{traceback.format_exc()}")
         raise

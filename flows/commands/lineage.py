@@ -1,38 +1,117 @@
-"""`fewstep lineage <artefact or MLflow run>`: the tree back to the data, each digest confirmed."""
+"""`fewstep lineage <start>`: what something was made from, back to the data, each step confirmed."""
 
 import argparse
 import json
-from pathlib import Path
+from collections.abc import Mapping
+from typing import Any
+
+_MAIN = (
+    "method",
+    "kind",
+    "name",
+    "coupling",
+    "nfe",
+    "iterations",
+    "lr",
+    "student_lr",
+    "num_samples",
+    "teacher",
+    "init",
+)
+"""Parameters that tell one version from another at a glance, by the last part of their names."""
+_WIDTH = 100
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Where to start."""
-    parser.add_argument("start", help="data/evaluate, distill@tdm1, or an MLflow run id")
+    """Where to start, and how much to say."""
+    parser.add_argument(
+        "start", help="distill@tdm1, any file under data/, distill-tdm1/3 or @champion, a digest, or an MLflow run id"
+    )
+    parser.add_argument("--params", action="store_true", help="every parameter, not the main and the changed ones")
+    parser.add_argument("--json", action="store_true", help="one JSON object, for programs")
 
 
 def main(parsed: argparse.Namespace) -> int:
-    """Print the tree; 1 if a digest does not hold."""
-    from flows import lineage
+    """Print the tree; 1 if something does not hold."""
+    from flows import lineage, origin
+    from flows.history import History
+    from flows.table import Node
 
-    broken = 0
-    for depth, line, holds in lineage.verify(find(parsed.start)):
-        print(f"{'  ' * depth}{'✓' if holds else '✗'} {line}")
-        broken += not holds
+    history = History()
+    found = origin.find(parsed.start, history)
+    if found.today:
+        entries = list(lineage.verify(Node.parse(lineage.name_of(found.record))))
+    else:
+        entries = list(lineage.verify_version(found.record, history.find))
+    broken = sum(not entry.holds for entry in entries)
+    if parsed.json:
+        tree = [_plain(entry) for entry in entries]
+        print(json.dumps({"start": parsed.start, "holds": not broken, "tree": tree}, indent=1))
+        return 1 if broken else 0
+    if found.words:
+        print(found.words)
+    today = _sections()
+    for entry in entries:
+        for line in _lines(entry, today, everything=parsed.params):
+            print(line)
     if broken:
         raise ValueError(f"{broken} of these do not hold; `fewstep status` says what to run")
     return 0
 
 
-def find(start: str):
-    """The node of a folder, a name or a run id."""
-    from flows.table import LINEAGE, STAGES, Node
+def _lines(entry: Any, today: Mapping[str, Mapping[str, Any]], *, everything: bool) -> list[str]:
+    sign = "✓" if entry.holds else "✗"
+    faults = "".join(f"  ! {fault}" for fault in entry.faults)
+    lead = f"{'  ' * entry.depth}{sign} {entry.name}"
+    if entry.record is None:
+        return [lead + faults]
+    record = entry.record
+    git = record["git"]
+    code = (git["commit"][:8] or "none") + (" + uncommitted changes" if git.get("dirty") else "")
+    lead += f"  {record['digest'][:8]}"
+    if entry.again:
+        return [lead + "  (above)" + faults]
+    machine = record.get("machine", {})
+    took = f"  {record['seconds']:.1f} s on {machine.get('host', '?')}" if "seconds" in record else ""
+    lines = [f"{lead}  commit {code}  run {record['mlflow'].get('run') or 'none'}{took}{faults}"]
+    words = _parameters(record, today.get(entry.name), everything=everything)
+    lines += [f"{'  ' * entry.depth}    {line}" for line in words]
+    return lines
 
-    if start.strip("/").startswith("data/"):
-        return Node.of_folder(start.strip("/"))
-    if start.partition("@")[0] in STAGES:
-        return Node.parse(start)
-    for file in sorted(LINEAGE.glob("*.json")) if LINEAGE.is_dir() else []:
-        if json.loads(file.read_text(encoding="utf-8"))["mlflow"]["run"] == start:
-            return Node.parse(file.stem)
-    known = ", ".join(sorted(Path(file).stem for file in LINEAGE.glob("*.json"))) or "none"
-    raise ValueError(f"{start}: no artefact's folder, stage or MLflow run of what is here; there are: {known}")
+
+def _parameters(record: Mapping[str, Any], today: Mapping[str, Any] | None, *, everything: bool) -> list[str]:
+    """Lines of `name=value`, main ones first; what params.yaml says otherwise is told."""
+    from flows.tracking import flat
+
+    now = dict(flat(today)) if today is not None else None
+    shown = []
+    for name, value in [("seed", record.get("seed")), *flat(record.get("parameters", {}))]:
+        differs = now is not None and name != "seed" and now.get(name) != value
+        words = f"{name}={value}" + (f" (params.yaml: {now.get(name)})" if differs and now is not None else "")
+        if everything or differs or name == "seed" or name.rpartition(".")[2] in _MAIN:
+            shown.append(words)
+    lines = [""]
+    for words in shown:
+        if lines[-1] and len(lines[-1]) + len(words) > _WIDTH:
+            lines.append("")
+        lines[-1] += f"{words}  "
+    return [line.rstrip() for line in lines if line]
+
+
+def _sections() -> dict[str, Mapping[str, Any]]:
+    from pathlib import Path
+
+    from flows import graph
+    from stages.io import params
+
+    if not Path("params.yaml").is_file():
+        return {}
+    content = params.read(Path("params.yaml"))
+    return {node.name: node.section(content) for node in graph.nodes(content)}
+
+
+def _plain(entry: Any) -> dict[str, Any]:
+    record = entry.record
+    facts = {} if record is None else {key: value for key, value in record.items() if key != "spans"}
+    told = {"depth": entry.depth, "name": entry.name, "holds": entry.holds, "faults": entry.faults}
+    return told | {"again": entry.again, "record": facts or None}

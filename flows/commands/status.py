@@ -1,41 +1,137 @@
-"""`fewstep status`: each stage, and why it would run."""
+"""`fewstep status`: each stage, and why it would run; with --watch, while others run it."""
 
 import argparse
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-_SHOWN = 3
+_SIGNS = {"up to date": "✓", "changed": "·", "waits": "·", "running": "▶"}
+_BAR = 20
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Nothing to choose."""
-    del parser
+    """How to look."""
+    parser.add_argument(
+        "--watch", action="store_true", help="refresh until interrupted, also while another run goes on"
+    )
+    parser.add_argument("--every", type=float, default=1.0, metavar="SECONDS", help="between two refreshes (1)")
+    parser.add_argument("--for", type=float, dest="seconds", metavar="SECONDS", help="stop watching after so long")
+    parser.add_argument("--json", action="store_true", help="one JSON list, for programs")
 
 
-def main(_parsed: argparse.Namespace) -> int:
-    """One line a node: up to date, changed and why, waits for a changed one, or running and since when."""
-    from flows import graph, locks, repro, services
+def main(parsed: argparse.Namespace) -> int:
+    """One line a node: up to date, changed and why, waits for a changed one, or running and how far."""
+    from flows import live
     from stages.io import params
 
     content = params.read(Path("params.yaml"))
-    changed, stale = repro.changed(), set()
-    for node, reads in graph.nodes(content).items():
-        holder = locks.held(node)
-        if holder:
-            stale.add(node)
-            state = f"running: {holder}"
-        elif node.name in changed:
-            stale.add(node)
-            reasons = changed[node.name]
-            more = f" and {len(reasons) - _SHOWN} more" if len(reasons) > _SHOWN else ""
-            state = f"changed: {', '.join(reasons[:_SHOWN])}{more}"
-        elif reads & stale:
-            stale.add(node)
-            state = f"waits for {', '.join(sorted(each.name for each in reads & stale))}"
-        else:
-            state = "up to date"
-        print(f"{node.name:24} {state}")
-    for name in services.PORTS | {"ray": 0}:
-        found = services.running(name)
-        if found:
-            print(f"{name:24} {found.address} (process {found.pid})")
+    if parsed.watch:
+        return _watch(parsed)
+    found = live.states(content, live.changed(content))
+    if parsed.json:
+        print(live.to_json(found))
+        return 0
+    for state in found:
+        print(f"{state.node.name:24} {_told(state)}")
+    for line in _services():
+        print(line)
     return 0
+
+
+def _told(state: Any) -> str:
+    if state.word == "running":
+        took = f", {state.elapsed_s:.0f} s" if state.elapsed_s is not None else ""
+        return f"running: {state.words}{took}"
+    if state.word == "waits":
+        return f"waits {state.words}"
+    return state.word if not state.words else f"{state.word}: {state.words}"
+
+
+def _services() -> list[str]:
+    from flows import services
+
+    found = [(name, services.running(name)) for name in services.PORTS | {"ray": 0}]
+    return [f"{name:24} {service.address} (process {service.pid})" for name, service in found if service]
+
+
+def _watch(parsed: argparse.Namespace) -> int:
+    """Refresh in place; DVC is asked again only when a stage has ended, since that takes it a second."""
+    from rich.console import Console
+    from rich.live import Live
+
+    from flows import live
+    from stages.io import params
+
+    if parsed.every <= 0:
+        raise ValueError(f"--every {parsed.every:g}: more than 0 seconds")
+    end = time.monotonic() + parsed.seconds if parsed.seconds else float("inf")
+    ask, console = _asker(), Console()
+    with Live(console=console, auto_refresh=False, transient=False) as screen:
+        while True:
+            content = params.read(Path("params.yaml"))
+            found = live.states(content, ask())
+            screen.update(_table(found, live.failures()), refresh=True)
+            if time.monotonic() >= end:
+                return 0
+            time.sleep(min(parsed.every, max(0.0, end - time.monotonic())))
+
+
+def _asker() -> Callable[[], Any]:
+    """What has changed, by DVC, asked anew when another set of nodes runs or the parameters are others."""
+    from flows import graph, live, locks
+    from stages.io import params
+
+    known: dict[str, Any] = {"at": None, "changed": {}}
+
+    def ask() -> Any:
+        text = Path("params.yaml").read_text(encoding="utf-8")
+        content = params.read(Path("params.yaml"))
+        at = (text, frozenset(node for node in graph.nodes(content) if locks.held(node)))
+        if known["at"] != at:
+            try:
+                known["changed"] = live.changed(content, tries=2)
+                known["at"] = at
+            except ValueError:  # a stage is being recorded just now: the next look will tell
+                pass
+        return known["changed"]
+
+    return ask
+
+
+def _table(found: Sequence[Any], failures: Sequence[Any]) -> Any:
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    from flows.commands.logs import words
+
+    table = Table(box=None, pad_edge=False)
+    for column in ("", "stage", "state", "progress", "elapsed", "left", "workers", "why"):
+        least = None if column == "why" else max(len(column), 1)
+        table.add_column(column, no_wrap=True, overflow="ellipsis", min_width=least)
+    for state in found:
+        done = round((state.share or 0.0) * _BAR)
+        bar = f"{'█' * done}{'░' * (_BAR - done)} {100 * state.share:3.0f} %" if state.share is not None else ""
+        elapsed = _span(state.elapsed_s) if state.word == "running" else ""
+        style = {"running": "bold green", "up to date": "dim"}.get(state.word, "")
+        row = (_SIGNS[state.word], state.node.name, state.word, bar, elapsed, _span(state.left_s))
+        table.add_row(*row, _workers(state.workers), state.words, style=style)
+    lines = [Text(""), Text("failures of the last day", style="bold red")] if failures else []
+    lines += [Text(words(line), style="red", overflow="ellipsis", no_wrap=True) for line in failures]
+    running = sum(state.word == "running" for state in found)
+    made = sum(state.word == "up to date" for state in found)
+    foot = f"{time.strftime('%T')}  {running} running, {made} of {len(found)} up to date"
+    return Group(table, *lines, Text(foot, style="dim"))
+
+
+def _workers(workers: Sequence[str]) -> str:
+    more = f" +{len(workers) - 2}" if len(workers) > 2 else ""
+    return ", ".join(workers[:2]) + more
+
+
+def _span(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"

@@ -181,5 +181,6 @@ def _listed(words: list[str]) -> str:
 def _footer() -> Markup:
     return element(
         "footer",
-        "Made by fewstep, stage evaluate. The numbers of this page are in metrics.json and leaderboard.csv beside it.",
+        "Made by fewstep, stage evaluate. The numbers of this page are in metrics.json and leaderboard.csv beside it; its "
+        "copy in MLflow, with the pipeline's run, also shows what waited for what while all this was made.",
     )

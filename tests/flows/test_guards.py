@@ -171,7 +171,10 @@ def test_a_node_that_was_given_up_holds_nobody():
         pass
 
 
-@pytest.mark.parametrize("command", ["run", "stage", "compose", "status", "sample", "lineage", "up", "down", "doctor"])
+@pytest.mark.parametrize(
+    "command",
+    ["run", "stage", "compose", "status", "sample", "lineage", "rerun", "promote", "logs", "up", "down", "doctor"],
+)
 def test_every_command_explains_itself(command, capsys):
     with pytest.raises(SystemExit) as end:
         main([command, "--help"])

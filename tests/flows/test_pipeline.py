@@ -136,9 +136,45 @@ def test_mlflow_has_one_run_a_node_under_one_parent(finished):
     outs = {out["path"]: out["md5"] for out in locks["teacher"]["outs"]}
     digests = {entry.dataset.name: entry.dataset.digest for entry in tdm.inputs.dataset_inputs}
     assert digests["teacher"] == outs["data/teacher"] == teacher.data.tags["dvc.digest"]
-    version = client.get_model_version_by_alias("distill-tdm1", "latest-run")
+    version = client.get_model_version_by_alias("distill-tdm1", "candidate")
     assert version.source.endswith("data/distill/tdm1/model")
     assert {run.info.status for run in runs} == {"FINISHED"}
+
+
+@pytest.mark.filterwarnings("ignore")  # MLflow with SQLAlchemy 2.1
+def test_mlflow_compares_models_by_the_same_names_and_shows_what_was_used(finished):
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{finished.root}/mlruns/mlflow.db")
+    runs = client.search_runs([client.get_experiment_by_name("fewstep").experiment_id])
+    [parent] = [run for run in runs if run.info.run_name == "pipeline"]
+    stages = {run.info.run_name: run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id}
+    evaluation = stages["evaluate"].info.run_id
+    scored = {run.info.run_name: run for run in runs if run.data.tags.get("mlflow.parentRunId") == evaluation}
+    assert {"teacher@nfe32", "guidance@w2", "distill@tdm1", "rl@dgpo", "real@images"} <= set(scored)
+    headlines = {"eval/score_seen", "eval/score_heldout", "eval/frechet_distance", "eval/precision", "eval/recall"}
+    assert all(headlines <= set(run.data.metrics) for run in scored.values())
+    numbers = json.loads((finished.root / "data/evaluate/metrics.json").read_text())["distill"]["tdm1"]
+    assert scored["distill@tdm1"].data.metrics["eval/score_heldout"] == numbers["score_heldout"]
+    assert stages["distill@tdm1"].data.metrics["eval/score_heldout.nfe1"] == numbers["score_heldout"]
+    assert {f"eval/score_seen.nfe{n}" for n in (1, 2, 4, 8, 32)} <= set(stages["teacher"].data.metrics)
+    for run in stages.values():
+        assert run.data.metrics["system/memory_mib"] > 10, run.info.run_name
+        assert run.data.metrics["system/workers"] >= 1
+    assert {"report.html", "timeline.html"} == {file.path for file in client.list_artifacts(parent.info.run_id)}
+
+
+def test_events_tell_the_run_from_its_driver_and_its_workers(finished):
+    lines = [json.loads(line) for line in (finished.root / ".fewstep/logs/events.jsonl").read_text().splitlines()]
+    shards = [line for line in lines if line["unit"] == "shard-00000" and line["stage"] == "trajectories"]
+    assert [line["message"].partition(" ")[0] for line in shards] == ["starts", "took"]
+    driver = next(line for line in lines if line["message"].startswith("finished after"))
+    assert shards[0]["worker"]["pid"] != driver["worker"]["pid"]
+    assert shards[0]["run"] == driver["run"]
+    assert shards[0]["mlflow_run"]
+    said = finished.fewstep("logs", "trajectories").stdout
+    assert "shard-00001 on " in said
+    assert "timeline  .fewstep/runs/pipeline-" in finished.said
 
 
 def test_lineage_holds_back_to_the_data(finished):
@@ -147,6 +183,15 @@ def test_lineage_holds_back_to_the_data(finished):
     assert "✗" not in done.stdout
     run = json.loads((finished.root / "data/lineage/teacher.json").read_text())["mlflow"]["run"]
     assert finished.fewstep("lineage", run).stdout.startswith("✓ teacher")
+
+
+def test_a_recorded_run_made_again_is_bitwise_the_same(finished):
+    before = finished.lock()
+    done = finished.fewstep("rerun", "distill@rectified")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "✓ bitwise the same" in done.stdout
+    assert finished.lock() == before
+    assert not list((finished.root / ".fewstep/rerun").iterdir()), "equal bytes leave no folder behind"
 
 
 def test_nothing_changed_means_nothing_runs(finished):
