@@ -1,0 +1,13 @@
+"""A shortened chaos bench: things are killed at random moments, and nothing wrong ever comes out of it."""
+
+import pytest
+
+from benchmarks import chaos
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600), pytest.mark.filterwarnings("ignore")]
+
+
+def test_what_is_killed_is_made_whole_by_the_next_run():
+    trials, _ = chaos.run(["worker", "raylet", "prefect"], trials=3, seed=7)
+    assert all(trial.held for trial in trials), [trial.why for trial in trials]
+    assert any(trial.ending != "finished" for trial in trials), "at least one kill must have hit"
