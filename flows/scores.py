@@ -1,7 +1,7 @@
 """What evaluate measured, as MLflow compares it: one run a model and way of sampling it, all with the same names.
 
 Each is a child of the evaluation's run, called teacher@nfe32, guidance@w1.5, distill@tdm1, and has the headline
-numbers under eval/ and the rest under eval_detail/, so that Compare shows what matters first. The run that made the
+numbers under eval/ and the rest under more/, so that Compare shows what matters first. The run that made the
 model gets the headlines too, with their number of network function evaluations: eval/score_heldout.nfe1.
 """
 
@@ -48,7 +48,7 @@ class Score:
 
 def metric_of(key: str) -> str:
     """What a number of metrics.json is called in MLflow."""
-    return f"eval_detail/{key}" if _DETAIL.fullmatch(key) else f"eval/{key}"
+    return f"more/{key}" if _DETAIL.fullmatch(key) else f"eval/{key}"
 
 
 def of(record: Mapping[str, Any], metrics: Mapping[str, Any]) -> Iterator[Score]:

@@ -2,7 +2,7 @@
 
 import argparse
 
-_CLOCKS = frozenset({"timing.json", "report.html", "leaderboard.csv", "manifest.json"})
+_CLOCKS = frozenset({"timing.json", "report.html", "manifest.json"})
 """Files of evaluate that hold what a clock measured, and the manifest, which holds their digests."""
 
 

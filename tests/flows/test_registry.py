@@ -160,7 +160,7 @@ def test_logging_again_changes_nothing(team):
     assert child.data.metrics == {
         "eval/score_heldout": 0.5,
         "eval/frechet_distance": 2.0,
-        "eval_detail/score_heldout_low": 0.0,
+        "more/score_heldout_low": 0.0,
     }
     assert child.data.params == {"nfe": "1", "guidance": "1"}
     assert len(team.client.get_metric_history(child.info.run_id, "eval/score_heldout")) == 1
