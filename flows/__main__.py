@@ -21,7 +21,8 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "sample": "pictures from a student or the teacher",
         "lineage": "what an artefact was made from, confirmed against dvc.lock",
         "up": "start the Prefect server, the MLflow UI and Ray, and leave them running",
-        "down": "stop what `up` started",
+        "work": "run what Prefect schedules: pool, limits, deployments and a worker",
+        "down": "stop what `up` and `work` started",
         "doctor": "versions, ports, disk, GPU, credentials",
     }
 )
