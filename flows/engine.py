@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
 from prefect import get_run_logger
 from prefect.runtime import flow_run
 from prefect_ray.context import remote_options
@@ -200,7 +201,7 @@ def _record(
             "inputs": sources,
             "seed": task.job.seed,
             "parameters": task.job.section,
-            "experiment": content,
+            "experiment": yaml.safe_dump(dict(content), sort_keys=False),  # as text: the order of arms counts
             "threads": task.job.threads,
             "device": task.job.device,
             "git": lineage.commit(),

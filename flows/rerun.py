@@ -91,7 +91,7 @@ def _worktree(record: Record) -> Path:
 
 def _parameters(record: Record) -> dict[str, Any]:
     """The experiment's, in a Ray of its own with as many threads a task as then."""
-    experiment = dict(record["experiment"])
+    experiment = yaml.safe_load(record["experiment"])
     compute = dict(experiment["compute"]) | {"backend": "local", "address": None}
     compute["cpus"] = {**compute["cpus"], record["stage"]: record["threads"]}
     compute["num_cpus"] = max(record["threads"], len(os.sched_getaffinity(0)))

@@ -122,7 +122,7 @@ def _new(metrics: Mapping[str, float], known: Mapping[str, float]) -> list[Any]:
     from mlflow.entities import Metric
 
     now = int(time.time() * 1000)
-    return [Metric(key, value, now, 0) for key, value in metrics.items() if known.get(key) != value]
+    return [Metric(key, value, now, 0) for key, value in sorted(metrics.items()) if known.get(key) != value]
 
 
 def found(client: Any, experiment: str, model: str, digest: str) -> list[Any]:

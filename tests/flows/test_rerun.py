@@ -26,7 +26,7 @@ def commit():
     return {"commit": done.stdout.strip(), "dirty": False}
 
 
-EXPERIMENT = {"experiment": {"compute": {"cpus": {"default": 1}}}, "threads": 1, "device": "cpu"}
+EXPERIMENT = {"experiment": "b: 1\na: 2\ncompute: {cpus: {default: 1}}\n", "threads": 1, "device": "cpu"}
 
 
 def test_what_cannot_be_made_again_says_why(home):
@@ -86,4 +86,6 @@ def test_files_that_differ_are_listed(home):
 
 def test_threads_are_those_of_then(home):
     record = {**project.make("teacher", "t"), **EXPERIMENT, "threads": 2}
-    assert rerun._parameters(record)["compute"]["cpus"] == {"default": 1, "teacher": 2}
+    parameters = rerun._parameters(record)
+    assert parameters["compute"]["cpus"] == {"default": 1, "teacher": 2}
+    assert list(parameters) == ["b", "a", "compute"], "the order of arms is the order of figures"
