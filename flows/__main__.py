@@ -26,7 +26,8 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "remote": "have DVC share artefacts on S3",
         "gc": "delete objects of the S3 store that nothing names any more",
         "up": "start the Prefect server, the MLflow UI and Ray, and leave them running",
-        "down": "stop what `up` started",
+        "work": "run what Prefect schedules: pool, limits, deployments and a worker",
+        "down": "stop what `up` and `work` started",
         "doctor": "versions, ports, disk, GPU, credentials",
     }
 )

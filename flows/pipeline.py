@@ -16,7 +16,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows import crashes, events, graph, relay, reports, repro, timeline, tracking
+from flows import child, crashes, events, graph, relay, reports, repro, timeline, tracking
 from flows.compute import Compute
 from flows.drain import drain
 from flows.environment import HOME
@@ -175,7 +175,7 @@ def execute(
     runner = ThreadPoolTaskRunner(max_workers=max(4, len(graph.nodes(content))))
     status = "FAILED"
     try:
-        with tags(tag), relay.serve(perform):
+        with tags(tag, "fewstep", *child.parent_tag()), relay.serve(perform):
             pipeline.with_options(task_runner=runner, flow_run_name=tag)()
         status = "FINISHED"
     except RuntimeError:

@@ -1,21 +1,167 @@
-"""A flow for Prefect's schedules: the command line's `run`, its words in the flow's log."""
+"""The flows that prefect.yaml deploys: an experiment, a stage or an arm, made in a fresh clone and given to the team.
 
-import subprocess
-import sys
+Retries: the flow has none. Its tasks own them: git and S3 are tried again twice, the making once and only where its
+message says "run it again" or a signal ended it (a finished unit is kept, so that goes on from there). What a person
+must put right, such as parameters, is never tried again.
+"""
 
-from prefect import flow, get_run_logger
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, get_run_logger, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
+from prefect.runtime import flow_run
+from prefect.states import Failed
+
+from flows import crashes, forms
+from flows.checkout import Checkout, only_one
+from flows.child import Passing
+from flows.table import Node
+
+DELAY_S = 10.0
 
 
-@flow(name="fewstep-scheduled", persist_result=False)
-def scheduled(overrides: list[str]) -> None:
-    """`fewstep run` with `overrides`; fails if that fails."""
+def _may_pass(_task: Any, _run: Any, state: Any) -> bool:
+    return isinstance(state.result(raise_on_failure=False), Passing)
+
+
+_OPTIONS: Mapping[str, Any] = {
+    "cache_policy": NO_CACHE,
+    "persist_result": False,
+    "retry_delay_seconds": DELAY_S,
+    "retry_condition_fn": _may_pass,
+    "log_prints": False,
+}
+
+
+@flow(name="experiment", persist_result=False, description="An experiment of params/experiment/, in a fresh clone")
+@forms.described
+def experiment(  # noqa: PLR0913, PLR0917 (a form, not a call)
+    experiment: forms.Experiment = "digits",
+    overrides: forms.Overrides = [],  # noqa: B006 (the form's default, never changed)
+    compute: forms.Place = "local",
+    seed: forms.Seed = None,
+    ref: forms.Ref = "HEAD",
+    push: forms.Push = True,
+    hours: forms.Hours = 12.0,
+) -> Any:
+    """Make what the parameters ask for."""
+    return _perform(forms.words(experiment, compute, seed, overrides), None, ref, push, hours)
+
+
+@flow(name="stage", persist_result=False, description="One stage and what it reads, in a fresh clone")
+@forms.described
+def stage(  # noqa: PLR0913, PLR0917
+    stage: forms.Stage,
+    experiment: forms.Experiment = "digits",
+    overrides: forms.Overrides = [],  # noqa: B006
+    compute: forms.Place = "local",
+    seed: forms.Seed = None,
+    ref: forms.Ref = "HEAD",
+    push: forms.Push = True,
+    hours: forms.Hours = 12.0,
+) -> Any:
+    """Make one stage."""
+    return _perform(forms.words(experiment, compute, seed, overrides), Node(stage), ref, push, hours)
+
+
+@flow(name="arm", persist_result=False, description="One arm of distill or rl and what it reads, in a fresh clone")
+@forms.described
+def arm(  # noqa: PLR0913, PLR0917
+    stage: forms.ArmStage,
+    arm: forms.Arm,
+    experiment: forms.Experiment = "digits",
+    overrides: forms.Overrides = [],  # noqa: B006
+    compute: forms.Place = "local",
+    seed: forms.Seed = None,
+    ref: forms.Ref = "HEAD",
+    push: forms.Push = True,
+    hours: forms.Hours = 12.0,
+) -> Any:
+    """Make one arm."""
+    return _perform(forms.words(experiment, compute, seed, overrides), Node(stage, arm), ref, push, hours)
+
+
+def _perform(overrides: list[str], node: Node | None, ref: str, push: bool, hours: float) -> Any:
+    """The final state's message is what a person must read, without a traceback's words around it."""
+    root, run, end = Path.cwd(), str(flow_run.id), time.monotonic() + hours * 3600
     log = get_run_logger()
-    command = [sys.executable, "-m", "flows", "run", *overrides]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:  # noqa: S603
-        assert process.stdout is not None
-        last = ""
-        for line in process.stdout:
-            last = line.rstrip() or last
-            log.info("%s", line.rstrip())
-    if process.returncode:
-        raise RuntimeError(last)
+    checkout = Checkout(root, f"{_slug(flow_run.name)}-{run[-8:]}", run, _sayer(log))
+    try:
+        with only_one(root, hours * 3600):
+            clone(checkout, ref)
+            parameters(checkout, overrides, node)
+            shares = push and checkout.remote() is not None
+            if push and not shares:
+                log.warning("no default DVC remote (`dvc remote add -d ...`, committed): nothing is pulled or pushed")
+            if shares:
+                pull(checkout)
+            make(checkout, overrides, node, end - time.monotonic())
+            pushed = give(checkout) if shares else None
+    except (ValueError, Passing, TimeoutError) as error:
+        return Failed(message=f"{error} (its clone: {checkout.folder})")
+    finally:
+        crashes.settle_flows(f"parent:{run}")
+    _summarise(checkout, shares, pushed)
+    if shares:
+        checkout.remove()
+    return None
+
+
+@task(retries=2, **_OPTIONS)
+def clone(checkout: Checkout, ref: str) -> str:
+    """Git's part."""
+    return checkout.make(ref)
+
+
+@task(**_OPTIONS)
+def parameters(checkout: Checkout, overrides: list[str], node: Node | None) -> None:
+    """Compose and check, before anything large is moved or made."""
+    checkout.compose(overrides, node)
+
+
+@task(retries=2, **_OPTIONS)
+def pull(checkout: Checkout) -> None:
+    """What the team has."""
+    checkout.pull()
+
+
+@task(retries=1, **_OPTIONS)
+def make(checkout: Checkout, overrides: list[str], node: Node | None, limit_s: float) -> None:
+    """The experiment, or the node."""
+    checkout.repro(overrides, node, limit_s)
+
+
+@task(retries=2, **_OPTIONS)
+def give(checkout: Checkout) -> str | None:
+    """Back to the team."""
+    return checkout.push()
+
+
+def _sayer(log: Any) -> Callable[[str], None]:
+    return lambda text: log.info("%s", text)
+
+
+def _slug(name: str) -> str:
+    return "".join(c if c.isascii() and c.isalnum() else "-" for c in name.lower())[:60].strip("-") or "run"
+
+
+def _summarise(checkout: Checkout, shares: bool, pushed: str | None) -> None:
+    """What a person looks for when the run is over."""
+    lines = []
+    with get_client(sync_client=True) as client:
+        tagged = FlowRunFilter(tags=FlowRunFilterTags(all_=[f"parent:{checkout.run}"]))
+        for run in client.read_flow_runs(flow_run_filter=tagged):
+            lines.append(f"- flow run [{run.name}](/runs/flow-run/{run.id}): {run.state.name if run.state else ''}")
+    if pushed:
+        lines.append(f"- branch `{checkout.branch}`, commit `{pushed}`: `git switch` to it, then `dvc pull`")
+    elif shares:
+        lines.append("- nothing new: no branch was pushed")
+    else:
+        lines.append(f"- not shared; the results lie in `{checkout.folder}`")
+    create_markdown_artifact("\n".join(lines), key="scheduled-run", description="Where the results are")

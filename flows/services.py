@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import signal
 import socket
 import subprocess
@@ -52,7 +53,8 @@ class Service:
     def stop(self) -> None:
         """End it and all that it started: politely, then not."""
         groups = {self.pid} | {child.pid for child in _children(self.pid)}
-        for sign, patience in ((signal.SIGTERM, 5.0), (signal.SIGKILL, 2.0)):
+        polite = 60.0 if self.name == "worker" else 5.0  # its runs end theirs first
+        for sign, patience in ((signal.SIGTERM, polite), (signal.SIGKILL, 2.0)):
             _signal(self.pid, sign)
             _, groups_left = psutil.wait_procs([p for p in map(_process, groups) if p], timeout=patience)
             groups = {process.pid for process in groups_left}
@@ -88,7 +90,7 @@ def start(names: Sequence[str], compute: Compute, *, ports: dict[str, int | None
     """
     FOLDER.mkdir(parents=True, exist_ok=True)
     found = [service for service in map(running, names) if service]
-    makers = {"prefect": _prefect, "mlflow": _mlflow, "ray": _ray}
+    makers = {"prefect": _prefect, "mlflow": _mlflow, "ray": _ray, "worker": _worker}
     waiting: list[_Starting] = []
     # Ray's workers inherit the head's environment, so the head must know the Prefect server that starts beside it.
     names = sorted(names, key=list(makers).index)
@@ -161,6 +163,16 @@ def _ray(compute: Compute, _port_unused: int | None, leashed: bool) -> _Starting
     known = {} if os.environ.get("PREFECT_API_URL") or not prefect else {"PREFECT_API_URL": prefect.address + "/api"}
     process, log = _spawn("ray", command, leashed, known)
     return _Starting("ray", process, lambda: _read_address(where), log)
+
+
+def _worker(_compute: Compute, _port_unused: int | None, leashed: bool) -> _Starting:
+    """It takes one run at a time: a run uses the machine, and runs of one project share unfinished work."""
+    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "fewstep", "--type", "process"]
+    command += ["--name", f"{platform.node()}-{os.getpid()}", "--limit", "1", "--install-policy", "never"]
+    extra = {"PREFECT_WORKER_QUERY_SECONDS": os.environ.get("PREFECT_WORKER_QUERY_SECONDS", "5")}
+    process, log = _spawn("worker", command, leashed, extra)
+    address = os.environ["PREFECT_API_URL"].removesuffix("/api")
+    return _Starting("worker", process, lambda: address if b"started!" in log.read_bytes() else None, log)
 
 
 def _spawn(name: str, command: list[str], leashed: bool, extra: dict[str, str]) -> tuple[subprocess.Popen[bytes], Path]:

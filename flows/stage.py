@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from flows import compute, drain, graph, locks, relay, reports, services, sharing, tracking
+from flows import child, compute, drain, graph, locks, relay, reports, services, sharing, tracking
 from flows.environment import HOME
 from flows.table import Node, Params
 from stages.io import params
@@ -72,11 +72,16 @@ def _flow(node: Node, content: Params) -> None:
     alone = os.environ.get(PIPELINE) is None  # a pipeline sees its stages end; their heartbeats cost a second each
     beats = {} if alone else {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
     try:
-        with temporary_settings(beats), tags(*filter(None, [node.name, os.environ.get(PIPELINE)])):
+        with temporary_settings(beats), tags(*_tags(node)):
             flow.with_options(task_runner=RayTaskRunner(), flow_run_name=node.name)(*filter(None, [node.arm]))
     except Exception as error:
         _keep_trace(node, error)
         raise
+
+
+def _tags(node: Node) -> list[str]:
+    alone = os.environ.get(PIPELINE) is None  # then it has a heartbeat, and the watch over dead runs is told by its tag
+    return [node.name, *child.parent_tag(), "fewstep" if alone else os.environ[PIPELINE]]
 
 
 @contextmanager

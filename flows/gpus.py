@@ -1,0 +1,48 @@
+"""GPUs among several pipelines: slots of a limit on the Prefect server, beside what Ray hands out within one."""
+
+import math
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+LIMIT = "fewstep-gpu"
+"""Prefect's global concurrency limit; `fewstep work` sets it to the number of GPUs."""
+
+
+def count() -> int:
+    """GPUs of this machine, as nvidia-smi lists them."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return 0
+    done = subprocess.run([tool, "--list-gpus"], capture_output=True, text=True, check=False, timeout=60)  # noqa: S603
+    return sum(line.startswith("GPU ") for line in done.stdout.splitlines()) if done.returncode == 0 else 0
+
+
+@contextmanager
+def taken(gpus: float, timeout_s: float | None = None) -> Iterator[int]:
+    """Hold slots for `gpus` GPUs, all of them where there are fewer; yields how many.
+
+    None are held, and nothing waits, where no GPU is asked for or the server has no such limit. A holder that dies
+    loses its slots within five minutes. Raises TimeoutError after `timeout_s` seconds of waiting.
+    """
+    wanted = min(math.ceil(gpus), _limit()) if gpus else 0
+    if not wanted:
+        yield 0
+        return
+    from prefect.concurrency.sync import concurrency
+
+    with concurrency(LIMIT, occupy=wanted, timeout_seconds=timeout_s):
+        yield wanted
+
+
+def _limit() -> int:
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import ObjectNotFound
+
+    with get_client(sync_client=True) as client:
+        try:
+            found = client.read_global_concurrency_limit_by_name(LIMIT)
+        except ObjectNotFound:
+            return 0
+    return found.limit if found.active else 0
