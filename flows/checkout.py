@@ -15,12 +15,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from flows import child, graph
+from flows import child, graph, repro
 from flows.environment import HOME
 from flows.table import Node
 from stages.io import params
 
 SCHEDULED = HOME / "scheduled"
+KEPT = 5
+"""Clones of runs that failed or were not shared, the newest ones: to look into."""
 _DVC = (sys.executable, "-m", "dvc")
 _FEWSTEP = (sys.executable, "-m", "flows")
 _SECRET = re.compile(r"//[^/@\s]+@")
@@ -40,7 +42,7 @@ class Checkout:
     @property
     def folder(self) -> Path:
         """Where it is."""
-        return self.root / SCHEDULED / self.name
+        return self.root / SCHEDULED / "clones" / self.name
 
     @property
     def branch(self) -> str:
@@ -49,8 +51,7 @@ class Checkout:
 
     def make(self, ref: str) -> str:
         """Clone and check out `ref`; the commit. Raises ValueError if origin has no such ref."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        self._prune()
         source = origin(self.root)
         self.say(f"clone of {_SECRET.sub('//', source)} in {self.folder}")
         self._call(["git", "clone", "--quiet", "--no-checkout", source, str(self.folder)], where=self.folder.parent)
@@ -60,6 +61,14 @@ class Checkout:
             raise ValueError(f"{ref}: no fewstep project at this commit (dvc.yaml, flows/); choose another ref")
         self._share_with_worker()
         return commit
+
+    def _prune(self) -> None:
+        """Room for this one, and an end to old ones."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        others = sorted(self.folder.parent.iterdir(), key=lambda folder: folder.stat().st_mtime)
+        for folder in others[:-KEPT]:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _resolve(self, ref: str) -> str:
         for name in (f"refs/remotes/origin/{ref}", ref):
@@ -98,10 +107,12 @@ class Checkout:
         """What the team has made already; what the remote lacks is made anew."""
         self._passing([*_DVC, "pull", "--quiet", "--run-cache", "--allow-missing"], limit_s=6 * 3600)
 
-    def repro(self, overrides: Sequence[str], node: Node | None, limit_s: float) -> None:
-        """Make the experiment, or one node of it with what it reads."""
-        command = [*_DVC, "repro", node.name] if node else [*_FEWSTEP, "run", *overrides]
-        child.call(command, self.folder, self.run, self.say, limit_s=limit_s)
+    def repro(self, overrides: Sequence[str], node: Node | None, *, pull: bool, limit_s: float) -> None:
+        """Make the experiment, or one node of it and what it reads; `pull`: what the remote has is not made anew."""
+        fetch = ["--pull"] if pull else []
+        command = [*_DVC, "repro", *fetch, node.name] if node else [*_FEWSTEP, "run", *overrides]
+        with_pull = {repro.PULL: "1"} if pull else {}
+        child.call(command, self.folder, self.run, self.say, limit_s=limit_s, extra=with_pull)
 
     def push(self) -> str | None:
         """Data first, so that a branch never names what is not there; the pushed commit, None if nothing is new."""

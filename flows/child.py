@@ -4,9 +4,10 @@ import os
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 import psutil
 
@@ -27,14 +28,22 @@ def parent_tag() -> list[str]:
     return [f"parent:{os.environ[PARENT]}"] if os.environ.get(PARENT) else []
 
 
-def call(command: Sequence[str], where: Path, run: str, say: Callable[[str], None], *, limit_s: float) -> list[str]:
-    """Run `command` in the clone `where`; its last lines of output.
+def call(
+    command: Sequence[str],
+    where: Path,
+    run: str,
+    say: Callable[[str], None],
+    *,
+    limit_s: float,
+    extra: Mapping[str, str] = MappingProxyType({}),
+) -> list[str]:
+    """Run `command` in the clone `where` with `extra` in its environment; its last lines of output.
 
     Raises ValueError with its own message where a person must act, Passing where running it again may do, and
     TimeoutError after `limit_s`. Whatever ends this call ends the command and all that it started.
     """
     began, tail = time.monotonic(), []
-    with _started(command, where, run) as process:
+    with _started(command, where, run, extra) as process:
         reader = threading.Thread(target=_read, args=(process, tail, say), daemon=True)
         reader.start()
         while process.poll() is None:
@@ -52,11 +61,13 @@ def call(command: Sequence[str], where: Path, run: str, say: Callable[[str], Non
 
 
 @contextmanager
-def _started(command: Sequence[str], where: Path, run: str) -> Iterator[subprocess.Popen[str]]:
+def _started(
+    command: Sequence[str], where: Path, run: str, extra: Mapping[str, str]
+) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(  # noqa: S603
         command,
         cwd=where,
-        env=_environment(where, run),
+        env=_environment(where, run) | extra,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

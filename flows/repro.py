@@ -19,6 +19,8 @@ from flows.environment import HOME, die_with_parent
 from flows.table import Node
 
 LOCK = Path("dvc.lock")
+PULL = "FEWSTEP_PULL"
+"""Environment variable: if set, what was made before and lies in the DVC remote is fetched instead of made again."""
 _DVC = (sys.executable, "-m", "dvc")
 
 
@@ -92,9 +94,10 @@ def start(node: Node, environment: Mapping[str, str]) -> subprocess.Popen[bytes]
     """`dvc repro` of this node alone, beside others; its words go to the node's log."""
     log = log_of(node)
     log.parent.mkdir(parents=True, exist_ok=True)
+    fetch = ["--pull"] if os.environ.get(PULL) else []
     with log.open("wb") as stream:
         return subprocess.Popen(  # noqa: S603
-            [*_DVC, "--wait-for-lock", "repro", "--single-item", node.name],
+            [*_DVC, "--wait-for-lock", "repro", *fetch, "--single-item", node.name],
             stdin=subprocess.DEVNULL,
             stdout=stream,
             stderr=subprocess.STDOUT,

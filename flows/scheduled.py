@@ -6,7 +6,7 @@ must put right, such as parameters, is never tried again.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +91,8 @@ def _perform(overrides: list[str], node: Node | None, ref: str, push: bool, hour
     """The final state's message is what a person must read, without a traceback's words around it."""
     root, run, end = Path.cwd(), str(flow_run.id), time.monotonic() + hours * 3600
     log = get_run_logger()
-    checkout = Checkout(root, f"{_slug(flow_run.name)}-{run[-8:]}", run, _sayer(log))
+    checkout = Checkout(root, f"{_slug(flow_run.name)}-{run[-8:]}", run, lambda text: log.info("%s", text))
+    worth_keeping = False
     try:
         with only_one(root, hours * 3600):
             clone(checkout, ref)
@@ -101,15 +102,19 @@ def _perform(overrides: list[str], node: Node | None, ref: str, push: bool, hour
                 log.warning("no default DVC remote (`dvc remote add -d ...`, committed): nothing is pulled or pushed")
             if shares:
                 pull(checkout)
-            make(checkout, overrides, node, end - time.monotonic())
+            worth_keeping = True
+            make(checkout, overrides, node, shares, end - time.monotonic())
             pushed = give(checkout) if shares else None
+            worth_keeping = not shares
+        _summarise(checkout, shares, pushed)
     except (ValueError, Passing, TimeoutError) as error:
-        return Failed(message=f"{error} (its clone: {checkout.folder})")
+        return Failed(message=str(error))
     finally:
         crashes.settle_flows(f"parent:{run}")
-    _summarise(checkout, shares, pushed)
-    if shares:
-        checkout.remove()
+        if worth_keeping:
+            log.info("its clone is kept: %s", checkout.folder)
+        else:
+            checkout.remove()
     return None
 
 
@@ -132,19 +137,15 @@ def pull(checkout: Checkout) -> None:
 
 
 @task(retries=1, **_OPTIONS)
-def make(checkout: Checkout, overrides: list[str], node: Node | None, limit_s: float) -> None:
+def make(checkout: Checkout, overrides: list[str], node: Node | None, shares: bool, limit_s: float) -> None:
     """The experiment, or the node."""
-    checkout.repro(overrides, node, limit_s)
+    checkout.repro(overrides, node, pull=shares, limit_s=limit_s)
 
 
 @task(retries=2, **_OPTIONS)
 def give(checkout: Checkout) -> str | None:
     """Back to the team."""
     return checkout.push()
-
-
-def _sayer(log: Any) -> Callable[[str], None]:
-    return lambda text: log.info("%s", text)
 
 
 def _slug(name: str) -> str:
