@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from flows import child, graph, repro
+from flows import child, graph, repro, shown
 from flows.environment import HOME
 from flows.table import Node
 from stages.io import params
@@ -111,8 +111,11 @@ class Checkout:
         """Make the experiment, or one node of it and what it reads; `pull`: what the remote has is not made anew."""
         fetch = ["--pull"] if pull else []
         command = [*_DVC, "repro", *fetch, node.name] if node else [*_FEWSTEP, "run", *overrides]
-        with_pull = {repro.PULL: "1"} if pull else {}
-        child.call(command, self.folder, self.run, self.say, limit_s=limit_s, extra=with_pull)
+        extra = {repro.PULL: "1"} if pull else {}
+        address = shown.mlflow()  # of the worker's project: it keeps the clone's runs too
+        if address:
+            extra[shown.MLFLOW] = address
+        child.call(command, self.folder, self.run, self.say, limit_s=limit_s, extra=extra)
 
     def push(self) -> str | None:
         """Data first, so that a branch never names what is not there; the pushed commit, None if nothing is new."""
@@ -153,11 +156,14 @@ def origin(root: Path) -> str:
 
 
 @contextmanager
-def only_one(root: Path, limit_s: float) -> Iterator[None]:
-    """Runs of one worker share unfinished work, so there is one at a time; TimeoutError after `limit_s`."""
+def only_one(root: Path, run: str, limit_s: float) -> Iterator[None]:
+    """Runs of one worker share unfinished work, so there is one at a time; TimeoutError after `limit_s`.
+
+    What a run that was killed has left alive is ended first.
+    """
     (root / SCHEDULED).mkdir(parents=True, exist_ok=True)
     end = time.monotonic() + limit_s
-    with (root / SCHEDULED / "lock").open("w") as stream:
+    with (root / SCHEDULED / "lock").open("a+") as stream:
         while True:
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -166,7 +172,17 @@ def only_one(root: Path, limit_s: float) -> Iterator[None]:
                 if time.monotonic() > end:
                     raise TimeoutError(f"{root}: another scheduled run holds it since {limit_s:.0f} s") from None
                 time.sleep(1.0)
-        yield
+        stream.seek(0)
+        before = stream.read()
+        if before:
+            child.sweep(before)
+        stream.truncate(0)
+        stream.write(run)
+        stream.flush()
+        try:
+            yield
+        finally:
+            stream.truncate(0)
 
 
 def _ask(command: Sequence[str], where: Path) -> str:

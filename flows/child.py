@@ -43,9 +43,7 @@ def call(
     TimeoutError after `limit_s`. Whatever ends this call ends the command and all that it started.
     """
     began, tail = time.monotonic(), []
-    with _started(command, where, run, extra) as process:
-        reader = threading.Thread(target=_read, args=(process, tail, say), daemon=True)
-        reader.start()
+    with _started(command, where, run, extra) as process, _heard(process, tail, say):
         while process.poll() is None:
             try:
                 process.wait(timeout=1.0)
@@ -54,7 +52,6 @@ def call(
                     raise TimeoutError(
                         f"{_short(command)}: not done after {limit_s:.0f} s, and ended; what was finished is kept"
                     ) from None
-        reader.join(timeout=5.0)
     if process.returncode:
         raise _failure(command, process.returncode, tail)
     return tail
@@ -125,14 +122,26 @@ def _environment(where: Path, run: str) -> dict[str, str]:
     return kept | {"PYTHONPATH": str(where), PARENT: run, "GIT_TERMINAL_PROMPT": "0", "PYTHONUNBUFFERED": "1"}
 
 
-def _read(process: subprocess.Popen[str], tail: list[str], say: Callable[[str], None]) -> None:
-    assert process.stdout is not None
-    for line in process.stdout:
-        text = line.rstrip()
-        if text:
-            tail.append(text)
-            del tail[:-_TAIL]
-            say(text)
+@contextmanager
+def _heard(process: subprocess.Popen[str], tail: list[str], say: Callable[[str], None]) -> Iterator[None]:
+    """Pass on each line that it says, and keep the last ones in `tail`."""
+
+    def read() -> None:
+        assert process.stdout is not None
+        with process.stdout:
+            for line in process.stdout:
+                if line.strip():
+                    tail.append(line.rstrip())
+                    del tail[:-_TAIL]
+                    say(line.rstrip())
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    try:
+        yield
+    finally:
+        if process.poll() is not None:  # else it is ended next, by whoever started it
+            reader.join(timeout=5.0)
 
 
 def _failure(command: Sequence[str], code: int, tail: Sequence[str]) -> Exception:

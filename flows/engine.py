@@ -1,6 +1,7 @@
 """A stage's execution: plan, fan out over Ray, check every unit, assemble, write the lineage.
 
-Retries: none, by anybody. A unit that was finished is kept and skipped, so running the stage again is the retry.
+Retries: none. A unit that was finished is kept and skipped, so running the stage again is the retry: a person's, or,
+where nobody is there, the one of flows/scheduled.py.
 """
 
 import json
@@ -17,7 +18,7 @@ from prefect import get_run_logger
 from prefect.runtime import flow_run
 from prefect_ray.context import remote_options
 
-from flows import events, leases, lineage, reports, rooms, tracking, worker
+from flows import events, gpus, leases, lineage, reports, rooms, tracking, worker
 from flows.compute import Compute
 from flows.crashes import settle_tasks
 from flows.environment import HOME
@@ -82,13 +83,14 @@ def _run(task: Task, content: Params, submitted: list[Any]) -> dict[str, float]:
     files = {name: (task.work / f"{name}.jsonl").resolve() for name in parts}
     reports.announce(node, files)
     submit = _submit(worker.work, task)
-    futures = [submit(task.job.to_json(), unit, parts[unit["id"]], str(files[unit["id"]])) for unit in units]
-    submitted += futures
-    prestart(task.compute.total_cpus())  # for those who come next, while this computes
-    log.info("%d units on %d CPUs each", len(units), task.compute.cpus_of(node.stage))
-    spoken = {name: reports.beside(file, "events") for name, file in files.items()}
-    with events.forwarding(node, spoken):
-        done = gather(futures, task.compute, files, Progress(node, task.job.section, len(units)))
+    with gpus.taken(task.compute.gpus_of(node.stage) * len(units)):
+        futures = [submit(task.job.to_json(), unit, parts[unit["id"]], str(files[unit["id"]])) for unit in units]
+        submitted += futures
+        prestart(task.compute.total_cpus())  # for those who come next, while this computes
+        log.info("%d units on %d CPUs each", len(units), task.compute.cpus_of(node.stage))
+        spoken = {name: reports.beside(file, "events") for name, file in files.items()}
+        with events.forwarding(node, spoken):
+            done = gather(futures, task.compute, files, Progress(node, task.job.section, len(units)))
     spans += [each["span"] for each in done]
     out = Path(node.folder).resolve()
     finished = one(worker.finish, list(parts.values()), f"{task.place}/artefact" if task.store else str(out))

@@ -7,22 +7,19 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from prefect import flow, get_run_logger, tags, task
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows import child, crashes, events, graph, relay, reports, repro, timeline, tracking
+from flows import child, crashes, events, graph, relay, reports, repro, shown, timeline, tracking
 from flows.compute import Compute
 from flows.drain import drain
 from flows.environment import HOME
 from flows.slots import Slots
 from flows.stage import PIPELINE, perform
-from flows.summary import results
 from flows.table import Node, Params
 from stages.io.artefacts import write_json
 
@@ -144,11 +141,7 @@ def pipeline() -> None:
     if execution.failed:
         node, message = next(iter(execution.failed.items()))
         raise RuntimeError(f"{node.name}: {message}")
-    table = results()
-    if table:
-        create_table_artifact(table, key="results", description="Every model on the same prompts and noise")
-        report = Path("data/evaluate/report.html").resolve()
-        create_markdown_artifact(f"[The report]({report.as_uri()}): `{report}`", key="report")
+    shown.show(execution.tracker, execution.parent)
 
 
 def execute(

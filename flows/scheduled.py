@@ -94,7 +94,7 @@ def _perform(overrides: list[str], node: Node | None, ref: str, push: bool, hour
     checkout = Checkout(root, f"{_slug(flow_run.name)}-{run[-8:]}", run, lambda text: log.info("%s", text))
     worth_keeping = False
     try:
-        with only_one(root, hours * 3600):
+        with only_one(root, run, hours * 3600):
             clone(checkout, ref)
             parameters(checkout, overrides, node)
             shares = push and checkout.remote() is not None
