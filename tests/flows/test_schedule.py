@@ -1,0 +1,195 @@
+"""Scheduled runs through a real Prefect server and worker, a bare git repository as origin and a real S3 server.
+
+The tests run in order: a refused run, a cancelled one, one that ends, and one on a worker that has lost its cache.
+"""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+
+import pytest
+from moto.server import ThreadedMotoServer
+
+from flows.child import of_run
+from tests.flows.clone import ROOT, Clone
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600), pytest.mark.filterwarnings("ignore")]
+FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
+
+
+@pytest.fixture(scope="module")
+def bucket():
+    """An S3 server's address, with an empty bucket `team`; credentials come from the environment."""
+    import boto3
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    settings = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
+    settings |= {"AWS_REQUEST_CHECKSUM_CALCULATION": "WHEN_REQUIRED", "AWS_EC2_METADATA_DISABLED": "true"}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in settings.items():
+            patch.setenv(name, value)
+        endpoint = "http://{}:{}".format(*server.get_host_and_port())
+        boto3.client("s3", endpoint_url=endpoint).create_bucket(Bucket="team")
+        yield endpoint
+    server.stop()
+
+
+class Team:
+    """A worker's project, the team's git repository and the Prefect server."""
+
+    def __init__(self, folder, bucket):
+        self.worker, self.origin = Clone(folder / "worker"), folder / "origin.git"
+        shutil.copy(ROOT / "prefect.yaml", self.worker.root)
+        assert self.worker.fewstep("compose").returncode == 0
+        self.worker.dvc("remote", "add", "-d", "team", "s3://team/fewstep")
+        self.worker.dvc("remote", "modify", "team", "endpointurl", bucket)
+        self.git("add", "-A")
+        self.git("-c", "user.name=t", "-c", "user.email=t@localhost", "commit", "-qm", "shared by S3")
+        subprocess.run(["git", "clone", "-q", "--bare", self.worker.root, self.origin], check=True)
+        self.git("remote", "add", "origin", str(self.origin))
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        up = self.worker.fewstep("work", "--prefect-port", str(self.port), "--gpus", "1")
+        assert up.returncode == 0, up.stdout + up.stderr
+
+    def git(self, *words):
+        return subprocess.run(["git", *words], cwd=self.worker.root, check=True, capture_output=True, text=True).stdout
+
+    def ask(self, path, content=None):
+        body = None if content is None else json.dumps(content).encode()
+        address = f"http://127.0.0.1:{self.port}/api/{path}"
+        request = urllib.request.Request(address, body, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request) as reply:
+            return json.loads(reply.read())
+
+    def begin(self, **parameters):
+        deployment = self.ask("deployments/name/stage/dataset")
+        return self.ask(f"deployments/{deployment['id']}/create_flow_run", {"parameters": parameters})["id"]
+
+    def state(self, run):
+        return self.ask(f"flow_runs/{run}")["state"]
+
+    def end(self, run, seconds=200):
+        wait_for(lambda: self.state(run)["type"] in FINAL, seconds)
+        return self.state(run)
+
+    def said(self, run):
+        wanted = {"logs": {"flow_run_id": {"any_": [run]}}, "sort": "TIMESTAMP_ASC"}
+        return "\n".join(line["message"] for line in self.ask("logs/filter", wanted))
+
+    def children(self, run):
+        return self.ask("flow_runs/filter", {"flow_runs": {"tags": {"all_": [f"parent:{run}"]}}})
+
+    def branches(self):
+        return set(
+            subprocess.check_output(["git", "branch", "--format=%(refname:short)"], cwd=self.origin, text=True).split()
+        )
+
+    def file(self, branch, name):
+        return subprocess.check_output(["git", "show", f"{branch}:{name}"], cwd=self.origin, text=True)
+
+
+@pytest.fixture(scope="module")
+def team(tmp_path_factory, bucket):
+    made = Team(tmp_path_factory.mktemp("team"), bucket)
+    yield made
+    down = made.worker.fewstep("down")
+    assert down.stdout.split("\n")[:2] == ["worker stopped", "prefect stopped"]
+
+
+def wait_for(holds, seconds=120):
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, "it did not come to it"
+        time.sleep(0.3)
+
+
+def test_one_command_makes_all_that_prefect_needs(team):
+    names = {each["name"] for each in team.ask("deployments/filter", {})}
+    assert {"nightly", "on-demand", "dataset", "distill", "rl", "evaluate"} <= names
+    assert team.ask("work_pools/fewstep")["status"] == "READY"
+    assert team.ask("v2/concurrency_limits/fewstep-gpu")["limit"] == 1
+    watch = team.ask("automations/filter", {})
+    assert [(each["enabled"], each["trigger"]["within"]) for each in watch] == [(True, 540.0)]
+
+
+def test_what_the_form_does_not_take_is_never_queued(team):
+    with pytest.raises(urllib.error.HTTPError) as refusal:
+        team.begin(stage="dataset", experiment="nonsense")
+    assert refusal.value.code == 409
+    assert b"'nonsense' is not one of" in refusal.value.read()
+
+
+def test_gpu_slots_are_waited_for(team):
+    """Two stages of two processes want the one GPU: one after the other."""
+    code = (
+        "import time; from flows import gpus\n"
+        "with gpus.taken(2.0, 60) as held:\n"
+        "    began = time.time(); time.sleep(1.0); print(held, began, time.time())"
+    )
+    environment = os.environ | {"PREFECT_API_URL": f"http://127.0.0.1:{team.port}/api", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", code]
+    processes = [subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE) for _ in range(2)]
+    spans = sorted(tuple(map(float, process.communicate(timeout=90)[0].split())) for process in processes)
+    assert [held for held, _, _ in spans] == [1, 1]
+    first, second = sorted(spans, key=lambda span: span[1])
+    assert second[1] >= first[2], "they held the one slot at once"
+
+
+def test_hydra_s_refusal_is_the_runs_message_and_no_work_is_done(team):
+    run = team.begin(stage="dataset", experiment="smoke", overrides=["teacher.colour=red"])
+    state = team.end(run)
+    assert (state["name"], team.children(run)) == ("Failed", [])
+    assert state["message"].startswith("params/: Key 'colour' is not in struct")
+    assert not list((team.worker.root / ".fewstep/scheduled/clones").iterdir())
+
+
+def test_a_cancelled_run_leaves_nothing_alive(team):
+    run = team.begin(stage="dataset", experiment="smoke")
+    wait_for(lambda: any("raylet" in " ".join(each.cmdline()) for each in of_run(run)))
+    team.ask(f"flow_runs/{run}/set_state", {"state": {"type": "CANCELLING"}})
+    assert team.end(run)["type"] == "CANCELLED"
+    assert not list(of_run(run))
+    assert not team.branches() & {f"runs/{run}"}
+    assert all(child["state"]["type"] in FINAL for child in team.children(run))
+
+
+def test_a_run_gives_its_data_and_its_lock_to_the_team(team, tmp_path):
+    run = team.begin(stage="dataset", experiment="smoke")
+    assert team.end(run)["type"] == "COMPLETED", team.said(run)
+    (child,) = team.children(run)
+    assert (child["name"], child["state"]["type"]) == ("dataset", "COMPLETED")
+    (branch,) = {each for each in team.branches() if each.startswith("runs/")}
+    assert "data/dataset" in team.file(branch, "dvc.lock")
+    assert "iterations: 100" in team.file(branch, "params.yaml")
+    (artefact,) = team.ask("artifacts/filter", {"artifacts": {"key": {"any_": ["scheduled-run"]}}})
+    assert branch in artefact["data"]
+    assert child["id"] in artefact["data"]
+    assert (team.worker.root / "mlruns/mlflow.db").is_file(), "MLflow's record outlives the clone"
+    assert not list((team.worker.root / ".fewstep/scheduled/clones").glob(f"*{run[-8:]}")), (
+        "it is shared: no clone stays"
+    )
+
+    colleague = tmp_path / "colleague"
+    subprocess.run(["git", "clone", "-q", "-b", branch, team.origin, colleague], check=True)
+    pulled = subprocess.run(
+        [sys.executable, "-m", "dvc", "pull", "dataset"], check=False, cwd=colleague, capture_output=True, text=True
+    )
+    assert pulled.returncode == 0, pulled.stderr
+    assert (colleague / "data/dataset/manifest.json").is_file()
+
+
+def test_a_worker_without_a_cache_takes_from_s3_what_was_made(team):
+    shutil.rmtree(team.worker.root / ".dvc/cache")
+    run = team.begin(stage="dataset", experiment="smoke")
+    assert team.end(run)["type"] == "COMPLETED", team.said(run)
+    assert "is cached - skipping run" in team.said(run)
+    assert team.children(run) == [], "no stage ran"
