@@ -140,6 +140,7 @@ def _prefect(_compute: Compute, port: int | None, leashed: bool) -> _Starting:
     address = f"http://{HOST}:{chosen}"
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(chosen)]
     extra = {"PREFECT_SERVER_LOGGING_LEVEL": "WARNING", "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING"}
+    extra |= {"PREFECT_SERVER_UI_API_URL": f"{address}/api"}  # else pages ask port 4200, whatever the server's
     process, log = _spawn("prefect", command, leashed, extra)
     write_json(FOLDER / "prefect.json", asdict(Service("prefect", process.pid, _born(process.pid), address)))
     return _Starting("prefect", process, lambda: address if _answers(f"{address}/api/health") else None, log)
