@@ -22,6 +22,7 @@ from flows import crashes, forms
 from flows.checkout import Checkout, only_one
 from flows.child import Passing
 from flows.table import Node
+from flows.workpool import TAG
 
 DELAY_S = 10.0
 
@@ -156,7 +157,7 @@ def _summarise(checkout: Checkout, shares: bool, pushed: str | None) -> None:
     """What a person looks for when the run is over."""
     lines = []
     with get_client(sync_client=True) as client:
-        tagged = FlowRunFilter(tags=FlowRunFilterTags(all_=[f"parent:{checkout.run}"]))
+        tagged = FlowRunFilter(tags=FlowRunFilterTags(all_=[f"parent:{checkout.run}", TAG]))
         for run in client.read_flow_runs(flow_run_filter=tagged):
             lines.append(f"- flow run [{run.name}](/runs/flow-run/{run.id}): {run.state.name if run.state else ''}")
     if pushed:
