@@ -75,8 +75,9 @@ class Checkout:
             found = _ask(["git", "rev-parse", "--verify", "--quiet", f"{name}^{{commit}}"], self.folder)
             if found:
                 return found
-        branches = _ask(["git", "branch", "--remotes", "--format=%(refname:lstrip=3)"], self.folder).split()
-        raise ValueError(f"ref {ref}: origin has no such branch, tag or commit; its branches: {', '.join(branches)}")
+        names = _ask(["git", "branch", "--remotes", "--format=%(refname:lstrip=3)"], self.folder).split()
+        branches = ", ".join(name for name in names if name != "HEAD" and not name.startswith("runs/"))
+        raise ValueError(f"ref {ref}: origin has no such branch, tag or commit; its branches: {branches}, runs/...")
 
     def _share_with_worker(self) -> None:
         """DVC's cache, MLflow's store and unfinished work outlive the clone."""

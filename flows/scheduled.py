@@ -92,7 +92,7 @@ def _perform(overrides: list[str], node: Node | None, ref: str, push: bool, hour
     """The final state's message is what a person must read, without a traceback's words around it."""
     root, run, end = Path.cwd(), str(flow_run.id), time.monotonic() + hours * 3600
     log = get_run_logger()
-    checkout = Checkout(root, f"{_slug(flow_run.name)}-{run[-8:]}", run, lambda text: log.info("%s", text))
+    checkout = Checkout(root, _name(), run, lambda text: log.info("%s", text))
     worth_keeping = False
     try:
         with only_one(root, run, hours * 3600):
@@ -149,8 +149,11 @@ def give(checkout: Checkout) -> str | None:
     return checkout.push()
 
 
-def _slug(name: str) -> str:
-    return "".join(c if c.isascii() and c.isalnum() else "-" for c in name.lower())[:60].strip("-") or "run"
+def _name() -> str:
+    """Of the clone and the branch: the run's, in letters that git takes, and its own when it is retried in the UI."""
+    slug = "".join(c if c.isascii() and c.isalnum() else "-" for c in flow_run.name.lower())[:60].strip("-") or "run"
+    again = f"-{flow_run.run_count}" if flow_run.run_count > 1 else ""
+    return f"{slug}-{str(flow_run.id)[-8:]}{again}"
 
 
 def _summarise(checkout: Checkout, shares: bool, pushed: str | None) -> None:
