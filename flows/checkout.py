@@ -110,8 +110,7 @@ class Checkout:
 
     def repro(self, overrides: Sequence[str], node: Node | None, *, pull: bool, limit_s: float) -> None:
         """Make the experiment, or one node of it and what it reads; `pull`: what the remote has is not made anew."""
-        fetch = ["--pull"] if pull else []
-        command = [*_DVC, "repro", *fetch, node.name] if node else [*_FEWSTEP, "run", *overrides]
+        command = [*_FEWSTEP, "run", *(["--until", node.name] if node else []), *overrides]
         extra = {repro.PULL: "1"} if pull else {}
         address = shown.mlflow()  # of the worker's project: it keeps the clone's runs too
         if address:

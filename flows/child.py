@@ -11,7 +11,6 @@ from types import MappingProxyType
 
 import psutil
 
-from flows import repro
 from flows.environment import die_with_parent
 
 PARENT = "FEWSTEP_PARENT"
@@ -84,8 +83,6 @@ def _started(
 
 def _end(process: subprocess.Popen[str]) -> None:
     """Politely first: the pipeline ends its stages, DVC lets go of its locks, Ray its workers."""
-    if process.poll() is None and "dvc" in process.args:  # type: ignore[operator]
-        repro.stop(process)  # type: ignore[arg-type]
     process.terminate()
     try:
         process.wait(timeout=20)

@@ -18,7 +18,7 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
 from prefect.runtime import flow_run
 from prefect.states import Failed
 
-from flows import crashes, forms
+from flows import crashes, forms, leases
 from flows.checkout import Checkout, only_one
 from flows.child import Passing
 from flows.table import Node
@@ -137,7 +137,7 @@ def pull(checkout: Checkout) -> None:
     checkout.pull()
 
 
-@task(retries=1, **_OPTIONS)
+@task(retries=1, **_OPTIONS | {"retry_delay_seconds": leases.DEAD_S + DELAY_S})  # a killed one's leases have run out
 def make(checkout: Checkout, overrides: list[str], node: Node | None, shares: bool, limit_s: float) -> None:
     """The experiment, or the node."""
     checkout.repro(overrides, node, pull=shares, limit_s=limit_s)
