@@ -1,19 +1,28 @@
 """The local Ray's head: a process that starts it, says where it is, and takes it down when it ends itself.
 
+It ends by itself, non-zero, soon after Ray's own processes die: a head that lived on would be taken for a Ray.
+
 python -m flows.head <cpus> <file for the address>
 """
 
+import os
 import signal
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
+
+import psutil
 
 from flows.warmth import request_workers
 from stages.io.artefacts import write_json
 
+_LOOK_S = 0.5
+_VITAL = ("gcs_server", "raylet")
 
-def main(num_cpus: int, state: Path) -> None:
-    """Start, announce, wait for SIGTERM."""
+
+def main(num_cpus: int, state: Path) -> int:
+    """Start, announce, wait for SIGTERM (0) or for Ray's death (1)."""
     import ray
 
     stop = threading.Event()
@@ -22,11 +31,41 @@ def main(num_cpus: int, state: Path) -> None:
     context = ray.init(
         num_cpus=num_cpus, include_dashboard=False, log_to_driver=False, logging_level="error", namespace="prefect"
     )
+    vital = _vital()
+    # A thread, since the requests below wait for the very processes that may be dead.
+    threading.Thread(target=_watch, args=(vital, state, stop), daemon=True).start()
     write_json(state, {"address": context.address_info["gcs_address"]})
     request_workers(1)
     stop.wait()
     ray.shutdown()
+    return 0
+
+
+def _vital() -> list[psutil.Process]:
+    found = [child for child in psutil.Process().children() if child.name() in _VITAL]
+    if len(found) < len(_VITAL):
+        raise RuntimeError(f"of {', '.join(_VITAL)} only {len(found)} run")
+    return found
+
+
+def _watch(vital: Sequence[psutil.Process], state: Path, stop: threading.Event) -> None:
+    """End this process and all that it started at the first death among `vital`."""
+    while not stop.wait(_LOOK_S):
+        dead = [process for process in vital if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE]
+        if dead:
+            state.unlink(missing_ok=True)
+            print(f"process {dead[0].pid} of Ray died; this head ends", file=sys.stderr, flush=True)  # noqa: T201
+            for child in psutil.Process().children(recursive=True):
+                _kill(child)
+            os._exit(1)  # ray.shutdown would wait for the dead
+
+
+def _kill(process: psutil.Process) -> None:
+    try:
+        process.kill()
+    except psutil.Error:
+        return
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), Path(sys.argv[2]))
+    sys.exit(main(int(sys.argv[1]), Path(sys.argv[2])))
