@@ -95,9 +95,15 @@ class Registry:
         name, folder = model_name(node), (Path(node.folder) / "model").resolve()
         known = next((each for each in self._known(name) if each.digest == record["digest"]), None)
         if known is None:
-            self._logged_model(name, folder, run, record, params)
+            model = self._logged_model(name, folder, run, record, params)
+            # A server takes no folder of ours for a source: there the logged model stands for it; its tags lead here.
+            remote = self._client.tracking_uri.startswith("http")
             made = self._client.create_model_version(
-                name, folder.as_uri(), run, tags={"dvc.digest": record["digest"], "artefact": node.folder}
+                name,
+                model.artifact_location if remote else folder.as_uri(),
+                run,
+                tags={"dvc.digest": record["digest"], "artefact": node.folder},
+                model_id=model.model_id if remote else None,
             )
             known = Version(name, str(made.version), run, record["digest"], ())
         self._client.set_registered_model_alias(name, CANDIDATE, known.number)
@@ -122,7 +128,7 @@ class Registry:
 
     def _logged_model(
         self, name: str, folder: Path, run: str, record: Mapping[str, Any], params: Mapping[str, str]
-    ) -> None:
+    ) -> Any:
         from mlflow.entities import LoggedModelOutput
         from mlflow.utils.mlflow_tags import MLFLOW_MODEL_IS_EXTERNAL
 
@@ -131,3 +137,4 @@ class Registry:
         model = self._client.create_logged_model(experiment, name, run, tags, dict(params), "student")
         self._client.finalize_logged_model(model.model_id, "READY")
         self._client.log_outputs(run, [LoggedModelOutput(model.model_id, 0)])
+        return model
