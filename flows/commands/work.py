@@ -27,10 +27,12 @@ def main(parsed: argparse.Namespace) -> int:
     os.environ["FEWSTEP_ROOT"] = str(Path.cwd())
 
     from flows import workpool  # imports Prefect, whose settings must be there
+    from flows.tracking import Tracker
 
     num_gpus = gpus.count() if parsed.gpus is None else parsed.gpus
     workpool.prepare(num_gpus)
     workpool.deploy()
+    Tracker()  # a run that is cancelled while MLflow makes its tables would leave half of them to all later ones
     started += services.start(["worker"], resources, ports={}, leashed=False)
     for service in started:
         print(f"{service.name:8} {service.address}  (process {service.pid}, log .fewstep/logs/{service.name}.log)")
