@@ -1,6 +1,7 @@
 """The local Ray's head: a process that starts it, says where it is, and takes it down when it ends itself.
 
-It ends by itself, non-zero, soon after Ray's own processes die: a head that lived on would be taken for a Ray.
+When one of Ray's own processes dies it strikes itself from the list of services, since nobody can use such a Ray, and
+ends, non-zero: at once without a GCS, after a while without a raylet, so that drivers can still end in order.
 
 python -m flows.head <cpus> <file for the address>
 """
@@ -18,6 +19,8 @@ from flows.warmth import request_workers
 from stages.io.artefacts import write_json
 
 _LOOK_S = 0.5
+GRACE_S = 45.0
+"""Without its GCS, Ray ends a driver on the spot, which then cannot say or settle anything."""
 _VITAL = ("gcs_server", "raylet")
 
 
@@ -49,12 +52,15 @@ def _vital() -> list[psutil.Process]:
 
 
 def _watch(vital: Sequence[psutil.Process], state: Path, stop: threading.Event) -> None:
-    """End this process and all that it started at the first death among `vital`."""
+    """End this process and all that it started after the first death among `vital`."""
     while not stop.wait(_LOOK_S):
         dead = [process for process in vital if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE]
         if dead:
             state.unlink(missing_ok=True)
+            state.with_name("ray.json").unlink(missing_ok=True)  # what `services.running` reads
             print(f"process {dead[0].pid} of Ray died; this head ends", file=sys.stderr, flush=True)  # noqa: T201
+            if all(process.name() != "gcs_server" for process in dead):
+                stop.wait(GRACE_S)
             for child in psutil.Process().children(recursive=True):
                 _kill(child)
             os._exit(1)  # ray.shutdown would wait for the dead
