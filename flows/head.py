@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
@@ -44,26 +44,33 @@ def main(num_cpus: int, state: Path) -> int:
     return 0
 
 
-def _vital() -> list[psutil.Process]:
-    found = [child for child in psutil.Process().children() if child.name() in _VITAL]
+def _vital() -> dict[str, psutil.Process]:
+    found = {child.name(): child for child in psutil.Process().children() if child.name() in _VITAL}
     if len(found) < len(_VITAL):
         raise RuntimeError(f"of {', '.join(_VITAL)} only {len(found)} run")
     return found
 
 
-def _watch(vital: Sequence[psutil.Process], state: Path, stop: threading.Event) -> None:
+def _watch(vital: Mapping[str, psutil.Process], state: Path, stop: threading.Event) -> None:
     """End this process and all that it started after the first death among `vital`."""
     while not stop.wait(_LOOK_S):
-        dead = [process for process in vital if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE]
+        dead = [name for name, process in vital.items() if not _lives(process)]
         if dead:
             state.unlink(missing_ok=True)
             state.with_name("ray.json").unlink(missing_ok=True)  # what `services.running` reads
-            print(f"process {dead[0].pid} of Ray died; this head ends", file=sys.stderr, flush=True)  # noqa: T201
-            if all(process.name() != "gcs_server" for process in dead):
+            print(f"Ray's {dead[0]} died; this head ends", file=sys.stderr, flush=True)  # noqa: T201
+            if "gcs_server" not in dead:
                 stop.wait(GRACE_S)
             for child in psutil.Process().children(recursive=True):
                 _kill(child)
             os._exit(1)  # ray.shutdown would wait for the dead
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _kill(process: psutil.Process) -> None:
