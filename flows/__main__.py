@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import logging
 import os
 import signal
 import sys
@@ -46,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             importlib.import_module(f"flows.commands.{name}").arguments(own)
     parsed = parser.parse_args(given)
     signal.signal(signal.SIGTERM, _interrupt)
+    logging.raiseExceptions = parsed.debug  # a log line that does not reach its server is no failure
     try:
         environment.settle(environment.find_root())
         return importlib.import_module(f"flows.commands.{parsed.command}").main(parsed)

@@ -12,7 +12,7 @@ from collections import namedtuple
 
 import pytest
 
-from flows import engine, graph, locks, repro, rooms, services
+from flows import engine, graph, locks, messages, repro, rooms, services
 from flows.__main__ import main
 from flows.compute import Compute, connect
 from flows.slots import Slots
@@ -220,6 +220,21 @@ def test_what_is_needed_ends_at_the_target():
     assert len(graph.needed([], ARMS)) == 8
     with pytest.raises(ValueError, match="no stage is called 'teachers'"):
         graph.needed(["teachers"], ARMS)
+
+
+def test_a_prefect_server_that_does_not_answer_is_named(monkeypatch):
+    import httpx
+
+    monkeypatch.setenv("PREFECT_API_URL", "http://me:secret@127.0.0.1:1/api")
+    with pytest.raises(RuntimeError) as caught:
+        try:
+            raise httpx.ConnectError("All connection attempts failed")
+        except httpx.ConnectError as error:
+            raise RuntimeError("it went wrong") from error
+    [line] = messages.lines(caught.value)
+    assert "Prefect's server at 127.0.0.1:1/api does not answer" in line
+    assert "secret" not in line
+    assert "a fault of ours" in messages.lines(RuntimeError("x"))[0]
 
 
 def test_outside_a_project_the_message_says_so(home, capsys):
