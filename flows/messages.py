@@ -12,8 +12,8 @@ def lines(error: BaseException) -> list[str]:
     if _of_prefect(error):
         address = os.environ.get("PREFECT_API_URL", "").rpartition("@")[2]
         text = (
-            f"Prefect's server at {address} does not answer ({text.splitlines()[0]}); start it again, `fewstep up` does "
-            "so for one of this project, and run this again; finished units are kept"
+            f"Prefect's server at {address} does not answer ({text.splitlines()[0]}); start it again (`fewstep up` for "
+            "this project's own) and run this again; finished units are kept"
         )
     elif not isinstance(error, ValueError | OSError):
         text = f"{type(error).__name__}: {text}; a fault of ours or of a tool, --debug shows where"

@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -17,10 +18,14 @@ import yaml
 
 from flows.environment import HOME, die_with_parent
 from flows.table import Node
+from stages.io.artefacts import write_json
 
 LOCK = Path("dvc.lock")
 PULL = "FEWSTEP_PULL"
 """Environment variable: if set, what was made before and lies in the DVC remote is fetched instead of made again."""
+_TABLE = Path(".dvc/tmp/rwlock")
+_PATIENCE_S = 30.0
+"""For dvc processes of a run that was just killed: they end by themselves."""
 _DVC = (sys.executable, "-m", "dvc")
 
 
@@ -37,27 +42,48 @@ class Outcome:
 
 
 def check_locks() -> None:
-    """Mend DVC's table of locks where a killed process broke it.
+    """Mend DVC's table of locks where killed processes left it broken, and wait a little for those that are ending.
 
     ValueError names a lock whose process is no dvc: its owner ran on another machine, or is dead and its number was
     given to somebody else. DVC itself would refuse for as long as that process lives.
     """
-    table = Path(".dvc/tmp/rwlock")
-    if not table.is_file():
-        return
-    try:
-        content = json.loads(table.read_text(encoding="utf-8"))
-        owners = [*content.get("write", {}).values(), *chain.from_iterable(content.get("read", {}).values())]
-    except (json.JSONDecodeError, AttributeError, TypeError):
-        table.unlink()  # cut short by a kill; DVC makes a new one
-        return
-    for owner in filter(None, owners):
-        pid = int(owner["pid"])
-        if psutil.pid_exists(pid) and not _is_dvc(pid):
+    end = time.monotonic() + _PATIENCE_S
+    while any(map(_is_dvc, _owners())) and time.monotonic() < end:
+        time.sleep(0.2)
+    for pid in _owners():
+        if not _is_dvc(pid):
             raise ValueError(
-                f"{table}: names process {pid} ({owner['cmd']}), which is no dvc on {platform.node()}: left by a dead "
-                "process, or held on another machine; if none runs dvc in this folder, delete the file and run again"
+                f"{_TABLE}: names process {pid}, which is no dvc on {platform.node()}: left by a dead process, or held "
+                "on another machine; if none runs dvc in this folder, delete the file and run again"
             )
+
+
+def _owners() -> set[int]:
+    """Living processes that the table names. What dead ones left goes, zombies too, which DVC takes for alive."""
+    try:
+        table = json.loads(_TABLE.read_text(encoding="utf-8"))
+        writers, readers = dict(table["write"]), dict(table["read"])
+        named = {int(each["pid"]) for each in [*writers.values(), *chain.from_iterable(readers.values())] if each}
+    except FileNotFoundError:
+        return set()
+    except (json.JSONDecodeError, AttributeError, KeyError, TypeError, ValueError):
+        _TABLE.unlink(missing_ok=True)  # cut short by a kill; DVC makes a new one
+        return set()
+    dead = {pid for pid in named if not _lives(pid)}
+    if dead:
+        kept = {
+            "write": {path: each for path, each in writers.items() if each and each["pid"] not in dead},
+            "read": {path: [e for e in entries if e["pid"] not in dead] for path, entries in readers.items()},
+        }
+        write_json(_TABLE, kept)
+    return named - dead
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _is_dvc(pid: int) -> bool:
