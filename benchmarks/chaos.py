@@ -147,7 +147,7 @@ def bench(folder: Path, *, store: bool, small_disk: bool) -> Iterator[Bench]:
         if small_disk:
             subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1g", "none", root], check=True)
             stack.callback(subprocess.run, ["umount", "--lazy", root], check=False)
-        subprocess.run(["git", "clone", "--quiet", "--local", ROOT, root], check=True)
+        subprocess.run(["git", "clone", "--quiet", "--no-hardlinks", ROOT, root], check=True)
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "FEWSTEP_", "RAY_"))}
         environment |= s3.CREDENTIALS | {"CHAOS": str(root), "FEWSTEP_CACHE": str(folder / "cache")}
         environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
