@@ -4,22 +4,18 @@ In a pipeline run the pipeline's process is the driver and writes for all of its
 MLflow; a stage that runs by itself writes its own.
 """
 
-import fcntl
 import json
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-from flows import lineage, reports
-from flows.environment import HOME
+from flows import lineage, reports, store
 from flows.table import STAGES, Node
 from stages.io.artefacts import read_manifest
 
-STORE = Path("mlruns/mlflow.db")
 RUN, PARENT = "FEWSTEP_MLFLOW_RUN", "FEWSTEP_MLFLOW_PARENT"
 """Environment variables: the run that the pipeline opened for a stage, and the pipeline's own."""
 CURRENT: ContextVar[Mapping[str, str | None]] = ContextVar("current")
@@ -28,19 +24,14 @@ _BATCH = 1000
 
 
 class Tracker:
-    """The experiment's store. Making one imports MLflow and may create the database: a few seconds."""
+    """The experiment's store. Making one imports MLflow and may create the database: a few seconds.
+
+    Raises ValueError if the team's server does not answer.
+    """
 
     def __init__(self, experiment: str = "fewstep") -> None:
-        STORE.parent.mkdir(exist_ok=True)
-        with _only_one():
-            from mlflow import MlflowClient
-
-            self.uri = f"sqlite:///{STORE.resolve()}"
-            self._client = MlflowClient(self.uri, registry_uri=self.uri)
-            found = self._client.get_experiment_by_name(experiment)
-            self.experiment = found.experiment_id if found else self._client.create_experiment(
-                experiment, artifact_location=(STORE.parent / "artifacts").resolve().as_uri()
-            )  # fmt: skip
+        self.uri = store.uri()
+        self._client, self.experiment = store.connect(experiment)
         self._lock = threading.Lock()
         self._read: dict[str, int] = {}
 
@@ -66,7 +57,7 @@ class Tracker:
         with self._lock:
             for unit, file in reports.of(node).items():
                 prefix = "" if unit == "all" else f"{unit}/"
-                lines = self._new_lines(f"{run}:{unit}", file)
+                lines, end = self._new_lines(f"{run}:{unit}", file)
                 metrics = [
                     Metric(metric_name(prefix + name), value, int(line["time"] * 1000), line["step"])
                     for line in lines
@@ -74,16 +65,16 @@ class Tracker:
                 ]
                 for first in range(0, len(metrics), _BATCH):
                     self._client.log_batch(run, metrics=metrics[first : first + _BATCH])
+                self._read[f"{run}:{unit}"] = end  # only now: what a server did not take is sent again
 
-    def _new_lines(self, key: str, file: Path) -> list[dict[str, Any]]:
+    def _new_lines(self, key: str, file: Path) -> tuple[list[dict[str, Any]], int]:
         if not file.is_file():
-            return []
+            return [], 0
         with file.open("rb") as stream:
             stream.seek(self._read.get(key, 0))
             text = stream.read()
         whole = text[: text.rfind(b"\n") + 1]
-        self._read[key] = self._read.get(key, 0) + len(whole)
-        return [json.loads(line) for line in whole.splitlines()]
+        return [json.loads(line) for line in whole.splitlines()], self._read.get(key, 0) + len(whole)
 
     def complete(self, node: Node, run: str) -> None:
         """Everything about a finished node, from its artefact and its lineage; closes the run."""
@@ -156,7 +147,15 @@ class Tracker:
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-        version = self._client.create_model_version(name, folder.as_uri(), run, tags={"dvc.digest": record["digest"]})
+        # A server takes no folder of ours for a source: there the logged model stands for it, and its tags lead here.
+        remote = store.is_server(self.uri)
+        version = self._client.create_model_version(
+            name,
+            model.artifact_location if remote else folder.as_uri(),
+            run,
+            tags={"dvc.digest": record["digest"], "artefact": str(folder)},
+            model_id=model.model_id if remote else None,
+        )
         self._client.set_registered_model_alias(name, "latest-run", version.version)
 
     def _image(self, run: str, file: Path, key: str) -> None:
@@ -178,11 +177,3 @@ def flat(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 def metric_name(name: str) -> str:
     """MLflow takes letters, digits and _ - . : / and space."""
     return "".join(c if c.isalnum() or c in "_-.:/ @" else "_" for c in name)
-
-
-@contextmanager
-def _only_one() -> Iterator[None]:
-    """Two processes that make a fresh sqlite store at once break it."""
-    with (HOME / "mlflow.lock").open("w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        yield

@@ -59,25 +59,40 @@ def _make(content: Mapping[str, Any], changed: Mapping[str, list[str]], checking
     from flows import compute, preflight, services
     from flows.board import board
 
-    tracker: list[Any] = []
-    opening = threading.Thread(target=lambda: tracker.append(_tracker()), daemon=True)
+    opening = _Opening(daemon=True)
     opening.start()  # imports MLflow and makes its database while the servers start
     with board(content) as news, services.session(compute.Compute.of(content)) as addresses:
         preflight.result(checking)
         compute.connect(addresses["ray"])
         from flows import pipeline
 
-        opening.join()
-        if not tracker:
-            raise RuntimeError("mlruns/mlflow.db could not be opened")
-        pipeline.execute(content, changed, tracker[0], news)
+        pipeline.execute(content, changed, opening.result(), news)
         import ray
 
         ray.shutdown()
     sys.stdout.flush()
 
 
-def _tracker() -> Any:
-    from flows.tracking import Tracker
+class _Opening(threading.Thread):
+    """Opens MLflow's store beside what else must start."""
 
-    return Tracker()
+    def __init__(self, *, daemon: bool) -> None:
+        super().__init__(daemon=daemon)
+        self._tracker: Any = None
+        self._fault: Exception | None = None
+
+    def run(self) -> None:
+        """In the thread."""
+        from flows.tracking import Tracker
+
+        try:
+            self._tracker = Tracker()
+        except Exception as error:  # noqa: BLE001 (raised where it is waited for)
+            self._fault = error
+
+    def result(self) -> Any:
+        """The tracker; raises what its making raised."""
+        self.join()
+        if self._fault is not None:
+            raise self._fault
+        return self._tracker
