@@ -52,7 +52,7 @@ def require_servers() -> None:
 
 def _require(variable: str, address: str, otherwise: str) -> None:
     try:
-        with urllib.request.urlopen(address.rstrip("/") + "/health", timeout=PATIENCE_S):  # noqa: S310 (the user's own)
+        with urllib.request.urlopen(shown(address).rstrip("/") + "/health", timeout=PATIENCE_S):  # noqa: S310 (the user's own)
             return
     except urllib.error.HTTPError as error:
         if error.code < 500:  # it lives, and may want a login, which the client library sends
