@@ -94,6 +94,7 @@ def _run(task: Task, content: Params, submitted: list[Any]) -> dict[str, float]:
         task.store.remove(room)
     artefacts.read_manifest(out)
     _record(task, sources, spans, started)
+    reports.keep(node)
     shutil.rmtree(task.work, ignore_errors=True)  # the artefact holds it all now
     return finished["result"]
 

@@ -1,6 +1,7 @@
 """The lines that units report while they compute, and who may read them where."""
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,19 @@ def of(node: Node) -> dict[str, Path]:
     return {unit: Path(path) for unit, path in json.loads(file.read_text()).items()} if file.is_file() else {}
 
 
+def keep(node: Node) -> None:
+    """Before the work folder goes: move the reports out of it, since who follows may not have read their ends."""
+    kept = FOLDER / f"{node.name}.units"
+    kept.mkdir(parents=True, exist_ok=True)
+    moved = {}
+    for number, (unit, file) in enumerate(of(node).items()):
+        if file.is_file():
+            moved[unit] = kept / f"{number}.jsonl"
+            shutil.move(file, moved[unit])
+    announce(node, moved)
+
+
 def forget(node: Node) -> None:
     """Before a run: what an earlier one announced is not this one's."""
+    shutil.rmtree(FOLDER / f"{node.name}.units", ignore_errors=True)
     (FOLDER / f"{node.name}.json").unlink(missing_ok=True)

@@ -8,11 +8,12 @@ import json
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-from flows import lineage, reports, store
+from flows import lineage, reports, store, unsent
 from flows.table import STAGES, Node
 from stages.io.artefacts import read_manifest
 
@@ -34,6 +35,8 @@ class Tracker:
         self._client, self.experiment = store.connect(experiment)
         self._lock = threading.Lock()
         self._read: dict[str, int] = {}
+        for node, run in list(unsent.waiting()):
+            self._resend(node, run)
 
     def open(self, name: str, parent: str | None, tags: Mapping[str, str]) -> str:
         """A new run's id."""
@@ -51,7 +54,13 @@ class Tracker:
         self._client.set_terminated(run, status)
 
     def stream(self, node: Node, run: str) -> None:
-        """Send what the node's units have reported since the last call."""
+        """Send what the node's units have reported since the last call; what a server does not take goes next time."""
+        from mlflow.exceptions import MlflowException
+
+        with suppress(MlflowException):  # `complete` sends it again, and raises
+            self._send(node, run)
+
+    def _send(self, node: Node, run: str) -> None:
         from mlflow.entities import Metric
 
         with self._lock:
@@ -77,8 +86,24 @@ class Tracker:
         return [json.loads(line) for line in whole.splitlines()], self._read.get(key, 0) + len(whole)
 
     def complete(self, node: Node, run: str) -> None:
-        """Everything about a finished node, from its artefact and its lineage; closes the run."""
-        self.stream(node, run)
+        """Everything about a finished node, from its artefact and its lineage; closes the run.
+
+        What could not be told is noted, and told by the next tracker.
+        """
+        with unsent.noted(node, run):
+            self._tell(node, run)
+
+    def _resend(self, node: Node, run: str) -> None:
+        """Tell of a run that an earlier process could not, unless its artefact has been made anew since."""
+        record = lineage.read(node) or {}
+        if record.get("mlflow", {}).get("run") == run:
+            self.complete(node, run)
+        else:
+            self.close(run, "KILLED")
+            unsent.drop(run)
+
+    def _tell(self, node: Node, run: str) -> None:
+        self._send(node, run)
         record, manifest = lineage.read(node), read_manifest(Path(node.folder))
         assert record is not None, f"{node.name} finished without a record"
         self._describe(run, record, manifest)

@@ -31,7 +31,7 @@ def main(parsed: argparse.Namespace) -> int:
 
 
 def _run(overrides: Sequence[str]) -> int:
-    from flows import compute, graph, preflight, repro, rooms, sharing, summary
+    from flows import compute, graph, preflight, repro, rooms, sharing, summary, unsent
     from flows.commands import compose
     from stages.io import params
 
@@ -47,6 +47,10 @@ def _run(overrides: Sequence[str]) -> int:
     if not changed:
         preflight.result(checking)
         print(f"{len(order)} stages, all up to date")
+        if any(unsent.waiting()):
+            from flows.tracking import Tracker
+
+            Tracker()  # sends it
     else:
         _make(content, changed, checking)
         wall, idle = summary.overhead(content, started, time.time())

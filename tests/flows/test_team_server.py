@@ -12,7 +12,7 @@ import yaml
 from moto.server import ThreadedMotoServer
 
 from tests.flows.clone import Clone
-from tests.flows.team import ROOT, SECRET, SERVER, Team
+from tests.flows.team import ROOT, SECRET, SERVER, Team, end
 from tests.flows.writer import STEPS
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(400), pytest.mark.filterwarnings("ignore")]
@@ -54,20 +54,21 @@ def objects(s3, prefix):
     return [each["Key"] for page in pages for each in page.get("Contents", [])]
 
 
-def begin_writer(folder, number, **settings):
+def begin_writer(folder, *words, **settings):
     ours = ("PREFECT_", "FEWSTEP_", "RAY_", "MLFLOW_", "PG", "AWS_")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     environment |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | settings
-    command = [sys.executable, "-m", "tests.flows.writer", str(folder), str(number)]
+    command = [sys.executable, "-m", "tests.flows.writer", str(folder), *map(str, words)]
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=ROOT
     )
 
 
 def end_writer(process):
+    """The run's id, if it wrote one."""
     out, err = process.communicate(timeout=180)
     assert process.returncode == 0, err
-    return out.split()[-1]
+    return out.strip()
 
 
 @pytest.fixture(scope="module")
@@ -85,9 +86,7 @@ def written(team, tmp_path_factory):
 
 def test_eight_writers_at_once_lose_nothing(team, written, s3):
     runs = "run_uuid in ({})".format(",".join(f"'{run}'" for run in written))
-    assert team.query(f"SELECT count(*), count(*) FILTER (WHERE status = 'FINISHED') FROM runs WHERE {runs}") == [
-        (8, 8)
-    ]
+    assert team.query(f"SELECT status, count(*) FROM runs WHERE {runs} GROUP BY 1") == [("FINISHED", WRITERS)]
     for name in ("loss", "grad_norm"):
         counted = team.query(f"SELECT run_uuid, count(*) FROM metrics WHERE {runs} AND key = '{name}' GROUP BY 1")
         assert sorted(counted) == sorted((run, STEPS) for run in written)
@@ -271,6 +270,25 @@ def test_a_migration_that_cannot_be_says_why(team, tmp_path, laptop):
     assert refused.returncode == 1
     assert "revision older" in refused.stderr
     assert counts(team) == before
+
+
+def test_a_server_that_dies_under_a_run_loses_nothing_of_it(team, written, tmp_path):
+    gate, where = tmp_path / "gate", {"MLFLOW_TRACKING_URI": team.mlflow, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
+    process = begin_writer(tmp_path, 5, gate, **where)
+    run = process.stdout.readline().strip()
+    end(team.processes["mlflow"])
+    gate.touch()
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "Max retries exceeded" in err
+    assert [file.stem for file in (tmp_path / ".fewstep/unsent").iterdir()] == [run]
+    team.begin("mlflow")
+    team.await_server("mlflow")
+    end_writer(begin_writer(tmp_path, "again", MLFLOW_TRACKING_URI=team.mlflow))
+    assert team.query(f"SELECT status FROM runs WHERE run_uuid = '{run}'") == [("FINISHED",)]
+    counted = team.query(f"SELECT count(*) FROM metrics WHERE run_uuid = '{run}'")
+    assert counted == [(2 * STEPS + 3,)]
+    assert not list((tmp_path / ".fewstep/unsent").iterdir())
 
 
 def test_the_compose_file_says_what_the_scripts_say():

@@ -1,6 +1,8 @@
 """What a finished stage has MLflow know, by the pipeline's own tracker, in a project of its own: for many at once.
 
-python -m tests.flows.writer <folder> <number>    prints the run's id
+python -m tests.flows.writer <folder> <number>            prints the run's id
+python -m tests.flows.writer <folder> <number> <file>     before the end of it, waits for the file
+python -m tests.flows.writer <folder> again               nothing of its own: only what an earlier one could not send
 """
 
 import sys
@@ -10,24 +12,20 @@ STEPS = 300
 PARAMETERS = {"budget": {"iterations": STEPS, "batch": 8}, "method": {"name": "tdm", "lr": 0.5}}
 
 
-def main(folder: Path, number: int) -> str:
-    from flows import environment
-
-    (folder / "params").mkdir(parents=True, exist_ok=True)
-    (folder / "dvc.yaml").touch()
-    environment.settle(folder)
+def main(folder: Path, number: int, gate: Path | None = None) -> None:
+    _settle(folder)
 
     import json
     import time
 
-    from flows import reports
+    from flows import environment, reports
     from flows.table import Node
     from flows.tracking import Tracker
 
     node = Node("distill", "tdm1")
-    _artefact(node, number)
     tracker = Tracker()
     run = tracker.open(node.name, None, {"writer": str(number)})
+    _artefact(node, number, run)
     file = environment.HOME / "units.jsonl"
     reports.announce(node, {"all": file})
     with file.open("w") as stream:
@@ -37,11 +35,30 @@ def main(folder: Path, number: int) -> str:
             if step % 100 == 50:
                 stream.flush()
                 tracker.stream(node, run)
+    sys.stdout.write(f"{run}\n")
+    sys.stdout.flush()
+    while gate is not None and not gate.exists():
+        time.sleep(0.05)
     tracker.complete(node, run)
-    return run
 
 
-def _artefact(node, number):
+def again(folder: Path) -> None:
+    _settle(folder)
+
+    from flows.tracking import Tracker
+
+    Tracker()
+
+
+def _settle(folder: Path) -> None:
+    from flows import environment
+
+    (folder / "params").mkdir(parents=True, exist_ok=True)
+    (folder / "dvc.yaml").touch()
+    environment.settle(folder)
+
+
+def _artefact(node, number, run):
     import json
     import shutil
 
@@ -59,11 +76,20 @@ def _artefact(node, number):
     teacher = {"artefact": "data/teacher", "digest": "0" * 32 + ".dir", "made_by": "teacher", "mlflow_run": None}
     record = {"stage": node.stage, "arm": node.arm, "artefact": node.folder, "digest": "1" * 32 + ".dir"}
     record |= {"inputs": {"teacher": teacher}, "seed": number, "parameters": PARAMETERS}
-    record |= {"git": {"commit": "c", "dirty": False}, "prefect": {"flow_run": "f"}, "ray": {"job": "j"}}
+    record |= {
+        "git": {"commit": "c", "dirty": False},
+        "prefect": {"flow_run": "f"},
+        "ray": {"job": "j"},
+        "mlflow": {"run": run},
+    }
     record |= {"seconds": 2.0, "compute_seconds": 1.0}
     node.lineage.parent.mkdir(parents=True, exist_ok=True)
     node.lineage.write_text(json.dumps(record))
 
 
 if __name__ == "__main__":
-    sys.stdout.write(main(Path(sys.argv[1]).resolve(), int(sys.argv[2])) + "\n")
+    where = Path(sys.argv[1]).resolve()
+    if sys.argv[2] == "again":
+        again(where)
+    else:
+        main(where, int(sys.argv[2]), *map(Path, sys.argv[3:]))
