@@ -39,9 +39,13 @@ def test_reports_outlive_the_work_folder(home):
 
 
 def test_what_is_not_told_stays_noted_and_is_nobodys_while_it_is_being_told(home):
-    with pytest.raises(RuntimeError, match="down"), unsent.noted(NODE, "run1"):
-        assert list(unsent.waiting()) == []
-        raise RuntimeError("the server is down")
+    def tell():
+        with unsent.noted(NODE, "run1"):
+            assert list(unsent.waiting()) == []
+            raise RuntimeError("the server is down")
+
+    with pytest.raises(RuntimeError, match="down"):
+        tell()
     assert list(unsent.waiting()) == [(NODE, "run1")]
     with unsent.noted(NODE, "run1"):
         pass
