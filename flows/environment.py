@@ -31,6 +31,10 @@ SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_LOGGING_LEVEL": "WARNING",  # not a line for every table of a new database
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    # A team's server may restart under us: five tries, 0, 4, 8, 16 and 32 s apart, then an error.
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "5",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # five processes for features that are not used here
     "TOKENIZERS_PARALLELISM": "false",
 }

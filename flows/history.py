@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from flows import lineage, tracking
+from flows import lineage, store, tracking
 from flows.lineage import Record
 from flows.table import LINEAGE, Node
 
@@ -21,7 +21,7 @@ class History:
     @cached_property
     def tracker(self) -> tracking.Tracker | None:
         """The MLflow store; None where nothing was ever tracked."""
-        there = os.environ.get("MLFLOW_TRACKING_URI") or tracking.STORE.is_file()
+        there = os.environ.get(store.ADDRESS) or store.FILE.is_file()
         return tracking.Tracker() if there else None
 
     @cached_property

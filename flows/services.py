@@ -17,6 +17,7 @@ from pathlib import Path
 
 import psutil
 
+from flows import store
 from flows.compute import ADDRESS, Compute
 from flows.environment import HOME, die_with_parent
 from stages.io.artefacts import write_json
@@ -111,6 +112,7 @@ def start(names: Sequence[str], compute: Compute, *, ports: dict[str, int | None
 @contextmanager
 def session(compute: Compute) -> Iterator[dict[str, str]]:
     """Addresses of Prefect and Ray: from the environment, of those that run, or started here and stopped after."""
+    store.require_servers()
     wanted = [] if os.environ.get("PREFECT_API_URL") else ["prefect"]
     if compute.backend == "local" and not os.environ.get(ADDRESS):
         wanted.append("ray")

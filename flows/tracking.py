@@ -4,22 +4,19 @@ In a pipeline run the pipeline's process is the driver and writes for all of its
 MLflow; a stage that runs by itself writes its own.
 """
 
-import fcntl
 import json
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import suppress
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-from flows import lineage, registry, reports, scores, vitals
-from flows.environment import HOME
+from flows import lineage, registry, reports, scores, store, unsent, vitals
 from flows.table import STAGES, Node
 from stages.io.artefacts import read_manifest
 
-STORE = Path("mlruns/mlflow.db")
 RUN, PARENT = "FEWSTEP_MLFLOW_RUN", "FEWSTEP_MLFLOW_PARENT"
 """Environment variables: the run that the pipeline opened for a stage, and the pipeline's own."""
 CURRENT: ContextVar[Mapping[str, str | None]] = ContextVar("current")
@@ -28,22 +25,19 @@ _BATCH = 1000
 
 
 class Tracker:
-    """The experiment's store. Making one imports MLflow and may create the database: a few seconds."""
+    """The experiment's store. Making one imports MLflow and may create the database: a few seconds.
+
+    Raises ValueError if the team's server does not answer.
+    """
 
     def __init__(self, experiment: str = "fewstep") -> None:
-        STORE.parent.mkdir(exist_ok=True)
-        with _only_one():
-            from mlflow import MlflowClient
-
-            self.uri = f"sqlite:///{STORE.resolve()}"
-            self.client = MlflowClient(self.uri, registry_uri=self.uri)
-            found = self.client.get_experiment_by_name(experiment)
-            self.experiment = found.experiment_id if found else self.client.create_experiment(
-                experiment, artifact_location=(STORE.parent / "artifacts").resolve().as_uri()
-            )  # fmt: skip
+        self.uri = store.uri()
+        self.client, self.experiment = store.connect(experiment)
         self._lock = threading.Lock()
         self._read: dict[str, int] = {}
         self._vitals: dict[str, vitals.Summary] = {}
+        for node, run in list(unsent.waiting()):
+            self._resend(node, run)
 
     def open(self, name: str, parent: str | None, tags: Mapping[str, str]) -> str:
         """A new run's id."""
@@ -66,22 +60,32 @@ class Tracker:
         """End a run: FINISHED, FAILED or KILLED."""
         self.client.set_terminated(run, status)
 
-    def stream(self, node: Node, run: str, *, last: bool = False) -> None:
-        """Send what the node's units have reported since the last call; the `last` time, all there is."""
+    def stream(self, node: Node, run: str) -> None:
+        """Send what the node's units have reported since the last call; what a server does not take goes next time."""
+        from mlflow.exceptions import MlflowException
+
+        with suppress(MlflowException):  # `complete` sends it again, and raises
+            self._catch_up(node, run, last=False)
+
+    def _catch_up(self, node: Node, run: str, *, last: bool) -> None:
+        """Send what is new; the `last` time, all there is."""
         from mlflow.entities import Metric
 
         with self._lock:
             for unit, file in reports.of(node).items():
                 prefix = "" if unit == "all" else f"{unit}/"
-                lines = self._new_lines(f"{run}:{unit}", file)
+                lines, end = self._new_lines(f"{run}:{unit}", file)
                 metrics = [
                     Metric(metric_name(prefix + name), value, int(line["time"] * 1000), line["step"])
                     for line in lines
                     for name, value in line["metrics"].items()
                 ]
                 self._send(run, metrics)
-                for line in self._new_lines(f"{run}:{unit}:system", reports.beside(file, "system")):
+                self._read[f"{run}:{unit}"] = end  # only now: what a server did not take is sent again
+                breaths, end = self._new_lines(f"{run}:{unit}:system", reports.beside(file, "system"))
+                for line in breaths:
                     self._summary(run).add(line)
+                self._read[f"{run}:{unit}:system"] = end
             until = float("inf") if last else time.time() - vitals.BIN_S
             found = self._summary(run).take(until)
             self._send(run, [Metric(name, value, int(at * 1000), step) for name, value, step, at in found])
@@ -93,20 +97,35 @@ class Tracker:
         for first in range(0, len(metrics), _BATCH):
             self.client.log_batch(run, metrics=metrics[first : first + _BATCH])
 
-    def _new_lines(self, key: str, file: Path) -> list[dict[str, Any]]:
+    def _new_lines(self, key: str, file: Path) -> tuple[list[dict[str, Any]], int]:
         try:
             with file.open("rb") as stream:
                 stream.seek(self._read.get(key, 0))
                 text = stream.read()
         except FileNotFoundError:  # not yet; or it was moved just now, and the next call reads it where it is
-            return []
+            return [], self._read.get(key, 0)
         whole = text[: text.rfind(b"\n") + 1]
-        self._read[key] = self._read.get(key, 0) + len(whole)
-        return [json.loads(line) for line in whole.splitlines()]
+        return [json.loads(line) for line in whole.splitlines()], self._read.get(key, 0) + len(whole)
 
     def complete(self, node: Node, run: str) -> None:
-        """Everything about a finished node, from its artefact and its lineage; closes the run."""
-        self.stream(node, run, last=True)
+        """Everything about a finished node, from its artefact and its lineage; closes the run.
+
+        What could not be told is noted, and told by the next tracker.
+        """
+        with unsent.noted(node, run):
+            self._tell(node, run)
+
+    def _resend(self, node: Node, run: str) -> None:
+        """Tell of a run that an earlier process could not, unless its artefact has been made anew since."""
+        record = lineage.read(node) or {}
+        if record.get("mlflow", {}).get("run") == run:
+            self.complete(node, run)
+        else:
+            self.close(run, "KILLED")
+            unsent.drop(run)
+
+    def _tell(self, node: Node, run: str) -> None:
+        self._catch_up(node, run, last=True)
         record, manifest = lineage.read(node), read_manifest(Path(node.folder))
         assert record is not None, f"{node.name} finished without a record"
         self._describe(run, record, manifest)
@@ -186,11 +205,3 @@ def flat(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 def metric_name(name: str) -> str:
     """MLflow takes letters, digits and _ - . / and space everywhere; a colon not on Windows."""
     return "".join(c if c.isalnum() or c in "_-./ " else "_" for c in name)
-
-
-@contextmanager
-def _only_one() -> Iterator[None]:
-    """Two processes that make a fresh sqlite store at once break it."""
-    with (HOME / "mlflow.lock").open("w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        yield

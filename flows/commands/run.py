@@ -36,7 +36,7 @@ def main(parsed: argparse.Namespace) -> int:
 
 
 def _run(overrides: Sequence[str], until: Sequence[str]) -> int:
-    from flows import compute, graph, preflight, repro, rooms, sharing, summary
+    from flows import compute, graph, preflight, repro, rooms, sharing, summary, unsent
     from flows.commands import compose
     from stages.io import params
 
@@ -56,6 +56,10 @@ def _run(overrides: Sequence[str], until: Sequence[str]) -> int:
     if not any(node.name in changed for node in wanted):
         preflight.result(checking)
         print(f"{len(wanted)} stages, all up to date")
+        if any(unsent.waiting()):
+            from flows.tracking import Tracker
+
+            Tracker()  # sends it
     else:
         _make(content, changed, wanted, checking)
         wall, idle = summary.overhead(content, started, time.time())
@@ -68,25 +72,40 @@ def _make(content: Params, changed: Mapping[str, list[str]], wanted: frozenset[N
     from flows import compute, preflight, services
     from flows.board import board
 
-    tracker: list[Any] = []
-    opening = threading.Thread(target=lambda: tracker.append(_tracker()), daemon=True)
+    opening = _Opening(daemon=True)
     opening.start()  # imports MLflow and makes its database while the servers start
     with board(content, wanted) as news, services.session(compute.Compute.of(content)) as addresses:
         preflight.result(checking)
         compute.connect(addresses["ray"])
         from flows import pipeline
 
-        opening.join()
-        if not tracker:
-            raise RuntimeError("mlruns/mlflow.db could not be opened")
-        pipeline.execute(content, (changed, wanted), tracker[0], news)
+        pipeline.execute(content, (changed, wanted), opening.result(), news)
         import ray
 
         ray.shutdown()
     sys.stdout.flush()
 
 
-def _tracker() -> Any:
-    from flows.tracking import Tracker
+class _Opening(threading.Thread):
+    """Opens MLflow's store beside what else must start."""
 
-    return Tracker()
+    def __init__(self, *, daemon: bool) -> None:
+        super().__init__(daemon=daemon)
+        self._tracker: Any = None
+        self._fault: Exception | None = None
+
+    def run(self) -> None:
+        """In the thread."""
+        from flows.tracking import Tracker
+
+        try:
+            self._tracker = Tracker()
+        except Exception as error:  # noqa: BLE001 (raised where it is waited for)
+            self._fault = error
+
+    def result(self) -> Any:
+        """The tracker; raises what its making raised."""
+        self.join()
+        if self._fault is not None:
+            raise self._fault
+        return self._tracker

@@ -1,6 +1,7 @@
 """`fewstep up`: servers that stay."""
 
 import argparse
+import os
 from pathlib import Path
 
 
@@ -12,7 +13,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(parsed: argparse.Namespace) -> int:
     """Start what does not run, and print the addresses."""
-    from flows import services, sharing
+    from flows import services, sharing, store
     from flows.commands import compose
     from flows.compute import Compute
     from stages.io import params
@@ -22,7 +23,12 @@ def main(parsed: argparse.Namespace) -> int:
     content = params.read(Path("params.yaml"))
     sharing.settle(content)
     resources = Compute.of(content)
-    names = ["prefect", "mlflow"] + (["ray"] if resources.backend == "local" else [])
+    names = ["ray"] if resources.backend == "local" else []
+    for name, variable in (("mlflow", store.ADDRESS), ("prefect", "PREFECT_API_URL")):
+        if os.environ.get(variable):  # the team's
+            print(f"{name:8} {store.shown(os.environ[variable])}  ({variable}; not started here)")
+        else:
+            names.insert(0, name)
     ports = {"prefect": parsed.prefect_port, "mlflow": parsed.mlflow_port}
     for service in services.start(names, resources, ports=ports, leashed=False):
         print(f"{service.name:8} {service.address}  (process {service.pid}, log .fewstep/logs/{service.name}.log)")
