@@ -64,9 +64,10 @@ def test_a_pipeline_that_dies_is_a_fault(tmp_path, monkeypatch):
 
 
 def test_a_stage_learns_that_its_asker_was_killed():
-    seen = threading.Event()
+    begun, seen = threading.Event(), threading.Event()
 
     def perform(_request):
+        begun.set()
         while not relay.abandoned():
             time.sleep(0.01)
         seen.set()
@@ -74,7 +75,8 @@ def test_a_stage_learns_that_its_asker_was_killed():
     with relay.serve(perform):
         code = "from flows import relay; relay.ask('teacher', {})"
         asker = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
-        assert not seen.wait(timeout=1.5)
+        assert begun.wait(timeout=60)
+        assert not seen.wait(timeout=0.5)
         asker.kill()
         asker.wait()
         assert seen.wait(timeout=5)
