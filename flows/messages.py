@@ -1,6 +1,10 @@
 """What a person reads when something fails."""
 
+import errno
 import os
+import platform
+from collections.abc import Iterator
+from pathlib import Path
 
 _HTTP = ("httpx", "httpcore")
 """What Prefect's client speaks through, and nothing else of ours."""
@@ -9,21 +13,26 @@ _HTTP = ("httpx", "httpcore")
 def lines(error: BaseException) -> list[str]:
     """The message, line by line; for anything but bad input, with what it was."""
     text = str(error) or "no message"
-    if _of_prefect(error):
+    if any(map(_is_full_disk, _causes(error))):
+        text = f"no space left on the disk of {platform.node()} ({Path.cwd()}); free some and run it again, what was "
+        text += "finished is kept"
+    elif any(type(each).__module__.partition(".")[0] in _HTTP for each in _causes(error)):
         address = os.environ.get("PREFECT_API_URL", "").rpartition("@")[2]
         text = (
             f"Prefect's server at {address} does not answer ({text.splitlines()[0]}); start it again (`fewstep up` for "
             "this project's own) and run this again; finished units are kept"
         )
     elif not isinstance(error, ValueError | OSError):
-        text = f"{type(error).__name__}: {text}; a fault of ours or of a tool, --debug shows where"
+        text = f"{type(error).__name__}: {' '.join(text.split())}; a fault of ours or of a tool, --debug shows where"
     return [line for line in text.strip().splitlines() if line.strip()]
 
 
-def _of_prefect(error: BaseException | None) -> bool:
-    """Whether the server could not be reached: a connection's error, wherever it was raised first."""
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
-        if type(error).__module__.partition(".")[0] in _HTTP:
-            return True
+        yield error
         error = error.__cause__
-    return False
+
+
+def _is_full_disk(error: BaseException) -> bool:
+    """The system's own error, or what a database makes of it."""
+    return getattr(error, "errno", None) == errno.ENOSPC or "database or disk is full" in str(error)

@@ -1,5 +1,6 @@
 """What stands between two runs, and between a run and wrong inputs."""
 
+import errno
 import json
 import os
 import shutil
@@ -232,6 +233,15 @@ def test_what_is_needed_ends_at_the_target():
     assert len(graph.needed([], ARMS)) == 8
     with pytest.raises(ValueError, match="no stage is called 'teachers'"):
         graph.needed(["teachers"], ARMS)
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("(sqlite3) database or disk is full\nSQL")]
+)
+def test_a_full_disk_is_one_message(error):
+    [line] = messages.lines(error)
+    assert line.startswith("no space left on the disk of")
+    assert "run it again" in line
 
 
 def test_a_prefect_server_that_does_not_answer_is_named(monkeypatch):

@@ -1,0 +1,62 @@
+"""A shard is a safetensors file like any other, written and read without the library's copies."""
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from stages.io import shards
+
+KINDS = [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int32, torch.int64, torch.uint8, torch.bool]
+
+
+def tensors(count=5):
+    rng = torch.Generator().manual_seed(0)
+    return {
+        f"t{i}-{'é' if i % 2 else 'b'}": (torch.randn(count, i + 1, 3, generator=rng) * 50).to(kind)
+        for i, kind in enumerate(KINDS)
+    }
+
+
+def test_the_bytes_are_the_librarys(tmp_path):
+    found = tensors()
+    shards.write(tmp_path / "ours", found)
+    save_file(found, tmp_path / "theirs")
+    assert (tmp_path / "ours").read_bytes() == (tmp_path / "theirs").read_bytes()
+
+
+def test_each_reads_what_the_other_wrote(tmp_path):
+    found = tensors()
+    shards.write(tmp_path / "ours", found)
+    save_file(found, tmp_path / "theirs", metadata={"a": "b"})
+    for read in (load_file(tmp_path / "ours"), shards.read([tmp_path / "theirs"])):
+        assert read.keys() == found.keys()
+        assert all(torch.equal(read[name], found[name]) and read[name].dtype == found[name].dtype for name in found)
+
+
+def test_a_view_is_written_as_it_is_seen(tmp_path):
+    whole = torch.arange(24).reshape(4, 6)
+    shards.write(tmp_path / "s", {"x": whole.T[:, ::2]})
+    assert torch.equal(shards.read([tmp_path / "s"])["x"], whole.T[:, ::2])
+
+
+def test_shards_are_joined_and_only_what_is_asked_for_is_read(tmp_path):
+    for number in range(3):
+        shards.write(tmp_path / shards.name(number), {"a": torch.full((2, 2), number), "b": torch.zeros(2)})
+    found = shards.read(shards.folder(tmp_path), ["a"])
+    assert list(found) == ["a"]
+    assert found["a"][:, 0].tolist() == [0, 0, 1, 1, 2, 2]
+    found["a"].add_(1)  # it is ours to change
+
+
+@pytest.mark.parametrize("content", [b"", b"\x00" * 9, b"\xff" * 64, b"\x04" + b"\x00" * 7 + b"{{{{"])
+def test_what_is_no_shard_is_named(tmp_path, content):
+    (tmp_path / "s").write_bytes(content)
+    with pytest.raises(ValueError, match="not a safetensors file"):
+        shards.read([tmp_path / "s"])
+
+
+def test_a_shard_that_ends_early_is_named(tmp_path):
+    shards.write(tmp_path / "s", {"x": torch.zeros(100)})
+    (tmp_path / "s").write_bytes((tmp_path / "s").read_bytes()[:-8])
+    with pytest.raises(ValueError, match="ends within x"):
+        shards.read([tmp_path / "s"])
