@@ -1,6 +1,7 @@
 """A real S3 server over HTTP, and a bad network in front of it."""
 
 import http.client
+import logging
 import re
 import socket
 import struct
@@ -33,6 +34,7 @@ def server(bucket: str) -> Iterator[str]:
     import boto3
     from moto.server import ThreadedMotoServer
 
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # not a line for every request
     moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     moto.start()
     endpoint = "http://{}:{}".format(*moto.get_host_and_port())
