@@ -189,7 +189,8 @@ class Trainer:
         for name in phase.trains:
             self.updates[name] += 1
             self._follow(name)
-        return {name: [each[name] for each in found] for name in found[0]} | {"grad_norm": [norm.detach()] * len(found)}
+        reported: dict[str, list[Metric]] = {name: [each[name] for each in found] for name in found[0]}
+        return reported | {"grad_norm": [norm.detach()] * len(found)}
 
     def _pooled(self, metrics: Mapping[str, list[Metric]]) -> dict[str, Metric]:
         """The mean over slices of each metric; what networks saw is added up."""

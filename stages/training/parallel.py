@@ -69,7 +69,7 @@ class Team:
         parts, whole = torch.empty_like(sent), torch.empty_like(sent)
         _heard(lambda: dist.all_to_all_single(parts, sent))
         part = Pairwise.of(parts.view(world, size))
-        _heard(lambda: dist.all_gather_into_tensor(whole, part))
+        _heard(lambda: dist.all_gather(list(whole.view(world, size)), part))
         return whole[: len(own)]
 
     def receive(self, file: Path) -> None:
@@ -96,12 +96,10 @@ class Team:
             return
         sums = [torch.stack([p.detach().double().sum() for p in net.parameters()]).sum() for net in nets.values()]
         mine = torch.stack(sums)
-        all_of_them = torch.empty(self.ranks.world * len(mine), dtype=mine.dtype, device=mine.device)
-        _heard(lambda: dist.all_gather_into_tensor(all_of_them, mine))
-        for rank, theirs in enumerate(all_of_them.view(self.ranks.world, -1)):
-            unlike = [
-                name for name, same in zip(nets, (theirs == all_of_them[: len(mine)]).tolist(), strict=True) if not same
-            ]
+        everyone = [torch.empty_like(mine) for _ in range(self.ranks.world)]
+        _heard(lambda: dist.all_gather(everyone, mine))
+        for rank, theirs in enumerate(everyone):
+            unlike = [name for name, same in zip(nets, (theirs == everyone[0]).tolist(), strict=True) if not same]
             if unlike:
                 raise ValueError(
                     f"{when}, worker {rank} of {self.ranks.world} has another {unlike[0]} than worker 0; see that all "

@@ -3,6 +3,8 @@
 import json
 import signal
 import socket
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -126,3 +128,28 @@ def test_two_workers_make_what_one_makes_even_if_one_is_killed(clone, monkeypatc
     assert not again.returncode, again.stderr
     assert repro.digest(clone.root / "data/teacher") == digest
     wait_for(lambda: not ranks(clone), 20)
+
+
+@pytest.mark.integration
+@pytest.mark.timeout(200)
+def test_a_gang_without_room_says_so_in_time(clone):
+    compose(clone, 2, "compute.place_s=2.0")
+    code = """if True:
+        import sys, time, ray
+        ray.init(address=sys.argv[1], log_to_driver=False)
+        hold = ray.remote(num_cpus=1)(time.sleep).remote(600)
+        while ray.available_resources().get("CPU", 0) > 1:
+            time.sleep(0.1)
+        print("held", flush=True)
+        sys.stdin.read()
+    """
+    address = json.loads((clone.root / ".fewstep/services/ray.json").read_text())["address"]
+    other = subprocess.Popen([sys.executable, "-c", code, address], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert other.stdout.readline()
+        told = clone.fewstep("stage", "teacher")
+    finally:
+        other.kill()
+        other.communicate()
+    assert told.returncode
+    assert "the cluster had no room for 2 workers of 1 CPU each within 2 s" in told.stderr
