@@ -190,7 +190,8 @@ class Trainer:
             self.updates[name] += 1
             self._follow(name)
         reported: dict[str, list[Metric]] = {name: [each[name] for each in found] for name in found[0]}
-        return reported | {"grad_norm": [norm.detach()] * len(found)}
+        reported["grad_norm"] = [norm.detach() for _ in found]
+        return reported
 
     def _pooled(self, metrics: Mapping[str, list[Metric]]) -> dict[str, Metric]:
         """The mean over slices of each metric; what networks saw is added up."""

@@ -135,8 +135,9 @@ def test_two_workers_make_what_one_makes_even_if_one_is_killed(clone, monkeypatc
 def test_a_gang_without_room_says_so_in_time(clone):
     compose(clone, 2, "compute.place_s=2.0")
     code = """if True:
-        import sys, time, ray
-        ray.init(address=sys.argv[1], log_to_driver=False)
+        import flows.__main__, sys, time, ray
+        from flows.compute import connect
+        connect(sys.argv[1])
         hold = ray.remote(num_cpus=1)(time.sleep).remote(600)
         while ray.available_resources().get("CPU", 0) > 1:
             time.sleep(0.1)
@@ -144,7 +145,8 @@ def test_a_gang_without_room_says_so_in_time(clone):
         sys.stdin.read()
     """
     address = json.loads((clone.root / ".fewstep/services/ray.json").read_text())["address"]
-    other = subprocess.Popen([sys.executable, "-c", code, address], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    command, pipe = [sys.executable, "-c", code, address], subprocess.PIPE
+    other = subprocess.Popen(command, stdin=pipe, stdout=pipe, cwd=clone.root, env=clone._environment())
     try:
         assert other.stdout.readline()
         told = clone.fewstep("stage", "teacher")
