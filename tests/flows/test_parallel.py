@@ -3,8 +3,6 @@
 import json
 import signal
 import socket
-import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -128,30 +126,3 @@ def test_two_workers_make_what_one_makes_even_if_one_is_killed(clone, monkeypatc
     assert not again.returncode, again.stderr
     assert repro.digest(clone.root / "data/teacher") == digest
     wait_for(lambda: not ranks(clone), 20)
-
-
-@pytest.mark.integration
-@pytest.mark.timeout(200)
-def test_a_gang_without_room_says_so_in_time(clone):
-    compose(clone, 2, "compute.place_s=2.0")
-    code = """if True:
-        import flows.__main__, sys, time, ray
-        from flows.compute import connect
-        connect(sys.argv[1])
-        hold = ray.remote(num_cpus=1)(time.sleep).remote(600)
-        while ray.available_resources().get("CPU", 0) > 1:
-            time.sleep(0.1)
-        print("held", flush=True)
-        sys.stdin.read()
-    """
-    address = json.loads((clone.root / ".fewstep/services/ray.json").read_text())["address"]
-    command, pipe = [sys.executable, "-c", code, address], subprocess.PIPE
-    other = subprocess.Popen(command, stdin=pipe, stdout=pipe, cwd=clone.root, env=clone._environment())
-    try:
-        assert other.stdout.readline()
-        told = clone.fewstep("stage", "teacher")
-    finally:
-        other.kill()
-        other.communicate()
-    assert told.returncode
-    assert "the cluster had no room for 2 workers of 1 CPU each within 2 s" in told.stderr
