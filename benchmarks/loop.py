@@ -56,7 +56,7 @@ def main() -> None:
 
 def training(method: Any, cfg: Any, net: nn.Module, rounds: int) -> dict[str, float]:
     """The loop against its own loss, backward, clip and optimiser step, five iterations a timing."""
-    budget = Budget(iterations=10**9, ema=0.99, clip=1.0, warmup=0, final_lr=1.0, precision="float32")
+    budget = Budget(iterations=10**9, ema=0.99, clip=1.0, warmup=0, final_lr=1.0, precision="float32", slices=1)
     trainer = Trainer(method, cfg, budget, Start(init=net, teacher=net), seed=0, device="cpu")
     student = trainer.world.nets["student"]
     x0 = normal_at(0, "x0", 0, 128, (1, 8, 8))

@@ -24,6 +24,7 @@ from flows.compute import Compute
 from flows.crashes import settle_tasks
 from flows.environment import HOME
 from flows.follow import Progress, gather
+from flows.parallel import Gang
 from flows.sharing import Storage
 from flows.table import STAGES, Node, Params
 from flows.warmth import prestart
@@ -83,13 +84,14 @@ def _run(task: Task, content: Params, submitted: list[Any]) -> dict[str, float]:
     parts = {unit["id"]: f"{task.place}/{unit['id']}" for unit in units}
     files = {name: (task.work / f"{name}.jsonl").resolve() for name in parts}
     reports.announce(node, files)
-    submit = _submit(worker.work, task)
+    gang = Gang.of(task.compute, node.stage)
+    submit, told = _submit(worker.work, task, gang=gang.workers > 1), gang.to_json()
     spoken = {name: reports.beside(file, "events") for name, file in files.items()}
-    with gpus.taken(task.compute.gpus_of(node.stage) * len(units)), events.forwarding(node, spoken):
-        futures = [submit(task.job.to_json(), unit, parts[unit["id"]], str(files[unit["id"]])) for unit in units]
+    with gpus.taken(task.compute.gpus_of(node.stage) * gang.workers * len(units)), events.forwarding(node, spoken):
+        futures = [submit(task.job.to_json(), unit, parts[unit["id"]], str(files[unit["id"]]), told) for unit in units]
         submitted += futures
         prestart(task.compute.total_cpus())  # for those who come next, while this computes
-        log.info("%d units on %d CPUs each", len(units), task.compute.cpus_of(node.stage))
+        log.info("%d units on %d workers of %d CPUs each", len(units), gang.workers, gang.cpus)
         done = gather(futures, task.compute, files, Progress(node, task.job.section, len(units)))
     spans += [each["span"] for each in done]
     out = Path(node.folder).resolve()
@@ -115,6 +117,7 @@ def _prepare(node: Node, content: Params) -> Task:
     if node.stage == "evaluate":
         rooms.set_aside(content)
     compute, store = Compute.of(content), Storage.of(content).store()
+    compute.check_shares(node, content)
     job = Job(
         stage=node.stage,
         arm=node.arm,
@@ -143,12 +146,15 @@ def _notes(node: Node, inputs: Mapping[str, str]) -> dict[str, Any]:
     return {"seconds": {Node.of_folder(r["artefact"]).name: r["compute_seconds"] for r in records if r}}
 
 
-def _submit(task: Any, what: Task, *, light: bool = False) -> Any:
-    """`task.submit` with this stage's resources. A light task takes no core: it must not queue behind an arm's hour."""
+def _submit(task: Any, what: Task, *, light: bool = False, gang: bool = False) -> Any:
+    """`task.submit` with this stage's resources. A light task takes no core: it must not queue behind an arm's hour.
+
+    Nor does one that only waits for its gang: it would hold what they need.
+    """
     stage = what.node.stage
-    gpus = what.compute.gpus_of(stage)
+    gpus = 0 if gang else what.compute.gpus_of(stage)
     options = {
-        "num_cpus": 0 if light and not gpus else what.compute.cpus_of(stage),
+        "num_cpus": 0 if gang or (light and not gpus) else what.compute.cpus_of(stage),
         "num_gpus": gpus,
         "max_retries": 0,
     }

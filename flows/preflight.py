@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from flows import graph
+from flows.compute import Compute
 from flows.table import STAGES
 from stages.io import params
 
@@ -43,6 +44,7 @@ def main() -> int:
         job = Job(stage=node.stage, arm=node.arm, seed=content["seed"], section=section, inputs=inputs, context=context)
         try:
             run.configure(job)
+            Compute.of(content).check_shares(node, content)
         except ValueError as error:
             faults.append(str(error))
     print("\n".join(faults))  # noqa: T201

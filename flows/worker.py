@@ -5,7 +5,6 @@ They take and return paths and small dictionaries. Each returns its result besid
 
 import errno
 import json
-import logging
 import os
 import platform
 import time
@@ -46,16 +45,20 @@ def plan(job: dict[str, Any]) -> dict[str, Any]:
 
 
 @task(name="work", task_run_name="{unit[id]}", **_SETTINGS)
-def work(job: dict[str, Any], unit: dict[str, Any], place: str, report: str) -> dict[str, Any]:
-    """Compute one unit at `place`; what it reports goes to file `report`, line by line."""
+def work(job: dict[str, Any], unit: dict[str, Any], place: str, report: str, gang: dict[str, Any]) -> dict[str, Any]:
+    """Compute one unit at `place`, here or by a gang; what it reports goes to file `report`, line by line."""
 
     def compute() -> None:
+        from flows import parallel
         from stages.io import run
         from stages.io.job import Job
 
+        if gang["workers"] > 1:
+            parallel.train(job, unit, place, report, parallel.Gang(**gang))
+            return
         vital = vitals.sampled(reports.beside(Path(report), "system"), job["device"])
         with vital, Path(report).open("a", encoding="utf-8") as stream:
-            run.run_unit(Job(**job), unit, place, _reporter(stream))
+            run.run_unit(Job(**job), unit, place, reporter(stream, get_run_logger()))
 
     say = events.spoken(reports.beside(Path(report), "events"), unit["id"])
     return _observed("work", job, unit["id"], compute, say)
@@ -116,9 +119,8 @@ def _observed(
     return {"result": result, "span": span}
 
 
-def _reporter(stream: Any) -> Callable[[int, Mapping[str, float]], None]:
-    """A sink that writes lines for the driver to read, and now and then a word for the Prefect log."""
-    log: logging.LoggerAdapter[logging.Logger] | logging.Logger = get_run_logger()  # type: ignore[assignment]
+def reporter(stream: Any, log: Any = None) -> Callable[[int, Mapping[str, float]], None]:
+    """A sink that writes lines for the driver to read, and now and then a word for the log, if there is one."""
     last_flush, last_news = 0.0, time.time()
 
     def sink(step: int, metrics: Mapping[str, float]) -> None:
@@ -129,7 +131,7 @@ def _reporter(stream: Any) -> Callable[[int, Mapping[str, float]], None]:
         if now - last_flush > 0.5:
             stream.flush()
             last_flush = now
-        if now - last_news > _NEWS_S:
+        if log and now - last_news > _NEWS_S:
             log.info("step %d: %s", step, ", ".join(f"{name} {value:.4g}" for name, value in line["metrics"].items()))
             last_news = now
 

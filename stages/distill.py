@@ -49,6 +49,9 @@ class Common:
     batch_size: int
     budget: Budget
 
+    def __post_init__(self) -> None:
+        self.budget.check_slices("batch_size", self.batch_size)
+
 
 def configure(job: Job) -> arm.Arm[Common]:
     """The arm's section, checked against the common words and its method's."""

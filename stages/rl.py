@@ -31,6 +31,9 @@ class Common:
     """Samples a prompt; an iteration rolls out prompts_per_iteration x group_size of them."""
     budget: Budget
 
+    def __post_init__(self) -> None:
+        self.budget.check_slices("prompts_per_iteration", self.prompts_per_iteration)  # a group is never cut
+
 
 def configure(job: Job) -> arm.Arm[Common]:
     """The arm's section, checked against the common words and its algorithm's."""

@@ -31,6 +31,9 @@ class Trained:
     budget: Budget
     method: flow_matching.Config
 
+    def __post_init__(self) -> None:
+        self.budget.check_slices("batch_size", self.batch_size)
+
 
 @config
 class Exact:

@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from stages.core.config import check
+from stages.core.ranks import ALONE, Ranks, joined
 from stages.core.types import Sink
 from stages.io import artefacts, places
 from stages.io.job import Job
@@ -40,12 +41,24 @@ def plan(job: Job) -> list[Unit]:
     return module_of(job).plan(configure(job), job)
 
 
-def run_unit(job: Job, unit: Unit, place: str, sink: Sink) -> None:
-    """Compute `unit` at `place`, a folder or a place in a store, unless that was done before."""
+def run_unit(job: Job, unit: Unit, place: str, sink: Sink, ranks: Ranks = ALONE) -> None:
+    """Compute `unit` at `place`, a folder or a place in a store, unless that was done before.
+
+    Of several workers that share it, the first writes to `place` and to `sink`; what others write is dropped.
+    """
     import torch
 
     torch.set_num_threads(job.threads)
-    places.compute(place, lambda out, told: module_of(job).work(configure(job), job, unit, out, told), sink)
+
+    def body(out: Path, told: Sink) -> None:
+        with joined(ranks):
+            module_of(job).work(configure(job), job, unit, out, told)
+
+    if ranks.leads:
+        places.compute(place, body, sink)
+        return
+    with tempfile.TemporaryDirectory(prefix="fewstep-rank-") as scratch:
+        body(Path(scratch), lambda _step, _metrics: None)
 
 
 def finish(job: Job, parts: Sequence[str], out: str) -> Mapping[str, float]:

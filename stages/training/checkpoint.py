@@ -19,7 +19,7 @@ STATE = "state.safetensors"
 def save(trainer: "Trainer", folder: Path) -> None:
     """Write all that the next iteration depends on. Generators are functions of the iteration: none is kept."""
     folder.mkdir(parents=True, exist_ok=True)
-    facts = {"iteration": trainer.iteration, "evaluations": trainer.evaluations, "updates": trainer.updates}
+    facts = {"iteration": trainer.iteration, "evaluations": int(trainer.evaluations), "updates": trainer.updates}
     temporary = folder / f".{STATE}.{os.getpid()}"
     save_file(_tensors(trainer), temporary, metadata={"facts": json.dumps(facts)})
     temporary.replace(folder / STATE)

@@ -6,16 +6,18 @@ A method brings pure losses (`method.py`); nothing in here knows any method by n
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from pydantic import PositiveInt
+from torch import Generator, Tensor, nn
 
 from stages.core.config import config
+from stages.core.ranks import current
 from stages.core.rng import fork, stream
 from stages.core.types import Batch, Reward, Sink, World
 from stages.models.discriminator import Discriminator
@@ -23,6 +25,7 @@ from stages.models.ema import follow, warm
 from stages.training import checkpoint
 from stages.training.checks import finite
 from stages.training.method import Follower, Frozen, Method, Phase, Role, Trained
+from stages.training.parallel import Metric, Pairwise, Team, give_gradient, take_gradient
 
 REPORT_EVERY = 10
 """Iterations between two reports, and between two looks for numbers that are not finite."""
@@ -43,12 +46,20 @@ class Budget:
     final_lr: float
     """Learning rates end at this fraction of their value, along a half cosine; 1 keeps them."""
     precision: Literal["float32", "bfloat16"]
+    slices: PositiveInt
+    """Equal parts of a batch, each with its own random numbers, whose gradients are averaged; 1 is the plain batch.
+    They bound memory, and workers share them: the result depends on their number, not on that of workers."""
 
     def lr_factor(self, iteration: int) -> float:
         """What multiplies every learning rate in `iteration` (from 0)."""
         rise = min(1.0, (iteration + 1) / self.warmup) if self.warmup else 1.0
         fall = 0.5 * (1 + math.cos(math.pi * iteration / self.iterations))
         return rise * (self.final_lr + (1 - self.final_lr) * fall)
+
+    def check_slices(self, what: str, count: int) -> None:
+        """ValueError unless `count`, which parameter `what` states, falls into `slices` equal parts."""
+        if count % self.slices:
+            raise ValueError(f"budget.slices={self.slices} does not divide {what}={count}; name a divisor of {count}")
 
 
 @dataclass(frozen=True)
@@ -88,8 +99,12 @@ class Trainer:
         }
         self.average = _copy(self.nets["student"], device)
         self.world = World(nets={**self.nets, "teacher": _copy(start.teacher, device)}, reward=start.reward)
+        self.team = Team(current(), device)
+        self.own = self.team.ranks.share(budget.slices)
         self.iteration = 0
-        self.evaluations = 0
+        self.evaluations: Tensor | int = 0
+        """Over all workers, up to the last whole iteration."""
+        self._seen = 0
         self.updates = dict.fromkeys(self.optimisers, 0)
         for net in self.world.nets.values():
             if hasattr(net, "sample_shape"):  # a velocity, not a head
@@ -99,9 +114,12 @@ class Trainer:
         """Train to the end of the budget, from `resume` if an interrupted run left its state there.
 
         `batch_at(iteration)` must be a pure function, which makes a resumed run bitwise the uninterrupted one.
-        Raises ValueError when a loss or weight stops being finite.
+        Of several workers only the first writes or reports. Raises ValueError when a loss or weight stops being
+        finite or workers differ, ConnectionError when another worker is lost.
         """
+        self.team.receive(resume / checkpoint.STATE)
         checkpoint.restore(self, resume)
+        self.team.agree(self.nets, "before training")
         saved, report = time.monotonic(), dict[str, float]()
         while self.iteration < self.budget.iterations:
             metrics = self.step(batch_at(self.iteration))
@@ -109,37 +127,61 @@ class Trainer:
             if self.iteration % REPORT_EVERY == 0 or last:
                 report = self._checked(metrics)
                 sink(self.iteration, report)
-            if not last and time.monotonic() - saved > SAVE_EVERY_S:
+            if self.team.ranks.leads and not last and time.monotonic() - saved > SAVE_EVERY_S:
                 self._checked(metrics)
                 checkpoint.save(self, resume)
                 saved = time.monotonic()
-        return Outcome(_copy(self.average, self.device), self.evaluations, report)
+        self.team.agree({**self.nets, "average": self.average}, "after training")
+        return Outcome(_copy(self.average, self.device), int(self.evaluations), report)
 
-    def step(self, batch: Batch) -> dict[str, Tensor | float]:
+    def step(self, batch: Batch) -> dict[str, Metric]:
         """One iteration: every phase that is due, in order. Returns its metrics under "<phase>/<name>"."""
         factor = self.budget.lr_factor(self.iteration)
         for name, optimiser in self.optimisers.items():
             for group in optimiser.param_groups:
                 group["lr"] = self.roles[name].lr * factor  # type: ignore[union-attr]
-        rng = stream(self.seed, "iteration", self.iteration, self.device)
-        prepared, *phases = fork(rng, "prepare", *(phase.name for phase in self.method.phases(self.cfg)))
-        with torch.no_grad(), self._autocast():
-            batch = self.method.prepare(self.world, batch, prepared, self.cfg)
-        metrics: dict[str, Tensor | float] = {}
-        for phase, source in zip(self.method.phases(self.cfg), phases, strict=True):
+        phases = self.method.phases(self.cfg)
+        parts, sources = [], []
+        for part, rng in self._slices(batch):
+            prepared, *source = fork(rng, "prepare", *(phase.name for phase in phases))
+            with torch.no_grad(), self._autocast():
+                parts.append(self.method.prepare(self.world, part, prepared, self.cfg))
+            sources.append(source)
+        metrics: dict[str, list[Metric]] = {}
+        for index, phase in enumerate(phases):
             if self.iteration % phase.every:
                 continue
-            for turn in fork(source, *(str(i) for i in range(phase.repeats))):
-                found = self._update(phase, batch, turn)
-            metrics |= {f"{phase.name}/{name}": value for name, value in found.items()}
+            turns = [fork(source[index], *(str(i) for i in range(phase.repeats))) for source in sources]
+            for turn in zip(*turns, strict=True):
+                found = self._update(phase, parts, turn)
+            metrics |= {f"{phase.name}/{name}": values for name, values in found.items()}
         self.iteration += 1
-        return metrics
+        return self._pooled(metrics)
 
-    def _update(self, phase: Phase, batch: Batch, rng: torch.Generator) -> dict[str, Tensor | float]:
+    def _slices(self, batch: Batch) -> list[tuple[Batch, Generator]]:
+        """This worker's slices of the batch, each with its random numbers."""
+        rng, count = stream(self.seed, "iteration", self.iteration, self.device), self.budget.slices
+        if count == 1:
+            return [(batch, rng)]
+        num_rows = len(batch["cond"])
+        self.budget.check_slices("the batch's rows", num_rows)
+        size, sources = num_rows // count, fork(rng, *(f"slice {i}" for i in range(count)))
+        return [({key: rows[i * size : (i + 1) * size] for key, rows in batch.items()}, sources[i]) for i in self.own]
+
+    def _update(self, phase: Phase, parts: Sequence[Batch], rngs: Sequence[Generator]) -> dict[str, list[Metric]]:
+        """One optimiser step on the mean loss over slices; metrics of each of this worker's."""
+        found: list[Mapping[str, Metric]] = []
+        gradient = Pairwise()
         with self._learning(phase.trains) as parameters:
-            with self._autocast():
-                loss, metrics = phase.loss(self.world, batch, rng, self.cfg)
-            loss.backward()
+            for part, rng in zip(parts, rngs, strict=True):
+                with self._autocast():
+                    loss, metrics = phase.loss(self.world, part, rng, self.cfg)
+                loss.backward()
+                found.append({"loss": loss.detach(), "grad_norm": 0.0, **metrics})
+                if self.budget.slices > 1:
+                    gradient.add(take_gradient(parameters))
+            if self.budget.slices > 1:
+                give_gradient(parameters, self.team.total(gradient.total()).div_(self.budget.slices))
             norm = nn.utils.clip_grad_norm_(parameters, self.budget.clip)
             for name in phase.trains:
                 self.optimisers[name].step()
@@ -147,7 +189,23 @@ class Trainer:
         for name in phase.trains:
             self.updates[name] += 1
             self._follow(name)
-        return {"loss": loss.detach(), "grad_norm": norm.detach(), **metrics}
+        reported: dict[str, list[Metric]] = {name: [each[name] for each in found] for name in found[0]}
+        reported["grad_norm"] = [norm.detach() for _ in found]
+        return reported
+
+    def _pooled(self, metrics: Mapping[str, list[Metric]]) -> dict[str, Metric]:
+        """The mean over slices of each metric; what networks saw is added up."""
+        if self.budget.slices == 1:
+            self.evaluations, self._seen = self.evaluations + self._seen, 0
+            return {name: value for name, (value,) in metrics.items()}
+        rows = [
+            [torch.as_tensor(v, dtype=torch.float64, device=self.device) for v in values] for values in metrics.values()
+        ]
+        seen = torch.tensor([self._seen], dtype=torch.float64, device=self.device)
+        own = [torch.stack(column) for column in zip(*rows, strict=True)]
+        pooled = self.team.total(torch.cat([Pairwise.of(own), seen]))
+        self.evaluations, self._seen = self.evaluations + pooled[-1], 0
+        return dict(zip(metrics, pooled[:-1] / self.budget.slices, strict=True))
 
     def _follow(self, name: str) -> None:
         for other, role in self.roles.items():
@@ -171,9 +229,9 @@ class Trainer:
         return torch.autocast(kind, torch.bfloat16, enabled=self.budget.precision == "bfloat16")
 
     def _count(self, _net: nn.Module, args: tuple[Tensor, ...], _out: Tensor) -> None:
-        self.evaluations += len(args[0])
+        self._seen += len(args[0])
 
-    def _checked(self, metrics: Mapping[str, Tensor | float]) -> dict[str, float]:
+    def _checked(self, metrics: Mapping[str, Metric]) -> dict[str, float]:
         numbers = {name: float(value) for name, value in metrics.items()}
         for name, number in numbers.items():
             finite(torch.tensor(number), f"training diverged at iteration {self.iteration}: {name}", ADVICE)

@@ -27,7 +27,7 @@ TDM = tdm.Config(
 
 def trainer(method=flow_matching, cfg=METHOD, precision="float32", device="cuda"):
     net = seeded_build(0, SIZE, (1, 8, 8), PROMPTS)
-    budget = Budget(iterations=40, ema=0.9, clip=1.0, warmup=0, final_lr=1.0, precision=precision)
+    budget = Budget(iterations=40, ema=0.9, clip=1.0, warmup=0, final_lr=1.0, precision=precision, slices=1)
     return Trainer(method, cfg, budget, Start(init=net, teacher=net), seed=0, device=device)
 
 
@@ -73,7 +73,7 @@ def test_bfloat16_stays_near_float32(method, cfg):
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_a_short_training_learns(precision, tmp_path):
-    made, losses = trainer(precision=precision), []
+    made, losses = trainer(precision=precision, slices=1), []
     fixed = batch(made.world.nets["student"])
     made.run(lambda _i: fixed, resume=tmp_path, sink=lambda _s, m: losses.append(m["flow/loss"]))
     assert losses[-1] < 0.8 * losses[0]

@@ -17,7 +17,7 @@ METHOD = flow_matching.Config(lr=1e-2, condition_dropout=0.2, nfe=4)
 
 
 def budget(**changes):
-    base = {"iterations": 8, "ema": 0.9, "clip": 1.0, "warmup": 2, "final_lr": 0.1, "precision": "float32"}
+    base = {"iterations": 8, "ema": 0.9, "clip": 1.0, "warmup": 2, "final_lr": 0.1, "precision": "float32", "slices": 1}
     return Budget(**(base | changes))
 
 

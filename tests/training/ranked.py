@@ -1,0 +1,97 @@
+"""Small trainings that one or several workers run: python -m tests.training.ranked <rank> <world> <folder>."""
+
+import json
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from safetensors.torch import save_file
+
+from stages.core.ranks import Ranks, joined
+from stages.core.rng import stream
+from stages.distillers import dmd2
+from stages.models.transformer import NetworkConfig, seeded_build
+from stages.policies import dgpo
+from stages.training import flow_matching
+from stages.training.loop import Budget, Start, Trainer
+
+PROMPTS = [f"a {thickness} {digit}" for thickness in ("bold", "thin") for digit in range(6)]
+TINY = NetworkConfig(width=8, num_layers=1, num_heads=1, patch_size=2, num_text_layers=1)
+FLOW = flow_matching.Config(lr=1e-2, condition_dropout=0.2, nfe=4)
+DMD2 = dmd2.Config(
+    method="dmd2", nfe=2, guidance=1.0, critic_updates=2, gan_weight=0.1, t_min=0.02, t_max=0.98,
+    student_lr=1e-3, fake_lr=1e-3, head_lr=1e-3,
+)  # fmt: skip
+DGPO = dgpo.Config(
+    method="dgpo", rollout_steps=2, nfe=2, advantage_scale="group", num_draws=2, t_min=0.0, beta=100.0, beta_kl=0.05,
+    clip_range=0.01, old_decay=0.3, old_decay_rate=1e-3, student_lr=1e-3,
+)  # fmt: skip
+NUM_PROMPTS, GROUP = 12, 3
+CASES = {
+    "flow, 2 slices": (flow_matching, FLOW, 2),
+    "flow, 4 slices": (flow_matching, FLOW, 4),
+    "flow, 6 slices": (flow_matching, FLOW, 6),
+    "dmd2, 2 slices": (dmd2, DMD2, 2),
+    "dgpo, 4 slices": (dgpo, DGPO, 4),
+}
+
+
+def network():
+    return seeded_build(0, TINY, (1, 4, 4), PROMPTS)
+
+
+def batch_at(iteration):
+    """12 prompts in groups of 3; the images and the order of prompts differ by iteration."""
+    rng = stream(5, "batch", iteration)
+    order = torch.randperm(NUM_PROMPTS, generator=rng).repeat_interleave(GROUP)
+    x0 = torch.randn(len(order), 1, 4, 4, generator=rng)
+    cond = network().tokens([PROMPTS[i] for i in order])
+    return {"x0": x0, "cond": cond, "null": network().null(len(order)), "targets": order[:, None]}
+
+
+def reward(images, targets):
+    return images.flatten(1).mean(dim=1) * (1 + targets[:, 0])
+
+
+def trainer(name, iterations=12):
+    method, cfg, slices = CASES[name]
+    budget = Budget(
+        iterations=iterations, ema=0.9, clip=1.0, warmup=2, final_lr=0.5, precision="float32", slices=slices
+    )
+    net = network()
+    return Trainer(method, cfg, budget, Start(init=net, teacher=net, reward=reward), seed=3, device="cpu")
+
+
+def train(name, folder, resume):
+    """Weights, cost and the metrics of every iteration go to `folder`."""
+    made, losses = trainer(name), []
+    step = made.step
+
+    def told(batch):
+        metrics = step(batch)
+        losses.append({key: float(value) for key, value in metrics.items()})
+        return metrics
+
+    made.step = told
+    outcome = made.run(batch_at, resume=resume, sink=lambda *_: None)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(dict(outcome.student.state_dict()), folder / f"{name}.safetensors")
+    facts = {"evaluations": outcome.evaluations, "metrics": dict(outcome.metrics), "curve": losses}
+    (folder / f"{name}.json").write_text(json.dumps(facts))
+
+
+def main(rank, world, folder):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=world, timeout=timedelta(seconds=60))
+    with joined(Ranks(rank, world)):
+        for name in CASES:
+            # only the first worker finds a checkpoint, where there is one
+            resume = folder / "resume" / name if rank == 0 else folder / f"scratch{rank}" / name
+            train(name, folder / f"rank{rank}", resume)
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))
