@@ -116,7 +116,8 @@ def _prepare(node: Node, content: Params) -> Task:
         _check_input(folder, content)
     if node.stage == "evaluate":
         rooms.set_aside(content)
-    compute, store = Compute.of(content), Storage.of(content).store()
+    compute, storage = Compute.of(content), Storage.of(content)
+    store = storage.store()
     compute.check_shares(node, content)
     job = Job(
         stage=node.stage,
@@ -129,6 +130,7 @@ def _prepare(node: Node, content: Params) -> Task:
         },
         device=compute.device_of(node.stage),
         threads=compute.cpus_of(node.stage),
+        endpoint=storage.endpoint,
         context=dict(STAGES[node.stage].context(content)),
         notes=_notes(node, inputs),
     )

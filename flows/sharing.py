@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from stages.core.config import check, config
-from stages.io.storage import Store, check_root
+from stages.io.storage import Store, check_root, use
 
 
 @config
@@ -35,10 +35,7 @@ class Storage:
 def settle(params: Mapping[str, Any]) -> Storage:
     """Put the endpoint where every library looks for it, for this process and those that it starts."""
     storage = Storage.of(params)
+    use(storage.endpoint)
     if storage.endpoint:
-        os.environ["AWS_ENDPOINT_URL_S3"] = storage.endpoint  # botocore: boto3, s3fs, dvc-s3
         os.environ["MLFLOW_S3_ENDPOINT_URL"] = storage.endpoint
-        # Servers other than AWS refuse or damage bodies with the checksums that botocore 1.36 and later adds.
-        os.environ.setdefault("AWS_REQUEST_CHECKSUM_CALCULATION", "WHEN_REQUIRED")
-        os.environ.setdefault("AWS_RESPONSE_CHECKSUM_VALIDATION", "WHEN_REQUIRED")
     return storage

@@ -34,11 +34,9 @@ def plan(job: dict[str, Any]) -> dict[str, Any]:
     """The stage's units, after its inputs were found whole and its parameters valid."""
 
     def compute() -> Any:
-        from stages.io import artefacts, places, run
+        from stages.io import run
         from stages.io.job import Job
 
-        for place in job["inputs"].values():
-            artefacts.verify(places.view(place))
         return run.plan(Job(**job))
 
     return _observed("plan", job, "plan", compute)

@@ -35,6 +35,8 @@ class Job:
     device: str = "cpu"
     threads: int = 1
     """Torch threads of a worker."""
+    endpoint: str | None = None
+    """Of an S3 server other than AWS. Decides nothing."""
     context: Mapping[str, Any] = field(default_factory=dict)
     """Other parameters that the result depends on: for evaluate, the arms by name."""
     notes: Mapping[str, Any] = field(default_factory=dict)

@@ -18,7 +18,7 @@ from stages.core.ranks import ALONE, Ranks, joined
 from stages.core.types import Sink
 from stages.io import artefacts, places
 from stages.io.job import Job
-from stages.io.storage import Store, is_url
+from stages.io.storage import Store, is_url, use
 
 Unit = Mapping[str, Any]
 """A piece of work in JSON. `id`, a file-name, is all that is common."""
@@ -37,7 +37,13 @@ def configure(job: Job) -> Any:
 
 
 def plan(job: Job) -> list[Unit]:
-    """The units of work, in order; their number does not depend on how many workers there are."""
+    """The units of work, in order; their number does not depend on how many workers there are.
+
+    Raises ValueError where an input is not whole, or a parameter not valid.
+    """
+    use(job.endpoint)
+    for place in job.inputs.values():
+        artefacts.verify(places.view(place))
     return module_of(job).plan(configure(job), job)
 
 
@@ -49,6 +55,7 @@ def run_unit(job: Job, unit: Unit, place: str, sink: Sink, ranks: Ranks = ALONE)
     import torch
 
     torch.set_num_threads(job.threads)
+    use(job.endpoint)
 
     def body(out: Path, told: Sink) -> None:
         with joined(ranks):
@@ -66,6 +73,7 @@ def finish(job: Job, parts: Sequence[str], out: str) -> Mapping[str, float]:
 
     In a store, `<out>/manifest.json` is the artefact's manifest; `places.check_out` makes a folder of it.
     """
+    use(job.endpoint)
     for part in parts:
         if not places.sealed(part):
             raise ValueError(
@@ -105,8 +113,6 @@ def _building(out: str) -> Iterator[Path]:
 
 def run(job: Job, out: Path, work: Path, sink: Sink) -> Mapping[str, float]:
     """The whole stage in this process: verify the inputs, do every unit under `work`, write artefact `out`."""
-    for place in job.inputs.values():
-        artefacts.verify(places.view(place))
     units = plan(job)
     folders = [str(work / job.name / job.key() / unit["id"]) for unit in units]
     for unit, folder in zip(units, folders, strict=True):

@@ -18,6 +18,8 @@ from typing import Any
 Entry = Mapping[str, Any]
 """A file of an artefact: path, bytes, sha256."""
 
+ENDPOINT = "AWS_ENDPOINT_URL_S3"
+"""Environment variable that boto3, s3fs and dvc-s3 obey."""
 ATTEMPTS = 4
 """Tries of one request; botocore waits a little longer before each."""
 CONNECT_S, READ_S = 5.0, 60.0
@@ -186,6 +188,15 @@ class Store:
             raise StorageError(f"{what or self.root}: {fault}; what was finished is kept") from error
 
 
+def use(endpoint: str | None) -> None:
+    """Talk to the server at `endpoint` from now on; null leaves it to the environment, which leaves it to AWS."""
+    if endpoint:
+        os.environ[ENDPOINT] = endpoint
+        # Servers other than AWS refuse or damage bodies with the checksums that botocore 1.36 and later adds.
+        os.environ.setdefault("AWS_REQUEST_CHECKSUM_CALCULATION", "WHEN_REQUIRED")
+        os.environ.setdefault("AWS_RESPONSE_CHECKSUM_VALIDATION", "WHEN_REQUIRED")
+
+
 def _explain(error: Exception) -> str | None:
     """What a fault of s3fs or botocore means, and what to do; None for a fault of ours."""
     from botocore.exceptions import BotoCoreError, NoCredentialsError
@@ -203,13 +214,18 @@ def _explain(error: Exception) -> str | None:
     if isinstance(error, FileNotFoundError):
         return f"not there ({said}); correct storage.root, create the bucket, or make the artefact anew"
     if isinstance(error, OSError | BotoCoreError | TimeoutError):
-        where = os.environ.get("AWS_ENDPOINT_URL_S3", "AWS")
+        where = os.environ.get(ENDPOINT, "AWS")
         return f"no good answer from {where} in several tries ({said}); check storage.endpoint and the network"
     return None
 
 
-@cache
 def _filesystem() -> Any:
+    return _connected(os.environ.get(ENDPOINT))
+
+
+@cache
+def _connected(_endpoint: str | None) -> Any:
+    """botocore reads the endpoint where it reads the credentials; a process that is told another needs another."""
     import s3fs
 
     return s3fs.S3FileSystem(

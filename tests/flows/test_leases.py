@@ -20,9 +20,9 @@ def store(monkeypatch):
     with s3.server("team") as endpoint:
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", endpoint)
         monkeypatch.setattr(leases, "get_run_logger", __import__("logging").getLogger)
-        storage._filesystem.cache_clear()
+        storage._connected.cache_clear()
         yield Store("s3://team/x")
-    storage._filesystem.cache_clear()
+    storage._connected.cache_clear()
 
 
 NAME = "work/teacher/k.lease.json"

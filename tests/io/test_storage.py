@@ -22,10 +22,10 @@ def network():
         with s3.server("team") as endpoint:
             network = s3.Network(endpoint)
             patch.setenv("AWS_ENDPOINT_URL_S3", network.endpoint)
-            storage._filesystem.cache_clear()
+            storage._connected.cache_clear()
             yield network
             network.close()
-    storage._filesystem.cache_clear()
+    storage._connected.cache_clear()
 
 
 @pytest.fixture
@@ -128,14 +128,10 @@ def test_missing_credentials_are_named(network, tmp_path, monkeypatch):
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
-    storage._filesystem.cache_clear()
-    import s3fs
-
-    s3fs.S3FileSystem.clear_instance_cache()
+    storage._connected.cache_clear()
     with pytest.raises(StorageError, match="no AWS credentials; set AWS_ACCESS_KEY_ID"):
         Store("s3://team/x").put(tmp_path / "a.bin", file_with(tmp_path, LARGE))
-    storage._filesystem.cache_clear()
-    s3fs.S3FileSystem.clear_instance_cache()
+    storage._connected.cache_clear()
 
 
 @pytest.mark.parametrize("root", ["team/x", "file:///tmp", "s3://"])
