@@ -14,11 +14,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import ray
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging.handlers import APILogWorker
 
-from flows import events, reports, vitals
+from flows import events, mail, reports, vitals
 
 _SETTINGS: dict[str, Any] = {"cache_policy": NO_CACHE, "persist_result": False, "retries": 0}
 _NEWS_S = 10.0
@@ -49,10 +50,16 @@ def plan(job: dict[str, Any]) -> dict[str, Any]:
 def work(job: dict[str, Any], unit: dict[str, Any], place: str, report: str) -> dict[str, Any]:
     """Compute one unit at `place`; what it reports goes to file `report`, line by line."""
 
+    with mail.posted(report) as near:
+        return _work(job, unit, place, near)
+
+
+def _work(job: dict[str, Any], unit: dict[str, Any], place: str, report: str) -> dict[str, Any]:
     def compute() -> None:
         from stages.io import run
         from stages.io.job import Job
 
+        Path(report).touch()  # it has started, whatever an earlier attempt left
         vital = vitals.sampled(reports.beside(Path(report), "system"), job["device"])
         with vital, Path(report).open("a", encoding="utf-8") as stream:
             run.run_unit(Job(**job), unit, place, _reporter(stream))
@@ -112,6 +119,7 @@ def _observed(
         "end": time.time(),
         "host": platform.node(),
         "pid": os.getpid(),
+        "node": ray.get_runtime_context().get_node_id(),
     }
     return {"result": result, "span": span}
 
