@@ -1,4 +1,4 @@
-"""Several raylets as a cluster: every node checked, units on both, nothing shared but S3, and the same artefact made."""
+"""Several raylets as a cluster: every node checked, units on both, nothing shared but S3, and one artefact."""
 
 import json
 import re
