@@ -16,6 +16,7 @@ from flows import environment, messages
 COMMANDS: Mapping[str, str] = MappingProxyType(
     {
         "run": "compose the parameters and run what has changed",
+        "submit": "run it as a Ray job on a cluster's head",
         "stage": "run one stage, or one arm of it, whatever its state",
         "compose": "write params.yaml from params/",
         "status": "each stage: up to date, changed and why, running",

@@ -1,17 +1,22 @@
-"""Ray: where tasks run, with how much, and workers that are warm before they are needed."""
+"""Ray: where tasks run and with how much, joining it, and noticing that it died."""
 
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
+from flows import mail
 from flows.table import Node
 from stages.core.config import check, config
 
 ADDRESS = "FEWSTEP_RAY_ADDRESS"
 """Environment variable: the Ray that the pipeline started, for its stages."""
-_AWS = ("AWS_REQUEST", "AWS_RESPONSE", "AWS_ENDPOINT", "AWS_DEFAULT_REGION")
-"""Beginnings of variables that workers elsewhere are told of. Credentials are not: machines have their own."""
+_TOLD = ("PREFECT_", "RAY_ACCEL", "AWS_REQUEST", "AWS_RESPONSE", "AWS_ENDPOINT", "AWS_DEFAULT_REGION", "TOKENIZERS_")
+"""Beginnings of variables that workers elsewhere are told of; Ray shows them to whoever sees its dashboard."""
+_NOT_TOLD = ("PREFECT_HOME", "PREFECT_API_KEY", "PREFECT_API_AUTH_STRING")
+"""A folder of this machine, and credentials: Prefect brings its own along with a task, machines have those of AWS."""
+_VITAL: list[tuple[str, int]] = []
+"""Where the Ray that this process has joined listens: its GCS, and the raylet of this node."""
 
 
 TRAINING = ("teacher", "distill", "rl")
@@ -25,12 +30,17 @@ class Compute:
     backend: Literal["local", "address"]
     address: str | None
     num_cpus: int | None
+    nodes: int | None
+    """The cluster at `address` must have at least so many."""
     device: Literal["cpu", "cuda"]
     cpus: Mapping[str, int]
     """Of one task, by stage, with a default; also its torch threads."""
     gpus: Mapping[str, float]
+    """Of one task, by stage, with a default; half a GPU lets two tasks share one."""
     workers: Mapping[str, int]
     """That train one model together, by stage, each with the cpus and gpus of a task; they share a batch's slices."""
+    resources: Mapping[str, Mapping[str, float]]
+    """Of one task, by stage: whatever else the cluster's nodes were started with."""
     stall_s: float
     """A unit that reports nothing for this long is taken for hung, and ended."""
     place_s: float
@@ -87,16 +97,25 @@ class Compute:
         """The device follows from the resources, not from what the machine happens to show."""
         return self.device if self.gpus_of(stage) else "cpu"
 
+    def needs(self, stage: str) -> dict[str, float]:
+        """Name of a resource -> how much of it one task of `stage` takes."""
+        taken = {"CPU": float(self.cpus_of(stage)), "GPU": float(self.gpus_of(stage))}
+        return taken | {name: float(amount) for name, amount in self.resources.get(stage, {}).items()}
+
     def total_cpus(self) -> int:
-        """Cores of the local Ray."""
+        """Cores of the local Ray, or of the cluster that this process has joined."""
+        if self.backend == "address":
+            import ray
+
+            return max(1, int(ray.cluster_resources().get("CPU", 1)))
         return self.num_cpus or len(os.sched_getaffinity(0))
 
 
 def connect(address: str) -> None:
-    """Join the Ray at `address`; ValueError if it is not there."""
+    """Join the Ray at `address`; ValueError if it is not there, or is of another kind than this process."""
     host, _, port = address.rpartition(":")
     try:
-        socket.create_connection((host, int(port)), timeout=5).close()
+        _reach(host, int(port))
     except (OSError, ValueError) as error:
         raise ValueError(
             f"compute.address={address}: no Ray answers there ({error}); start one with `fewstep up`, or correct it"
@@ -105,36 +124,76 @@ def connect(address: str) -> None:
 
     # A pipeline's own Ray has the right environment already; workers of any other get it here.
     foreign = {} if address == os.environ.get(ADDRESS) else {"runtime_env": {"env_vars": _worker_environment()}}
-    ray.init(address=address, namespace="prefect", log_to_driver=False, logging_level="error", **foreign)
+    try:
+        ray.init(address=address, namespace="prefect", log_to_driver=False, logging_level="error", **foreign)
+    except (RuntimeError, ConnectionError) as error:  # another version, no node of the cluster here, another token
+        raise ValueError(
+            f"compute.address={address}: could not be joined: {str(error).strip().splitlines()[0]}; this machine must "
+            "be a node of the cluster, with the same Python and Ray (docs/cluster.md)"
+        ) from None
+    here = ray.get_runtime_context().get_node_id()
+    own = next(node for node in ray.nodes() if node["NodeID"] == here)
+    _VITAL[:] = [(host, int(port)), (own["NodeManagerAddress"], own["NodeManagerPort"])]
+    if foreign:
+        mail.open_office(here)
 
 
-def require(compute: Compute, stage: str) -> None:
-    """ValueError if the Ray that this process has joined cannot hold one task of `stage`."""
+def check_alive() -> None:
+    """ChildProcessError if the Ray that this process has joined has died: asking it anything would take a minute."""
+    for host, port in _VITAL:
+        try:
+            _reach(host, port)
+        except OSError:
+            raise ChildProcessError(
+                f"Ray died (nothing answers at {host}:{port}); finished units are kept, run it again to go on from "
+                "there"
+            ) from None
+
+
+def require(compute: Compute, stages: Iterable[str]) -> None:
+    """ValueError if no node of the Ray that this process has joined can hold one task of each of `stages`."""
     import ray
 
+    check_alive()
     address = ray.get_runtime_context().gcs_address
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    for stage in sorted(set(stages)):
+        _require_node(compute, stage, nodes, address)
+        _require_gang(compute, stage, nodes, address)
+
+
+def _require_node(compute: Compute, stage: str, nodes: Sequence[Mapping[str, float]], address: str) -> None:
+    need = compute.needs(stage)
+    if any(all(node.get(name, 0.0) >= amount for name, amount in need.items()) for node in nodes):
+        return
+    most = {name: max((node.get(name, 0.0) for node in nodes), default=0.0) for name in need}
+    name = next((name for name in need if most[name] < need[name]), "CPU")
+    words = f"has {most[name]:g} on its largest node" if most[name] < need[name] else "has no node with all of it"
+    key = {"CPU": "cpus", "GPU": "gpus"}.get(name, f"resources.{stage}.{name}")
+    asked = ", ".join(f"{amount:g} {kind}" for kind, amount in need.items() if amount)
+    raise ValueError(
+        f"compute.{key}: a task of {stage} asks for {asked}, the Ray at {address} {words}; lower it in "
+        "params/compute/, or join a larger cluster"
+    )
+
+
+def _require_gang(compute: Compute, stage: str, nodes: Sequence[Mapping[str, float]], address: str) -> None:
     count = compute.workers_of(stage)
-    need = {"CPU": count * float(compute.cpus_of(stage)), "GPU": count * float(compute.gpus_of(stage))}
-    have = ray.cluster_resources()
-    short = [name for name, amount in need.items() if have.get(name, 0.0) < amount]
-    if short:
-        name = short[0]
-        what = f"a task of {stage}" if count == 1 else f"{stage} with {count} workers"
-        raise ValueError(
-            f"compute.{name.lower()}s: {what} asks for {need[name]:g} {name}, the Ray at {address} has "
-            f"{have.get(name, 0.0):g}; lower it in params/compute/, or join a larger cluster"
-        )
+    for name, amount in compute.needs(stage).items():
+        have = sum(node.get(name, 0.0) for node in nodes)
+        if count * amount > have:
+            raise ValueError(
+                f"compute.workers.{stage}: {count} workers ask for {count * amount:g} {name}, the Ray at {address} has "
+                f"{have:g}; lower it in params/compute/, or join a larger cluster"
+            )
+
+
+def _reach(host: str, port: int) -> None:
+    socket.create_connection((host, port), timeout=5).close()
 
 
 def _worker_environment() -> dict[str, str]:
-    prefixes = (
-        "PREFECT_",
-        "RAY_ACCEL",
-        "AWS_REQUEST",
-        "AWS_RESPONSE",
-        "AWS_ENDPOINT",
-        "AWS_DEFAULT_REGION",
-        "PYTHONPATH",
-        "TOKENIZERS_",
-    )
-    return {name: value for name, value in os.environ.items() if name.startswith(prefixes) and name != "PREFECT_HOME"}
+    told = {name: value for name, value in os.environ.items() if name.startswith(_TOLD) and name not in _NOT_TOLD}
+    # Before what the node itself has: a folder that is not there does no harm.
+    paths = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), "${PYTHONPATH}"]))
+    return told | {"PYTHONPATH": paths, mail.OFFICE: mail.new_name()}

@@ -160,6 +160,9 @@ def _submit(task: Any, what: Task, *, light: bool = False, gang: bool = False) -
         "num_gpus": gpus,
         "max_retries": 0,
     }
+    extra = what.compute.resources.get(stage)
+    if extra and not light:
+        options["resources"] = {name: float(amount) for name, amount in extra.items()}
 
     def submit(*arguments: Any) -> Any:
         with remote_options(**options):

@@ -9,11 +9,12 @@ from prefect import get_run_logger
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
 from flows import relay
-from flows.compute import Compute
+from flows.compute import Compute, check_alive
 from flows.reports import last_report
 from flows.table import Node
 
-_POLL_S, _SHOW_S = 0.2, 5.0
+_KEPT = "finished units are kept, run it again to go on from there"
+_POLL_S, _SHOW_S, _ALIVE_S = 0.2, 5.0, 2.0
 
 
 class Progress:
@@ -50,16 +51,21 @@ def gather(
 ) -> list[dict[str, Any]]:
     """The tasks' results, once all have ended; raises what the first failed one raised, after all have ended.
 
-    A task that neither reports nor ends for `compute.stall_s` is killed: TimeoutError.
+    A task that neither reports nor ends for `compute.stall_s` is killed: TimeoutError. Where Ray itself dies, nothing
+    is waited for: ChildProcessError.
     """
     import ray
 
+    looked = start = time.time()
     pending = [future.wrapped_future for future in futures]
     reports = dict(zip(pending, files.values(), strict=False))
     begun = dict.fromkeys(pending, 0.0)
     hung: set[Any] = set()
     while pending:
         _, pending = ray.wait(pending, num_returns=len(pending), timeout=_POLL_S)
+        if time.time() - looked > _ALIVE_S:
+            check_alive()
+            looked = time.time()
         if progress:
             progress.show(files, len(futures) - len(pending))
         if relay.abandoned():
@@ -68,7 +74,9 @@ def gather(
             raise InterruptedError("ended with the process that asked for it; finished units are kept")
         for each in pending:
             file = reports.get(each)
-            if file is not None and file.is_file() and each not in hung:  # it started: waiting for a core is no stall
+            if file is None or each in hung or not file.is_file():
+                continue
+            if file.stat().st_mtime >= start - 10:  # it started: waiting for a core is no stall
                 begun[each] = max(begun[each] or time.time(), file.stat().st_mtime)
                 if time.time() - begun[each] > compute.stall_s:
                     hung.add(each)
@@ -87,8 +95,13 @@ def _result(future: Any, hung: bool, compute: Compute) -> dict[str, Any]:
         )
     try:
         return future.result(raise_on_failure=True)
-    except (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError, ray.exceptions.OutOfMemoryError) as error:
-        kind = "ran out of memory" if isinstance(error, ray.exceptions.OutOfMemoryError) else "was killed or crashed"
-        raise ChildProcessError(
-            f"a worker {kind}; finished units are kept, run it again to go on from there"
-        ) from error
+    except ray.exceptions.OutOfMemoryError as error:
+        raise ChildProcessError(f"a worker ran out of memory; {_KEPT}") from error
+    except (ray.exceptions.NodeDiedError, ray.exceptions.LocalRayletDiedError, ray.exceptions.ObjectLostError) as error:
+        check_alive()
+        raise ChildProcessError(f"the node that a worker was on died or left the cluster; {_KEPT}") from error
+    except ray.exceptions.WorkerCrashedError as error:
+        raise ChildProcessError(f"a worker was killed or crashed; {_KEPT}") from error
+    except ray.exceptions.RaySystemError as error:
+        check_alive()
+        raise ChildProcessError(f"Ray failed ({str(error).strip().splitlines()[0]}); {_KEPT}") from error

@@ -91,7 +91,7 @@ def rank(told: Mapping[str, Any]) -> None:
     import ray.train
     from ray.train.torch import get_device
 
-    from flows import reports, vitals
+    from flows import mail, reports, vitals
     from flows.worker import reporter
     from stages.core.ranks import Ranks
     from stages.io import run
@@ -105,9 +105,10 @@ def rank(told: Mapping[str, Any]) -> None:
     if not ranks.leads:
         run.run_unit(job, told["unit"], told["place"], lambda _step, _metrics: None, ranks)
         return
-    vital = vitals.sampled(reports.beside(Path(told["report"]), "system"), job.device)
-    with vital, Path(told["report"]).open("a", encoding="utf-8") as stream:
-        run.run_unit(job, told["unit"], told["place"], reporter(stream), ranks)
+    with mail.posted(told["report"]) as near:
+        vital = vitals.sampled(reports.beside(Path(near), "system"), job.device)
+        with vital, Path(near).open("a", encoding="utf-8") as stream:
+            run.run_unit(job, told["unit"], told["place"], reporter(stream), ranks)
 
 
 def _cause(failures: Mapping[int, Exception], trace: str) -> Exception:

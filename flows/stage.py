@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from flows import child, compute, drain, graph, locks, relay, reports, services, sharing, tracking
+from flows import child, cluster, compute, drain, graph, locks, relay, reports, services, sharing, tracking
 from flows.environment import HOME
 from flows.table import Node, Params
 from stages.io import params
@@ -30,10 +30,11 @@ def run(name: str) -> Mapping[str, Any]:
     sharing.settle(content)
     node = graph.find(name, content)
     with locks.hold(node), services.session(compute.Compute.of(content)) as addresses, _tracked(node):
-        compute.connect(addresses["ray"])
         import ray
 
+        compute.connect(addresses["ray"])
         try:
+            cluster.check(content, [node.stage])
             _flow(node, content)
             drain.drain()
         finally:
@@ -67,7 +68,7 @@ def _flow(node: Node, content: Params) -> None:
     from prefect_ray import RayTaskRunner
 
     graph.nodes(content)
-    compute.require(compute.Compute.of(content), node.stage)
+    compute.require(compute.Compute.of(content), [node.stage])
     flow: Any = importlib.import_module(f"flows.{node.stage}").run
     alone = os.environ.get(PIPELINE) is None  # a pipeline sees its stages end; their heartbeats cost a second each
     beats = {} if alone else {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}

@@ -12,8 +12,10 @@ def prestart(wanted: int) -> None:
     (node_manager.proto, PrestartWorkers): without a job id the workers serve any job. Where it is refused, stages
     are slower, not wrong.
     """
+    import ray
+
     head = services.running("ray")
-    if head is None:
+    if head is None or head.address != ray.get_runtime_context().gcs_address:
         return
     request_workers(wanted - _idle(head.pid))
 

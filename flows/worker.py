@@ -13,11 +13,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import ray
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging.handlers import APILogWorker
 
-from flows import events, reports, vitals
+from flows import events, mail, reports, vitals
 
 _SETTINGS: dict[str, Any] = {"cache_policy": NO_CACHE, "persist_result": False, "retries": 0}
 _NEWS_S = 10.0
@@ -45,21 +46,29 @@ def plan(job: dict[str, Any]) -> dict[str, Any]:
 @task(name="work", task_run_name="{unit[id]}", **_SETTINGS)
 def work(job: dict[str, Any], unit: dict[str, Any], place: str, report: str, gang: dict[str, Any]) -> dict[str, Any]:
     """Compute one unit at `place`, here or by a gang; what it reports goes to file `report`, line by line."""
+    with mail.posted(report) as near:
 
-    def compute() -> None:
-        from flows import parallel
-        from stages.io import run
-        from stages.io.job import Job
+        def compute() -> None:
+            from flows import parallel
 
-        if gang["workers"] > 1:
-            parallel.train(job, unit, place, report, parallel.Gang(**gang))
-            return
-        vital = vitals.sampled(reports.beside(Path(report), "system"), job["device"])
-        with vital, Path(report).open("a", encoding="utf-8") as stream:
-            run.run_unit(Job(**job), unit, place, reporter(stream, get_run_logger()))
+            if gang["workers"] > 1:  # its first worker posts what it reports, from wherever it is
+                parallel.train(job, unit, place, report, parallel.Gang(**gang))
+            else:
+                alone(job, unit, place, Path(near))
 
-    say = events.spoken(reports.beside(Path(report), "events"), unit["id"])
-    return _observed("work", job, unit["id"], compute, say)
+        say = events.spoken(reports.beside(Path(near), "events"), unit["id"])
+        return _observed("work", job, unit["id"], compute, say)
+
+
+def alone(job: dict[str, Any], unit: dict[str, Any], place: str, report: Path) -> None:
+    """Compute one unit in this process."""
+    from stages.io import run
+    from stages.io.job import Job
+
+    report.touch()  # it has started, whatever an earlier attempt left
+    vital = vitals.sampled(reports.beside(report, "system"), job["device"])
+    with vital, report.open("a", encoding="utf-8") as stream:
+        run.run_unit(Job(**job), unit, place, reporter(stream, get_run_logger()))
 
 
 @task(name="finish", **_SETTINGS)
@@ -113,6 +122,7 @@ def _observed(
         "end": time.time(),
         "host": platform.node(),
         "pid": os.getpid(),
+        "node": ray.get_runtime_context().get_node_id(),
     }
     return {"result": result, "span": span}
 

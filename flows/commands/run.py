@@ -69,7 +69,7 @@ def _run(overrides: Sequence[str], until: Sequence[str]) -> int:
 
 
 def _make(content: Params, changed: Mapping[str, list[str]], wanted: frozenset[Node], checking: Any) -> None:
-    from flows import compute, preflight, services
+    from flows import cluster, compute, preflight, services
     from flows.board import board
 
     opening = _Opening(daemon=True)
@@ -77,6 +77,7 @@ def _make(content: Params, changed: Mapping[str, list[str]], wanted: frozenset[N
     with board(content, wanted) as news, services.session(compute.Compute.of(content)) as addresses:
         preflight.result(checking)
         compute.connect(addresses["ray"])
+        cluster.check(content, [node.stage for node in wanted])
         from flows import pipeline
 
         pipeline.execute(content, (changed, wanted), opening.result(), news)

@@ -1,0 +1,133 @@
+"""Several raylets as a cluster: every node checked, units on both, nothing shared but S3, and one artefact."""
+
+import json
+import re
+import shutil
+
+import pytest
+import yaml
+
+from tests import s3
+from tests.flows.clone import Clone
+from tests.flows.raylets import Cluster
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(400), pytest.mark.filterwarnings("ignore")]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in s3.CREDENTIALS.items():
+            patch.setenv(name, value)
+        patch.setenv("FEWSTEP_CACHE", str(tmp_path_factory.mktemp("cache")))
+        with s3.server("team") as endpoint:
+            patch.setenv("AWS_ENDPOINT_URL_S3", endpoint)
+            yield endpoint
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory, store):
+    clone = Clone(tmp_path_factory.mktemp("clone"))
+    assert clone.fewstep("compose", "experiment=smoke").returncode == 0
+    up = clone.fewstep("up", "--prefect-port", "24397", "--mlflow-port", "25397")
+    assert up.returncode == 0, up.stderr
+    yield clone
+    assert "prefect stopped" in clone.fewstep("down").stdout
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory, clone):
+    """The package as a wheel would install it."""
+    folder = tmp_path_factory.mktemp("site")
+    for name in ("stages", "flows"):
+        shutil.copytree(clone.root / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory, clone):
+    cluster = Cluster(tmp_path_factory.mktemp("ray"))
+    yield cluster
+    cluster.close()
+
+
+def words(cluster, store):
+    bulk = ("storage=s3", "storage.root=s3://team/fewstep", f"storage.endpoint={store}")
+    return ("experiment=smoke", "compute=address", f"compute.address={cluster.address}", *bulk)
+
+
+def refused(done, message):
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert done.returncode != 0
+    assert len(errors) == 1, done.stdout + done.stderr
+    assert re.search(message, errors[0]), errors[0]
+
+
+def record(clone, stage):
+    return json.loads((clone.root / f"data/lineage/{stage}.json").read_text())
+
+
+def test_a_cluster_that_is_too_small_is_refused_before_any_work(clone, cluster, store):
+    done = clone.fewstep("run", *words(cluster, store), "+compute.gpus.teacher=1", "--until", "teacher")
+    refused(done, r"compute.gpus: a task of teacher asks for 1 CPU, 1 GPU, the Ray at .* has 0 on its largest node")
+
+
+def test_a_node_that_cannot_do_the_work_is_named(clone, cluster, store, installed, tmp_path):
+    """One node without the project's folder, whose code is another: both are said of it, one run each."""
+    other = tmp_path / "site"
+    shutil.copytree(installed, other)
+    (other / "stages/core/path.py").write_text((installed / "stages/core/path.py").read_text() + "\n# other\n")
+    node = cluster.add(hide=clone.root, PYTHONPATH=str(other))
+    done = clone.fewstep("run", *words(cluster, store), "--until", "dataset")
+    refused(done, r"node .*: a worker with another version of the code \(.*site\); install the same commit")
+    cluster.kill(node)
+    cluster.wait_for(1)
+    assert not (clone.root / "data/dataset").exists()
+
+
+def test_without_a_shared_folder_or_s3_the_message_says_so(clone, cluster, store, installed):
+    cluster.add(hide=clone.root, PYTHONPATH=str(installed))
+    local = ("experiment=smoke", "compute=address", f"compute.address={cluster.address}")
+    done = clone.fewstep("run", *local, "--until", "dataset")
+    refused(done, rf"does not see the folder {clone.root}; put the project on a folder that all nodes share")
+
+
+def test_units_run_on_both_nodes_and_nothing_is_shared_but_s3(clone, cluster, store, installed):
+    done = clone.fewstep("run", *words(cluster, store), "compute.nodes=2", "--until", "trajectories")
+    assert done.returncode == 0, done.stdout + done.stderr
+    spans = record(clone, "trajectories")["spans"]
+    assert len({span["node"] for span in spans if span["task"] == "work"}) == 2
+    kept = sorted((clone.root / ".fewstep/records/trajectories").glob("*.jsonl"))
+    assert [file.name for file in kept if file.name.count(".") == 1 and file.stat().st_size], kept
+    events = [json.loads(line) for line in (clone.root / ".fewstep/logs/events.jsonl").read_text().splitlines()]
+    told = [
+        event for event in events if event["stage"] == "trajectories" and event["unit"] and "starts" in event["message"]
+    ]
+    assert {event["unit"] for event in told} >= {span["unit"] for span in spans if span["task"] == "work"}
+
+
+def test_it_is_the_artefact_that_a_plain_process_makes(clone, tmp_path):
+    from stages.io import artefacts
+    from stages.io.job import Job
+    from stages.io.run import run
+
+    content, inputs = yaml.safe_load((clone.root / "params.yaml").read_text()), {}
+    for stage in ("dataset", "teacher", "trajectories"):
+        job = Job(stage=stage, arm=None, seed=0, section=content[stage], inputs=dict(inputs))
+        run(job, tmp_path / stage, tmp_path / "work", lambda *_: None)
+        inputs[stage] = str(tmp_path / stage)
+        assert artefacts.digest(tmp_path / stage) == artefacts.digest(clone.root / "data" / stage), stage
+
+
+def test_a_job_runs_the_same_command_on_the_head(clone, cluster, store, capfd):
+    address = f"http://127.0.0.1:{cluster.dashboard}"
+    missing = clone.fewstep("submit", "--address", address, "--dir", "/nowhere")
+    assert missing.returncode == 1
+    assert "error: no project in /nowhere on the head" in missing.stdout
+    assert re.search(r"error: job raysubmit_\w+: failed", missing.stderr), missing.stderr
+    # What was made is up to date: the same parameters, composed on the head.
+    given = [word for word in words(cluster, store) if not word.startswith("compute")]
+    done = clone.fewstep("submit", *given, "--until", "trajectories", "--address", address)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "all up to date" in done.stdout
+    refused(clone.fewstep("submit", "--address", "http://127.0.0.1:9"), "no Ray dashboard answers there")
