@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.table import STAGES, Node
+from stages.io.artefacts import read_manifest
 
 CANDIDATE, CHAMPION = "candidate", "champion"
 _VERSION = re.compile(r"(?:models:/)?(?P<name>[^/@]+)(?:/(?P<number>\d+)|@(?P<alias>[\w-]+))")
@@ -133,6 +134,9 @@ class Registry:
         from mlflow.utils.mlflow_tags import MLFLOW_MODEL_IS_EXTERNAL
 
         tags = {MLFLOW_MODEL_IS_EXTERNAL: "true", "artefact": str(folder), "dvc.digest": record["digest"]}
+        objects = read_manifest(folder.parent).get("objects")
+        if objects:  # the weights' digests are in the manifest, the weights in this store
+            tags["objects"] = objects
         experiment = self._client.get_run(run).info.experiment_id
         model = self._client.create_logged_model(experiment, name, run, tags, dict(params), "student")
         self._client.finalize_logged_model(model.model_id, "READY")

@@ -39,6 +39,7 @@ def main(_parsed: argparse.Namespace) -> int:
         _gpu(),
         _git(),
         *_secrets(),
+        _storage(),
     ]:
         print(f"{'✓' if good else '✗'} {name:14} {fact}")
         faults += not good
@@ -109,6 +110,21 @@ def _secrets() -> list[tuple[str, str, bool]]:
     api = os.environ.get("PREFECT_API_URL", "")
     return [
         ("aws", "credentials found" if aws else "no credentials (only an s3:// remote needs them)", True),
-        ("dvc remote", "configured" if remote else "none (`dvc remote add -d` to share)", True),
+        ("dvc remote", "configured" if remote else "none (`fewstep remote` to share)", True),
         ("PREFECT_API_URL", api.rpartition("@")[2] or "not set: a run starts its own server", True),
     ]
+
+
+def _storage() -> tuple[str, str, bool]:
+    """Whether the S3 store of the parameters, if there is one, lets us in."""
+    from flows import sharing
+    from stages.io import params
+
+    try:
+        store = sharing.settle(params.read(Path("params.yaml"))).store()
+        if store is None:
+            return "storage", "data/ and .fewstep/ on this disk", True
+        store.require()
+    except ValueError as error:
+        return "storage", str(error), False
+    return "storage", f"{store.root} can be read", True
