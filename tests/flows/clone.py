@@ -30,10 +30,11 @@ class Clone:
     def fewstep(self, *words: str, timeout: float = 600) -> subprocess.CompletedProcess[str]:
         return self._call([sys.executable, "-m", "flows", *words], timeout)
 
-    def begin(self, *words: str) -> subprocess.Popen[bytes]:
+    def begin(self, *words: str, stderr: int | None = None) -> subprocess.Popen[bytes]:
         """The command line, not waited for."""
         command = [sys.executable, "-m", "flows", *words]
-        return subprocess.Popen(command, cwd=self.root, env=self._environment(), stdout=subprocess.DEVNULL)
+        where = {"cwd": self.root, "env": self._environment()}
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stderr, **where)
 
     def dvc(self, *words: str, timeout: float = 600) -> subprocess.CompletedProcess[str]:
         return self._call([sys.executable, "-m", "dvc", *words], timeout)

@@ -3,10 +3,16 @@
 import json
 import re
 import shutil
+import subprocess
+import time
 
 import pytest
 import yaml
 
+from stages.io import artefacts
+from stages.io import run as stages_run
+from stages.io.job import Job
+from stages.io.storage import Store
 from tests import s3
 from tests.flows.clone import Clone
 from tests.flows.raylets import Cluster
@@ -107,14 +113,10 @@ def test_units_run_on_both_nodes_and_nothing_is_shared_but_s3(clone, cluster, st
 
 
 def test_it_is_the_artefact_that_a_plain_process_makes(clone, tmp_path):
-    from stages.io import artefacts
-    from stages.io.job import Job
-    from stages.io.run import run
-
     content, inputs = yaml.safe_load((clone.root / "params.yaml").read_text()), {}
     for stage in ("dataset", "teacher", "trajectories"):
         job = Job(stage=stage, arm=None, seed=0, section=content[stage], inputs=dict(inputs))
-        run(job, tmp_path / stage, tmp_path / "work", lambda *_: None)
+        stages_run.run(job, tmp_path / stage, tmp_path / "work", lambda *_: None)
         inputs[stage] = str(tmp_path / stage)
         assert artefacts.digest(tmp_path / stage) == artefacts.digest(clone.root / "data" / stage), stage
 
@@ -131,3 +133,40 @@ def test_a_job_runs_the_same_command_on_the_head(clone, cluster, store, capfd):
     assert done.returncode == 0, done.stdout + done.stderr
     assert "all up to date" in done.stdout
     refused(clone.fewstep("submit", "--address", "http://127.0.0.1:9"), "no Ray dashboard answers there")
+
+
+SIZE = ("trajectories.num_trajectories=2048", "trajectories.steps=16", "trajectories.keep=[8]")
+"""Sixteen units, long enough to be struck."""
+
+
+def test_a_node_that_dies_costs_what_it_was_doing(clone, cluster, store, tmp_path):
+    """Then another joins that has half a GPU for each of two units at once; the artefact is the undisturbed one."""
+    given = (*words(cluster, store), *SIZE)
+    run = clone.begin("run", *given, "--until", "trajectories", stderr=subprocess.PIPE)
+    sealed = "work/trajectories"
+    end = time.monotonic() + 120
+    while sum(name.endswith("unit.json") for name in Store("s3://team/fewstep").list(sealed)) < 2:
+        assert run.poll() is None, run.stderr.read()
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    cluster.kill(cluster.nodes[-1])
+    said = run.communicate(timeout=180)[1].decode()
+    assert run.returncode != 0
+    assert re.search(r"^error: .*(died|killed).*run it again", said, flags=re.M), said
+    cluster.wait_for(1)
+    kept = {name for name in Store("s3://team/fewstep").list(sealed) if name.endswith("unit.json")}
+    assert len(kept) >= 2
+
+    began = time.time()
+    cluster.add("--num-gpus=1", "--num-cpus=2")
+    done = clone.fewstep("run", *given, "+compute.gpus.trajectories=0.5", "--until", "trajectories")
+    assert done.returncode == 0, done.stdout + done.stderr
+    spans = [s for s in record(clone, "trajectories")["spans"] if s["task"] == "work" and s["start"] > began]
+    assert len({span["node"] for span in spans}) == 1, "the GPU is on one node"
+    assert any(a["start"] < b["start"] < a["end"] for a in spans for b in spans), "two halves at once"
+
+    content = yaml.safe_load((clone.root / "params.yaml").read_text())
+    inputs = {name: str(clone.root / "data" / name) for name in ("dataset", "teacher")}
+    job = Job(stage="trajectories", arm=None, seed=0, section=content["trajectories"], inputs=inputs)
+    stages_run.run(job, tmp_path / "plain", tmp_path / "work", lambda *_: None)
+    assert artefacts.digest(tmp_path / "plain") == artefacts.digest(clone.root / "data/trajectories")
