@@ -99,9 +99,9 @@ class Bench:
         lock["stages"] = {name: entry for name, entry in lock["stages"].items() if name not in STAGES}
         (self.root / "dvc.lock").write_text(yaml.safe_dump(lock))
 
-    def prepare(self) -> None:
-        """An undisturbed run, twice: its artefacts, and how long it takes with what it needs at hand."""
-        for _ in range(2):
+    def prepare(self, times: int) -> None:
+        """Undisturbed runs: their artefacts, which must be equal, and how long the last one takes."""
+        for _ in range(times):
             began = time.monotonic()
             done = self.call(*self.words())
             if done.returncode:
@@ -349,7 +349,9 @@ def summary(trials: Sequence[Trial], undisturbed: dict[str, float]) -> str:
     return "\n".join(lines)
 
 
-def run(faults: Sequence[str], trials: int, seed: int) -> tuple[list[Trial], dict[str, float]]:
+def run(
+    faults: Sequence[str], trials: int, seed: int, undisturbed_runs: int = 2
+) -> tuple[list[Trial], dict[str, float]]:
     """`trials` trials, the faults in turn; `disk` on a small file system, `network` on a store."""
     rng, done, undisturbed = random.Random(seed), list[Trial](), dict[str, float]()
     order = [faults[i % len(faults)] for i in range(trials)]
@@ -362,7 +364,7 @@ def run(faults: Sequence[str], trials: int, seed: int) -> tuple[list[Trial], dic
             bench(Path(folder), store="network" in mine, small_disk="disk" in mine) as made,
         ):
             up(made)
-            made.prepare()
+            made.prepare(undisturbed_runs)
             undisturbed = undisturbed or {"seconds": made.seconds, "compute_s": made.compute_s}
             print(f"undisturbed: {made.seconds:.1f} s, {made.compute_s:.1f} s computed", flush=True)
             done += [attempt(made, fault, rng) for fault in mine]
