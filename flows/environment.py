@@ -15,6 +15,7 @@ SETTINGS = {
     "PREFECT_SERVER_EPHEMERAL_ENABLED": "false",  # a worker without an address must fail, not start its own server
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # we print for people; Prefect's lines go to its server
     "PREFECT_LOGGING_INTERNAL_LEVEL": "CRITICAL",  # a server that went away is told once, not with every event
+    "PREFECT_CLIENT_MAX_RETRIES": "2",  # a quarter of a minute a request; with its five, a dead server took minutes
     "PREFECT_TASKS_DEFAULT_NO_CACHE": "true",  # DVC is the only cache
     "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "false",
     "RAY_AUTH_MODE": "disabled",  # else a local Ray writes a token to the home folder and half of the children miss it
