@@ -2,8 +2,9 @@
 
 python benchmarks/chaos.py --trials 56 --seed 0 --json chaos.json
 
-Each trial: begin `fewstep run --until trajectories` in a clone, do one thing to it at a random moment, wait for the
-run to end (a bound), then run it again. It holds if the first run ended with bitwise the undisturbed artefacts, or
+Each trial: begin `fewstep run --until trajectories` in a clone (with --stage only `fewstep stage trajectories`, what DVC
+calls, which takes a third of the time), do one thing to it at a random moment, wait for the run to end (a bound), then
+run it again. It holds if the first run ended with bitwise the undisturbed artefacts, or
 with a message and a code that is not 0 and the second run made them; if at no time dvc.lock named anything else; if no
 process was left; and if nothing took longer than the bound. Needs Linux; `disk` needs root, for a small file system.
 """
@@ -68,6 +69,8 @@ class Bench:
     root: Path
     endpoint: str | None
     environment: dict[str, str]
+    stages: tuple[str, ...] = STAGES
+    """What is made anew in each trial."""
     truth: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
     compute_s: float = 0.0
@@ -84,23 +87,32 @@ class Bench:
         )
 
     def words(self) -> tuple[str, ...]:
+        """What is begun and struck."""
+        return self.whole() if self.stages == STAGES else ("stage", self.stages[-1])
+
+    def whole(self) -> tuple[str, ...]:
         """The run, with the store if it has one."""
         store = ("storage=s3", "storage.root=s3://team/chaos", f"storage.endpoint={self.endpoint}")
         return (*RUN, *(store if self.endpoint else ()))
 
     def reset(self) -> None:
         """As before the first run of the teacher: no artefact, no cache of runs, no work begun."""
-        for stage in STAGES:
+        for stage in self.stages:
             shutil.rmtree(self.root / "data" / stage, ignore_errors=True)
             (self.root / f"data/lineage/{stage}.json").unlink(missing_ok=True)
             shutil.rmtree(self.root / ".fewstep/work" / stage, ignore_errors=True)
         shutil.rmtree(self.root / ".dvc/cache/runs", ignore_errors=True)
         lock = yaml.safe_load((self.root / "dvc.lock").read_text())
-        lock["stages"] = {name: entry for name, entry in lock["stages"].items() if name not in STAGES}
+        lock["stages"] = {name: entry for name, entry in lock["stages"].items() if name not in self.stages}
         (self.root / "dvc.lock").write_text(yaml.safe_dump(lock))
 
     def prepare(self, times: int) -> None:
         """Undisturbed runs: their artefacts, which must be equal, and how long the last one takes."""
+        if self.stages != STAGES:
+            done = self.call(*self.whole())
+            if done.returncode:
+                raise SystemExit(f"the undisturbed run failed: {done.stdout}{done.stderr}")
+            self.reset()
         for _ in range(times):
             began = time.monotonic()
             done = self.call(*self.words())
@@ -115,13 +127,13 @@ class Bench:
 
     def digests(self) -> dict[str, str]:
         """Stage -> digest of its artefact, after every file was found whole."""
-        for stage in STAGES:
+        for stage in self.stages:
             artefacts.verify(self.root / "data" / stage)
-        return {stage: artefacts.digest(self.root / "data" / stage) for stage in STAGES}
+        return {stage: artefacts.digest(self.root / "data" / stage) for stage in self.stages}
 
     def computed(self) -> float:
         """Seconds of computation in the last making of both stages."""
-        records = [json.loads((self.root / f"data/lineage/{stage}.json").read_text()) for stage in STAGES]
+        records = [json.loads((self.root / f"data/lineage/{stage}.json").read_text()) for stage in self.stages]
         return sum(record["compute_seconds"] for record in records)
 
     def processes(self, holds: Callable[[str], bool]) -> list[psutil.Process]:
@@ -292,7 +304,7 @@ def _judge(made: Bench, trial: Trial, text: str, missed: bool) -> str:
 def _false_records(made: Bench) -> str:
     """A stage that dvc.lock calls made, and is not."""
     recorded = yaml.safe_load((made.root / "dvc.lock").read_text())["stages"]
-    for stage in STAGES:
+    for stage in made.stages:
         folder = made.root / "data" / stage
         if stage in recorded:
             try:
@@ -317,7 +329,7 @@ def _again(made: Bench, trial: Trial) -> None:
     elif made.digests() != made.truth:
         trial.why = "the second run made another artefact"
     else:
-        records = [json.loads((made.root / f"data/lineage/{stage}.json").read_text()) for stage in STAGES]
+        records = [json.loads((made.root / f"data/lineage/{stage}.json").read_text()) for stage in made.stages]
         spans = [span for record in records for span in record["spans"] if span["start"] > began]
         trial.again_compute_s = sum(span["end"] - span["start"] for span in spans)
         left = made.processes(lambda line: "-m flows run" in line or "-m flows stage" in line or "-m dvc" in line)
@@ -350,7 +362,7 @@ def summary(trials: Sequence[Trial], undisturbed: dict[str, float]) -> str:
 
 
 def run(
-    faults: Sequence[str], trials: int, seed: int, undisturbed_runs: int = 2
+    faults: Sequence[str], trials: int, seed: int, undisturbed_runs: int = 2, stages: tuple[str, ...] = STAGES
 ) -> tuple[list[Trial], dict[str, float]]:
     """`trials` trials, the faults in turn; `disk` on a small file system, `network` on a store."""
     rng, done, undisturbed = random.Random(seed), list[Trial](), dict[str, float]()
@@ -364,6 +376,7 @@ def run(
             bench(Path(folder), store="network" in mine, small_disk="disk" in mine) as made,
         ):
             up(made)
+            made.stages = stages
             made.prepare(undisturbed_runs)
             undisturbed = undisturbed or {"seconds": made.seconds, "compute_s": made.compute_s}
             print(f"undisturbed: {made.seconds:.1f} s, {made.compute_s:.1f} s computed", flush=True)
@@ -377,9 +390,12 @@ def main() -> int:
     parser.add_argument("--trials", type=int, default=56)
     parser.add_argument("--faults", default=",".join(FAULTS))
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--stage", action="store_true", help="strike one stage instead of a pipeline run")
     parser.add_argument("--json", type=Path)
     parsed = parser.parse_args()
-    trials, undisturbed = run(parsed.faults.split(","), parsed.trials, parsed.seed)
+    faults = [fault for fault in parsed.faults.split(",") if not (parsed.stage and fault == "run")]
+    stages = STAGES[-1:] if parsed.stage else STAGES
+    trials, undisturbed = run(faults, parsed.trials, parsed.seed, stages=stages)
     print(summary(trials, undisturbed))
     if parsed.json:
         parsed.json.write_text(json.dumps({"undisturbed": undisturbed, "trials": list(map(asdict, trials))}, indent=1))
