@@ -4,8 +4,9 @@ python benchmarks/chaos.py --trials 56 --seed 0 --json chaos.json
 
 Each trial: begin `fewstep run --until trajectories` in a clone (with --stage only `fewstep stage trajectories`, what
 DVC calls, which takes a third of the time), do one thing to it at a random moment, wait for the run to end (a bound),
-then run it again. It holds if the first run ended with bitwise the undisturbed artefacts, or with a message and a code that is not 0 and the second run made them; if at no time dvc.lock named anything else; if no
-process was left; and if nothing took longer than the bound. Needs Linux; `disk` needs root, for a small file system.
+then run it again. It holds if the first run ended with bitwise the undisturbed artefacts, or with a message and a
+code that is not 0 and the second run made them; if at no time dvc.lock named anything else; if no process was left;
+and if nothing took longer than the bound. Needs Linux; `disk` needs root, for a small file system.
 """
 
 import argparse
