@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flows import store
 from flows.table import STAGES, Node
 from stages.io.artefacts import read_manifest
 
@@ -99,7 +100,8 @@ class Registry:
             model = self._logged_model(name, folder, run, record, params)
             # A server takes no folder of ours for a source: there the logged model stands for it; its tags lead here.
             remote = self._client.tracking_uri.startswith("http")
-            made = self._client.create_model_version(
+            made = store.insist(
+                self._client.create_model_version,
                 name,
                 model.artifact_location if remote else folder.as_uri(),
                 run,
@@ -107,7 +109,7 @@ class Registry:
                 model_id=model.model_id if remote else None,
             )
             known = Version(name, str(made.version), run, record["digest"], ())
-        self._client.set_registered_model_alias(name, CANDIDATE, known.number)
+        store.insist(self._client.set_registered_model_alias, name, CANDIDATE, known.number)
         return known
 
     def promote(self, version: Version, facts: Mapping[str, str]) -> None:
@@ -120,7 +122,7 @@ class Registry:
         from mlflow.exceptions import MlflowException
 
         try:
-            self._client.create_registered_model(name)
+            store.insist(self._client.create_registered_model, name)
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise

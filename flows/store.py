@@ -2,9 +2,11 @@
 
 import fcntl
 import os
+import random
+import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,8 @@ FILE = Path("mlruns/mlflow.db")
 ADDRESS = "MLFLOW_TRACKING_URI"
 """Environment variable: the team's server, http(s)://. Without it runs are kept in FILE."""
 PATIENCE_S = 10.0
+_TRIES = 8
+_AT_ONCE = ("UniqueViolation", "UNIQUE constraint", "StaleDataError", "DeadlockDetected", "SerializationFailure")
 
 
 def uri() -> str:
@@ -90,6 +94,20 @@ def connect(experiment: str) -> tuple[Any, str]:
                 raise
             text = f"MLflow's server at {shown(address)} did not give its experiments: {_advice(error)}"
             raise ValueError(text) from error
+
+
+def insist(call: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+    """`call`, again where MLflow's server failed it because another run entered the same row at that moment."""
+    from mlflow.exceptions import MlflowException
+
+    for left in reversed(range(_TRIES)):
+        try:
+            return call(*arguments, **named)
+        except MlflowException as error:
+            if not left or not any(word in str(error) for word in _AT_ONCE):
+                raise
+            time.sleep(random.uniform(0.1, 0.5))  # noqa: S311 (apart from the others)
+    raise AssertionError("the last try returns or raises")
 
 
 def _make(client: Any) -> None:

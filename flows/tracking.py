@@ -180,7 +180,7 @@ class Tracker:
             dataset = MetaDataset(where, name=source["made_by"], digest=source["digest"])
             inputs.append(DatasetInput(dataset._to_mlflow_entity(), [InputTag("mlflow.data.context", name)]))
         if inputs:
-            self.client.log_inputs(run, datasets=inputs)
+            store.insist(self.client.log_inputs, run, datasets=inputs)
 
     def _model(self, node: Node, run: str, record: Mapping[str, Any]) -> None:
         params = {key: str(value)[:250] for key, value in flat(record["parameters"])}

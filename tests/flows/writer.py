@@ -74,7 +74,7 @@ def _artefact(node, number, run):
     Path(node.folder).parent.mkdir(parents=True, exist_ok=True)
     artefacts.commit(build, Path(node.folder), metrics={"score": number / 8})
     teacher = {"artefact": "data/teacher", "digest": "0" * 32 + ".dir", "made_by": "teacher", "mlflow_run": None}
-    record = {"stage": node.stage, "arm": node.arm, "artefact": node.folder, "digest": "1" * 32 + ".dir"}
+    record = {"stage": node.stage, "arm": node.arm, "artefact": node.folder, "digest": f"{number + 1:032x}.dir"}
     record |= {"inputs": {"teacher": teacher}, "seed": number, "parameters": PARAMETERS}
     record |= {
         "git": {"commit": "c", "dirty": False},
