@@ -17,7 +17,7 @@ from tests import s3
 from tests.flows.clone import Clone
 from tests.flows.raylets import Cluster
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(400), pytest.mark.filterwarnings("ignore")]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(900), pytest.mark.filterwarnings("ignore")]
 
 
 @pytest.fixture(scope="module")

@@ -103,7 +103,7 @@ def ranks(clone):
 
 
 @pytest.mark.integration
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 def test_two_workers_make_what_one_makes_even_if_one_is_killed(clone, monkeypatch):
     monkeypatch.chdir(clone.root)
     alone = clone.fewstep("stage", "teacher")

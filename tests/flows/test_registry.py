@@ -15,7 +15,7 @@ from flows.registry import Registry, is_version, student_of
 from flows.table import Node
 from tests.flows import project
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(120), pytest.mark.filterwarnings("ignore")]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(400), pytest.mark.filterwarnings("ignore")]
 GATE = {"metric": "score_heldout", "higher_is_better": True, "tolerance": 0.0, "same_judge": True, "clean_git": False}
 
 

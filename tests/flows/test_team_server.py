@@ -15,7 +15,7 @@ from tests.flows.clone import Clone
 from tests.flows.team import ROOT, SECRET, SERVER, Team, end
 from tests.flows.writer import STEPS
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(400), pytest.mark.filterwarnings("ignore")]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(900), pytest.mark.filterwarnings("ignore")]
 WRITERS = 8
 
 
