@@ -30,7 +30,7 @@ SETTINGS = {
     "diffusers.models.transformers.transformer_sd3,transformers.models.clip.modeling_clip",
     "MLFLOW_ENABLE_TELEMETRY": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_LOGGING_LEVEL": "WARNING",  # not a line for every table of a new database
+    "MLFLOW_LOGGING_LEVEL": "CRITICAL",  # what fails is raised, and told once
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     # A team's server may restart under us: five tries, 0, 4, 8, 16 and 32 s apart, then an error.
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
