@@ -102,9 +102,11 @@ class Bench:
             (self.root / f"data/lineage/{stage}.json").unlink(missing_ok=True)
             shutil.rmtree(self.root / ".fewstep/work" / stage, ignore_errors=True)
         shutil.rmtree(self.root / ".dvc/cache/runs", ignore_errors=True)
-        lock = yaml.safe_load((self.root / "dvc.lock").read_text())
-        lock["stages"] = {name: entry for name, entry in lock["stages"].items() if name not in self.stages}
-        (self.root / "dvc.lock").write_text(yaml.safe_dump(lock))
+        file = self.root / "dvc.lock"
+        if file.is_file():
+            lock = yaml.safe_load(file.read_text())
+            lock["stages"] = {name: entry for name, entry in lock["stages"].items() if name not in self.stages}
+            file.write_text(yaml.safe_dump(lock))
 
     def prepare(self, times: int) -> None:
         """Undisturbed runs: their artefacts, which must be equal, and how long the last one takes."""
@@ -165,7 +167,6 @@ def bench(folder: Path, *, store: bool, small_disk: bool) -> Iterator[Bench]:
         environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
         endpoint = None
         if store:
-            os.environ.update(s3.CREDENTIALS)
             network = s3.Network(stack.enter_context(s3.server("team")))
             stack.callback(network.close)
             endpoint = network.endpoint

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from flows.compute import Compute, require
+from flows.capacity import require
+from flows.compute import Compute
 from flows.environment import HOME
 from flows.sharing import Storage
 from flows.table import Params

@@ -2,8 +2,10 @@
 
 import os
 import socket
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Literal
+
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from flows import mail
 from flows.table import Node
@@ -21,6 +23,28 @@ _VITAL: list[tuple[str, int]] = []
 
 TRAINING = ("teacher", "distill", "rl")
 """Stages whose units several workers can compute together."""
+
+
+JUDGED = ("rl",)
+"""Stages whose samples reward workers can score."""
+
+
+@config
+class RewardWorkers:
+    """What scores the samples of a unit, beside it."""
+
+    workers: NonNegativeInt
+    """Of each unit; with 0 it scores its samples itself."""
+    cpus: PositiveInt
+    """Of each worker; also its torch threads."""
+    gpus: NonNegativeFloat
+    """Of each worker."""
+    resources: Mapping[str, float]
+    """Of each worker: whatever else the cluster's nodes were started with."""
+
+    def needs(self) -> dict[str, float]:
+        """Name of a resource -> how much of it one worker takes."""
+        return {"CPU": float(self.cpus), "GPU": self.gpus, **self.resources}
 
 
 @config
@@ -41,10 +65,11 @@ class Compute:
     """That train one model together, by stage, each with the cpus and gpus of a task; they share a batch's slices."""
     resources: Mapping[str, Mapping[str, float]]
     """Of one task, by stage: whatever else the cluster's nodes were started with."""
+    rewards: RewardWorkers
     stall_s: float
     """A unit that reports nothing for this long is taken for hung, and ended."""
     place_s: float
-    """Workers that train together and find no room for this long give up."""
+    """Workers of one unit, of training or of rewards, that find no room for this long give up."""
 
     @classmethod
     def of(cls, params: Mapping[str, Any]) -> "Compute":
@@ -73,6 +98,10 @@ class Compute:
     def workers_of(self, stage: str) -> int:
         """Workers that compute one unit of `stage` together."""
         return self.workers.get(stage, self.workers["default"]) if stage in TRAINING else 1
+
+    def judges_of(self, stage: str) -> int:
+        """Reward workers of one unit of `stage`."""
+        return self.rewards.workers if stage in JUDGED else 0
 
     def check_shares(self, node: Node, params: Mapping[str, Any]) -> None:
         """ValueError if `node`'s workers could not share its batch alike, or would share a GPU."""
@@ -148,44 +177,6 @@ def check_alive() -> None:
                 f"Ray died (nothing answers at {host}:{port}); finished units are kept, run it again to go on from "
                 "there"
             ) from None
-
-
-def require(compute: Compute, stages: Iterable[str]) -> None:
-    """ValueError if no node of the Ray that this process has joined can hold one task of each of `stages`."""
-    import ray
-
-    check_alive()
-    address = ray.get_runtime_context().gcs_address
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    for stage in sorted(set(stages)):
-        _require_node(compute, stage, nodes, address)
-        _require_gang(compute, stage, nodes, address)
-
-
-def _require_node(compute: Compute, stage: str, nodes: Sequence[Mapping[str, float]], address: str) -> None:
-    need = compute.needs(stage)
-    if any(all(node.get(name, 0.0) >= amount for name, amount in need.items()) for node in nodes):
-        return
-    most = {name: max((node.get(name, 0.0) for node in nodes), default=0.0) for name in need}
-    name = next((name for name in need if most[name] < need[name]), "CPU")
-    words = f"has {most[name]:g} on its largest node" if most[name] < need[name] else "has no node with all of it"
-    key = {"CPU": "cpus", "GPU": "gpus"}.get(name, f"resources.{stage}.{name}")
-    asked = ", ".join(f"{amount:g} {kind}" for kind, amount in need.items() if amount)
-    raise ValueError(
-        f"compute.{key}: a task of {stage} asks for {asked}, the Ray at {address} {words}; lower it in "
-        "params/compute/, or join a larger cluster"
-    )
-
-
-def _require_gang(compute: Compute, stage: str, nodes: Sequence[Mapping[str, float]], address: str) -> None:
-    count = compute.workers_of(stage)
-    for name, amount in compute.needs(stage).items():
-        have = sum(node.get(name, 0.0) for node in nodes)
-        if count * amount > have:
-            raise ValueError(
-                f"compute.workers.{stage}: {count} workers ask for {count * amount:g} {name}, the Ray at {address} has "
-                f"{have:g}; lower it in params/compute/, or join a larger cluster"
-            )
 
 
 def _reach(host: str, port: int) -> None:

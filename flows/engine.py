@@ -10,6 +10,7 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from flows.compute import Compute
 from flows.crashes import settle_tasks
 from flows.environment import HOME
 from flows.follow import Progress, gather
+from flows.judges import Bench, room
 from flows.parallel import Gang
 from flows.sharing import Storage
 from flows.table import STAGES, Node, Params
@@ -69,7 +71,7 @@ def execute(node: Node) -> dict[str, float]:
 
 
 def _run(task: Task, content: Params, submitted: list[Any]) -> dict[str, float]:
-    started, log, node = time.time(), get_run_logger(), task.node
+    started, node = time.time(), task.node
     sources = lineage.sources(STAGES[node.stage].inputs(content, node.arm))
     spans: list[lineage.Span] = []
 
@@ -82,18 +84,8 @@ def _run(task: Task, content: Params, submitted: list[Any]) -> dict[str, float]:
     events.computed(node, planned["span"])
     units = planned["result"]
     parts = {unit["id"]: f"{task.place}/{unit['id']}" for unit in units}
-    files = {name: (task.work / f"{name}.jsonl").resolve() for name in parts}
-    reports.announce(node, files)
-    gang = Gang.of(task.compute, node.stage)
-    submit, told = _submit(worker.work, task, gang=gang.workers > 1), gang.to_json()
-    spoken = {name: reports.beside(file, "events") for name, file in files.items()}
-    with gpus.taken(task.compute.gpus_of(node.stage) * gang.workers * len(units)), events.forwarding(node, spoken):
-        futures = [submit(task.job.to_json(), unit, parts[unit["id"]], str(files[unit["id"]]), told) for unit in units]
-        submitted += futures
-        prestart(task.compute.total_cpus())  # for those who come next, while this computes
-        log.info("%d units on %d workers of %d CPUs each", len(units), gang.workers, gang.cpus)
-        done = gather(futures, task.compute, files, Progress(node, task.job.section, len(units)))
-    spans += [each["span"] for each in done]
+    done = _fan_out(task, units, parts, submitted)
+    spans += [each["span"] | each["result"] for each in done]
     out = Path(node.folder).resolve()
     finished = one(worker.finish, list(parts.values()), f"{task.place}/artefact" if task.store else str(out))
     spans.append(finished["span"])
@@ -107,6 +99,33 @@ def _run(task: Task, content: Params, submitted: list[Any]) -> dict[str, float]:
     reports.keep(node, task.work)
     shutil.rmtree(task.work, ignore_errors=True)  # the artefact holds it all now
     return finished["result"]
+
+
+def _fan_out(
+    task: Task, units: Sequence[Mapping[str, Any]], parts: Mapping[str, str], submitted: list[Any]
+) -> list[dict[str, Any]]:
+    """All units, each at its place in `parts`, with the workers it needs beside it; what their tasks returned."""
+    node, compute = task.node, task.compute
+    gang, bench = Gang.of(compute, node.stage), Bench.of(compute, node.stage)
+    alone, together = gang.workers == 1, {"gang": gang.to_json(), "bench": bench.to_json()}
+    assert len(units) == 1 or not bench.count, "units of one stage would wait for each other's rooms"
+    files = {name: (task.work / f"{name}.jsonl").resolve() for name in parts}
+    spoken = {name: reports.beside(file, "events") for name, file in files.items()}
+    reports.announce(node, files)
+    with ExitStack() as stack:
+        stack.enter_context(gpus.taken((compute.gpus_of(node.stage) * gang.workers + bench.gpus) * len(units)))
+        stack.enter_context(events.forwarding(node, spoken))
+        futures = []
+        for name, unit in zip(parts, units, strict=True):
+            # A gang finds room by itself.
+            place = stack.enter_context(room(bench, compute.needs(node.stage))) if alone else {}
+            submit = _submit(worker.work, task, gang=not alone, **place)
+            futures.append(submit(task.job.to_json(), unit, parts[name], str(files[name]), together))
+            submitted.append(futures[-1])
+        # For those who come next, while this computes; where it takes every core, its own workers are theirs.
+        prestart(compute.total_cpus() - len(units))
+        get_run_logger().info("%d units on %d workers of %d CPUs each", len(units), gang.workers, gang.cpus)
+        return gather(futures, compute, files, Progress(node, task.job.section, len(units)))
 
 
 def _prepare(node: Node, content: Params) -> Task:
@@ -148,7 +167,7 @@ def _notes(node: Node, inputs: Mapping[str, str]) -> dict[str, Any]:
     return {"seconds": {Node.of_folder(r["artefact"]).name: r["compute_seconds"] for r in records if r}}
 
 
-def _submit(task: Any, what: Task, *, light: bool = False, gang: bool = False) -> Any:
+def _submit(task: Any, what: Task, *, light: bool = False, gang: bool = False, **more: Any) -> Any:
     """`task.submit` with this stage's resources. A light task takes no core: it must not queue behind an arm's hour.
 
     Nor does one that only waits for its gang: it would hold what they need.
@@ -159,6 +178,7 @@ def _submit(task: Any, what: Task, *, light: bool = False, gang: bool = False) -
         "num_cpus": 0 if gang or (light and not gpus) else what.compute.cpus_of(stage),
         "num_gpus": gpus,
         "max_retries": 0,
+        **more,
     }
     extra = what.compute.resources.get(stage)
     if extra and not light:

@@ -24,7 +24,7 @@ SETTINGS = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # a local Ray listens on loopback only
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a task without a GPU sees none
     "RAY_worker_niceness": "0",
-    "RAY_prestart_worker_first_driver": "false",  # compute.prestart asks for warm workers instead
+    "RAY_prestart_worker_first_driver": "false",  # warmth.prestart asks for warm workers instead
     # Ours are not among them: a warm worker must not hold code that has been edited since.
     "RAY_preload_python_modules": "torch,prefect,prefect.task_engine,safetensors.torch,"
     "diffusers.models.transformers.transformer_sd3,transformers.models.clip.modeling_clip",

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.compute import Compute
+from stages.core.types import Reward
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +46,12 @@ class Gang:
         return asdict(self)
 
 
-def train(job: Mapping[str, Any], unit: Mapping[str, Any], place: str, report: str, gang: Gang) -> None:
+def train(
+    job: Mapping[str, Any], unit: Mapping[str, Any], place: str, report: str, gang: Gang, reward: Reward | None
+) -> None:
     """Compute `unit` at `place` with all workers of `gang`, unless that was done before. Holds no core itself.
+
+    `reward`, if there is one, is asked by all of them.
 
     Raises what the stage raised on a worker; ValueError where they find no room, ChildProcessError where one died.
     """
@@ -61,7 +66,7 @@ def train(job: Mapping[str, Any], unit: Mapping[str, Any], place: str, report: s
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(gang.place_s)
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = os.environ["RAY_TRAIN_ENABLE_PRINT_PATCH"] = "0"
     resources = {"CPU": float(gang.cpus)} | ({"GPU": float(gang.gpus)} if gang.gpus else {})
-    told = {"job": dict(job), "unit": dict(unit), "place": place, "report": report}
+    told = {"job": dict(job), "unit": dict(unit), "place": place, "report": report, "reward": reward}
     # Ray Train wants a folder for checkpoints of its own; ours lie with the unit, so that a lone worker finds them too.
     with tempfile.TemporaryDirectory(prefix="fewstep-gang-") as scratch:
         trainer = TorchTrainer(
@@ -93,6 +98,7 @@ def rank(told: Mapping[str, Any]) -> None:
 
     from flows import mail, reports, vitals
     from flows.worker import reporter
+    from stages.core.judging import judged_by
     from stages.core.ranks import Ranks
     from stages.io import run
     from stages.io.job import Job
@@ -102,13 +108,14 @@ def rank(told: Mapping[str, Any]) -> None:
     if job.device != "cpu":
         job = replace(job, device=str(get_device()))  # its own among those of the machine
     ranks = Ranks(context.get_world_rank(), context.get_world_size())
-    if not ranks.leads:
-        run.run_unit(job, told["unit"], told["place"], lambda _step, _metrics: None, ranks)
-        return
-    with mail.posted(told["report"]) as near:
-        vital = vitals.sampled(reports.beside(Path(near), "system"), job.device)
-        with vital, Path(near).open("a", encoding="utf-8") as stream:
-            run.run_unit(job, told["unit"], told["place"], reporter(stream), ranks)
+    with judged_by(told["reward"]):
+        if not ranks.leads:
+            run.run_unit(job, told["unit"], told["place"], lambda _step, _metrics: None, ranks)
+            return
+        with mail.posted(told["report"]) as near:
+            vital = vitals.sampled(reports.beside(Path(near), "system"), job.device)
+            with vital, Path(near).open("a", encoding="utf-8") as stream:
+                run.run_unit(job, told["unit"], told["place"], reporter(stream), ranks)
 
 
 def _cause(failures: Mapping[int, Exception], trace: str) -> Exception:

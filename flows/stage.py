@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from flows import child, cluster, compute, drain, graph, locks, relay, reports, services, sharing, tracking
+from flows import capacity, child, cluster, compute, drain, graph, locks, relay, reports, services, sharing, tracking
 from flows.environment import HOME
 from flows.table import Node, Params
 from stages.io import params
@@ -68,7 +68,7 @@ def _flow(node: Node, content: Params) -> None:
     from prefect_ray import RayTaskRunner
 
     graph.nodes(content)
-    compute.require(compute.Compute.of(content), [node.stage])
+    capacity.require(compute.Compute.of(content), [node.stage])
     flow: Any = importlib.import_module(f"flows.{node.stage}").run
     alone = os.environ.get(PIPELINE) is None  # a pipeline sees its stages end; their heartbeats cost a second each
     beats = {} if alone else {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}

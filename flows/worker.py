@@ -19,6 +19,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging.handlers import APILogWorker
 
 from flows import events, mail, reports, vitals
+from stages.core.judging import judged_by
 
 _SETTINGS: dict[str, Any] = {"cache_policy": NO_CACHE, "persist_result": False, "retries": 0}
 _NEWS_S = 10.0
@@ -44,17 +45,26 @@ def plan(job: dict[str, Any]) -> dict[str, Any]:
 
 
 @task(name="work", task_run_name="{unit[id]}", **_SETTINGS)
-def work(job: dict[str, Any], unit: dict[str, Any], place: str, report: str, gang: dict[str, Any]) -> dict[str, Any]:
-    """Compute one unit at `place`, here or by a gang; what it reports goes to file `report`, line by line."""
+def work(
+    job: dict[str, Any], unit: dict[str, Any], place: str, report: str, together: dict[str, Any]
+) -> dict[str, Any]:
+    """Compute one unit at `place`, here or by a gang, with its judges; file `report` gets what it reports by lines.
+
+    The result is what else its span says: where its judges were, if it had any.
+    """
+    from flows import judges, parallel
+
+    gang, bench = parallel.Gang(**together["gang"]), judges.Bench(**together["bench"])
     with mail.posted(report) as near:
 
-        def compute() -> None:
-            from flows import parallel
-
-            if gang["workers"] > 1:  # its first worker posts what it reports, from wherever it is
-                parallel.train(job, unit, place, report, parallel.Gang(**gang))
-            else:
-                alone(job, unit, place, Path(near))
+        def compute() -> dict[str, Any]:
+            with judges.seated(bench, job) as (panel, nodes):
+                if gang.workers > 1:  # its first worker posts what it reports, from wherever it is
+                    parallel.train(job, unit, place, report, gang, panel)
+                else:
+                    with judged_by(panel):
+                        alone(job, unit, place, Path(near))
+            return {"judges": nodes} if nodes else {}
 
         say = events.spoken(reports.beside(Path(near), "events"), unit["id"])
         return _observed("work", job, unit["id"], compute, say)

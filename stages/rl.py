@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from stages.core import judging
 from stages.core.config import config
-from stages.core.types import Sink
+from stages.core.types import Reward, Sink
 from stages.io.dataset import Dataset
 from stages.io.job import Job
 from stages.models import load
@@ -45,6 +46,11 @@ def plan(_cfg: arm.Arm[Common], _job: Job) -> list[dict[str, Any]]:
     return [{"id": "all"}]
 
 
+def reward(cfg: arm.Arm[Common], job: Job) -> Reward:
+    """What scores samples: a weighted sum of what the verifier sees."""
+    return weighted(cfg.common.rewards, load_verifier(job.input("verifier"), job.device))
+
+
 def work(cfg: arm.Arm[Common], job: Job, _unit: Mapping[str, Any], out: Path, sink: Sink) -> None:
     """Train the policy and save it, with its sampler, to out/model."""
     if cfg.common.group_size < 2:
@@ -53,8 +59,7 @@ def work(cfg: arm.Arm[Common], job: Job, _unit: Mapping[str, Any], out: Path, si
     model = load(job.input("init") / "model", job.device).net
     if not isinstance(model, VelocityTransformer):
         raise ValueError(f"{job.where}.init={cfg.common.init}: a closed form has no weights to train; name a student")
-    reward = weighted(cfg.common.rewards, load_verifier(job.input("verifier"), job.device))
-    start = Start(init=model, teacher=model, reward=reward)
+    start = Start(init=model, teacher=model, reward=judging.appointed() or reward(cfg, job))
     trainer = Trainer(cfg.method, cfg.settings, cfg.common.budget, start, seed=job.seed, device=job.device)
     batch_at = data.groups(
         dataset,

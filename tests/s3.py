@@ -2,6 +2,7 @@
 
 import http.client
 import logging
+import os
 import re
 import socket
 import struct
@@ -10,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from unittest import mock
 
 CREDENTIALS = {
     "AWS_ACCESS_KEY_ID": "test",
@@ -30,7 +32,7 @@ _OF_ONE_HOP = ("connection", "transfer-encoding", "date", "server")
 
 @contextmanager
 def server(bucket: str) -> Iterator[str]:
-    """The endpoint of moto's server with an empty bucket; CREDENTIALS must be in the environment."""
+    """The endpoint of moto's server with an empty bucket; CREDENTIALS are in the environment while it runs."""
     import boto3
     from moto.server import ThreadedMotoServer
 
@@ -38,8 +40,9 @@ def server(bucket: str) -> Iterator[str]:
     moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     moto.start()
     endpoint = "http://{}:{}".format(*moto.get_host_and_port())
-    boto3.client("s3", endpoint_url=endpoint).create_bucket(Bucket=bucket)
-    yield endpoint
+    with mock.patch.dict(os.environ, CREDENTIALS):
+        boto3.client("s3", endpoint_url=endpoint).create_bucket(Bucket=bucket)
+        yield endpoint
     moto.stop()
 
 

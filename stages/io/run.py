@@ -15,7 +15,7 @@ from typing import Any
 
 from stages.core.config import check
 from stages.core.ranks import ALONE, Ranks, joined
-from stages.core.types import Sink
+from stages.core.types import Reward, Sink
 from stages.io import artefacts, places
 from stages.io.job import Job
 from stages.io.storage import Store, is_url, use
@@ -66,6 +66,15 @@ def run_unit(job: Job, unit: Unit, place: str, sink: Sink, ranks: Ranks = ALONE)
         return
     with tempfile.TemporaryDirectory(prefix="fewstep-rank-") as scratch:
         body(Path(scratch), lambda _step, _metrics: None)
+
+
+def reward(job: Job) -> Reward:
+    """What scores the samples of `job`'s training, for processes that do nothing else."""
+    import torch
+
+    torch.set_num_threads(job.threads)
+    use(job.endpoint)
+    return module_of(job).reward(configure(job), job)
 
 
 def finish(job: Job, parts: Sequence[str], out: str) -> Mapping[str, float]:

@@ -15,8 +15,6 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # of moto's server, which run
 
 @pytest.fixture
 def store(monkeypatch):
-    for name, value in s3.CREDENTIALS.items():
-        monkeypatch.setenv(name, value)
     with s3.server("team") as endpoint:
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", endpoint)
         monkeypatch.setattr(leases, "get_run_logger", __import__("logging").getLogger)

@@ -14,9 +14,9 @@ import urllib.error
 import urllib.request
 
 import pytest
-from moto.server import ThreadedMotoServer
 
 from flows.child import of_run
+from tests import s3
 from tests.flows.clone import ROOT, Clone
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600), pytest.mark.filterwarnings("ignore")]
@@ -26,19 +26,8 @@ FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 @pytest.fixture(scope="module")
 def bucket():
     """An S3 server's address, with an empty bucket `team`; credentials come from the environment."""
-    import boto3
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    settings = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
-    settings |= {"AWS_REQUEST_CHECKSUM_CALCULATION": "WHEN_REQUIRED", "AWS_EC2_METADATA_DISABLED": "true"}
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in settings.items():
-            patch.setenv(name, value)
-        endpoint = "http://{}:{}".format(*server.get_host_and_port())
-        boto3.client("s3", endpoint_url=endpoint).create_bucket(Bucket="team")
+    with s3.server("team") as endpoint:
         yield endpoint
-    server.stop()
 
 
 class Team:

@@ -3,36 +3,42 @@
 import shutil
 
 import pytest
-from moto.server import ThreadedMotoServer
 
+from tests import s3
 from tests.flows.clone import Clone
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600), pytest.mark.filterwarnings("ignore")]
 
 
-@pytest.fixture
-def bucket(monkeypatch):
+@pytest.fixture(scope="module")
+def bucket():
     """The endpoint of a server with an empty bucket `team`; credentials come from the environment, as they should."""
-    import boto3
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    endpoint = "http://{}:{}".format(*server.get_host_and_port())
-    settings = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
-    settings |= {"AWS_REQUEST_CHECKSUM_CALCULATION": "WHEN_REQUIRED", "AWS_EC2_METADATA_DISABLED": "true"}
-    for name, value in settings.items():
-        monkeypatch.setenv(name, value)
-    boto3.client("s3", endpoint_url=endpoint).create_bucket(Bucket="team")
-    yield endpoint
-    server.stop()
+    with s3.server("team") as endpoint:
+        yield endpoint
 
 
-def test_a_colleague_pulls_what_was_pushed_and_has_nothing_to_do(tmp_path, bucket):
-    mine, yours = Clone(tmp_path / "mine"), Clone(tmp_path / "yours")
-    composed = mine.fewstep("compose", "experiment=smoke")
+@pytest.fixture(scope="module")
+def mine(tmp_path_factory):
+    """A clone with one artefact."""
+    made = Clone(tmp_path_factory.mktemp("mine"))
+    composed = made.fewstep("compose", "experiment=smoke")
     assert composed.returncode == 0, composed.stderr
-    made = mine.dvc("repro", "dataset")
-    assert made.returncode == 0, made.stdout + made.stderr
+    repro = made.dvc("repro", "dataset")
+    assert repro.returncode == 0, repro.stdout + repro.stderr
+    return made
+
+
+def test_a_missing_bucket_is_an_error_and_loses_nothing(mine, bucket):
+    before = mine.lock()
+    assert mine.dvc("remote", "add", "wrong", "s3://nobodys/fewstep").returncode == 0
+    assert mine.dvc("remote", "modify", "wrong", "endpointurl", bucket).returncode == 0
+    assert mine.dvc("push", "-r", "wrong", "dataset").returncode != 0
+    assert mine.lock() == before
+    assert (mine.root / "data/dataset/manifest.json").is_file()
+
+
+def test_a_colleague_pulls_what_was_pushed_and_has_nothing_to_do(tmp_path, mine, bucket):
+    yours = Clone(tmp_path / "yours")
     for clone in (mine, yours):
         assert clone.dvc("remote", "add", "-d", "team", "s3://team/fewstep").returncode == 0
         assert clone.dvc("remote", "modify", "team", "endpointurl", bucket).returncode == 0
@@ -53,16 +59,3 @@ def test_a_colleague_pulls_what_was_pushed_and_has_nothing_to_do(tmp_path, bucke
     assert again.returncode == 0, again.stderr
     assert "Running" not in again.stdout, "the stage must come from the run cache"
     assert (yours.root / manifest).read_bytes() == (mine.root / manifest).read_bytes()
-
-
-def test_a_missing_bucket_is_an_error_and_loses_nothing(tmp_path, bucket):
-    mine = Clone(tmp_path / "mine")
-    assert mine.fewstep("compose", "experiment=smoke").returncode == 0
-    assert mine.dvc("repro", "dataset").returncode == 0
-    before = mine.lock()
-    mine.dvc("remote", "add", "-d", "team", "s3://nobodys/fewstep")
-    mine.dvc("remote", "modify", "team", "endpointurl", bucket)
-    pushed = mine.dvc("push", "dataset")
-    assert pushed.returncode != 0
-    assert mine.lock() == before
-    assert (mine.root / "data/dataset/manifest.json").is_file()

@@ -23,15 +23,12 @@ STAGES = ("dataset", "teacher", "trajectories")
 
 @pytest.fixture(scope="module")
 def network(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in s3.CREDENTIALS.items():
-            patch.setenv(name, value)
+    with pytest.MonkeyPatch.context() as patch, s3.server("team") as endpoint:
         patch.setenv("FEWSTEP_CACHE", str(tmp_path_factory.mktemp("cache")))
-        with s3.server("team") as endpoint:
-            network = s3.Network(endpoint)
-            patch.setenv("AWS_ENDPOINT_URL_S3", network.endpoint)
-            yield network
-            network.close()
+        network = s3.Network(endpoint)
+        patch.setenv("AWS_ENDPOINT_URL_S3", network.endpoint)
+        yield network
+        network.close()
 
 
 @pytest.fixture(scope="module")

@@ -9,11 +9,11 @@ import urllib.request
 
 import pytest
 import yaml
-from moto.server import ThreadedMotoServer
 
 from tests.flows.clone import Clone
 from tests.flows.team import ROOT, SECRET, SERVER, Team, end
 from tests.flows.writer import STEPS
+from tests.s3 import server
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900), pytest.mark.filterwarnings("ignore")]
 WRITERS = 8
@@ -22,18 +22,8 @@ WRITERS = 8
 @pytest.fixture(scope="module")
 def s3():
     """The endpoint of a server with an empty bucket `team`."""
-    import boto3
-
-    credentials = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in (credentials | {"AWS_EC2_METADATA_DISABLED": "true"}).items():
-            patch.setenv(name, value)
-        server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-        server.start()
-        endpoint = "http://{}:{}".format(*server.get_host_and_port())
-        boto3.client("s3", endpoint_url=endpoint).create_bucket(Bucket="team")
+    with server("team") as endpoint:
         yield endpoint
-        server.stop()
 
 
 @pytest.fixture(scope="module")

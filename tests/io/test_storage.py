@@ -16,15 +16,12 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # of moto's server, which run
 
 @pytest.fixture(scope="module")
 def network():
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in s3.CREDENTIALS.items():
-            patch.setenv(name, value)
-        with s3.server("team") as endpoint:
-            network = s3.Network(endpoint)
-            patch.setenv("AWS_ENDPOINT_URL_S3", network.endpoint)
-            storage._connected.cache_clear()
-            yield network
-            network.close()
+    with pytest.MonkeyPatch.context() as patch, s3.server("team") as endpoint:
+        network = s3.Network(endpoint)
+        patch.setenv("AWS_ENDPOINT_URL_S3", network.endpoint)
+        storage._connected.cache_clear()
+        yield network
+        network.close()
     storage._connected.cache_clear()
 
 
