@@ -69,7 +69,7 @@ class Compute:
     stall_s: float
     """A unit that reports nothing for this long is taken for hung, and ended."""
     place_s: float
-    """Workers of one unit, of training or of rewards, that find no room for this long give up."""
+    """A gang, reward workers, or a stage that waits for GPU slots: what finds no room for this long gives up."""
 
     @classmethod
     def of(cls, params: Mapping[str, Any]) -> "Compute":

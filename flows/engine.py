@@ -74,6 +74,7 @@ def _run(task: Task, content: Params, submitted: list[Any]) -> dict[str, float]:
     started, node = time.time(), task.node
     sources = lineage.sources(STAGES[node.stage].inputs(content, node.arm))
     spans: list[lineage.Span] = []
+    prestart(task.compute.total_cpus())
 
     def one(job: Any, *arguments: Any) -> dict[str, Any]:
         submitted.append(_submit(job, task, light=True)(task.job.to_json(), *arguments))
@@ -113,7 +114,8 @@ def _fan_out(
     spoken = {name: reports.beside(file, "events") for name, file in files.items()}
     reports.announce(node, files)
     with ExitStack() as stack:
-        stack.enter_context(gpus.taken((compute.gpus_of(node.stage) * gang.workers + bench.gpus) * len(units)))
+        num_gpus = (compute.gpus_of(node.stage) * gang.workers + bench.gpus) * len(units)
+        stack.enter_context(gpus.taken(num_gpus, compute.place_s))
         stack.enter_context(events.forwarding(node, spoken))
         futures = []
         for name, unit in zip(parts, units, strict=True):
@@ -122,8 +124,6 @@ def _fan_out(
             submit = _submit(worker.work, task, gang=not alone, **place)
             futures.append(submit(task.job.to_json(), unit, parts[name], str(files[name]), together))
             submitted.append(futures[-1])
-        # For those who come next, while this computes; where it takes every core, its own workers are theirs.
-        prestart(compute.total_cpus() - len(units))
         get_run_logger().info("%d units on %d workers of %d CPUs each", len(units), gang.workers, gang.cpus)
         return gather(futures, compute, files, Progress(node, task.job.section, len(units)))
 

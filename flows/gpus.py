@@ -4,7 +4,7 @@ import math
 import shutil
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 LIMIT = "fewstep-gpu"
 """Prefect's global concurrency limit; `fewstep work` sets it to the number of GPUs."""
@@ -20,11 +20,11 @@ def count() -> int:
 
 
 @contextmanager
-def taken(gpus: float, timeout_s: float | None = None) -> Iterator[int]:
+def taken(gpus: float, timeout_s: float) -> Iterator[int]:
     """Hold slots for `gpus` GPUs, all of them where there are fewer; yields how many.
 
     None are held, and nothing waits, where no GPU is asked for or the server has no such limit. A holder that dies
-    loses its slots within five minutes. Raises TimeoutError after `timeout_s` seconds of waiting.
+    loses its slots within five minutes. Raises ValueError after `timeout_s` seconds of waiting.
     """
     wanted = min(math.ceil(gpus), _limit()) if gpus else 0
     if not wanted:
@@ -32,7 +32,14 @@ def taken(gpus: float, timeout_s: float | None = None) -> Iterator[int]:
         return
     from prefect.concurrency.sync import concurrency
 
-    with concurrency(LIMIT, occupy=wanted, timeout_seconds=timeout_s):
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(concurrency(LIMIT, occupy=wanted, timeout_seconds=timeout_s))
+        except TimeoutError:
+            raise ValueError(
+                f"{wanted} slots of the limit {LIMIT} were not free within {timeout_s:g} s; end the runs that hold "
+                "them, or raise compute.place_s"
+            ) from None
         yield wanted
 
 

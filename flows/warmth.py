@@ -1,4 +1,4 @@
-"""Warm workers: the local Ray's, started and with torch imported before a stage asks for them."""
+"""Warm workers: the local Ray's, started and with torch imported before a stage needs them."""
 
 import psutil
 
@@ -6,18 +6,18 @@ from flows import services
 
 
 def prestart(wanted: int) -> None:
-    """See to it that the local Ray has `wanted` idle workers, for whichever stage comes first; elsewhere do nothing.
+    """See to it that the local Ray has `wanted` workers, busy ones included; elsewhere do nothing.
 
-    It saves a stage the four seconds of a cold start while another computes. This is Ray's own request to its raylet
-    (node_manager.proto, PrestartWorkers): without a job id the workers serve any job. Where it is refused, stages
-    are slower, not wrong.
+    Left alone, Ray starts them when the tasks already wait, and more than it then needs: four seconds or more of cold
+    start, on the cores that should compute. This is Ray's own request to its raylet (node_manager.proto,
+    PrestartWorkers): without a job id the workers serve any job. Where it is refused, stages are slower, not wrong.
     """
     import ray
 
     head = services.running("ray")
     if head is None or head.address != ray.get_runtime_context().gcs_address:
         return
-    request_workers(wanted - _idle(head.pid))
+    request_workers(wanted - _count(head.pid))
 
 
 def request_workers(count: int) -> None:
@@ -38,13 +38,13 @@ def request_workers(count: int) -> None:
             return
 
 
-def _idle(head: int) -> int:
-    """Workers without a task, or still starting, under process `head`."""
+def _count(head: int) -> int:
+    """Workers under process `head`, those still starting too."""
     count = 0
     for process in psutil.Process(head).children(recursive=True):
         try:
             words = process.cmdline()
         except psutil.Error:
             continue
-        count += words[:1] == ["ray::IDLE"] or any(word.endswith("default_worker.py") for word in words[:4])
+        count += any(word.startswith("ray::") or word.endswith("default_worker.py") for word in words[:4])
     return count

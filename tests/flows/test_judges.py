@@ -8,7 +8,7 @@ import psutil
 import pytest
 import yaml
 
-from flows import judges
+from flows import judges, parallel
 from flows.compute import JUDGED, Compute
 from flows.judges import Bench
 from flows.table import STAGES, Node
@@ -130,6 +130,14 @@ def test_no_room_is_said_after_a_while(cluster, job):
     message = r"no room for 3 reward workers of 1 CPU each within 2 s; end what holds it, lower compute\.rewards"
     with pytest.raises(ValueError, match=message), judges.seated(Bench.of(made, "rl"), job.to_json()):
         pass
+
+
+@pytest.mark.integration
+def test_a_gang_too_says_that_it_found_no_room(cluster, job, tmp_path):
+    gang = parallel.Gang(workers=3, cpus=1, gpus=0, place_s=5.0, silence_s=9.0)
+    message = r"no room for 3 workers of 1 CPU each within 5 s; end what holds it, lower compute\.workers"
+    with pytest.raises(ValueError, match=message):
+        parallel.train(job.to_json(), {"id": "all"}, str(tmp_path / "all"), str(tmp_path / "report"), gang, None)
 
 
 @pytest.mark.integration

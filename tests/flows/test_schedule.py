@@ -132,6 +132,15 @@ def test_gpu_slots_are_waited_for(team):
     first, second = sorted(spans, key=lambda span: span[1])
     assert second[1] >= first[2], "they held the one slot at once"
 
+    hold = [sys.executable, "-c", code.replace("1.0", "30.0")]
+    with subprocess.Popen(hold, env=environment, stdout=subprocess.DEVNULL) as holder:
+        limit = f"http://127.0.0.1:{team.port}/api/v2/concurrency_limits/fewstep-gpu"
+        wait_for(lambda: json.load(urllib.request.urlopen(limit))["active_slots"] == 1)
+        late = [sys.executable, "-c", code.replace("60", "2")]
+        waited = subprocess.run(late, env=environment, text=True, stderr=subprocess.PIPE, timeout=60, check=False)
+        assert "1 slots of the limit fewstep-gpu were not free within 2 s; end the runs that hold them" in waited.stderr
+        holder.kill()
+
 
 def test_hydra_s_refusal_is_the_runs_message_and_no_work_is_done(team):
     run = team.begin(stage="dataset", experiment="smoke", overrides=["teacher.colour=red"])
