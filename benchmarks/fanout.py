@@ -18,12 +18,12 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import chaos  # noqa: E402
+from benchmarks.clones import Bench, bench  # noqa: E402
 
 WORDS = ("run", "--until", "trajectories", "experiment=digits", "teacher.budget.iterations=20")
 
 
-def measure(made: chaos.Bench, cpus: int, trajectories: int) -> tuple[float, float]:
+def measure(made: Bench, cpus: int, trajectories: int) -> tuple[float, float]:
     """(seconds of the fan-out, seconds of the run) with `cpus` workers of one thread."""
     made.reset()
     began = time.monotonic()
@@ -47,7 +47,7 @@ def main() -> int:
     parsed = parser.parse_args()
     with (
         tempfile.TemporaryDirectory(prefix="fewstep-fanout-") as folder,
-        chaos.bench(Path(folder), store=False, small_disk=False) as made,
+        bench(Path(folder), store=False, small_disk=False) as made,
     ):
         measure(made, 2, parsed.trajectories)  # the dataset is made here
         pairs = [[measure(made, cpus, parsed.trajectories) for cpus in (1, 2)] for _ in range(parsed.repeats)]
