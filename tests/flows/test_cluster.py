@@ -118,6 +118,17 @@ def test_it_is_the_artefact_that_a_plain_process_makes(clone, tmp_path):
         assert artefacts.digest(tmp_path / stage) == artefacts.digest(clone.root / "data" / stage), stage
 
 
+def test_one_model_is_trained_by_two_nodes_that_share_nothing_but_s3(clone, cluster, store, tmp_path):
+    two = ("teacher.budget.slices=2", "+compute.workers.teacher=2", "--until", "teacher")
+    done = clone.fewstep("run", *words(cluster, store), *two)
+    assert done.returncode == 0, done.stdout + done.stderr
+    content = yaml.safe_load((clone.root / "params.yaml").read_text())
+    inputs = {"dataset": str(clone.root / "data/dataset")}
+    job = Job(stage="teacher", arm=None, seed=0, section=content["teacher"], inputs=inputs)
+    stages_run.run(job, tmp_path / "plain", tmp_path / "work", lambda *_: None)
+    assert artefacts.digest(tmp_path / "plain") == artefacts.digest(clone.root / "data/teacher")
+
+
 def test_rewards_are_computed_on_a_node_of_their_own(clone, cluster, store, installed, tmp_path):
     node = cluster.add("--resources", '{"reward_box": 1}', hide=clone.root, PYTHONPATH=str(installed))
     box = ("compute.rewards.workers=1", "+compute.rewards.resources.reward_box=1", "--until", "rl@dgpo")

@@ -141,7 +141,7 @@ def test_a_clean_environment_reaches_the_clone(tmp_path, monkeypatch):
 
 def test_no_gpu_asked_for_takes_no_slot_and_asks_no_server():
     began = time.monotonic()
-    with gpus.taken(0.0) as held:
+    with gpus.taken(0.0, 1.0) as held:
         assert held == 0
     assert time.monotonic() - began < 1
 
