@@ -17,10 +17,10 @@ def lines(error: BaseException) -> list[str]:
         text = f"no space left on the disk of {platform.node()} ({Path.cwd()}); free some and run it again, what was "
         text += "finished is kept"
     elif any(type(each).__module__.partition(".")[0] in _HTTP for each in _causes(error)):
-        address = os.environ.get("PREFECT_API_URL", "").rpartition("@")[2]
+        address = os.environ.get("PREFECT_API_URL", "").rpartition("@")[2]  # one of our own is forgotten by now
         text = (
-            f"Prefect's server at {address} does not answer ({text.splitlines()[0]}); start it again (`fewstep up` for "
-            "this project's own) and run this again; finished units are kept"
+            f"Prefect's server{address and f' at {address}'} does not answer ({text.splitlines()[0]}); start it again "
+            "(`fewstep up` for this project's own) and run this again; finished units are kept"
         )
     elif not isinstance(error, ValueError | OSError):
         text = f"{type(error).__name__}: {' '.join(text.split())}; a fault of ours or of a tool, --debug shows where"

@@ -61,4 +61,7 @@ class Clone:
         # dvc.yaml says `python`: that must be the one that runs the tests
         ours = ("PREFECT_", "FEWSTEP_", "RAY_", "MLFLOW_")
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-        return inherited | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+        # DVC remembers, by a clone's path, what a remote holds; an earlier clone may have had the same path.
+        site = self.root / ".dvc/tmp/site"
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        return inherited | {"PATH": path, "DVC_SITE_CACHE_DIR": str(site)}

@@ -171,6 +171,7 @@ SIZE = ("trajectories.num_trajectories=2048", "trajectories.steps=64", "trajecto
 
 def test_a_node_that_dies_costs_what_it_was_doing(clone, cluster, store, tmp_path):
     """Then another joins that has half a GPU for each of two units at once; the artefact is the undisturbed one."""
+    second = cluster.nodes[2]  # the first of them was another code's
     given = (*words(cluster, store), *SIZE)
     run = clone.begin("run", *given, "--until", "trajectories", stderr=subprocess.PIPE)
     sealed = "work/trajectories"
@@ -179,7 +180,7 @@ def test_a_node_that_dies_costs_what_it_was_doing(clone, cluster, store, tmp_pat
         assert run.poll() is None, run.stderr.read()
         assert time.monotonic() < end
         time.sleep(0.1)
-    cluster.kill(cluster.nodes[-1])
+    cluster.kill(second)
     said = run.communicate(timeout=180)[1].decode()
     assert run.returncode != 0
     assert re.search(r"^error: .*(died|killed).*run it again", said, flags=re.M), said

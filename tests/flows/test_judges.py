@@ -18,13 +18,16 @@ from stages.io.job import Job
 from stages.io.params import compose
 from tests.flows.test_guards import COMPUTE
 
+pytestmark = pytest.mark.filterwarnings("ignore")  # of Ray Train's settings
+
 
 def compute(**changes):
     return Compute.of({"compute": COMPUTE | {"rewards": COMPUTE["rewards"] | changes}})
 
 
-def bench(**changes):
-    return Bench.of(compute(**changes), "rl")
+def bench(place_s=120.0, **changes):
+    made = Compute.of({"compute": COMPUTE | {"place_s": place_s, "rewards": COMPUTE["rewards"] | changes}})
+    return Bench.of(made, "rl")
 
 
 def test_the_stages_that_can_be_judged_say_how():
@@ -126,9 +129,8 @@ def test_what_a_judge_raises_is_raised_here(cluster, job, truth):
 
 @pytest.mark.integration
 def test_no_room_is_said_after_a_while(cluster, job):
-    made = Compute.of({"compute": COMPUTE | {"place_s": 2.0, "rewards": COMPUTE["rewards"] | {"workers": 3}}})
     message = r"no room for 3 reward workers of 1 CPU each within 2 s; end what holds it, lower compute\.rewards"
-    with pytest.raises(ValueError, match=message), judges.seated(Bench.of(made, "rl"), job.to_json()):
+    with pytest.raises(ValueError, match=message), judges.seated(bench(2.0, workers=3), job.to_json()):
         pass
 
 
