@@ -152,17 +152,20 @@ def connect(address: str) -> None:
     import ray
 
     # A pipeline's own Ray has the right environment already; workers of any other get it here.
-    foreign = {} if address == os.environ.get(ADDRESS) else {"runtime_env": {"env_vars": _worker_environment()}}
+    own = address == os.environ.get(ADDRESS)
+    foreign = {} if own else {"runtime_env": {"env_vars": _worker_environment()}}
     try:
         ray.init(address=address, namespace="prefect", log_to_driver=False, logging_level="error", **foreign)
     except (RuntimeError, ConnectionError) as error:  # another version, no node of the cluster here, another token
+        if own:
+            raise ChildProcessError(f"Ray died as it was joined ({address}); run it again") from None
         raise ValueError(
             f"compute.address={address}: could not be joined: {str(error).strip().splitlines()[0]}; this machine must "
             "be a node of the cluster, with the same Python and Ray (docs/cluster.md)"
         ) from None
     here = ray.get_runtime_context().get_node_id()
-    own = next(node for node in ray.nodes() if node["NodeID"] == here)
-    _VITAL[:] = [(host, int(port)), (own["NodeManagerAddress"], own["NodeManagerPort"])]
+    node = next(node for node in ray.nodes() if node["NodeID"] == here)
+    _VITAL[:] = [(host, int(port)), (node["NodeManagerAddress"], node["NodeManagerPort"])]
     if foreign:
         mail.open_office(here)
 

@@ -74,7 +74,6 @@ def _run(task: Task, content: Params, submitted: list[Any]) -> dict[str, float]:
     started, node = time.time(), task.node
     sources = lineage.sources(STAGES[node.stage].inputs(content, node.arm))
     spans: list[lineage.Span] = []
-    prestart(task.compute.total_cpus())
 
     def one(job: Any, *arguments: Any) -> dict[str, Any]:
         submitted.append(_submit(job, task, light=True)(task.job.to_json(), *arguments))
@@ -117,6 +116,7 @@ def _fan_out(
         num_gpus = (compute.gpus_of(node.stage) * gang.workers + bench.gpus) * len(units)
         stack.enter_context(gpus.taken(num_gpus, compute.place_s))
         stack.enter_context(events.forwarding(node, spoken))
+        prestart(min(compute.total_cpus(), len(units)))
         futures = []
         for name, unit in zip(parts, units, strict=True):
             # A gang finds room by itself.

@@ -21,6 +21,7 @@ from flows.environment import HOME
 from flows.slots import Slots
 from flows.stage import PIPELINE, perform
 from flows.table import Node, Params
+from flows.warmth import prestart
 from stages.io.artefacts import write_json
 
 News = Callable[[Node, str, str], None]
@@ -165,6 +166,7 @@ def execute(
         ThreadPoolExecutor(1),
     )
     _EXECUTION.set(execution)
+    prestart(compute.total_cpus())  # while DVC looks at the first stage
     runner = ThreadPoolTaskRunner(max_workers=max(4, len(graph.nodes(content))))
     status = "FAILED"
     try:

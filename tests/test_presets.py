@@ -18,6 +18,8 @@ SHORT = {
     "width": 8,
     "num_layers": 1,
     "num_heads": 1,
+    "num_train": 512,
+    "num_test": 512,
     "num_trajectories": 64,
     "shard_size": 32,
     "num_pairs": 16,

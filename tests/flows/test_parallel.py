@@ -67,7 +67,7 @@ def clone(tmp_path_factory):
 
 
 def compose(clone, workers, *words):
-    sizes = ("teacher.budget.slices=2", "teacher.budget.iterations=150", "compute.num_cpus=2")
+    sizes = ("teacher.budget.slices=2", "teacher.budget.iterations=100", "compute.num_cpus=2")
     told = clone.fewstep("compose", "experiment=smoke", *sizes, f"+compute.workers.teacher={workers}", *words)
     assert not told.returncode, told.stderr
 
@@ -120,7 +120,7 @@ def test_two_workers_make_what_one_makes_even_if_one_is_killed(clone, monkeypatc
         killed = running.result(timeout=60)
     assert killed.returncode
     assert "a worker was killed or crashed; finished units are kept, run it again to go on from there" in killed.stderr
-    assert 20 <= reported(clone) < 150
+    assert 20 <= reported(clone) < 100
 
     again = clone.fewstep("stage", "teacher")
     assert not again.returncode, again.stderr

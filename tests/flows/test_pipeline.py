@@ -215,7 +215,6 @@ def test_an_experiment_by_dvc_composes_the_same_parameters(finished):
     ("fault", "message"),
     [
         ("raise RuntimeError('boom')", "trajectories: boom .*traceback: .fewstep/logs/trajectories.traceback"),
-        ("raise ValueError('it is so; do that')", "it is so; do that"),
         (
             "__import__('os').kill(__import__('os').getpid(), 9)",
             "a worker was killed or crashed; finished units are kept",
