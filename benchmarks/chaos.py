@@ -41,6 +41,8 @@ class Trial:
     fault: str
     moment: float
     """Seconds after the run began."""
+    struck: bool = False
+    """Whether the run still ran at that moment."""
     held: bool = False
     ending: str = ""
     """How the disturbed run ended: finished, stopped with a message, or killed."""
@@ -129,14 +131,16 @@ def attempt(made: Bench, fault: str, rng: random.Random) -> Trial:
         text = said.read()
     errors = [line.removeprefix("error: ") for line in text.splitlines() if line.startswith("error: ")]
     trial.message = " / ".join(errors)[:300]
+    trial.struck = undo is not None
     trial.ending = {0: "finished", -signal.SIGKILL: "killed"}.get(first.returncode, "stopped")
-    trial.why = trial.why or _judge(made, trial, text, undo is None)
+    trial.why = trial.why or _judge(made, trial, text)
     if not trial.why and trial.ending != "finished":
         _again(made, trial)
     trial.held = not trial.why
     print(
         f"{fault:8} at {trial.moment:5.1f} s: {trial.ending} after {time.monotonic() - began:.0f} s"
         + (f", again {trial.again_s:.0f} s" if trial.again_s else "")
+        + ("" if trial.struck else ", not struck")
         + ("" if trial.held else f"  NOT HELD: {trial.why}")
         + (f"  ({trial.message[:140]})" if trial.message else ""),
         flush=True,
@@ -144,7 +148,7 @@ def attempt(made: Bench, fault: str, rng: random.Random) -> Trial:
     return trial
 
 
-def _judge(made: Bench, trial: Trial, text: str, missed: bool) -> str:
+def _judge(made: Bench, trial: Trial, text: str) -> str:
     """What is wrong after the disturbed run; empty if nothing is."""
     wrong = _false_records(made)
     if wrong:
@@ -153,7 +157,7 @@ def _judge(made: Bench, trial: Trial, text: str, missed: bool) -> str:
         return "" if made.digests() == made.truth else "it finished with another artefact"
     if trial.ending == "stopped" and (not trial.message or "Traceback" in text):
         return f"it stopped without a clear message: {text[-300:]}"
-    return "nothing was done to it, and it failed" if missed else ""
+    return "" if trial.struck else "nothing was done to it, and it failed"
 
 
 def _false_records(made: Bench) -> str:
@@ -235,7 +239,11 @@ def run(
             made.prepare(undisturbed_runs)
             undisturbed = undisturbed or {"seconds": made.seconds, "compute_s": made.compute_s}
             print(f"undisturbed: {made.seconds:.1f} s, {made.compute_s:.1f} s computed", flush=True)
-            done += [attempt(made, fault, rng) for fault in mine]
+            for fault in mine:
+                done.append(attempt(made, fault, rng))
+                while done[-1].held and not done[-1].struck:  # it came too late: sooner, and not counted
+                    made.seconds = 0.7 * done.pop().moment
+                    done.append(attempt(made, fault, rng))
     return done, undisturbed
 
 
