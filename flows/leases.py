@@ -1,7 +1,8 @@
 """One run of a unit of work at a time over all clones and machines that share a store.
 
 A lock on this machine's disk says nothing to another. A lease is a document in the store with its holder's name; the
-holder renews it, and one that was not renewed belongs to a dead process or host and is taken over.
+holder renews it, and one that was not renewed belongs to a dead process or host and is taken over. Where the holder's
+machine is this one, its process table says at once whether it is dead.
 """
 
 import os
@@ -9,9 +10,12 @@ import platform
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
+import psutil
 from prefect import get_run_logger
 
 from flows.table import Node
@@ -29,7 +33,7 @@ def hold(store: Store | None, node: Node, key: str) -> Iterator[None]:
         yield
         return
     name = f"work/{node.name}/{key}.lease.json"
-    mine = {"host": platform.node(), "pid": os.getpid(), "attempt": uuid.uuid4().hex}
+    mine = _holder()
     _take(store, name, node, mine)
     stop = threading.Event()
     keeper = threading.Thread(target=_renew, args=(store, name, mine, stop), daemon=True)
@@ -39,10 +43,42 @@ def hold(store: Store | None, node: Node, key: str) -> Iterator[None]:
     finally:
         stop.set()
         keeper.join(timeout=RENEW_S)
-        store.remove(name)
+        try:
+            store.remove(name)
+        except StorageError as error:  # it runs out by itself; what the work raised, if anything, is what counts
+            get_run_logger().warning("%s: its lease is left in the store: %s", node.name, error)
 
 
-def _take(store: Store, name: str, node: Node, mine: dict[str, object]) -> None:
+def _holder() -> dict[str, Any]:
+    """This process, so that others can tell whether it lives."""
+    born = psutil.Process().create_time()
+    return {
+        "host": platform.node(), "pid": os.getpid(), "born": born, "table": _process_table(),
+        "attempt": uuid.uuid4().hex,
+    }  # fmt: skip
+
+
+def _process_table() -> str | None:
+    """What makes a pid unique: this boot of this kernel, and this container; None where that cannot be told."""
+    try:
+        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return None
+
+
+def _ended(holder: Mapping[str, Any]) -> bool:
+    """Whether it is known to have ended: a process of this machine's, or an earlier attempt of this process."""
+    if holder.get("table") is None or holder["table"] != _process_table():
+        return False
+    try:
+        process = psutil.Process(holder["pid"])
+        lives = abs(process.create_time() - holder["born"]) < 1 and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+    return not lives or process.pid == os.getpid()
+
+
+def _take(store: Store, name: str, node: Node, mine: Mapping[str, Any]) -> None:
     for _ in range(3):
         if store.write_document(name, {**mine, "renewed": time.time()}, exclusively=True):
             return
@@ -50,20 +86,20 @@ def _take(store: Store, name: str, node: Node, mine: dict[str, object]) -> None:
         if found is None:
             continue  # it was let go of meanwhile
         age = time.time() - found["renewed"]
-        if age < DEAD_S:
+        if age < DEAD_S and not _ended(found):
             raise ValueError(
                 f"{node.name}: process {found['pid']} on {found['host']} is making the same from another clone (last "
                 f"sign of life {age:.0f} s ago); wait for it, then run this again: its result will be used"
             )
         get_run_logger().warning(
-            "%s: took over from process %s on %s, which gave no sign of life for %.0f s",
+            "%s: took over from process %s on %s, which has ended or gave no sign of life for %.0f s",
             node.name, found["pid"], found["host"], age,
         )  # fmt: skip
         store.remove(name)
     raise ValueError(f"{node.name}: others took the lease of it three times; run this again")
 
 
-def _renew(store: Store, name: str, mine: dict[str, object], stop: threading.Event) -> None:
+def _renew(store: Store, name: str, mine: Mapping[str, Any], stop: threading.Event) -> None:
     while not stop.wait(RENEW_S):
         try:
             store.write_document(name, {**mine, "renewed": time.time()})
