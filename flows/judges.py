@@ -8,13 +8,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from flows.compute import Compute
-from stages.core.types import Reward
+
+if TYPE_CHECKING:  # only judges and those who ask them need torch
+    from torch import Tensor
+
+    from stages.core.types import Reward
 
 _RESTARTS = 3
 
@@ -63,7 +64,7 @@ class Judge:
         self._job = job
 
     @cached_property
-    def _reward(self) -> Reward:  # here, since what a constructor raises comes out as an actor's death
+    def _reward(self) -> "Reward":  # here, since what a constructor raises comes out as an actor's death
         from stages.io import run
         from stages.io.job import Job
 
@@ -76,7 +77,7 @@ class Judge:
         assert self._reward
         return ray.get_runtime_context().get_node_id()
 
-    def score(self, images: Tensor, targets: Tensor) -> Tensor:
+    def score(self, images: "Tensor", targets: "Tensor") -> "Tensor":
         """Rewards [B] of images [B, C, H, W] for targets [B, A]."""
         return self._reward(images.to(self._job["device"]), targets.to(self._job["device"])).cpu()
 
@@ -87,8 +88,10 @@ class Panel:
     def __init__(self, judges: Sequence[Any], silence_s: float) -> None:
         self._judges, self._silence_s = judges, silence_s
 
-    def __call__(self, images: Tensor, targets: Tensor) -> Tensor:
+    def __call__(self, images: "Tensor", targets: "Tensor") -> "Tensor":
         """Rewards [B], in the order of the images. Raises what a judge raised, ChildProcessError where one is lost."""
+        import torch
+
         parts = zip(
             self._judges,
             images.detach().cpu().tensor_split(len(self._judges)),

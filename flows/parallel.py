@@ -10,10 +10,12 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flows.compute import Compute
-from stages.core.types import Reward
+
+if TYPE_CHECKING:  # the driver has no use for torch
+    from stages.core.types import Reward
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +49,7 @@ class Gang:
 
 
 def train(
-    job: Mapping[str, Any], unit: Mapping[str, Any], place: str, report: str, gang: Gang, reward: Reward | None
+    job: Mapping[str, Any], unit: Mapping[str, Any], place: str, report: str, gang: Gang, reward: "Reward | None"
 ) -> None:
     """Compute `unit` at `place` with all workers of `gang`, unless that was done before. Holds no core itself.
 

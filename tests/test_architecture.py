@@ -93,3 +93,20 @@ def _reached(module: str, seen: set[str] | None = None) -> set[str]:
                 found.add(parts[1])
             found |= _reached(target, seen)
     return found
+
+
+@pytest.mark.parametrize(
+    ("modules", "heavy"),
+    [
+        # What waits for others to compute: one process a stage, started and ended again and again.
+        ("flows.pipeline, flows.engine, flows.relay, flows.stage", {"torch", "mlflow"}),
+        ("flows.commands.stage, flows.relay", {"torch", "mlflow", "prefect", "ray"}),
+        # What only checks parameters, or plans.
+        (", ".join(f"stages.{stage}" for stage in STAGES), {"diffusers", "transformers"}),
+    ],
+    ids=["orchestration", "waiting", "stages"],
+)
+def test_nothing_is_imported_that_is_not_needed(modules, heavy):
+    command = [sys.executable, "-c", f"import sys, {modules}; print(*sys.modules)"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert not heavy & set(done.stdout.split())

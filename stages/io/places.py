@@ -10,11 +10,13 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from stages.core.types import Sink
-from stages.io import artefacts, shards
+from stages.io import artefacts
 from stages.io.storage import Store, is_url
+
+if TYPE_CHECKING:  # orchestration imports this, and has no use for torch
+    from stages.core.types import Sink
 
 RESUME = "resume"
 
@@ -28,7 +30,7 @@ def sealed(place: str) -> bool:
     return seal is not None and seal["schema"] == artefacts.SCHEMA and not store.missing(seal["files"])
 
 
-def compute(place: str, body: Callable[[Path, Sink], None], sink: Sink) -> None:
+def compute(place: str, body: "Callable[[Path, Sink], None]", sink: "Sink") -> None:
     """Have `body(folder, sink)` make the unit at `place` and seal it, unless that was done before.
 
     What an interrupted one left in `folder/resume` is there again; in a store it is kept up to date as `body` reports.
@@ -56,7 +58,7 @@ def compute(place: str, body: Callable[[Path, Sink], None], sink: Sink) -> None:
         store.remove(f"{name}/{RESUME}.json")
 
 
-def _mirroring(store: Store, name: str, folder: Path, sink: Sink) -> Sink:
+def _mirroring(store: Store, name: str, folder: Path, sink: "Sink") -> "Sink":
     """`sink`, which also sends the state in `folder` to the store whenever it has changed."""
     sent: set[tuple[str, int]] = set()
 
@@ -110,10 +112,12 @@ def _copy(store: Store, name: str, content: Mapping[str, Any]) -> Path:
     if folder.is_dir():
         os.utime(folder)
         return folder
+    from stages.io.shards import is_shard
+
     folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     build = Path(tempfile.mkdtemp(prefix=".build-", dir=folder.parent))
     try:
-        store.fetch_all(build, [entry for entry in content["files"] if not shards.is_shard(entry["path"])])
+        store.fetch_all(build, [entry for entry in content["files"] if not is_shard(entry["path"])])
         artefacts.write_json(build / name, content)
         try:
             build.replace(folder)

@@ -1,17 +1,25 @@
-"""Prompts to numbers: a word-level tokeniser and a small CLIP text encoder, both in transformers' own formats."""
+"""Prompts to numbers: a word-level tokeniser and a small CLIP text encoder, both in transformers' own formats.
+
+transformers takes seconds to import, so only those who build or read a network do.
+"""
 
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
-from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
+
+if TYPE_CHECKING:
+    from transformers import CLIPTextModel, PreTrainedTokenizerFast
 
 PAD, END, UNKNOWN = "[PAD]", "[END]", "[UNK]"
 
 
-def build_tokenizer(prompts: Iterable[str]) -> PreTrainedTokenizerFast:
+def build_tokenizer(prompts: Iterable[str]) -> "PreTrainedTokenizerFast":
     """A tokeniser whose vocabulary is the words of `prompts`, in alphabetical order; each row ends with [END]."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
     prompts = list(prompts)
     words = sorted({word for prompt in prompts for word in prompt.split()})
     vocabulary = {word: index for index, word in enumerate([PAD, END, UNKNOWN, *words])}
@@ -23,8 +31,10 @@ def build_tokenizer(prompts: Iterable[str]) -> PreTrainedTokenizerFast:
     )
 
 
-def build_encoder(tokenizer: PreTrainedTokenizerFast, width: int, num_layers: int, num_heads: int) -> CLIPTextModel:
+def build_encoder(tokenizer: "PreTrainedTokenizerFast", width: int, num_layers: int, num_heads: int) -> "CLIPTextModel":
     """A text encoder for `tokenizer`'s vocabulary and length; width is also the pooled size."""
+    from transformers import CLIPTextConfig, CLIPTextModel
+
     return CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer),
@@ -44,7 +54,7 @@ def build_encoder(tokenizer: PreTrainedTokenizerFast, width: int, num_layers: in
 class Vocabulary:
     """Prompt -> tokens int64 [L], remembered, since experiments ask for the same prompts again and again."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+    def __init__(self, tokenizer: "PreTrainedTokenizerFast") -> None:
         self.tokenizer = tokenizer
         self._known: dict[str, Tensor] = {}
 

@@ -4,15 +4,18 @@ diffusers counts time from 0 to 1000; this file is where that begins and ends.
 """
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
-from diffusers import SD3Transformer2DModel
 from torch import Tensor, nn
-from transformers import CLIPTextModel, PreTrainedTokenizerFast
 
 from stages.core.config import config
 from stages.core.types import Tokens
 from stages.models.text import Vocabulary, build_encoder, build_tokenizer
+
+if TYPE_CHECKING:  # see text.py
+    from diffusers import SD3Transformer2DModel
+    from transformers import CLIPTextModel, PreTrainedTokenizerFast
 
 DIFFUSERS_TIME = 1000.0
 
@@ -32,7 +35,7 @@ class VelocityTransformer(nn.Module):
     """Flow velocity [B, C, H, W] from x, t in [0, 1] and the tokens of a prompt."""
 
     def __init__(
-        self, transformer: SD3Transformer2DModel, text_encoder: CLIPTextModel, tokenizer: PreTrainedTokenizerFast
+        self, transformer: "SD3Transformer2DModel", text_encoder: "CLIPTextModel", tokenizer: "PreTrainedTokenizerFast"
     ) -> None:
         super().__init__()
         self.transformer = transformer
@@ -47,6 +50,8 @@ class VelocityTransformer(nn.Module):
         cls, cfg: NetworkConfig, sample_shape: tuple[int, int, int], prompts: Sequence[str]
     ) -> "VelocityTransformer":
         """A fresh network for samples of `sample_shape` (C, H, W) and the words of `prompts`, from torch's seed."""
+        from diffusers import SD3Transformer2DModel
+
         channels, height, width = sample_shape
         if height != width or height % cfg.patch_size:
             raise ValueError(f"network: patch_size={cfg.patch_size} does not divide square samples of {height}x{width}")
