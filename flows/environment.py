@@ -25,9 +25,7 @@ SETTINGS = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a task without a GPU sees none
     "RAY_worker_niceness": "0",
     "RAY_prestart_worker_first_driver": "false",  # warmth.prestart asks for warm workers instead
-    # Ours are not among them: a warm worker must not hold code that has been edited since.
-    "RAY_preload_python_modules": "torch,prefect,prefect.task_engine,safetensors.torch,"
-    "diffusers.models.transformers.transformer_sd3,transformers.models.clip.modeling_clip",
+    "RAY_preload_python_modules": "flows.preload",
     "MLFLOW_ENABLE_TELEMETRY": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_LOGGING_LEVEL": "CRITICAL",  # what fails is raised, and told once

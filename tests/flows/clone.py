@@ -1,14 +1,27 @@
 """A copy of the project as a newcomer would clone it, with servers of its own."""
 
+import atexit
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PARTS = ("stages", "flows", "params", "dvc.yaml", ".dvcignore", ".gitignore", ".dvc/config", ".dvc/.gitignore")
 PARTS += ("data/distill/.gitkeep", "data/rl/.gitkeep")
+
+
+@cache
+def migrated() -> Path:
+    """A Prefect home with its database made: migrations from nothing take longer than all else that its server does."""
+    home = Path(tempfile.mkdtemp(prefix="fewstep-prefect-"))
+    atexit.register(shutil.rmtree, home, ignore_errors=True)
+    command = [sys.executable, "-m", "prefect", "server", "database", "upgrade", "-y"]
+    subprocess.run(command, env=os.environ | {"PREFECT_HOME": str(home)}, check=True, capture_output=True)
+    return home
 
 
 class Clone:
@@ -19,9 +32,10 @@ class Clone:
         for part in PARTS:
             (root / part).parent.mkdir(parents=True, exist_ok=True)
             if (ROOT / part).is_dir():
-                shutil.copytree(ROOT / part, root / part, ignore=shutil.ignore_patterns("__pycache__"))
+                shutil.copytree(ROOT / part, root / part)  # what Python compiled too: it is by time of the source
             else:
                 shutil.copy(ROOT / part, root / part)
+        shutil.copytree(migrated(), root / ".fewstep/prefect")
         (root / "README.md").write_text("a clone\n")
         for words in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "a clone"]):
             self._call(["git", "-c", "user.name=t", "-c", "user.email=t@localhost", *words])

@@ -49,7 +49,9 @@ def installed(tmp_path_factory, clone):
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory, clone):
-    cluster = Cluster(tmp_path_factory.mktemp("ray"))
+    # A node is dead when it refused three times; Ray's own patience takes a quarter of a minute.
+    patience = {"RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "3"}
+    cluster = Cluster(tmp_path_factory.mktemp("ray"), **patience)
     yield cluster
     cluster.close()
 
