@@ -60,7 +60,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         for line in messages.lines(error):
             print(f"error: {line}", file=sys.stderr)  # noqa: T201
+        if messages.prefect_is_gone(error):
+            _leave(1)
         return 1
+
+
+def _leave(code: int) -> NoReturn:
+    """End at once: a quarter of a minute would go by in tries to tell a dead server the last logs."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _interrupt(*_: object) -> NoReturn:

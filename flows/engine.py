@@ -20,7 +20,7 @@ from prefect import get_run_logger
 from prefect.runtime import flow_run
 from prefect_ray.context import remote_options
 
-from flows import events, gpus, leases, lineage, reports, rooms, tracking, worker
+from flows import events, gpus, leases, lineage, messages, reports, rooms, tracking, worker
 from flows.compute import Compute
 from flows.crashes import settle_tasks
 from flows.environment import HOME
@@ -66,7 +66,8 @@ def execute(node: Node) -> dict[str, float]:
     finally:
         error = sys.exc_info()[1]
         if error is not None:
-            settle_tasks(submitted)
+            if not messages.prefect_is_gone(error):
+                settle_tasks(submitted)
             events.write(f"failed: {error}", "error", node)
 
 

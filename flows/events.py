@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from flows import lines
 from flows.environment import HOME
 from flows.table import Node
 
@@ -65,8 +66,8 @@ def read(offset: int = 0) -> tuple[list[dict[str, Any]], int]:
         stream.seek(offset if offset <= size else 0)
         start = stream.tell()
         text = stream.read()
-    whole = text[: text.rfind(b"\n") + 1]
-    return [json.loads(line) for line in whole.splitlines()], start + len(whole)
+    found, taken = lines.whole(text)
+    return found, start + taken
 
 
 def heard(news: Callable[[Node, str, str], None]) -> Callable[[Node, str, str], None]:
@@ -104,9 +105,9 @@ def forwarding(node: Node, files: Mapping[str, Path]) -> Iterator[None]:
             with file.open("rb") as stream:
                 stream.seek(offsets[unit])
                 text = stream.read()
-            whole = text[: text.rfind(b"\n") + 1]
-            offsets[unit] += len(whole)
-            for line in map(json.loads, whole.splitlines()):
+            found, taken = lines.whole(text)
+            offsets[unit] += taken
+            for line in found:
                 if line["time"] >= began:  # else of an earlier run, whose unit this one goes on with
                     append({"time": line["time"], "level": line["level"]} | facts | line)
 

@@ -16,7 +16,7 @@ def lines(error: BaseException) -> list[str]:
     if any(map(_is_full_disk, _causes(error))):
         text = f"no space left on the disk of {platform.node()} ({Path.cwd()}); free some and run it again, what was "
         text += "finished is kept"
-    elif any(type(each).__module__.partition(".")[0] in _HTTP for each in _causes(error)):
+    elif prefect_is_gone(error):
         address = os.environ.get("PREFECT_API_URL", "").rpartition("@")[2]  # one of our own is forgotten by now
         text = (
             f"Prefect's server{address and f' at {address}'} does not answer ({text.splitlines()[0]}); start it again "
@@ -25,6 +25,11 @@ def lines(error: BaseException) -> list[str]:
     elif not isinstance(error, ValueError | OSError):
         text = f"{type(error).__name__}: {' '.join(text.split())}; a fault of ours or of a tool, --debug shows where"
     return [line for line in text.strip().splitlines() if line.strip()]
+
+
+def prefect_is_gone(error: BaseException | None) -> bool:
+    """Whether it failed because Prefect's server did not answer."""
+    return any(type(each).__module__.partition(".")[0] in _HTTP for each in _causes(error))
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from flows import lines
 from flows.environment import HOME
 from flows.table import Node
+from stages.io.artefacts import write_json
 
 FOLDER = HOME / "records"
 """One file a node that runs: where its units report, for whoever follows."""
@@ -19,11 +21,8 @@ def last_report(file: Path) -> dict[str, Any] | None:
         return None
     with file.open("rb") as stream:
         stream.seek(max(0, file.stat().st_size - 4096))
-        lines = stream.read().split(b"\n")[:-1]
-    try:
-        return json.loads(lines[-1]) if lines else None
-    except json.JSONDecodeError:
-        return None
+        found, _ = lines.whole(stream.read())
+    return found[-1] if found else None
 
 
 def beside(report: Path, kind: str) -> Path:
@@ -44,7 +43,7 @@ def keep(node: Node, work: Path) -> None:
 def announce(node: Node, units: Mapping[str, Path]) -> None:
     """Say where the node's units report."""
     FOLDER.mkdir(parents=True, exist_ok=True)
-    (FOLDER / f"{node.name}.json").write_text(json.dumps({unit: str(file) for unit, file in units.items()}))
+    write_json(FOLDER / f"{node.name}.json", {unit: str(file) for unit, file in units.items()})
 
 
 def of(node: Node) -> dict[str, Path]:

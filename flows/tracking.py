@@ -4,7 +4,6 @@ In a pipeline run the pipeline's process is the driver and writes for all of its
 MLflow; a stage that runs by itself writes its own.
 """
 
-import json
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +12,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-from flows import lineage, registry, reports, scores, store, unsent, vitals
+from flows import lineage, lines, registry, reports, scores, store, unsent, vitals
 from flows.table import STAGES, Node
 from stages.io.artefacts import read_manifest
 
@@ -74,10 +73,10 @@ class Tracker:
         with self._lock:
             for unit, file in reports.of(node).items():
                 prefix = "" if unit == "all" else f"{unit}/"
-                lines, end = self._new_lines(f"{run}:{unit}", file)
+                reported, end = self._new_lines(f"{run}:{unit}", file)
                 metrics = [
                     Metric(metric_name(prefix + name), value, int(line["time"] * 1000), line["step"])
-                    for line in lines
+                    for line in reported
                     for name, value in line["metrics"].items()
                 ]
                 self._send(run, metrics)
@@ -104,8 +103,8 @@ class Tracker:
                 text = stream.read()
         except FileNotFoundError:  # not yet; or it was moved just now, and the next call reads it where it is
             return [], self._read.get(key, 0)
-        whole = text[: text.rfind(b"\n") + 1]
-        return [json.loads(line) for line in whole.splitlines()], self._read.get(key, 0) + len(whole)
+        found, taken = lines.whole(text)
+        return found, self._read.get(key, 0) + taken
 
     def complete(self, node: Node, run: str) -> None:
         """Everything about a finished node, from its artefact and its lineage; closes the run.

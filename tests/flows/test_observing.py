@@ -46,6 +46,19 @@ def test_processes_write_whole_lines_side_by_side(home):
     assert [line["message"] for line in events.read(end)[0]] == ["one more"]
 
 
+def test_a_line_that_a_full_disk_cut_short_does_not_hide_the_others(home):
+    events.write("before")
+    with events.FILE.open("a") as stream:
+        stream.write('{"message": "cut sh')
+    events.write("lost with it")
+    events.write("after")
+    assert [line["message"] for line in events.read()[0]] == ["before", "after"]
+    assert reports.last_report(events.FILE)["message"] == "after"
+    with events.FILE.open("a") as stream:
+        stream.write('{"message": "not')
+    assert reports.last_report(events.FILE)["message"] == "after"
+
+
 def test_the_log_is_bounded(home, monkeypatch):
     monkeypatch.setattr(events, "LIMIT_BYTES", 2000)
     for number in range(200):

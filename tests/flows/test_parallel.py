@@ -8,10 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pytest
+import yaml
 
-from flows import repro
 from flows.compute import Compute
 from flows.table import Node
+from stages.io import artefacts
+from stages.io import run as stages_run
+from stages.io.job import Job
 from tests.flows.test_guards import COMPUTE
 
 TEACHER = {"teacher": {"budget": {"slices": 4}}, "rl": {"arms": {"dgpo": {"budget": {"slices": 1}}}}}
@@ -104,11 +107,13 @@ def ranks(clone):
 
 @pytest.mark.integration
 @pytest.mark.timeout(900)
-def test_two_workers_make_what_one_makes_even_if_one_is_killed(clone, monkeypatch):
+def test_two_workers_make_what_one_makes_even_if_one_is_killed(clone, tmp_path, monkeypatch):
     monkeypatch.chdir(clone.root)
-    alone = clone.fewstep("stage", "teacher")
-    assert not alone.returncode, alone.stderr
-    digest = repro.digest(clone.root / "data/teacher")
+    section = yaml.safe_load((clone.root / "params.yaml").read_text())["teacher"]
+    inputs = {"dataset": str(clone.root / "data/dataset")}
+    job = Job(stage="teacher", arm=None, seed=0, section=section, inputs=inputs)
+    alone = tmp_path / "alone"
+    stages_run.run(job, alone, tmp_path / "work", lambda *_: None)
 
     compose(clone, 2)
     with ThreadPoolExecutor(1) as pool:
@@ -124,5 +129,5 @@ def test_two_workers_make_what_one_makes_even_if_one_is_killed(clone, monkeypatc
 
     again = clone.fewstep("stage", "teacher")
     assert not again.returncode, again.stderr
-    assert repro.digest(clone.root / "data/teacher") == digest
+    assert artefacts.digest(clone.root / "data/teacher") == artefacts.digest(alone)
     wait_for(lambda: not ranks(clone), 20)

@@ -1,6 +1,8 @@
 """The lines that units report reach whoever follows, to the last one."""
 
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -37,6 +39,18 @@ def test_reports_outlive_the_work_folder(home):
     reports.forget(NODE)
     assert not reports.of(NODE)
     assert not any(file.exists() for file in kept)
+
+
+def test_a_full_disk_leaves_what_was_announced_before(home, monkeypatch):
+    reports.announce(NODE, {"all": home / "all.jsonl"})
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        reports.announce(NODE, {"all": home / "all.jsonl", "more": home / "more.jsonl"})
+    assert list(reports.of(NODE)) == ["all"]
 
 
 def test_what_is_not_told_stays_noted_and_is_nobodys_while_it_is_being_told(home):

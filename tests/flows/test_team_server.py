@@ -158,6 +158,7 @@ def clone(tmp_path_factory):
 def test_a_stage_runs_against_the_teams_servers_and_starts_none(team, clone, monkeypatch):
     environment = clone._environment() | {"MLFLOW_TRACKING_URI": team.mlflow, "PREFECT_API_URL": f"{team.prefect}/api"}
     monkeypatch.setattr(clone, "_environment", lambda: environment)
+    own = (clone.root / ".fewstep/prefect/prefect.db").read_bytes()
     up = clone.fewstep("up")
     try:
         assert up.returncode == 0, up.stderr
@@ -168,7 +169,7 @@ def test_a_stage_runs_against_the_teams_servers_and_starts_none(team, clone, mon
         stopped = clone.fewstep("down").stdout
     assert stopped.split() == ["ray", "stopped"]
     assert not (clone.root / "mlruns").exists()
-    assert not (clone.root / ".fewstep/prefect").exists() or not list((clone.root / ".fewstep/prefect").glob("*.db"))
+    assert (clone.root / ".fewstep/prefect/prefect.db").read_bytes() == own
     found = team.query("SELECT run_uuid, status FROM runs WHERE name = 'dataset'")
     assert [status for _, status in found] == ["FINISHED"]
     record = yaml.safe_load((clone.root / "data/lineage/dataset.json").read_text())
