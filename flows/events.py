@@ -5,6 +5,7 @@ reports, and the driver takes its lines over.
 """
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -44,7 +45,15 @@ def computed(node: Node, span: Mapping[str, Any]) -> None:
 
 
 def append(line: Mapping[str, Any]) -> None:
-    """Put a whole line at the end; several processes may do so at once."""
+    """Put a whole line at the end; several processes may do so at once. On a full disk it is lost."""
+    try:
+        _append(line)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:  # a full disk is told by the work that it stops
+            raise
+
+
+def _append(line: Mapping[str, Any]) -> None:
     FILE.parent.mkdir(parents=True, exist_ok=True)
     with (FILE.parent / ".events.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -1,5 +1,6 @@
 """Events, vitals and the timeline: what they tell, that they are bounded, and that they sum up right."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -57,6 +58,17 @@ def test_a_line_that_a_full_disk_cut_short_does_not_hide_the_others(home):
     with events.FILE.open("a") as stream:
         stream.write('{"message": "not')
     assert reports.last_report(events.FILE)["message"] == "after"
+
+
+def test_a_full_disk_is_not_told_by_the_log(home, monkeypatch):
+    def full(number):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(events.fcntl, "flock", lambda *_: full(errno.ENOSPC))
+    events.write("lost")
+    monkeypatch.setattr(events.fcntl, "flock", lambda *_: full(errno.EACCES))
+    with pytest.raises(PermissionError):
+        events.write("not allowed")
 
 
 def test_the_log_is_bounded(home, monkeypatch):
