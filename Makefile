@@ -29,7 +29,7 @@ run: install ## Run the pipeline on `experiment` (default: digits), print the re
 	@$(BIN)/fewstep run experiment=$(experiment)
 
 test: check ## Everything: the fast lane, then real DVC, Prefect, Ray and MLflow on the smoke experiment
-	@$(BIN)/pytest -n 2 --dist loadfile -m "(integration or slow) and not gpu" -p no:randomly
+	@$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "(integration or slow) and not gpu" -p no:randomly
 
 check: install ## The fast lane, about a minute: lint, types, import rules, unit tests
 	@$(BIN)/ruff check .
