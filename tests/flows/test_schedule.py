@@ -110,6 +110,17 @@ def test_one_command_makes_all_that_prefect_needs(team):
     assert [(each["enabled"], each["trigger"]["within"]) for each in watch] == [(True, 540.0)]
 
 
+def test_a_schedule_that_is_switched_on_queues_its_next_runs(team):
+    evaluate = team.ask("deployments/name/stage/evaluate")["id"]
+    nightly = {"cron": "0 3 * * *", "timezone": "UTC"}
+    [made] = team.ask(f"deployments/{evaluate}/schedules", [{"active": True, "schedule": nightly}])
+    of_it = {"deployments": {"id": {"any_": [evaluate]}}}
+    wait_for(lambda: len(team.ask("flow_runs/filter", of_it)) >= 3)
+    assert {run["state"]["type"] for run in team.ask("flow_runs/filter", of_it)} == {"SCHEDULED"}
+    address = f"http://127.0.0.1:{team.port}/api/deployments/{evaluate}/schedules/{made['id']}"
+    urllib.request.urlopen(urllib.request.Request(address, method="DELETE")).close()
+
+
 def test_what_the_form_does_not_take_is_never_queued(team):
     with pytest.raises(urllib.error.HTTPError) as refusal:
         team.begin(stage="dataset", experiment="nonsense")
