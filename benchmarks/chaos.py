@@ -106,9 +106,9 @@ def _victims(made: Bench, fault: str) -> list[psutil.Process]:
     return [process, *process.children(recursive=True)]
 
 
-def attempt(made: Bench, fault: str, rng: random.Random) -> Trial:
-    """One trial."""
-    trial = Trial(fault, rng.uniform(0.0, 0.95 * made.seconds))
+def attempt(made: Bench, fault: str, rng: random.Random, latest: float) -> Trial:
+    """One trial, struck at a random moment within `latest` seconds."""
+    trial = Trial(fault, rng.uniform(0.0, latest))
     made.reset()
     up(made)
     where = {"cwd": made.root, "env": made.environment, "text": True}
@@ -240,10 +240,10 @@ def run(
             undisturbed = undisturbed or {"seconds": made.seconds, "compute_s": made.compute_s}
             print(f"undisturbed: {made.seconds:.1f} s, {made.compute_s:.1f} s computed", flush=True)
             for fault in mine:
-                done.append(attempt(made, fault, rng))
-                while done[-1].held and not done[-1].struck:  # it came too late: sooner, and not counted
-                    made.seconds = 0.7 * done.pop().moment
-                    done.append(attempt(made, fault, rng))
+                trial = attempt(made, fault, rng, 0.95 * made.seconds)
+                while trial.held and not trial.struck:  # it came too late: sooner, and not counted
+                    trial = attempt(made, fault, rng, 0.7 * trial.moment)
+                done.append(trial)
     return done, undisturbed
 
 

@@ -54,7 +54,7 @@ def _vital() -> dict[str, psutil.Process]:
 def _watch(vital: Mapping[str, psutil.Process], state: Path, stop: threading.Event) -> None:
     """End this process and all that it started after the first death among `vital`."""
     while not stop.wait(_LOOK_S):
-        dead = [name for name, process in vital.items() if not _lives(process)]
+        dead = [name for name, process in vital.items() if not processes.lives(process.pid, process.create_time())]
         if dead:
             state.unlink(missing_ok=True)
             state.with_name("ray.json").unlink(missing_ok=True)  # what `services.running` reads
@@ -64,13 +64,6 @@ def _watch(vital: Mapping[str, psutil.Process], state: Path, stop: threading.Eve
             for child in psutil.Process().children(recursive=True):
                 _kill(child)
             os._exit(1)  # ray.shutdown would wait for the dead
-
-
-def _lives(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def _kill(process: psutil.Process) -> None:

@@ -15,9 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil
 from prefect import get_run_logger
 
+from flows import processes
 from flows.table import Node
 from stages.io.storage import StorageError, Store
 
@@ -51,9 +51,8 @@ def hold(store: Store | None, node: Node, key: str) -> Iterator[None]:
 
 def _holder() -> dict[str, Any]:
     """This process, so that others can tell whether it lives."""
-    born = psutil.Process().create_time()
     return {
-        "host": platform.node(), "pid": os.getpid(), "born": born, "table": _process_table(),
+        "host": platform.node(), "pid": os.getpid(), "born": processes.born(os.getpid()), "table": _process_table(),
         "attempt": uuid.uuid4().hex,
     }  # fmt: skip
 
@@ -70,12 +69,7 @@ def _ended(holder: Mapping[str, Any]) -> bool:
     """Whether it is known to have ended: a process of this machine's, or an earlier attempt of this process."""
     if holder.get("table") is None or holder["table"] != _process_table():
         return False
-    try:
-        process = psutil.Process(holder["pid"])
-        lives = abs(process.create_time() - holder["born"]) < 1 and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
-    return not lives or process.pid == os.getpid()
+    return holder["pid"] == os.getpid() or not processes.lives(holder["pid"], holder["born"])
 
 
 def _take(store: Store, name: str, node: Node, mine: Mapping[str, Any]) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 import yaml
 
+from flows import processes
 from flows.environment import HOME, die_with_parent
 from flows.table import Node
 from stages.io.artefacts import write_json
@@ -69,7 +70,7 @@ def _owners() -> set[int]:
     except (json.JSONDecodeError, AttributeError, KeyError, TypeError, ValueError):
         _TABLE.unlink(missing_ok=True)  # cut short by a kill; DVC makes a new one
         return set()
-    dead = {pid for pid in named if not _lives(pid)}
+    dead = {pid for pid in named if not processes.lives(pid)}
     if dead:
         kept = {
             "write": {path: each for path, each in writers.items() if each and each["pid"] not in dead},
@@ -77,13 +78,6 @@ def _owners() -> set[int]:
         }
         write_json(_TABLE, kept)
     return named - dead
-
-
-def _lives(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def _is_dvc(pid: int) -> bool:
@@ -134,11 +128,7 @@ def start(node: Node, environment: Mapping[str, str]) -> subprocess.Popen[bytes]
 
 def stop(process: subprocess.Popen[bytes]) -> None:
     """End the stage that DVC runs, so that DVC sees it fail and lets go of its locks; then DVC, if need be."""
-    try:
-        inner = psutil.Process(process.pid).children(recursive=True)
-    except psutil.NoSuchProcess:
-        return
-    for child in inner:
+    for child in processes.descendants(process.pid):
         if child.is_running() and "flows" in child.cmdline():
             child.terminate()
     try:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import psutil
 
-from flows import store
+from flows import processes, store
 from flows.compute import ADDRESS, Compute
 from flows.environment import HOME, die_with_parent
 from stages.io.artefacts import write_json
@@ -45,24 +45,20 @@ class Service:
 
     def alive(self) -> bool:
         """Whether that very process still runs."""
-        try:
-            process = psutil.Process(self.pid)
-            return abs(process.create_time() - self.born) < 1 and process.status() != psutil.STATUS_ZOMBIE
-        except psutil.NoSuchProcess:
-            return False
+        return processes.lives(self.pid, self.born)
 
     def stop(self) -> None:
         """End it and all that it started: politely, then not."""
-        groups = {self.pid} | {child.pid for child in _children(self.pid)}
+        groups = {self.pid} | {child.pid for child in processes.descendants(self.pid)}
         polite = 60.0 if self.name == "worker" else 5.0  # its runs end theirs first
         for sign, patience in ((signal.SIGTERM, polite), (signal.SIGKILL, 2.0)):
-            _signal(self.pid, sign)
-            _, groups_left = psutil.wait_procs([p for p in map(_process, groups) if p], timeout=patience)
+            processes.send(self.pid, sign)
+            _, groups_left = psutil.wait_procs([p for p in map(processes.find, groups) if p], timeout=patience)
             groups = {process.pid for process in groups_left}
             if not groups:
                 break
             for pid in groups:
-                _signal(pid, sign)
+                processes.send(pid, sign)
         self.state.unlink(missing_ok=True)
 
 
@@ -104,7 +100,7 @@ def start(names: Sequence[str], compute: Compute, *, ports: dict[str, int | None
             started.append(_await(each))
     except BaseException:  # an interrupt too must not leave servers behind
         for each in waiting:
-            Service(each.name, each.process.pid, _born(each.process.pid), "").stop()
+            Service(each.name, each.process.pid, processes.born(each.process.pid), "").stop()
         raise
     return found + started
 
@@ -144,7 +140,7 @@ def _prefect(_compute: Compute, port: int | None, leashed: bool) -> _Starting:
     extra = {"PREFECT_SERVER_LOGGING_LEVEL": "WARNING", "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING"}
     extra |= {"PREFECT_SERVER_UI_API_URL": f"{address}/api"}  # else pages ask port 4200, whatever the server's
     process, log = _spawn("prefect", command, leashed, extra)
-    write_json(FOLDER / "prefect.json", asdict(Service("prefect", process.pid, _born(process.pid), address)))
+    write_json(FOLDER / "prefect.json", asdict(Service("prefect", process.pid, processes.born(process.pid), address)))
     return _Starting("prefect", process, lambda: address if _answers(f"{address}/api/health") else None, log)
 
 
@@ -202,7 +198,7 @@ def _await(starting: _Starting) -> Service:
         address = starting.ready()
         if address:
             pid = starting.process.pid
-            service = Service(starting.name, pid, _born(pid), address)
+            service = Service(starting.name, pid, processes.born(pid), address)
             write_json(service.state, asdict(service))
             return service
         time.sleep(0.05)
@@ -245,29 +241,3 @@ def _answers(url: str) -> bool:
 
 def _read_address(file: Path) -> str | None:
     return json.loads(file.read_text(encoding="utf-8"))["address"] if file.is_file() else None
-
-
-def _born(pid: int) -> float:
-    try:
-        return psutil.Process(pid).create_time()
-    except psutil.NoSuchProcess:
-        return 0.0
-
-
-def _process(pid: int) -> psutil.Process | None:
-    try:
-        return psutil.Process(pid)
-    except psutil.NoSuchProcess:
-        return None
-
-
-def _children(pid: int) -> list[psutil.Process]:
-    process = _process(pid)
-    return process.children(recursive=True) if process else []
-
-
-def _signal(pid: int, sign: signal.Signals) -> None:
-    try:
-        os.kill(pid, sign)
-    except ProcessLookupError:
-        return

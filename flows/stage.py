@@ -59,7 +59,7 @@ def _keep_trace(node: Node, error: Exception) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("\n".join(notes), encoding="utf-8")
         if not isinstance(error, ValueError):
-            error.args = (f"{node.name}: {error} (traceback: {file})",)
+            error.args = (f"{error} (traceback: {file})",)
 
 
 def _flow(node: Node, content: Params) -> None:

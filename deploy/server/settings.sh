@@ -17,6 +17,6 @@ if [ -z "${PGPASSWORD:-}" ]; then
   exit 2
 fi
 export PGPASSWORD PGCONNECT_TIMEOUT="${PGCONNECT_TIMEOUT:-10}" DO_NOT_TRACK=1
-# Explicit drivers: SQLAlchemy 2.1 takes a bare postgresql:// for psycopg 3. psycopg2 takes the password from PGPASSWORD,
+# Explicit drivers: versions of SQLAlchemy differ in what a bare postgresql:// means. psycopg2 takes the password from PGPASSWORD,
 # so that no address, log or process list holds it.
 export FEWSTEP_MLFLOW_STORE="postgresql+psycopg2://$PGUSER@$PGHOST:$PGPORT/$FEWSTEP_MLFLOW_DATABASE"

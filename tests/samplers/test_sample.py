@@ -18,7 +18,7 @@ def run(rule, n=4, **options):
     return sample(VELOCITY, NOISE, uniform(n), rule, rng=stream(1, "draws"), **options)
 
 
-@pytest.mark.parametrize("rule", RULES.keys() - {"edm_heun"})
+@pytest.mark.parametrize("rule", sorted(RULES.keys() - {"edm_heun"}))
 def test_contract_of_every_rule(rule):
     calls = []
 
@@ -42,7 +42,7 @@ def test_contract_of_every_rule(rule):
     assert torch.equal(before, torch.get_rng_state()), "draw from rng, never from the global stream"
 
 
-@pytest.mark.parametrize("rule", RULES.keys() - {"edm_heun", "renoise"})
+@pytest.mark.parametrize("rule", sorted(RULES.keys() - {"edm_heun", "renoise"}))
 def test_chunks_do_not_matter(rule):
     parts = [sample(VELOCITY, part, uniform(4), rule).x0 for part in NOISE.split(1)]
     assert torch.equal(torch.cat(parts), run(rule).x0)
