@@ -8,6 +8,7 @@ import socket
 import struct
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -42,8 +43,11 @@ def server(bucket: str) -> Iterator[str]:
     endpoint = "http://{}:{}".format(*moto.get_host_and_port())
     with mock.patch.dict(os.environ, CREDENTIALS):
         boto3.client("s3", endpoint_url=endpoint).create_bucket(Bucket=bucket)
-        yield endpoint
-    moto.stop()
+        try:
+            yield endpoint
+        finally:  # the next server of this process would have the same objects
+            urllib.request.urlopen(urllib.request.Request(f"{endpoint}/moto-api/reset", method="POST")).close()
+            moto.stop()
 
 
 class Network:
