@@ -232,7 +232,7 @@ def run(
             continue
         with (
             tempfile.TemporaryDirectory(prefix="fewstep-chaos-") as folder,
-            bench(Path(folder), store="network" in mine, small_disk="disk" in mine) as made,
+            bench(Path(folder), store="network" in mine, small_disk="disk" in mine, mlflow="mlflow" in mine) as made,
         ):
             up(made)
             made.stages = stages

@@ -17,12 +17,13 @@ import yaml
 
 from stages.io import artefacts
 from tests import s3
+from tests.flows.clone import give_databases
 
 ROOT = Path(__file__).parents[1]
 BOUND_S = 240.0
 STAGES = ("teacher", "trajectories")
 RUN = (
-    "run", "--until", "trajectories", "experiment=smoke", "teacher.budget.iterations=600",
+    "run", "--until", "trajectories", "experiment=smoke",
     "trajectories.num_trajectories=2048", "trajectories.steps=16", "trajectories.keep=[8]",
 )  # fmt: skip
 
@@ -35,6 +36,8 @@ class Bench:
     network: s3.Network | None
     """What the store lies behind, if there is one."""
     environment: dict[str, str]
+    servers: tuple[str, ...] = ()
+    """What `fewstep up` is told."""
     stages: tuple[str, ...] = STAGES
     """What is made anew in each trial."""
     truth: dict[str, str] = field(default_factory=dict)
@@ -58,9 +61,10 @@ class Bench:
 
     def whole(self) -> tuple[str, ...]:
         """The run, with the store if it has one."""
+        run = (*RUN, f"teacher.budget.iterations={600 if 'teacher' in self.stages else 20}")
         if self.network is None:
-            return RUN
-        return (*RUN, "storage=s3", "storage.root=s3://team/chaos", f"storage.endpoint={self.network.endpoint}")
+            return run
+        return (*run, "storage=s3", "storage.root=s3://team/chaos", f"storage.endpoint={self.network.endpoint}")
 
     def reset(self) -> None:
         """As before the first run of the teacher: no artefact, no cache of runs, no work begun."""
@@ -120,7 +124,7 @@ class Bench:
 
 
 @contextmanager
-def bench(folder: Path, *, store: bool, small_disk: bool) -> Iterator[Bench]:
+def bench(folder: Path, *, store: bool, small_disk: bool, mlflow: bool = True) -> Iterator[Bench]:
     """A clone in `folder` with servers that stay, and an S3 server behind a network that can be cut."""
     with ExitStack() as stack:
         root = folder / "clone"
@@ -129,6 +133,7 @@ def bench(folder: Path, *, store: bool, small_disk: bool) -> Iterator[Bench]:
             subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1g", "none", root], check=True)
             stack.callback(subprocess.run, ["umount", "--lazy", root], check=False)
         subprocess.run(["git", "clone", "--quiet", "--no-hardlinks", ROOT, root], check=True)
+        give_databases(root)
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "FEWSTEP_", "RAY_"))}
         environment |= s3.CREDENTIALS | {"CHAOS": str(root), "FEWSTEP_CACHE": str(folder / "cache")}
         environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
@@ -137,7 +142,7 @@ def bench(folder: Path, *, store: bool, small_disk: bool) -> Iterator[Bench]:
             network = s3.Network(stack.enter_context(s3.server("team")))
             stack.callback(network.close)
             os.environ["AWS_ENDPOINT_URL_S3"] = network.endpoint
-        made = Bench(root, network, environment)
+        made = Bench(root, network, environment, servers=() if mlflow else ("--without", "mlflow"))
         stack.callback(_end, made)
         made.call("compose", "experiment=smoke")
         yield made
@@ -151,7 +156,7 @@ def _end(made: Bench) -> None:
 
 def up(made: Bench) -> None:
     """See to it that the servers run."""
-    done = made.call("up", "--prefect-port", str(_free()), "--mlflow-port", str(_free()))
+    done = made.call("up", "--prefect-port", str(_free()), "--mlflow-port", str(_free()), *made.servers)
     if done.returncode:
         raise SystemExit(f"up: {done.stderr}")
 

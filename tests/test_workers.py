@@ -23,30 +23,29 @@ def one(job, unit, folder):
     run.run_unit(Job(**job), unit, folder, silent)
 
 
-def made_by(workers, composed, root):
-    """Digests of the chain, made by `workers` processes that take the units from the last to the first."""
+def made_by(call, composed, root):
+    """Digests of the chain, whose units are done by `call`, a kind of `map`, from the last to the first."""
     digests = {}
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        for node in CHAIN:
-            job = Job(
-                stage=node.stage,
-                arm=None,
-                seed=4,
-                section=composed[node.stage],
-                inputs={name: str(root / folder) for name, folder in STAGES[node.stage].inputs(composed, None).items()},
-            )
-            units = run.plan(job)
-            folders = [root / "work" / node.stage / unit["id"] for unit in units]
-            pairs = list(zip(units, folders, strict=True))[::-1]
-            list(pool.map(one, [job.to_json()] * len(units), *zip(*pairs, strict=True)))
-            run.finish(job, folders, root / node.folder)
-            digests[node.stage] = artefacts.digest(root / node.folder)
+    for node in CHAIN:
+        job = Job(
+            stage=node.stage,
+            arm=None,
+            seed=4,
+            section=composed[node.stage],
+            inputs={name: str(root / folder) for name, folder in STAGES[node.stage].inputs(composed, None).items()},
+        )
+        units = run.plan(job)
+        folders = [root / "work" / node.stage / unit["id"] for unit in units]
+        pairs = list(zip(units, folders, strict=True))[::-1]
+        list(call(one, [job.to_json()] * len(units), *zip(*pairs, strict=True)))
+        run.finish(job, folders, root / node.folder)
+        digests[node.stage] = artefacts.digest(root / node.folder)
     return digests
 
 
 @pytest.mark.slow
 def test_one_worker_and_two_make_the_same_bytes(tmp_path):
     composed = yaml.safe_load(params.compose(ROOT / "params", ["experiment=smoke", "trajectories.shard_size=64"]))
-    one_worker = made_by(1, composed, tmp_path / "one")
-    two_workers = made_by(2, composed, tmp_path / "two")
-    assert one_worker == two_workers
+    here = made_by(map, composed, tmp_path / "here")
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
+        assert made_by(pool.map, composed, tmp_path / "two") == here

@@ -6,9 +6,12 @@ from pathlib import Path
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Ports."""
+    """Ports, and what is not wanted."""
     parser.add_argument("--prefect-port", type=int, default=4200)
     parser.add_argument("--mlflow-port", type=int, default=5000)
+    parser.add_argument(
+        "--without", action="append", default=[], choices=("mlflow", "prefect", "ray"), help="do not start this one"
+    )
 
 
 def main(parsed: argparse.Namespace) -> int:
@@ -29,6 +32,7 @@ def main(parsed: argparse.Namespace) -> int:
             print(f"{name:8} {store.shown(os.environ[variable])}  ({variable}; not started here)")
         else:
             names.insert(0, name)
+    names = [name for name in names if name not in parsed.without]
     ports = {"prefect": parsed.prefect_port, "mlflow": parsed.mlflow_port}
     for service in services.start(names, resources, ports=ports, leashed=False):
         print(f"{service.name:8} {service.address}  (process {service.pid}, log .fewstep/logs/{service.name}.log)")

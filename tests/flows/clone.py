@@ -15,13 +15,22 @@ PARTS += ("data/distill/.gitkeep", "data/rl/.gitkeep")
 
 
 @cache
-def migrated() -> Path:
-    """A Prefect home with its database made: migrations from nothing take longer than all else that its server does."""
-    home = Path(tempfile.mkdtemp(prefix="fewstep-prefect-"))
+def _migrated() -> Path:
+    home = Path(tempfile.mkdtemp(prefix="fewstep-databases-"))
     atexit.register(shutil.rmtree, home, ignore_errors=True)
-    command = [sys.executable, "-m", "prefect", "server", "database", "upgrade", "-y"]
-    subprocess.run(command, env=os.environ | {"PREFECT_HOME": str(home)}, check=True, capture_output=True)
+    prefect = [sys.executable, "-m", "prefect", "server", "database", "upgrade", "-y"]
+    mlflow = "from mlflow import MlflowClient; MlflowClient('sqlite:///mlflow.db').search_experiments()"
+    environment = os.environ | {"PREFECT_HOME": str(home / "prefect")}
+    for command in (prefect, [sys.executable, "-c", mlflow]):
+        subprocess.run(command, cwd=home, env=environment, check=True, capture_output=True)
     return home
+
+
+def give_databases(root: Path) -> None:
+    """Prefect's and MLflow's, with their tables: migrations from nothing take longer than all else that is done."""
+    shutil.copytree(_migrated() / "prefect", root / ".fewstep/prefect")
+    (root / "mlruns").mkdir(exist_ok=True)
+    shutil.copy(_migrated() / "mlflow.db", root / "mlruns/mlflow.db")
 
 
 class Clone:
@@ -35,7 +44,7 @@ class Clone:
                 shutil.copytree(ROOT / part, root / part)  # what Python compiled too: it is by time of the source
             else:
                 shutil.copy(ROOT / part, root / part)
-        shutil.copytree(migrated(), root / ".fewstep/prefect")
+        give_databases(root)
         (root / "README.md").write_text("a clone\n")
         for words in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "a clone"]):
             self._call(["git", "-c", "user.name=t", "-c", "user.email=t@localhost", *words])

@@ -32,7 +32,7 @@ def store(tmp_path_factory):
 def clone(tmp_path_factory, store):
     clone = Clone(tmp_path_factory.mktemp("clone"))
     assert clone.fewstep("compose", "experiment=smoke").returncode == 0
-    up = clone.fewstep("up", "--prefect-port", "24397", "--mlflow-port", "25397")
+    up = clone.fewstep("up", "--prefect-port", "24397", "--without", "mlflow")
     assert up.returncode == 0, up.stderr
     yield clone
     assert "prefect stopped" in clone.fewstep("down").stdout
@@ -49,9 +49,11 @@ def installed(tmp_path_factory, clone):
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory, clone):
-    # A node is dead when it refused three times; Ray's own patience takes a quarter of a minute.
-    patience = {"RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "3"}
-    cluster = Cluster(tmp_path_factory.mktemp("ray"), **patience)
+    # A node is dead when it refused three times; Ray's own patience takes a quarter of a minute. Workers start when
+    # there is work: else each run begins with one on every CPU, also the runs that are refused.
+    ours = {"RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "3"}
+    ours["RAY_prestart_worker_first_driver"] = "false"
+    cluster = Cluster(tmp_path_factory.mktemp("ray"), **ours)
     yield cluster
     cluster.close()
 
