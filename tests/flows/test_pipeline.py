@@ -7,12 +7,17 @@ import json
 import re
 import time
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
 import pytest
 import yaml
 
+from stages.io import artefacts
+from stages.io import run as stages_run
+from stages.io.job import Job
+from tests.flows import gang
 from tests.flows.clone import Clone
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
@@ -215,14 +220,14 @@ def test_a_worker_that_dies_fails_the_stage_and_keeps_the_others(spoiled):
 def test_a_stage_that_fails_fails_the_run_and_what_it_finished_is_not_computed_again(spoiled):
     spoiled.spoil("stages/trajectories.py", SHARD_1.format("raise RuntimeError('boom')"))
     done = spoiled.fewstep("run", *AS_IT_IS, "trajectories.guidance=1.5")
-    where = r"traceback: .fewstep/logs/trajectories.traceback\);.* \(its log: .fewstep/logs/trajectories.log\)"
-    refused(done, f"trajectories: RuntimeError: boom .*{where}")
+    boom = r"RuntimeError: boom \(traceback: .fewstep/logs/trajectories.traceback\);"
+    refused(done, rf"trajectories: {boom}.* \(its log: .fewstep/logs/trajectories.log\)")
     assert "skipped  evaluate" in done.stdout or "evaluate" not in done.stdout
 
     seals = (spoiled.root / ".fewstep/work/trajectories").rglob("shard-00000/unit.json")
     seal = max(seals, key=lambda file: file.stat().st_mtime_ns)
     before = seal.stat().st_mtime_ns
-    refused(spoiled.dvc("repro", "-s", "trajectories"), f"boom .*{where}")
+    refused(spoiled.dvc("repro", "-s", "trajectories"), boom)
     assert seal.stat().st_mtime_ns == before
 
 
@@ -258,6 +263,31 @@ def test_a_truncated_shard_names_the_file_and_the_repair(finished):
     assert finished.lock() == lock
     assert finished.dvc("checkout", "--force", "trajectories").returncode == 0
     assert shard.read_bytes() == whole
+
+
+def test_two_workers_train_what_one_trains_even_if_one_is_killed(spoiled, tmp_path):
+    spoiled.spoil("stages/training/loop.py", "SAVE_EVERY_S = 0.2")
+    sizes = ("teacher.budget.slices=2", "teacher.budget.iterations=100", "+compute.workers.teacher=2")
+    assert spoiled.fewstep("compose", "experiment=smoke", *sizes).returncode == 0
+    section = yaml.safe_load((spoiled.root / "params.yaml").read_text())["teacher"]
+    inputs = {"dataset": str(spoiled.root / "data/dataset")}
+    job = Job(stage="teacher", arm=None, seed=0, section=section, inputs=inputs)
+    stages_run.run(job, tmp_path / "alone", tmp_path / "work", lambda *_: None)
+
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(spoiled.fewstep, "stage", "teacher")
+        wait_for(lambda: gang.reported(spoiled) >= 20)
+        found = gang.ranks(spoiled)
+        assert len(found) == 2
+        found[1].kill()
+        killed = running.result(timeout=60)
+    refused(killed, "a worker was killed or crashed; finished units are kept, run it again to go on from there")
+    assert 20 <= gang.reported(spoiled) < 100
+
+    again = spoiled.fewstep("stage", "teacher")
+    assert again.returncode == 0, again.stderr
+    assert artefacts.digest(spoiled.root / "data/teacher") == artefacts.digest(tmp_path / "alone")
+    wait_for(lambda: not gang.ranks(spoiled), 20)
 
 
 def test_an_artefact_of_other_parameters_is_refused(spoiled):

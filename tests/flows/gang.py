@@ -1,0 +1,26 @@
+"""A gang of workers that trains one model, as it can be seen from outside."""
+
+import json
+
+import psutil
+
+
+def reported(clone):
+    """The last step that the teacher reported, with a checkpoint beside it; 0 before."""
+    for file in (clone.root / ".fewstep/work/teacher").glob("*/all.jsonl"):
+        lines = [line for line in file.read_text().split("\n")[:-1] if line]
+        if lines and (file.parent / "all" / "resume" / "state.safetensors").is_file():
+            return json.loads(lines[-1])["step"]
+    return 0
+
+
+def ranks(clone):
+    """Its processes."""
+    head = psutil.Process(json.loads((clone.root / ".fewstep/services/ray.json").read_text())["pid"])
+    found = []
+    for process in head.children(recursive=True):
+        try:
+            found += [process] if "RayTrainWorker" in " ".join(process.cmdline()) else []
+        except psutil.Error:
+            continue
+    return found
