@@ -8,6 +8,8 @@ from pathlib import Path
 
 HOME = Path(".fewstep")
 """Untracked: locks, logs, work folders, local servers."""
+TICKETS = HOME / "services" / "warm"
+"""A file for each worker that the local Ray is to start and warm up ahead of its work."""
 
 SETTINGS = {
     "DO_NOT_TRACK": "1",

@@ -7,6 +7,7 @@ python -m flows.head <cpus> <file for the address>
 """
 
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import psutil
 
+from flows.environment import TICKETS
 from flows.warmth import request_workers
 from stages.io.artefacts import write_json
 
@@ -28,6 +30,7 @@ def main(num_cpus: int, state: Path) -> int:
     """Start, announce, wait for SIGTERM (0) or for Ray's death (1)."""
     import ray
 
+    shutil.rmtree(TICKETS, ignore_errors=True)  # of a Ray that was killed
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     signal.signal(signal.SIGINT, lambda *_: stop.set())

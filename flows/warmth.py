@@ -1,8 +1,11 @@
 """Warm workers: the local Ray's, started and with torch imported before a stage needs them."""
 
+import uuid
+
 import psutil
 
 from flows import services
+from flows.environment import TICKETS
 
 
 def prestart(wanted: int) -> None:
@@ -29,6 +32,9 @@ def request_workers(count: int) -> None:
     node = next((node for node in ray.nodes() if node["Alive"]), None)
     if node is None or count < 1:
         return
+    TICKETS.mkdir(parents=True, exist_ok=True)
+    for _ in range(count):
+        (TICKETS / uuid.uuid4().hex).touch()
     request = node_manager_pb2.PrestartWorkersRequest(num_workers=count, keep_alive_duration_secs=600)
     request.runtime_env_info.SetInParent()
     with grpc.insecure_channel(f"{node['NodeManagerAddress']}:{node['NodeManagerPort']}") as channel:
@@ -39,12 +45,14 @@ def request_workers(count: int) -> None:
 
 
 def _count(head: int) -> int:
-    """Workers under process `head`, those still starting too."""
+    """Workers under process `head`, those still starting too; Ray's agents have titles like theirs."""
     count = 0
     for process in psutil.Process(head).children(recursive=True):
         try:
             words = process.cmdline()
         except psutil.Error:
             continue
-        count += any(word.startswith("ray::") or word.endswith("default_worker.py") for word in words[:4])
+        title = words[0].strip() if words else ""
+        is_worker = title.startswith("ray::") and not title.endswith("Agent")
+        count += is_worker or any(word.endswith("default_worker.py") for word in words[:4])
     return count
