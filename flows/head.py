@@ -16,6 +16,7 @@ from pathlib import Path
 
 import psutil
 
+from flows import processes
 from flows.environment import TICKETS
 from flows.warmth import request_workers
 from stages.io.artefacts import write_json
