@@ -20,7 +20,7 @@ class State:
 
     node: Node
     word: str
-    """up to date, changed, waits, running"""
+    """up to date, changed, not made, waits, running"""
     words: str
     """Why."""
     share: float | None = None
@@ -57,7 +57,7 @@ def changed(params: Params, tries: int = 8) -> Mapping[str, Sequence[str]]:
 def states(params: Params, changed: Mapping[str, Sequence[str]]) -> list[State]:
     """Every node in the order of the pipeline; `changed` as `repro.changed` tells it."""
     found, stale = [], set()
-    log = events.read()[0][-2000:]
+    log, made = events.read()[0][-2000:], repro.locked()
     for node, reads in graph.nodes(params).items():
         holder = locks.held(node)
         if holder:
@@ -65,7 +65,8 @@ def states(params: Params, changed: Mapping[str, Sequence[str]]) -> list[State]:
             found.append(_running(node, holder, params, log))
         elif node.name in changed:
             stale.add(node)
-            found.append(State(node, "changed", _short(changed[node.name])))
+            is_made = node.name in made  # DVC calls all that a stage reads modified where it was never made
+            found.append(State(node, *(("changed", _short(changed[node.name])) if is_made else ("not made", ""))))
         elif reads & stale:
             stale.add(node)
             found.append(State(node, "waits", f"for {', '.join(sorted(each.name for each in reads & stale))}"))

@@ -1,23 +1,22 @@
 """What a run came to, for people: the table of results, where to look, and where the time went."""
 
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from flows import lineage
+from flows import lineage, store
 from flows.environment import HOME
 from flows.table import Params
 
 METRICS = Path("data/evaluate/metrics.json")
 COLUMNS = ("nfe", "score_seen", "score_heldout", "frechet_distance", "precision", "recall")
-GROUPS = ("real", "teacher", "guidance", "distill", "rl")
-PLACES = (
-    "report    data/evaluate/report.html",
-    "MLflow    `fewstep up`, then http://127.0.0.1:5000 (kept in mlruns/)",
-    "Prefect   `fewstep up`, then http://127.0.0.1:4200 (kept in .fewstep/prefect/)",
-    "data      `dvc metrics show`, `dvc plots show`, `fewstep lineage data/evaluate`",
+_SERVERS = (
+    ("MLflow", store.ADDRESS, 5000, "mlruns/"),
+    ("Prefect", "PREFECT_API_URL", 4200, ".fewstep/prefect/"),
 )
+GROUPS = ("real", "teacher", "guidance", "distill", "rl")
 
 
 def results() -> list[dict[str, Any]]:
@@ -35,6 +34,20 @@ def results() -> list[dict[str, Any]]:
 def _rank(name: str, numbers: Mapping[str, Any]) -> tuple[float, float, str]:
     """Many steps first, then little guidance."""
     return -numbers.get("nfe", 0), numbers.get("guidance", 1), name
+
+
+def _places() -> Iterator[str]:
+    """Where to look, of what there is."""
+    is_evaluated = METRICS.is_file()
+    if is_evaluated:
+        yield f"report    {METRICS.with_name('report.html')}"
+    for name, variable, port, kept in _SERVERS:
+        address = os.environ.get(variable)
+        own = f"`fewstep up`, then http://127.0.0.1:{port} (kept in {kept})"
+        yield f"{name:9} {store.shown(address) if address else own}"
+    if is_evaluated:
+        yield "data      `dvc metrics show`, `dvc plots show`, `fewstep lineage data/evaluate`"
+    yield from _timeline()
 
 
 def _timeline() -> list[str]:
@@ -68,5 +81,5 @@ def show() -> None:
         for row in rows:
             table.add_row(row["model"], *(f"{row[column]:.3g}" if column in row else "" for column in columns))
         console.print(table)
-    for line in [*PLACES, *_timeline()]:
+    for line in _places():
         console.print(line, highlight=False)

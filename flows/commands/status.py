@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-_SIGNS = {"up to date": "✓", "changed": "·", "waits": "·", "running": "▶"}
+_SIGNS = {"up to date": "✓", "changed": "·", "not made": "·", "waits": "·", "running": "▶"}
 _BAR = 20
 
 
@@ -21,7 +21,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(parsed: argparse.Namespace) -> int:
-    """One line a node: up to date, changed and why, waits for a changed one, or running and how far."""
+    """One line a node: up to date, changed and why, not made, waits for a changed one, or running and how far."""
     from flows import live
     from stages.io import params
 

@@ -46,17 +46,19 @@ def by_name(changed=()):
 
 def test_a_stage_that_trains_shows_its_steps_and_when_it_will_end(running, tmp_path):
     running("teacher")
+    (tmp_path / "dvc.lock").write_text("stages: {teacher: {outs: []}, trajectories: {outs: []}}")
     report = tmp_path / "all.jsonl"
     report.write_text(json.dumps({"step": 3, "time": time.time(), "metrics": {}}) + "\n")
     reports.announce(Node("teacher"), {"all": report})
     events.spoken(tmp_path / "all.events.jsonl", "all")
     events.write("starts", node=Node("teacher"), unit="all", worker={"host": "h", "pid": 7})
-    states = by_name(["teacher", "trajectories"])
+    states = by_name(["teacher", "trajectories", "verifier"])
     teacher = states["teacher"]
     assert (teacher.word, teacher.words, teacher.share, teacher.workers) == ("running", "step 4 of 10", 0.4, ("h:7",))
     assert teacher.left_s == pytest.approx(teacher.elapsed_s * 1.5)
     assert states["dataset"].word == "up to date"
     assert states["trajectories"].word == "changed"
+    assert states["verifier"].word == "not made"
     assert (states["distill@a"].word, states["distill@a"].words) == ("waits", "for reflow, teacher")
 
 
