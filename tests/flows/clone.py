@@ -2,10 +2,13 @@
 
 import atexit
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -31,6 +34,23 @@ def give_databases(root: Path) -> None:
     shutil.copytree(_migrated() / "prefect", root / ".fewstep/prefect")
     (root / "mlruns").mkdir(exist_ok=True)
     shutil.copy(_migrated() / "mlflow.db", root / "mlruns/mlflow.db")
+
+
+def refused(done: subprocess.CompletedProcess[str], message: str) -> None:
+    """One clear message, an exit code, no traceback."""
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert done.returncode != 0
+    assert len(errors) == 1, done.stdout + done.stderr
+    assert re.search(message, errors[0]), errors[0]
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def wait_for(holds: Callable[[], object], seconds: float = 120) -> None:
+    """Until it `holds`; AssertionError after so many seconds."""
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, "it did not come to it"
+        time.sleep(0.2)
 
 
 class Clone:

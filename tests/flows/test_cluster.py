@@ -14,7 +14,7 @@ from stages.io import run as stages_run
 from stages.io.job import Job
 from stages.io.storage import Store
 from tests import s3
-from tests.flows.clone import Clone
+from tests.flows.clone import Clone, refused
 from tests.flows.raylets import Cluster
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900), pytest.mark.filterwarnings("ignore")]
@@ -62,13 +62,6 @@ def words(cluster, store):
     bulk = ("storage=s3", "storage.root=s3://team/fewstep", f"storage.endpoint={store}")
     gang = ("teacher.budget.slices=2", "+compute.workers.teacher=2")
     return ("experiment=smoke", "compute=address", f"compute.address={cluster.address}", *gang, *bulk)
-
-
-def refused(done, message):
-    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert done.returncode != 0
-    assert len(errors) == 1, done.stdout + done.stderr
-    assert re.search(message, errors[0]), errors[0]
 
 
 def record(clone, stage):

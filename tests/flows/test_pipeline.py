@@ -18,7 +18,7 @@ from stages.io import artefacts
 from stages.io import run as stages_run
 from stages.io.job import Job
 from tests.flows import gang
-from tests.flows.clone import Clone
+from tests.flows.clone import Clone, refused, wait_for
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
@@ -67,22 +67,6 @@ def ran(clone):
     """Nodes whose command the last pipeline run started."""
     latest = max((clone.root / ".fewstep/runs").glob("*.json"), key=lambda file: file.stat().st_mtime)
     return {name for name, entry in json.loads(latest.read_text())["stages"].items() if entry["ran"]}
-
-
-def wait_for(holds, seconds=120):
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end, "it did not come to it"
-        time.sleep(0.2)
-
-
-def refused(done, message):
-    """One clear message, an exit code, no traceback."""
-    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert done.returncode != 0
-    assert len(errors) == 1, done.stderr
-    assert re.search(message, errors[0]), errors[0]
-    assert "Traceback" not in done.stdout + done.stderr
 
 
 AS_IT_IS = ("experiment=smoke", "distill.arms.tdm1.nfe=2")

@@ -9,7 +9,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 
@@ -17,7 +16,7 @@ import pytest
 
 from flows.child import of_run
 from tests import s3
-from tests.flows.clone import ROOT, Clone
+from tests.flows.clone import ROOT, Clone, wait_for
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600), pytest.mark.filterwarnings("ignore")]
 FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
@@ -92,13 +91,6 @@ def team(tmp_path_factory, bucket):
     yield made
     down = made.worker.fewstep("down")
     assert down.stdout.split("\n")[:2] == ["worker stopped", "prefect stopped"]
-
-
-def wait_for(holds, seconds=120):
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end, "it did not come to it"
-        time.sleep(0.3)
 
 
 def test_one_command_makes_all_that_prefect_needs(team):

@@ -4,9 +4,7 @@ import json
 import os
 import re
 import shutil
-import time
 
-import psutil
 import pytest
 import yaml
 
@@ -14,7 +12,7 @@ from stages.io import artefacts
 from stages.io.job import Job
 from stages.io.run import run
 from tests import s3
-from tests.flows.clone import Clone
+from tests.flows.clone import Clone, refused, wait_for
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600), pytest.mark.filterwarnings("ignore")]
 
@@ -63,13 +61,6 @@ def yours(tmp_path_factory, mine):
     return clone
 
 
-def refused(done, message):
-    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert done.returncode != 0
-    assert len(errors) == 1, done.stdout + done.stderr
-    assert re.search(message, errors[0]), errors[0]
-
-
 def test_the_bulk_is_in_the_store_and_dvc_tracks_the_manifest(mine):
     for stage in STAGES:
         folder = mine.root / "data" / stage
@@ -107,7 +98,7 @@ def test_the_same_work_in_two_clones_is_done_by_one(mine, yours):
         (clone.root / "params.yaml").write_text(text.replace("iterations: 20\n", "iterations: 20000\n", 1))
     shutil.copytree(mine.root / ".fewstep/services", yours.root / ".fewstep/services")
     first = mine.begin("stage", "teacher")
-    _wait(lambda: any((mine.root / ".fewstep/work/teacher").rglob("all.jsonl")))
+    wait_for(lambda: any((mine.root / ".fewstep/work/teacher").rglob("all.jsonl")))
     second = yours.fewstep("stage", "teacher")
     refused(second, r"teacher: process \d+ on .* is making the same from another clone .*wait for it")
     first.terminate()
@@ -162,10 +153,3 @@ def test_a_store_that_is_none_is_refused_before_any_work(mine):
     done = mine.fewstep("run", "experiment=smoke", "storage.root=team/fewstep")
     refused(done, "storage.root=team/fewstep: must be s3://bucket/prefix")
     assert (mine.root / "params.yaml").read_text() == before
-
-
-def _wait(holds, seconds=60):
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end, [p.info for p in psutil.process_iter(["cmdline"])][-5:]
-        time.sleep(0.1)
