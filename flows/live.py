@@ -65,8 +65,10 @@ def states(params: Params, changed: Mapping[str, Sequence[str]]) -> list[State]:
             found.append(_running(node, holder, params, log))
         elif node.name in changed:
             stale.add(node)
-            is_made = node.name in made  # DVC calls all that a stage reads modified where it was never made
-            found.append(State(node, *(("changed", _short(changed[node.name])) if is_made else ("not made", ""))))
+            if node.name in made:
+                found.append(State(node, "changed", _short(changed[node.name])))
+            else:  # DVC calls all that it reads modified
+                found.append(State(node, "not made", ""))
         elif reads & stale:
             stale.add(node)
             found.append(State(node, "waits", f"for {', '.join(sorted(each.name for each in reads & stale))}"))

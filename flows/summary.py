@@ -6,15 +6,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from flows import lineage, store
+from flows import lineage, services, store
 from flows.environment import HOME
 from flows.table import Params
 
 METRICS = Path("data/evaluate/metrics.json")
 COLUMNS = ("nfe", "score_seen", "score_heldout", "frechet_distance", "precision", "recall")
 _SERVERS = (
-    ("MLflow", store.ADDRESS, 5000, "mlruns/"),
-    ("Prefect", "PREFECT_API_URL", 4200, ".fewstep/prefect/"),
+    ("MLflow", store.ADDRESS, "mlruns/"),
+    ("Prefect", "PREFECT_API_URL", ".fewstep/prefect/"),
 )
 GROUPS = ("real", "teacher", "guidance", "distill", "rl")
 
@@ -41,9 +41,10 @@ def _places() -> Iterator[str]:
     is_evaluated = METRICS.is_file()
     if is_evaluated:
         yield f"report    {METRICS.with_name('report.html')}"
-    for name, variable, port, kept in _SERVERS:
+    for name, variable, kept in _SERVERS:
         address = os.environ.get(variable)
-        own = f"`fewstep up`, then http://127.0.0.1:{port} (kept in {kept})"
+        port = services.PORTS[name.lower()]
+        own = f"`fewstep up`, then http://{services.HOST}:{port} (kept in {kept})"
         yield f"{name:9} {store.shown(address) if address else own}"
     if is_evaluated:
         yield "data      `dvc metrics show`, `dvc plots show`, `fewstep lineage data/evaluate`"

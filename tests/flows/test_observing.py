@@ -219,3 +219,16 @@ def test_the_report_itself_stays_as_it_is(home):
     assert report.read_text() == "<html><body><p>r</p></body></html>\n"
     copy = pages["report.html"].read_text()
     assert copy.index("<p>r</p>") < copy.index("What waited for what") < copy.index("</body>")
+
+
+@pytest.mark.parametrize(("fault", "told"), [(ValueError, "no"), (RuntimeError, r"no (traceback: {})")])
+def test_a_workers_traceback_is_kept_and_named_unless_the_input_is_at_fault(tmp_path, monkeypatch, fault, told):
+    from flows import stage
+
+    monkeypatch.chdir(tmp_path)
+    error = fault("no")
+    error.add_note("Traceback of a worker")
+    stage._keep_trace(Node("teacher"), error)
+    file = Path(".fewstep/logs/teacher.traceback")
+    assert file.read_text() == "Traceback of a worker"
+    assert str(error) == told.format(file)

@@ -1,4 +1,4 @@
-"""A gang of workers through Ray Train: the same artefact as one worker's, also after one of them was killed."""
+"""Which shares of a training its workers may have; that they make what one makes is seen in test_pipeline."""
 
 import pytest
 

@@ -148,6 +148,15 @@ def test_garbage_is_shown_then_collected_and_nothing_else(mine, network):
     assert mine.fewstep("sample", "teacher", "--prompt", "a bold left-slanted 7").returncode == 0
 
 
+def test_a_push_to_a_missing_bucket_is_an_error_and_loses_nothing(mine, network):
+    lock = mine.lock()
+    assert mine.dvc("remote", "add", "wrong", "s3://nobodys/fewstep").returncode == 0
+    assert mine.dvc("remote", "modify", "wrong", "endpointurl", network.endpoint).returncode == 0
+    assert mine.dvc("push", "-r", "wrong", "dataset").returncode != 0
+    assert mine.lock() == lock
+    assert (mine.root / "data/dataset/manifest.json").is_file()
+
+
 def test_a_store_that_is_none_is_refused_before_any_work(mine):
     before = (mine.root / "params.yaml").read_text()
     done = mine.fewstep("run", "experiment=smoke", "storage.root=team/fewstep")
