@@ -24,6 +24,7 @@ from stages.io.artefacts import write_json
 _LOOK_S = 0.5
 GRACE_S = 45.0
 """Without its GCS, Ray ends a driver on the spot, which then cannot say or settle anything."""
+_DEATH_S = 10.0
 _VITAL = ("gcs_server", "raylet")
 
 
@@ -65,8 +66,10 @@ def _watch(vital: Mapping[str, psutil.Process], state: Path, stop: threading.Eve
             print(f"Ray's {dead[0]} died; this head ends", file=sys.stderr, flush=True)  # noqa: T201
             if "gcs_server" not in dead:
                 stop.wait(GRACE_S)
-            for child in psutil.Process().children(recursive=True):
+            children = psutil.Process().children(recursive=True)
+            for child in children:
                 _kill(child)
+            psutil.wait_procs(children, timeout=_DEATH_S)  # who sees this head gone may take its ports and memory
             os._exit(1)  # ray.shutdown would wait for the dead
 
 
