@@ -30,6 +30,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks import scale_tables  # noqa: E402
 from stages.core.rng import normal_at  # noqa: E402
 from stages.io import artefacts, shards  # noqa: E402
+from stages.io.pairs import Layout, Origin  # noqa: E402
 
 SHAPES = {"4x64x64": (4, 64, 64), "16x64x64": (16, 64, 64)}
 PAIRS = (10**6, 10**8)
@@ -92,7 +93,7 @@ def shard_speed(folder: Path, *, quick: bool) -> Figures:
     reads = {
         "raw sequential read": lambda: _read_raw(file, buffer),
         "safetensors load_file": lambda: {k: v.clone() for k, v in load_file(file).items()},
-        "shards.read": lambda: shards.read([file]),
+        "Shard.read": lambda: _shard(file),
     }
     got = in_turn({name: (lambda how=how: _read(file, how)) for name, how in reads.items()}, repeats)
     for found, base in ((wrote, "raw sequential write"), (got, "raw sequential read")):
@@ -131,6 +132,10 @@ def _read_raw(file: Path, buffer: bytearray) -> None:
             left = left[stream.readinto(left) :]
 
 
+def _shard(file: Path) -> Mapping[str, torch.Tensor]:
+    return shards.Shard(file.name, file).read()
+
+
 def noise_speed(folder: Path, *, quick: bool) -> Figures:
     """Making noise again from (seed, stream, index) against reading it, float16 on disk, a core and all cores."""
     count, shape = (256 if quick else 1024), SHAPES["4x64x64"]
@@ -152,16 +157,43 @@ def noise_speed(folder: Path, *, quick: bool) -> Figures:
 
     def disk() -> float:
         _evict(file)
-        return timed(lambda: shards.read([file]))
+        return timed(lambda: _shard(file))
 
     kinds = {"made again, 1 core": again(1), f"made again, {cores} cores": again(cores), "read from disk": disk}
     found = in_turn(kinds, 3 if quick else 7)
     for each in found.values():
         each["pairs_s"] = count / each["median_s"]
         each["numbers_s"] = each["pairs_s"] * stored["noise"][0].numel()
-    same = torch.equal(shards.read([file])["noise"], stored["noise"])
+    same = torch.equal(_shard(file)["noise"], stored["noise"])
     assert same, "what is made again must be what was stored"
     return {"pairs": count, "numbers_a_pair": stored["noise"][0].numel(), "found": found}
+
+
+def walk_cost(folder: Path, *, quick: bool) -> Figures:
+    """Memory and pace of a training's reader over one epoch, with all pairs held and with a buffer of them."""
+    count, a_shard = (4096 if quick else 32_768), 512
+    layouts = {
+        "stored": Layout("float16", None),
+        "made again": Layout("float16", Origin(0, "trajectories")),
+    }
+    found = []
+    for name, layout in layouts.items():
+        (folder / name).mkdir()
+        for number in range(count // a_shard):
+            noise = normal_at(0, "trajectories", number * a_shard, a_shard, SHAPES["4x64x64"])
+            file = folder / name / shards.name(number)
+            layout.write(file, noise=noise, x0=noise.flip(0), prompt_index=torch.arange(a_shard))
+            _fsync(file)
+        shards.write_prompts(folder / name, [str(i) for i in range(a_shard)])
+        layout.write_index(folder / name, [a_shard] * (count // a_shard))
+        for buffer in (count, count // 8):
+            for file in (folder / name).glob("*.safetensors"):
+                _evict(file)
+            call = [sys.executable, str(Path(__file__).with_name("scale_walk.py")), str(folder / name), str(buffer)]
+            done = subprocess.run(call, capture_output=True, text=True, check=True)
+            found.append({"noise": name, "buffer": buffer, **json.loads(done.stdout)})
+        shutil.rmtree(folder / name)
+    return {"pairs": count, "bytes_a_pair": 2 * 4 * noise[0].numel(), "found": found}
 
 
 def manifest_cost(folder: Path, *, quick: bool) -> Figures:
@@ -260,6 +292,7 @@ def plan(measured: Figures, settings: argparse.Namespace) -> list[Figures]:
 MEASURES = {
     "shards": shard_speed,
     "noise": noise_speed,
+    "walk": walk_cost,
     "manifest": manifest_cost,
     "tasks": task_cost,
     "dvc": dvc_cost,

@@ -34,6 +34,28 @@ def _noise(found: Figures) -> str:
     return _table([f"noise of {found['pairs']} pairs", "pairs/s", "million numbers/s", "ms, median [range]"], rows)
 
 
+def _walk(found: Figures) -> str:
+    rows = [
+        [
+            each["noise"],
+            f"{each['buffer']:,}",
+            f"{each['peak_mb']:,.0f}",
+            f"{each['pairs_s']:,.0f}",
+            f"{each['first_s']:.1f}",
+        ]
+        for each in found["found"]
+    ]
+    size = found["pairs"] * found["bytes_a_pair"] / 1e6
+    head = [
+        f"{found['pairs']:,} pairs, {size:,.0f} MB in float32: noise",
+        "buffer",
+        "peak, MB",
+        "pairs/s",
+        "first batch, s",
+    ]
+    return _table(head, rows)
+
+
 def _manifest(found: Figures) -> str:
     rows = [
         [f"{count:,}", f"{each['bytes_a_file']:.0f}", f"{each['commit_s']:.2f}", f"{each['verify_s']:.2f}"]
@@ -89,4 +111,6 @@ def plan(rows: Sequence[Figures]) -> str:
     return f"{made}\n{spent}\n{paid}"
 
 
-TABLES = MappingProxyType({"shards": _shards, "noise": _noise, "manifest": _manifest, "tasks": _tasks, "dvc": _dvc})
+TABLES = MappingProxyType(
+    {"shards": _shards, "noise": _noise, "walk": _walk, "manifest": _manifest, "tasks": _tasks, "dvc": _dvc}
+)

@@ -1,19 +1,22 @@
 """A few-step student by any method of `stages/distillers`: one arm is one execution of this stage."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import PositiveInt
+from torch import Tensor
 
 from stages.core.config import config
 from stages.core.rng import stream
 from stages.core.spec import SamplerSpec, even
 from stages.core.types import Sink
 from stages.distillers import METHODS
-from stages.io import shards
 from stages.io.dataset import Dataset
 from stages.io.job import Job
+from stages.io.pairs import INDEX, Pairs
 from stages.models import Student, load
 from stages.models.transformer import NetworkConfig, VelocityTransformer, seeded_build
 from stages.samplers.student import Noise, draw
@@ -44,6 +47,8 @@ class Common:
     """Artefact folder of what to train on: data/reflow for pairs, data/dataset for images and prompts."""
     draw: Draw | None
     """For a method that needs pairs: null takes those of `data`, else they are drawn from the teacher."""
+    shuffle_buffer: PositiveInt
+    """Pairs held in memory, shuffled among each other; while they are used, as many more are read."""
     network: NetworkConfig
     """The student's size where `init` is a closed form and has no weights to start from."""
     batch_size: int
@@ -93,22 +98,38 @@ def _batches(cfg: arm.Arm[Common], job: Job, dataset: Dataset, teacher: Student,
     if cfg.method.NEEDS != "pairs":
         return data.images(dataset, net, size, job.seed, job.device)
     made = _drawn(cfg.common.draw, job, dataset, teacher) if cfg.common.draw else _stored(job)
-    return data.pairs(made, net, size, job.seed, job.device)
+    return data.pairs(made, net, size, cfg.common.shuffle_buffer, seed=job.seed, device=job.device)
 
 
-def _stored(job: Job) -> data.Pairs:
+def _stored(job: Job) -> Pairs:
     folder = job.input("data")
-    files = shards.folder(folder)
-    if not files:
+    if not (folder / INDEX).is_file():
         raise ValueError(
             f"{job.where}.data={folder}: holds no pairs; name data/reflow, or say in {job.where}.draw how to draw them"
         )
-    found = shards.read(files, ["noise", "x0", "prompt_index"])
-    prompts = shards.prompts(folder)
-    return data.Pairs(found["noise"], found["x0"], [prompts[i] for i in found["prompt_index"].tolist()])
+    return Pairs(folder)
 
 
-def _drawn(how: Draw, job: Job, dataset: Dataset, teacher: Student) -> data.Pairs:
+@dataclass(frozen=True)
+class Drawn:
+    """Pairs that are all here, in one part."""
+
+    noise: Tensor
+    x0: Tensor
+    prompts: Sequence[str]
+    """One a pair."""
+
+    @property
+    def rows(self) -> Sequence[int]:
+        """Pairs in the one part."""
+        return [len(self.x0)]
+
+    def read(self, _number: int) -> Mapping[str, Tensor]:
+        """The part."""
+        return {"noise": self.noise, "x0": self.x0, "prompt_index": torch.arange(len(self.x0))}
+
+
+def _drawn(how: Draw, job: Job, dataset: Dataset, teacher: Student) -> Drawn:
     """Pairs of the arm's own teacher, for prompts as frequent as in training."""
     spec: SamplerSpec = even(how.nfe, rule=how.rule, guidance=how.guidance)
     captions = dataset.prompt_of(dataset.train_targets)
@@ -116,4 +137,4 @@ def _drawn(how: Draw, job: Job, dataset: Dataset, teacher: Student) -> data.Pair
     prompts = [captions[i] for i in torch.randint(len(captions), (how.num_pairs,), generator=rng).tolist()]
     noise = Noise(job.seed, "distill/pairs")
     x0 = draw(teacher.net, spec, prompts, noise)
-    return data.Pairs(noise.at(0, how.num_pairs, teacher.net.sample_shape), x0.cpu(), prompts)
+    return Drawn(noise.at(0, how.num_pairs, teacher.net.sample_shape), x0.cpu(), prompts)

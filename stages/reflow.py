@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from pydantic import PositiveInt
-from torch import Tensor
+from torch import Generator, Tensor
 
 from stages.core.config import choose, config
 from stages.core.rng import stream
@@ -17,9 +17,13 @@ from stages.io import shards
 from stages.io.artefacts import adopt, write_json
 from stages.io.dataset import Dataset
 from stages.io.job import Job
-from stages.metrics.pairs import pair_statistics
+from stages.io.pairs import Pairs
+from stages.metrics.pairs import moments, pair_statistics
 from stages.metrics.straightness import straightness
 from stages.models import load
+
+_FOUND = "found.json"
+"""What a unit tells `finish`."""
 
 
 @config
@@ -45,55 +49,67 @@ class Config:
         choose(COUPLINGS, self.coupling, "coupling", "reflow.coupling")
 
 
-def plan(_cfg: Config, _job: Job) -> list[dict[str, Any]]:
-    """One unit: a permutation, and a short run of the teacher."""
-    return [{"id": "all"}]
+def plan(_cfg: Config, job: Job) -> list[dict[str, Any]]:
+    """One unit a shard of trajectories, and one for the teacher's straightness."""
+    count = len(Pairs(job.input("trajectories")).rows)
+    return [{"id": "straightness", "shard": None}, *({"id": f"shard-{i:05d}", "shard": i} for i in range(count))]
 
 
-def work(cfg: Config, job: Job, _unit: Mapping[str, Any], out: Path, sink: Sink) -> None:
-    """Pair, and measure."""
-    folder = job.input("trajectories")
-    names = shards.prompts(folder)
-    files = shards.folder(folder)
-    found = shards.read(files, ["noise", "x0", "prompt_index"])
-    x0, index = found["x0"], found["prompt_index"]
-    if cfg.coupling != "teacher_ode":
-        x0, index, names = _real(Dataset.load(job.input("dataset")), len(found["noise"]), job.seed)
-    rng = stream(job.seed, "reflow/coupling")
-    noise, x0, index = couple(found["noise"], x0, index, name=cfg.coupling, batch=cfg.ot_batch, rng=rng)
-    first = 0
-    for number, file in enumerate(files):
-        rows = slice(first, first + len(shards.read([file], ["prompt_index"])["prompt_index"]))
-        shards.write(out / shards.name(number), {"noise": noise[rows], "x0": x0[rows], "prompt_index": index[rows]})
-        first = rows.stop
+def work(cfg: Config, job: Job, unit: Mapping[str, Any], out: Path, sink: Sink) -> None:
+    """Pair the rows of one shard, or measure."""
+    recorded = Pairs(job.input("trajectories"))
+    if unit["shard"] is None:
+        write_json(out / _FOUND, {"straightness_teacher": _straightness(cfg.straightness, job, recorded)})
+    else:
+        _pair(cfg, job, recorded, unit["shard"], out)
     sink(1, {})
-    statistics = pair_statistics(noise, x0) | {
-        "straightness_teacher": _straightness(cfg.straightness, job, names, index)
-    }
-    write_json(out / "prompts.json", names)
-    write_json(out / "stats.json", statistics)
-    sink(2, statistics)
 
 
-def _real(dataset: Dataset, count: int, seed: int) -> tuple[Tensor, Tensor, list[str]]:
+def _pair(cfg: Config, job: Job, recorded: Pairs, number: int, out: Path) -> None:
+    """What is drawn depends on the shard's number alone, so that no shard needs another."""
+    found, names = recorded.read(number), recorded.prompts
+    noise, x0, index = found["noise"], found["x0"], found["prompt_index"]
+    if cfg.coupling == "minibatch_ot" and cfg.ot_batch > len(noise):
+        raise ValueError(
+            f"reflow.ot_batch={cfg.ot_batch}: a shard has {len(noise)} trajectories, and pairs are made inside one; "
+            "set it no larger than trajectories.shard_size"
+        )
+    if cfg.coupling != "teacher_ode":
+        x0, index, names = _real(
+            Dataset.load(job.input("dataset")), len(noise), stream(job.seed, "reflow/data", number)
+        )
+    rng = stream(job.seed, "reflow/coupling", number)
+    noise, x0, index = couple(noise, x0, index, name=cfg.coupling, batch=cfg.ot_batch, rng=rng)
+    recorded.layout.write(out / shards.name(number), noise=noise, x0=x0, prompt_index=index)
+    shards.write_prompts(out, names)
+    write_json(out / _FOUND, moments(noise, x0))
+
+
+def _real(dataset: Dataset, count: int, rng: Generator) -> tuple[Tensor, Tensor, list[str]]:
     """`count` real images with their captions, drawn with replacement."""
-    rows = torch.randint(len(dataset.train_images), (count,), generator=stream(seed, "reflow/data"))
+    rows = torch.randint(len(dataset.train_images), (count,), generator=rng)
+    names = sorted(set(dataset.prompt_of(dataset.train_targets)))
     captions = dataset.prompt_of(dataset.train_targets[rows])
-    names = sorted(set(captions))
     return dataset.train_images[rows], torch.tensor([names.index(caption) for caption in captions]), names
 
 
-def _straightness(cfg: Straightness, job: Job, names: Sequence[str], index: Tensor) -> float:
-    """S(Z) of the teacher's flow, mean over elements, with prompts as frequent as in the pairs."""
+def _straightness(cfg: Straightness, job: Job, recorded: Pairs) -> float:
+    """S(Z) of the teacher's flow, mean over elements, with prompts as frequent as in the trajectories."""
     net = load(job.input("teacher") / "model", job.device).net
-    cond = net.tokens([names[i] for i in index[: cfg.num_samples].tolist()])
+    cond = net.tokens(recorded.first_prompts(cfg.num_samples))
     noise = torch.randn(len(cond), *net.sample_shape, generator=stream(job.seed, "reflow/straightness")).to(cond.device)
     with torch.no_grad():
         found = straightness(lambda x, t: net(x, t, cond), noise, num_steps=cfg.num_steps)
     return found.mean().item() / noise[0].numel()
 
 
-def finish(_cfg: Config, _job: Job, parts: Sequence[Path], out: Path) -> Mapping[str, float]:
-    """The statistics of the pairs."""
-    adopt(parts[0], out)
-    return json.loads((out / "stats.json").read_text(encoding="utf-8"))
+def finish(_cfg: Config, job: Job, parts: Sequence[Path], out: Path) -> Mapping[str, float]:
+    """Gather the shards, and the statistics of all pairs in stats.json."""
+    for part in parts:
+        adopt(part, out, but=_FOUND)
+    recorded = Pairs(job.input("trajectories"))
+    recorded.layout.write_index(out, recorded.rows)
+    measured, *sums = [json.loads((part / _FOUND).read_text(encoding="utf-8")) for part in parts]
+    statistics = {**pair_statistics(sums), **measured}
+    write_json(out / "stats.json", statistics)
+    return statistics

@@ -1,4 +1,4 @@
-"""The teacher's trajectories as shards: noise, states at chosen times, samples, prompts.
+"""The teacher's trajectories as shards of pairs: noise, samples, prompts, and the states at chosen times between.
 
 A shard's content depends on its range of sample indices alone, so any number of workers makes the same bytes.
 """
@@ -18,11 +18,12 @@ from stages.io import shards
 from stages.io.artefacts import adopt, write_json
 from stages.io.dataset import Dataset
 from stages.io.job import Job
+from stages.io.pairs import DTYPES, Layout, Origin
 from stages.models import load
 from stages.samplers import RULES
 from stages.samplers.student import Noise, solutions
 
-PROMPTS = "prompts.json"
+_NOISE = "trajectories"
 
 
 @config
@@ -40,8 +41,13 @@ class Config:
     keep: tuple[int, ...]
     """Indices of the stored states in the time grid: 0 is the noise, `steps` the sample (both are stored anyway)."""
     batch_size: PositiveInt
+    dtype: str
+    """Of what is stored; it is computed, and read again, in float32."""
+    store_noise: bool
+    """False halves the bytes: noise is made again from seed and index by whoever reads."""
 
     def __post_init__(self) -> None:
+        choose(DTYPES, self.dtype, "dtype", "trajectories.dtype")
         choose(RULES, self.rule, "sampler rule", "trajectories.rule")
         if self.num_trajectories % self.shard_size:
             raise ValueError(
@@ -66,28 +72,31 @@ def work(cfg: Config, job: Job, unit: Mapping[str, Any], out: Path, sink: Sink) 
     first = unit["shard"] * cfg.shard_size
     names = sorted(set(captions))
     prompts = [captions[i] for i in drawn[first : first + cfg.shard_size].tolist()]
-    noise = Noise(job.seed, "trajectories", first)
+    noise = Noise(job.seed, _NOISE, first)
     spec = even(cfg.steps, rule=cfg.rule, guidance=cfg.guidance)
     solved = []
     for solution in solutions(teacher.net, spec, prompts, noise, batch_size=cfg.batch_size, keep=cfg.keep):
         solved.append(solution)
         sink(min(len(solved) * cfg.batch_size, cfg.shard_size), {"nfe": float(solution.nfe)})
-    shards.write(
+    _layout(cfg, job).write(
         out / shards.name(unit["shard"]),
-        {
-            "noise": noise.at(0, cfg.shard_size, teacher.net.sample_shape),
-            "states": torch.cat([solution.states for solution in solved], dim=1).transpose(0, 1),
-            "x0": torch.cat([solution.x0 for solution in solved]),
-            "prompt_index": torch.tensor([names.index(prompt) for prompt in prompts]),
-        },
+        noise=noise.at(0, cfg.shard_size, teacher.net.sample_shape),
+        x0=torch.cat([solution.x0 for solution in solved]),
+        prompt_index=torch.tensor([names.index(prompt) for prompt in prompts]),
+        states=torch.cat([solution.states for solution in solved], dim=1).transpose(0, 1),
     )
-    write_json(out / PROMPTS, names)
+    shards.write_prompts(out, names)
 
 
-def finish(cfg: Config, _job: Job, parts: Sequence[Path], out: Path) -> Mapping[str, float]:
+def finish(cfg: Config, job: Job, parts: Sequence[Path], out: Path) -> Mapping[str, float]:
     """Gather the shards; the grid's times of the stored states go to states.json."""
     for part in parts:
         adopt(part, out)
+    _layout(cfg, job).write_index(out, [cfg.shard_size] * len(parts))
     times = even(cfg.steps).times
     write_json(out / "states.json", {"times": [times[i] for i in cfg.keep]})
     return {"trajectories": float(cfg.num_trajectories), "shards": float(len(parts))}
+
+
+def _layout(cfg: Config, job: Job) -> Layout:
+    return Layout(cfg.dtype, None if cfg.store_noise else Origin(job.seed, _NOISE))

@@ -135,11 +135,16 @@ def replace(build: Path, out: Path) -> None:
     build.replace(out)
 
 
-def adopt(part: Path, out: Path) -> None:
-    """Take the files of a finished unit into `out`: linked where they are here, noted where only a store has them."""
+def adopt(part: Path, out: Path, but: str = "") -> None:
+    """Take the files of a finished unit into `out`: linked where they are here, noted where only a store has them.
+
+    The file called `but` stays behind.
+    """
     away = {entry["path"]: entry for entry in _elsewhere(out)}
     for entry in json.loads((part / SEAL).read_text(encoding="utf-8"))["files"]:
         source, target = part / entry["path"], out / entry["path"]
+        if entry["path"] == but:
+            continue
         if not source.is_file():
             away[entry["path"]] = entry
             continue

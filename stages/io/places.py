@@ -78,7 +78,7 @@ def _mirroring(store: Store, name: str, folder: Path, sink: "Sink") -> "Sink":
 def view(place: str) -> Path:
     """A folder to read the artefact or finished unit at `place` from: itself, or a copy without its shards.
 
-    Shards stay where they are until `shards.read` asks for one; other files are fetched once, checked, and kept in
+    Shards stay where they are until `Shard.read` asks for one; other files are fetched once, checked, and kept in
     the cache of this machine.
     """
     if not is_url(place):

@@ -6,7 +6,7 @@ its way to the disk, and pages them in one by one on the way back. The files are
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from stages.io.artefacts import write_json
 from stages.io.storage import Entry, Store
+
+_PROMPTS = "prompts.json"
 
 _DTYPES = {
     "F64": torch.float64, "I64": torch.int64, "F32": torch.float32, "I32": torch.int32, "BF16": torch.bfloat16,
@@ -71,16 +74,6 @@ def _put(stream: Any, content: bytes | memoryview) -> None:
     left = memoryview(content)
     while left:  # the system takes two GiB at a time at most
         left = left[stream.write(left) :]
-
-
-def read(shards: Iterable[Shard | Path], names: Sequence[str] | None = None) -> dict[str, Tensor]:
-    """The tensors called `names` (all) of all shards, concatenated in the order given."""
-    parts = [_load(shard, names) if isinstance(shard, Path) else shard.read(names) for shard in shards]
-    if not parts:
-        raise ValueError("no shards to read")
-    if len(parts) == 1:
-        return parts[0]
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 def _load(file: Path, names: Sequence[str] | None) -> dict[str, Tensor]:
@@ -146,4 +139,9 @@ def name(index: int) -> str:
 
 def prompts(directory: Path) -> list[str]:
     """The prompts that `prompt_index` counts in."""
-    return json.loads((directory / "prompts.json").read_text(encoding="utf-8"))
+    return json.loads((directory / _PROMPTS).read_text(encoding="utf-8"))
+
+
+def write_prompts(directory: Path, names: Sequence[str]) -> None:
+    """What `prompts` reads."""
+    write_json(directory / _PROMPTS, list(names))

@@ -1,8 +1,7 @@
 """Batches as pure functions of (seed, iteration), which is what makes a resumed run the same run."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -10,6 +9,7 @@ from torch import Tensor
 from stages.core.rng import stream
 from stages.core.types import Batch
 from stages.io.dataset import Dataset
+from stages.training.walk import Walk
 
 BatchAt = Callable[[int], Batch]
 
@@ -19,22 +19,38 @@ def images(dataset: Dataset, net: Any, batch_size: int, seed: int, device: str) 
     x0 = dataset.train_images.to(device)
     cond = net.tokens(dataset.prompt_of(dataset.train_targets)).to(device)
     targets = dataset.train_targets.to(device)
-    return _drawn({"x0": x0, "cond": cond, "targets": targets}, net.null(1).to(device), batch_size, seed)
+    null = net.null(1).to(device)
+
+    def batch_at(iteration: int) -> Batch:
+        index = torch.randint(len(x0), (batch_size,), generator=stream(seed, "batch", iteration)).to(device)
+        return {"x0": x0[index], "cond": cond[index], "targets": targets[index], "null": null.expand(batch_size, -1)}
+
+    return batch_at
 
 
-@dataclass(frozen=True)
-class Pairs:
-    """Noise and a model's samples of it, both [N, C, H, W], and the N prompts."""
+class PairSource(Protocol):
+    """Pairs in parts: noise and x0 float32 [N, C, H, W], and prompt_index int64 [N], which counts in `prompts`."""
 
-    noise: Tensor
-    x0: Tensor
+    rows: Sequence[int]
+    """Pairs in each part."""
     prompts: Sequence[str]
 
+    def read(self, number: int) -> Mapping[str, Tensor]:
+        """Part `number`."""
+        ...
 
-def pairs(made: Pairs, net: Any, batch_size: int, seed: int, device: str) -> BatchAt:
-    """Pairs (noise, x0) with the tokens of their prompts, drawn with replacement."""
-    rows = {"noise": made.noise.to(device), "x0": made.x0.to(device), "cond": net.tokens(made.prompts).to(device)}
-    return _drawn(rows, net.null(1).to(device), batch_size, seed)
+
+def pairs(made: PairSource, net: Any, batch_size: int, buffer: int, *, seed: int, device: str) -> BatchAt:
+    """Pairs (noise, x0) with the tokens of their prompts, each once an epoch, shuffled among the `buffer` held."""
+    cond, null = net.tokens(made.prompts).to(device), net.null(1).to(device)
+    walk = Walk(made.rows, made.read, buffer=buffer, batch_size=batch_size, seed=seed)
+
+    def batch_at(iteration: int) -> Batch:
+        found = {name: tensor.to(device) for name, tensor in walk(iteration).items()}
+        index = found.pop("prompt_index")
+        return {**found, "cond": cond[index], "null": null.expand(batch_size, -1)}
+
+    return batch_at
 
 
 def groups(dataset: Dataset, net: Any, num_prompts: int, group_size: int, *, seed: int, device: str) -> BatchAt:
@@ -49,15 +65,5 @@ def groups(dataset: Dataset, net: Any, num_prompts: int, group_size: int, *, see
         chosen = torch.randperm(len(prompts), generator=stream(seed, "prompts", iteration))[:num_prompts]
         index = chosen.repeat_interleave(group_size).to(device)
         return {"cond": cond[index], "targets": targets[index], "null": null.expand(len(index), -1)}
-
-    return batch_at
-
-
-def _drawn(rows: dict[str, Tensor], null: Tensor, batch_size: int, seed: int) -> BatchAt:
-    count = len(rows["cond"])
-
-    def batch_at(iteration: int) -> Batch:
-        index = torch.randint(count, (batch_size,), generator=stream(seed, "batch", iteration)).to(null.device)
-        return {name: tensor[index] for name, tensor in rows.items()} | {"null": null.expand(batch_size, -1)}
 
     return batch_at

@@ -1,0 +1,146 @@
+"""From the teacher's trajectories to a student, in this process: what is stored how changes nothing but the bytes."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from flows.table import STAGES, Node
+from stages.core.rng import normal_at
+from stages.couplings.minibatch_ot import assignment, squared_distances
+from stages.io import artefacts, params, run
+from stages.io.dataset import Dataset
+from stages.io.job import Job
+from stages.io.pairs import Pairs
+from stages.metrics.pairs import moments, pair_statistics
+
+ROOT = Path(__file__).parents[1]
+SHARDS = 4
+
+
+def compose(*words):
+    words = ["experiment=smoke", "trajectories.shard_size=64", "+distiller@distill.arms.kd=kd", *words]
+    return yaml.safe_load(params.compose(ROOT / "params", words))
+
+
+def make(node, composed, root):
+    """Run a stage whole, and return its artefact's folder."""
+    inputs = STAGES[node.stage].inputs(composed, node.arm)
+    job = Job(
+        stage=node.stage,
+        arm=node.arm,
+        seed=4,
+        section=node.section(composed),
+        inputs={name: str(root / folder) for name, folder in inputs.items()},
+    )
+    run.run(job, root / node.folder, root / "work", lambda *_: None)
+    return root / node.folder
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    root = tmp_path_factory.mktemp("base")
+    for stage in ("dataset", "teacher", "trajectories"):
+        make(Node(stage), compose(), root)
+    return root
+
+
+def beside(base, root, *names):
+    """A project that shares artefacts with `base`."""
+    (root / "data").mkdir(parents=True)
+    for name in names:
+        (root / "data" / name).symlink_to(base / "data" / name)
+    return root
+
+
+def read(folder):
+    found = Pairs(folder)
+    parts = [found.read(number) for number in range(SHARDS)]
+    whole = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    return whole, [found.prompts[i] for i in whole["prompt_index"].tolist()]
+
+
+@pytest.mark.slow
+def test_reflow_keeps_the_teachers_pairs_and_tells_their_statistics(base, tmp_path):
+    root = beside(base, tmp_path, "dataset", "teacher", "trajectories")
+    out = make(Node("reflow"), compose(), root)
+    pairs, prompts = read(out)
+    recorded, asked = read(root / "data/trajectories")
+    assert all(torch.equal(pairs[name], recorded[name]) for name in ("noise", "x0"))
+    assert prompts == asked
+    told = artefacts.read_manifest(out)["metrics"]
+    expected = pair_statistics([moments(pairs["noise"], pairs["x0"])])
+    assert {name: told[name] for name in expected} == pytest.approx(expected, abs=1e-12)
+    assert told["straightness_teacher"] > 0
+    assert not (out / "found.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("coupling", ["independent", "minibatch_ot"])
+def test_other_couplings_pair_the_noise_with_real_data(base, tmp_path, coupling):
+    root = beside(base, tmp_path, "dataset", "teacher", "trajectories")
+    words = [f"reflow.coupling={coupling}", "reflow.ot_batch=32"]
+    pairs, prompts = read(make(Node("reflow"), compose(*words), root))
+    assert torch.equal(pairs["noise"], normal_at(4, "trajectories", 0, 256, (1, 8, 8)))
+    dataset = Dataset.load(root / "data/dataset")
+    captions = dataset.prompt_of(dataset.train_targets)
+    known = {(image.numpy().tobytes(), caption) for image, caption in zip(dataset.train_images, captions, strict=True)}
+    rows = list(zip(pairs["x0"], prompts, strict=True))
+    assert all((image.numpy().tobytes(), caption) in known for image, caption in rows), "an image and its own caption"
+    assert len({image.numpy().tobytes() for image, _ in rows}) > 200, "shards draw each their own"
+    cost = squared_distances(pairs["noise"], pairs["x0"])
+    for rows_of_batch in torch.arange(256).split(32):
+        batch = cost[rows_of_batch][:, rows_of_batch]
+        order = assignment(pairs["noise"][rows_of_batch], pairs["x0"][rows_of_batch])
+        least = batch.gather(1, order[:, None]).sum().item()  # not the order, which equal images leave open
+        found = batch.diagonal().sum().item()
+        assert found == pytest.approx(least, rel=1e-9) if coupling == "minibatch_ot" else found > 1.01 * least
+
+
+@pytest.mark.slow
+def test_an_ot_batch_larger_than_a_shard_is_refused(base, tmp_path):
+    root = beside(base, tmp_path, "dataset", "teacher", "trajectories")
+    with pytest.raises(ValueError, match=r"reflow\.ot_batch=65: a shard has 64 trajectories.*trajectories\.shard_size"):
+        make(Node("reflow"), compose("reflow.coupling=minibatch_ot", "reflow.ot_batch=65"), root)
+
+
+@pytest.mark.slow
+def test_a_student_is_the_same_whether_noise_was_stored_or_made_again(base, tmp_path):
+    """Bitwise, with a buffer of two shards, so that the student's data are read again and again."""
+    models, sizes = [], []
+    for name, words in {"whole": [], "made again": ["trajectories.store_noise=false"]}.items():
+        root = beside(base, tmp_path / name, "dataset", "teacher")
+        composed = compose("distill.arms.kd.shuffle_buffer=128", "distill.arms.kd.budget.iterations=6", *words)
+        for node in (Node("trajectories"), Node("reflow"), Node("distill", "kd")):
+            out = make(node, composed, root)
+        files = artefacts.read_manifest(out)["files"]
+        models.append({entry["path"]: entry["sha256"] for entry in files})
+        sizes.append(sum(file.stat().st_size for file in (root / "data/reflow").glob("*.safetensors")))
+    assert models[0] == models[1]
+    assert sizes[0] - sizes[1] == pytest.approx(4 * 256 * 64, abs=100 * SHARDS)
+
+
+@pytest.mark.slow
+def test_half_precision_is_what_it_says(base, tmp_path):
+    root = beside(base, tmp_path, "dataset", "teacher")
+    composed = compose("trajectories.dtype=float16")
+    half, _ = read(make(Node("trajectories"), composed, root))
+    whole, _ = read(base / "data/trajectories")
+    assert torch.equal(half["x0"], whole["x0"].half().float())
+    pairs, _ = read(make(Node("reflow"), composed, root))
+    assert torch.equal(pairs["x0"], half["x0"])
+
+
+@pytest.mark.slow
+def test_an_unknown_dtype_is_refused(base, tmp_path):
+    root = beside(base, tmp_path, "dataset", "teacher")
+    with pytest.raises(ValueError, match=r"trajectories\.dtype.*int8.*float16"):
+        make(Node("trajectories"), compose("trajectories.dtype=int8"), root)
+
+
+@pytest.mark.slow
+def test_data_without_pairs_is_refused_with_what_to_do(base, tmp_path):
+    root = beside(base, tmp_path, "dataset", "teacher")
+    with pytest.raises(ValueError, match=r"holds no pairs; name data/reflow, or say in distill\.arms\.kd\.draw"):
+        make(Node("distill", "kd"), compose("distill.arms.kd.data=data/dataset"), root)
