@@ -1,6 +1,7 @@
 """Scheduled runs through a real Prefect server and worker, a bare git repository as origin and a real S3 server.
 
-The tests run in order: a refused run, a cancelled one, one that ends, and one on a worker that has lost its cache.
+The tests run in order: a run that dies and a schedule, a refused run, a cancelled one, one that ends, and one on a worker
+that has lost its cache; by then the dead one is found, and the schedule has runs.
 """
 
 import json
@@ -9,11 +10,13 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 
 import pytest
 
+from flows import workpool
 from flows.child import of_run
 from tests import s3
 from tests.flows.clone import ROOT, Clone, wait_for
@@ -55,8 +58,15 @@ class Team:
         body = None if content is None else json.dumps(content).encode()
         address = f"http://127.0.0.1:{self.port}/api/{path}"
         request = urllib.request.Request(address, body, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request) as reply:
-            return json.loads(reply.read())
+        for _ in range(60):  # 503 is a busy database, which Prefect's own client waits for too
+            try:
+                with urllib.request.urlopen(request) as reply:
+                    return json.loads(reply.read())
+            except urllib.error.HTTPError as error:
+                if error.code != 503:
+                    raise
+                time.sleep(1.0)
+        raise AssertionError(f"{address}: busy for a minute")
 
     def begin(self, **parameters):
         deployment = self.ask("deployments/name/stage/dataset")
@@ -102,15 +112,35 @@ def test_one_command_makes_all_that_prefect_needs(team):
     assert [(each["enabled"], each["trigger"]["within"]) for each in watch] == [(True, 540.0)]
 
 
-def test_a_schedule_that_is_switched_on_queues_its_next_runs(team):
+@pytest.fixture(scope="module")
+def nightly(team):
+    """The id of a deployment whose schedule was switched on."""
     evaluate = team.ask("deployments/name/stage/evaluate")["id"]
-    nightly = {"cron": "0 3 * * *", "timezone": "UTC"}
-    [made] = team.ask(f"deployments/{evaluate}/schedules", [{"active": True, "schedule": nightly}])
-    of_it = {"deployments": {"id": {"any_": [evaluate]}}}
-    wait_for(lambda: len(team.ask("flow_runs/filter", of_it)) >= 3)
-    assert {run["state"]["type"] for run in team.ask("flow_runs/filter", of_it)} == {"SCHEDULED"}
-    address = f"http://127.0.0.1:{team.port}/api/deployments/{evaluate}/schedules/{made['id']}"
-    urllib.request.urlopen(urllib.request.Request(address, method="DELETE")).close()
+    schedule = {"cron": "0 3 * * *", "timezone": "UTC"}
+    team.ask(f"deployments/{evaluate}/schedules", [{"active": True, "schedule": schedule}])
+    return evaluate
+
+
+@pytest.fixture(scope="module")
+def dead(team):
+    """A run that was killed after its first sign of life, under the project's watch with less patience."""
+    watch = workpool.watch(5).model_dump(mode="json") | {"name": "less patience"}
+    watch["trigger"]["match_related"] = {"prefect.resource.id": "prefect.tag.dies"}  # other runs beat less often
+    team.ask("automations/", watch)
+    code = "import time; from prefect import flow, tags\n@flow\ndef dies(): time.sleep(300)\nwith tags('dies'): dies()"
+    environment = os.environ | {"PREFECT_API_URL": f"http://127.0.0.1:{team.port}/api"}
+    environment["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"] = "30"
+    beats = {"filter": {"event": {"name": ["prefect.flow-run.heartbeat"]}, "related": {"id": ["prefect.tag.dies"]}}}
+    with subprocess.Popen([sys.executable, "-c", code], env=environment, stderr=subprocess.DEVNULL) as process:
+        wait_for(lambda: team.ask("events/filter", beats)["total"])
+        process.kill()
+    (run,) = team.ask("flow_runs/filter", {"flows": {"name": {"any_": ["dies"]}}})
+    return run["id"]
+
+
+def test_what_takes_a_while_is_begun(team, nightly, dead):
+    assert team.state(dead)["type"] == "RUNNING"
+    assert team.ask(f"deployments/{nightly}")["schedules"][0]["active"]
 
 
 def test_what_the_form_does_not_take_is_never_queued(team):
@@ -197,3 +227,15 @@ def test_a_worker_without_a_cache_takes_from_s3_what_was_made(team):
     assert team.end(run)["type"] == "COMPLETED", team.said(run)
     assert "cached   dataset" in team.said(run)
     assert [each["name"][:9] for each in team.children(run)] == ["pipeline-"], "no stage ran"
+
+
+def test_a_run_that_died_is_shown_as_crashed(team, dead):
+    state = team.end(dead)
+    assert state["type"] == "CRASHED"
+    assert state["message"].startswith("no sign of life for 15 s: its process or its machine has died")
+
+
+def test_a_schedule_that_is_switched_on_queues_its_next_runs(team, nightly):
+    of_it = {"deployments": {"id": {"any_": [nightly]}}}
+    wait_for(lambda: len(team.ask("flow_runs/filter", of_it)) >= 3)
+    assert {run["state"]["type"] for run in team.ask("flow_runs/filter", of_it)} == {"SCHEDULED"}
