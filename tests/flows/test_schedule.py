@@ -1,7 +1,7 @@
 """Scheduled runs through a real Prefect server and worker, a bare git repository as origin and a real S3 server.
 
-The tests run in order: a run that dies and a schedule, a refused run, a cancelled one, one that ends, and one on a worker
-that has lost its cache; by then the dead one is found, and the schedule has runs.
+The tests run in order: a run that dies and a schedule, a refused run, a cancelled one, one that ends, and one on a
+worker that has lost its cache; by then the dead one is found, and the schedule has runs.
 """
 
 import json
