@@ -1,6 +1,7 @@
 """A copy of the project as a newcomer would clone it, with servers of its own."""
 
 import atexit
+import json
 import os
 import re
 import shutil
@@ -8,9 +9,12 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[2]
 PARTS = ("stages", "flows", "params", "dvc.yaml", ".dvcignore", ".gitignore", ".dvc/config", ".dvc/.gitignore")
@@ -51,6 +55,21 @@ def wait_for(holds: Callable[[], object], seconds: float = 120) -> None:
     while not holds():
         assert time.monotonic() < end, "it did not come to it"
         time.sleep(0.2)
+
+
+def ask(address: str, content: Any = None) -> Any:
+    """What a Prefect server answers; 503 says that its database is busy, which Prefect's own client waits for too."""
+    body = None if content is None else json.dumps(content).encode()
+    request = urllib.request.Request(address, body, {"Content-Type": "application/json"})
+    for _ in range(60):
+        try:
+            with urllib.request.urlopen(request, timeout=60) as reply:
+                return json.loads(reply.read())
+        except urllib.error.HTTPError as error:
+            if error.code != 503:
+                raise
+            time.sleep(1.0)
+    raise AssertionError(f"{address}: busy for a minute")
 
 
 class Clone:

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 import uuid
 from datetime import timedelta
 from pathlib import Path
@@ -139,11 +138,10 @@ def test_a_clean_environment_reaches_the_clone(tmp_path, monkeypatch):
     assert "PREFECT__FLOW_RUN_ID" not in said[0]
 
 
-def test_no_gpu_asked_for_takes_no_slot_and_asks_no_server():
-    began = time.monotonic()
+def test_no_gpu_asked_for_takes_no_slot_and_asks_no_server(monkeypatch):
+    monkeypatch.delattr(gpus, "_limit")
     with gpus.taken(0.0, 1.0) as held:
         assert held == 0
-    assert time.monotonic() - began < 1
 
 
 def test_gpus_are_counted_as_nvidia_smi_lists_them(tmp_path, monkeypatch):

@@ -124,7 +124,7 @@ def test_no_ray_at_an_address_is_said_at_once(home):
     began = time.monotonic()
     with pytest.raises(ValueError, match=rf"127\.0\.0\.1:{port}: no Ray answers there"):
         connect(f"127.0.0.1:{port}")
-    assert time.monotonic() - began < 6
+    assert time.monotonic() - began < 30
 
 
 def test_resources_decide_the_device():

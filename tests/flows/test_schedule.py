@@ -4,22 +4,19 @@ The tests run in order: a run that dies and a schedule, a refused run, a cancell
 worker that has lost its cache; by then the dead one is found, and the schedule has runs.
 """
 
-import json
 import os
 import shutil
 import socket
 import subprocess
 import sys
-import time
 import urllib.error
-import urllib.request
 
 import pytest
 
 from flows import workpool
 from flows.child import of_run
 from tests import s3
-from tests.flows.clone import ROOT, Clone, wait_for
+from tests.flows.clone import ROOT, Clone, ask, wait_for
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600), pytest.mark.filterwarnings("ignore")]
 FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
@@ -55,18 +52,7 @@ class Team:
         return subprocess.run(["git", *words], cwd=self.worker.root, check=True, capture_output=True, text=True).stdout
 
     def ask(self, path, content=None):
-        body = None if content is None else json.dumps(content).encode()
-        address = f"http://127.0.0.1:{self.port}/api/{path}"
-        request = urllib.request.Request(address, body, {"Content-Type": "application/json"})
-        for _ in range(60):  # 503 is a busy database, which Prefect's own client waits for too
-            try:
-                with urllib.request.urlopen(request) as reply:
-                    return json.loads(reply.read())
-            except urllib.error.HTTPError as error:
-                if error.code != 503:
-                    raise
-                time.sleep(1.0)
-        raise AssertionError(f"{address}: busy for a minute")
+        return ask(f"http://127.0.0.1:{self.port}/api/{path}", content)
 
     def begin(self, **parameters):
         deployment = self.ask("deployments/name/stage/dataset")
@@ -167,8 +153,7 @@ def test_gpu_slots_are_waited_for(team):
 
     hold = [sys.executable, "-c", code.replace("1.0", "30.0")]
     with subprocess.Popen(hold, env=environment, stdout=subprocess.DEVNULL) as holder:
-        limit = f"http://127.0.0.1:{team.port}/api/v2/concurrency_limits/fewstep-gpu"
-        wait_for(lambda: json.load(urllib.request.urlopen(limit))["active_slots"] == 1)
+        wait_for(lambda: team.ask("v2/concurrency_limits/fewstep-gpu")["active_slots"] == 1)
         late = [sys.executable, "-c", code.replace("60", "2")]
         waited = subprocess.run(late, env=environment, text=True, stderr=subprocess.PIPE, timeout=60, check=False)
         assert "1 slots of the limit fewstep-gpu were not free within 2 s; end the runs that hold them" in waited.stderr

@@ -102,7 +102,7 @@ def test_the_same_work_in_two_clones_is_done_by_one(mine, yours):
     second = yours.fewstep("stage", "teacher")
     refused(second, r"teacher: process \d+ on .* is making the same from another clone .*wait for it")
     first.terminate()
-    assert first.wait(timeout=60) != 0
+    assert first.wait(timeout=120) != 0
     for clone, text in texts.items():
         (clone.root / "params.yaml").write_text(text)
     assert not _leases(), "a stage that was stopped lets go"
