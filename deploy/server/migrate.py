@@ -7,7 +7,7 @@ The address of the team's database is in FEWSTEP_MLFLOW_STORE, or made of PGHOST
 FEWSTEP_MLFLOW_DATABASE; MLflow's server must have made its tables. All rows go in one transaction, which is undone if a
 count differs or a file cannot be uploaded to MLFLOW_ARTIFACTS_DESTINATION. A run that is there already is not copied
 again, so a second run does nothing. Experiments of the same name are merged; versions of a registered model get numbers
-after those that the team has. Prefect's history is not copied.
+after those that the team has. Prefect's history is migrate_prefect.py's.
 """
 
 import argparse
@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sql
+from copying import address, joined, put
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.store.db.base_sql_model import Base
 from mlflow.store.model_registry.dbmodels import models as _registry
 from mlflow.store.tracking.dbmodels import models as _tracking
 from mlflow.utils.file_utils import local_file_uri_to_path
-from sqlalchemy.dialects import postgresql
 
 del _registry, _tracking  # imported for the tables that they declare
 Row = dict[str, Any]
@@ -141,16 +141,7 @@ class Copy:
         return row | {"version": numbers[row["name"], row["version"]]}
 
     def _put(self, table: str, rows: Iterable[Row], *, exact: bool = True) -> None:
-        """Insert; `exact` raises ValueError if one of the rows was there, which no new run's can be."""
-        rows = list(rows)
-        before = self.target.execute(sql.select(sql.func.count()).select_from(T[table])).scalar_one()
-        for first in range(0, len(rows), 1000):
-            insert = postgresql.insert(T[table]).on_conflict_do_nothing()
-            self.target.execute(insert, rows[first : first + 1000])
-        after = self.target.execute(sql.select(sql.func.count()).select_from(T[table])).scalar_one()
-        if exact and after - before != len(rows):
-            raise ValueError(f"{table}: {len(rows)} rows went in and {after - before} arrived; nothing was changed")
-        self.done[table] += after - before
+        self.done[table] += put(self.target, T[table], rows, exact=exact)
 
     def verify(self) -> None:
         """Raises ValueError unless the team's tables hold exactly what the laptop's hold about each run copied."""
@@ -181,14 +172,6 @@ class Copy:
         return {name: n for name in counts if name in there and (n := self.source.execute(counts[name]).scalar_one())}
 
 
-def address() -> str:
-    """The team's database."""
-    given = os.environ.get("FEWSTEP_MLFLOW_STORE")
-    where = [os.environ.get(n, d) for n, d in (("PGUSER", "fewstep"), ("PGHOST", "127.0.0.1"), ("PGPORT", "5432"))]
-    name = os.environ.get("FEWSTEP_MLFLOW_DATABASE", "mlflow")
-    return given or "postgresql+psycopg2://{}@{}:{}/{}".format(*where, name)
-
-
 def check(source: sql.Connection, target: sql.Connection) -> None:
     """Raises ValueError if the two stores cannot be joined."""
     revisions = []
@@ -212,22 +195,14 @@ def migrate(file: Path, *, dry_run: bool, unended: bool) -> None:
         raise ValueError(
             "MLFLOW_ARTIFACTS_DESTINATION is not set: where the team's MLflow keeps files, s3://bucket/prefix"
         )
-    engines = [sql.create_engine(f"sqlite:///{file.resolve()}"), sql.create_engine(address())]
-    try:
-        with engines[0].connect() as source, engines[1].connect() as target:
-            check(source, target)
-            copy = Copy(source, target, unended=unended)
-            copy.all()
-            copy.verify()
-            others = copy.others()
-            number = copy.files("" if dry_run else destination)
-            if dry_run:
-                target.rollback()
-            else:
-                target.commit()
-    finally:
-        for engine in engines:
-            engine.dispose()
+    team = os.environ.get("FEWSTEP_MLFLOW_STORE") or address(os.environ.get("FEWSTEP_MLFLOW_DATABASE", "mlflow"))
+    with joined(file, team, dry_run=dry_run) as (source, target):
+        check(source, target)
+        copy = Copy(source, target, unended=unended)
+        copy.all()
+        copy.verify()
+        others = copy.others()
+        number = copy.files("" if dry_run else destination)
     for table in COPIED:
         if copy.done[table]:
             print(f"{table:26}{copy.done[table]:9}")
