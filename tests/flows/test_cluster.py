@@ -162,13 +162,13 @@ def test_a_node_that_dies_costs_what_it_was_doing(clone, cluster, store, tmp_pat
     given = (*words(cluster, store), *SIZE)
     run = clone.begin("run", *given, "--until", "trajectories", stderr=subprocess.PIPE)
     sealed = "work/trajectories"
-    end = time.monotonic() + 120
+    end = time.monotonic() + 240
     while not any(name.endswith("unit.json") for name in Store("s3://team/fewstep").list(sealed)):
         assert run.poll() is None, run.stderr.read()
         assert time.monotonic() < end
         time.sleep(0.1)
     cluster.kill(second)
-    said = run.communicate(timeout=180)[1].decode()
+    said = run.communicate(timeout=360)[1].decode()
     assert run.returncode != 0
     assert re.search(r"^error: .*(died|killed).*run it again", said, flags=re.M), said
     cluster.wait_for(1)
