@@ -50,9 +50,10 @@ def installed(tmp_path_factory, clone):
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory, clone):
     # A node is dead when it refused three times; Ray's own patience takes a quarter of a minute. Workers start when
-    # there is work: else each run begins with one on every CPU, also the runs that are refused.
+    # there is work: else each run begins with one on every CPU, also the runs that are refused. At Ray's own niceness,
+    # 15, they would wait for whatever else this machine does.
     ours = {"RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "3"}
-    ours["RAY_prestart_worker_first_driver"] = "false"
+    ours |= {"RAY_prestart_worker_first_driver": "false", "RAY_worker_niceness": "0"}
     cluster = Cluster(tmp_path_factory.mktemp("ray"), **ours)
     yield cluster
     cluster.close()

@@ -36,7 +36,7 @@ def test_pairs_come_back(tmp_path, dtype, origin):
     expected = noise if origin else noise.to(kind).float()
     assert torch.equal(torch.cat([part["noise"] for part in read]), expected)
     assert (found.rows, found.prompts) == ([4, 3], ["a 3", "a 7"])
-    assert found.first_prompts(6) == ["a 3", "a 7"] * 2 + ["a 3", "a 7"]
+    assert found.first_prompts(6) == ["a 3", "a 7"] * 3
     assert len(found.first_prompts(100)) == 7
 
 

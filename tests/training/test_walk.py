@@ -57,7 +57,6 @@ def test_a_part_is_read_once_an_epoch_and_never_if_all_are_held():
     made = walk(store, buffer=7, batch_size=5)
     for i in range(5):
         made(i)
-    assert sorted(store.asked)[:5] != [0] * 5
     assert {store.asked.count(part) for part in range(5)} <= {1, 2}, "twice only where the next epoch begins"
     store = Store()
     made = walk(store, buffer=25)
