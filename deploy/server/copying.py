@@ -1,7 +1,8 @@
 """What the two migrations share: a laptop's sqlite beside the team's PostgreSQL, one transaction, every row counted."""
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -43,3 +44,13 @@ def put(target: sql.Connection, table: sql.Table, rows: Iterable[Mapping[str, An
     if exact and arrived != len(rows):
         raise ValueError(f"{table.name}: {len(rows)} rows went in and {arrived} arrived; nothing was changed")
     return arrived
+
+
+def told(migrate: Callable[[], None]) -> int:
+    """The exit code of `migrate()`: 0, or 1 after one message on what was wrong."""
+    try:
+        migrate()
+    except (ValueError, OSError, sql.exc.SQLAlchemyError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0

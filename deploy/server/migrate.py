@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sql
-from copying import address, joined, put
+from copying import address, joined, put, told
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.store.db.base_sql_model import Base
 from mlflow.store.model_registry.dbmodels import models as _registry
@@ -222,12 +222,7 @@ def main() -> int:
     parser.add_argument("--dry-run", action="store_true", help="do it all, then undo it; no file is uploaded")
     parser.add_argument("--unended", action="store_true", help="also runs that were cut off: as KILLED")
     parsed = parser.parse_args()
-    try:
-        migrate(parsed.file, dry_run=parsed.dry_run, unended=parsed.unended)
-    except (ValueError, OSError, sql.exc.SQLAlchemyError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return told(lambda: migrate(parsed.file, dry_run=parsed.dry_run, unended=parsed.unended))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sql
-from copying import address, joined, put
+from copying import address, joined, put, told
 from prefect.server.database.orm_models import Base
 
 Row = dict[str, Any]
@@ -122,12 +122,7 @@ def main() -> int:
     parser.add_argument("file", type=Path, help="the laptop's database, .fewstep/prefect/prefect.db")
     parser.add_argument("--dry-run", action="store_true", help="do it all, then undo it")
     parsed = parser.parse_args()
-    try:
-        migrate(parsed.file, dry_run=parsed.dry_run)
-    except (ValueError, OSError, sql.exc.SQLAlchemyError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return told(lambda: migrate(parsed.file, dry_run=parsed.dry_run))
 
 
 if __name__ == "__main__":
