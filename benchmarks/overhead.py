@@ -15,10 +15,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from flows import graph, lineage
-from flows.compute import Compute
-from flows.environment import HOME
-from flows.table import STAGES
+from flows.project import graph
+from flows.project.nodes import STAGES
+from flows.project.resources import Compute
+from flows.runtime.environment import HOME
+from flows.tracking import records
 from stages.io import params, run
 from stages.io.job import Job
 
@@ -45,7 +46,7 @@ def recorded(content: Mapping[str, Any]) -> dict[str, Any]:
     last = json.loads(files[-1].read_text(encoding="utf-8"))
     spans, stages = [], {}
     for node in graph.nodes(content):
-        record = lineage.read(node)
+        record = records.read(node)
         if record and record["finished"] > last["started"]:
             spans += record["spans"]
             times = last["stages"][node.name]
@@ -54,7 +55,7 @@ def recorded(content: Mapping[str, Any]) -> dict[str, Any]:
                 "compute_s": round(record["compute_seconds"], 2),
             }
     wall = last["finished"] - last["started"]
-    busy = lineage.busy(spans)
+    busy = records.busy(spans)
     return {
         "run": files[-1].stem,
         "wall_s": round(wall, 1),

@@ -12,17 +12,19 @@ TASKS, ROUNDS = 40, 5
 def main() -> None:
     """Print {kind: {a_task_s, low_s, high_s}} as JSON."""
     sys.path.insert(0, os.getcwd())
-    from flows import environment
+    from flows.runtime import environment
 
     environment.settle(environment.find_root())
-    from flows import compute, services
-    from flows.commands import compose
+    from flows.cli.commands import compose
+    from flows.project.resources import Compute
+    from flows.servers import local
+    from flows.workers import connection
     from stages.io import params
 
     compose.write(["experiment=smoke"])
-    resources = compute.Compute.of(params.read(Path("params.yaml")))
-    with services.session(resources) as addresses:
-        compute.connect(addresses["ray"])
+    resources = Compute.of(params.read(Path("params.yaml")))
+    with local.session(resources) as addresses:
+        connection.connect(addresses["ray"])
         import ray
 
         found = {"ray": _ray(), "prefect_through_ray": _prefect()}

@@ -6,7 +6,7 @@ import pytest
 import torch
 import yaml
 
-from flows.table import STAGES, Node
+from flows.project.nodes import STAGES, Node
 from stages.core.rng import normal_at
 from stages.couplings.minibatch_ot import assignment, squared_distances
 from stages.io import artefacts, params, run

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flows.graph import nodes
-from flows.table import STAGES
+from flows.project.graph import nodes
+from flows.project.nodes import STAGES
 from stages.io import artefacts, params, run
 from stages.io.job import Job
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flows.table import STAGES, Node
+from flows.project.nodes import STAGES, Node
 from stages.io import artefacts, params, run
 from stages.io.job import Job
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import yaml
 
-from flows import cache, lineage, repro
-from flows.table import Node
+from flows.project.nodes import Node
+from flows.tracking import records
+from flows.versioning import cache
 
 
 def begin():
@@ -27,16 +28,16 @@ def make(name, text, made_from=(), run=None, **facts):
     (folder / "payload").write_text(text)
     (folder / "model" / "weights").write_text(f"weights of {text}")
     (folder / "manifest.json").write_text(json.dumps({"schema": 1, "metrics": {}}))
-    digest = repro.digest(folder)
+    digest = cache.digest(folder)
     _store(folder, digest)
     inputs = {each["name"]: source(each["record"]) for each in map(_named, made_from)}
     record = {
         "stage": node.stage, "arm": node.arm, "artefact": node.folder, "digest": digest, "inputs": inputs, "seed": 0,
         "parameters": {}, "git": {"commit": "c" * 40, "dirty": False}, "mlflow": {"run": run, "parent": None},
-        "prefect": {"flow_run": "f"}, "ray": {"job": "j"}, "machine": lineage.machine(), "seconds": 1.0,
+        "prefect": {"flow_run": "f"}, "ray": {"job": "j"}, "machine": records.machine(), "seconds": 1.0,
         "compute_seconds": 0.5, "spans": [], **facts,
     }  # fmt: skip
-    lineage.write(node, record)
+    records.write(node, record)
     lock = yaml.safe_load(Path("dvc.lock").read_text()) if Path("dvc.lock").is_file() else {"stages": {}}
     lock["stages"][name] = {"cmd": "x", "outs": [{"path": node.folder, "hash": "md5", "md5": digest}]}
     Path("dvc.lock").write_text(yaml.safe_dump({"schema": "2.0"} | lock))
@@ -45,7 +46,7 @@ def make(name, text, made_from=(), run=None, **facts):
 
 def source(record):
     """A record as one of another's inputs."""
-    name, run = lineage.name_of(record), record["mlflow"]["run"]
+    name, run = records.name_of(record), record["mlflow"]["run"]
     return {"artefact": record["artefact"], "digest": record["digest"], "made_by": name, "mlflow_run": run}
 
 

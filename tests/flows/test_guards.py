@@ -14,11 +14,16 @@ from collections import namedtuple
 import psutil
 import pytest
 
-from flows import engine, graph, locks, messages, repro, rooms, services
-from flows.__main__ import main
-from flows.compute import Compute, connect
-from flows.slots import Slots
-from flows.table import STAGES, Node
+from flows.cli.main import main
+from flows.pipeline import execution
+from flows.pipeline.scheduler import Slots
+from flows.project import aside, graph
+from flows.project.nodes import STAGES, Node
+from flows.project.resources import Compute
+from flows.runtime import errors, locks
+from flows.servers import local
+from flows.versioning import dvc
+from flows.workers.connection import connect
 from stages.io import artefacts
 
 COMPUTE = {
@@ -45,39 +50,40 @@ def made(folder, parameters, seed=0):
 def test_a_node_runs_once_at_a_time(home):
     code = """if True:
         import time
-        from flows import locks
-        from flows.table import Node
-        with locks.hold(Node("teacher")):
+        from flows.runtime import locks
+        with locks.hold("teacher"):
             print("held", flush=True)
             time.sleep(60)
     """
     other = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, env={"PYTHONPATH": str(engine.__file__.rsplit("/", 2)[0])}
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        env={"PYTHONPATH": str(execution.__file__.rsplit("/", 3)[0])},
     )
     try:
         assert other.stdout.readline()
         with (
             pytest.raises(ValueError, match=rf"teacher: process {other.pid} on .* is running it"),
-            locks.hold(Node("teacher")),
+            locks.hold("teacher"),
         ):
             pass
-        assert str(other.pid) in locks.held(Node("teacher"))
-        with locks.hold(Node("distill", "a")):
+        assert str(other.pid) in locks.held("teacher")
+        with locks.hold("distill@a"):
             pass
     finally:
         other.kill()
         other.wait()
         other.stdout.close()
-    with locks.hold(Node("teacher")):  # kill -9 lets go of it
+    with locks.hold("teacher"):  # kill -9 lets go of it
         pass
-    assert locks.held(Node("teacher")) is None
+    assert locks.held("teacher") is None
 
 
 def test_arms_that_are_no_longer_named_leave_the_room(home):
     for name in ("kept", "gone"):
         (home / "data/distill" / name).mkdir(parents=True)
     (home / "data/distill/.gitkeep").touch()
-    rooms.set_aside({"distill": {"arms": {"kept": {}}}, "rl": {"arms": {}}})
+    aside.set_aside({"distill": {"arms": {"kept": {}}}, "rl": {"arms": {}}})
     assert sorted(p.name for p in (home / "data/distill").iterdir()) == [".gitkeep", "kept"]
     assert (home / ".fewstep/aside/distill/gone").is_dir()
     assert (home / "data/rl").is_dir()
@@ -86,25 +92,25 @@ def test_arms_that_are_no_longer_named_leave_the_room(home):
 def test_an_input_made_by_other_parameters_is_refused(home):
     made(home / "data/teacher", {"lr": 0.1, "net": {"width": 8}})
     content = {stage: {} for stage in STAGES} | {"seed": 0, "teacher": {"lr": 0.1, "net": {"width": 8}}}
-    engine._check_input("data/teacher", content)
+    execution._check_input("data/teacher", content)
     content["teacher"] = {"lr": 0.1, "net": {"width": 16}}
     with pytest.raises(
         ValueError, match=r"data/teacher: made by other parameters: net\.width was 8, params\.yaml says 16"
     ):
-        engine._check_input("data/teacher", content)
+        execution._check_input("data/teacher", content)
 
 
 def test_an_input_made_by_another_seed_is_refused(home):
     made(home / "data/teacher", {}, seed=1)
     with pytest.raises(ValueError, match="seed was 1"):
-        engine._check_input("data/teacher", {stage: {} for stage in STAGES} | {"seed": 0})
+        execution._check_input("data/teacher", {stage: {} for stage in STAGES} | {"seed": 0})
 
 
 def test_a_full_disk_is_found_before_the_work(home, monkeypatch):
     usage = namedtuple("usage", "total used free")(10, 10, 3 * 2**20)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     with pytest.raises(ValueError, match="only 3 MiB are free"):
-        engine._check_disk()
+        execution._check_disk()
 
 
 def test_a_taken_port_is_named(home):
@@ -113,8 +119,8 @@ def test_a_taken_port_is_named(home):
         holder.listen()
         port = holder.getsockname()[1]
         with pytest.raises(ValueError, match=rf"port {port} is taken.*--prefect-port"):
-            services._port("prefect", port)
-        assert services._port("prefect", None) != port
+            local._port("prefect", port)
+        assert local._port("prefect", None) != port
 
 
 def test_no_ray_at_an_address_is_said_at_once(home):
@@ -209,7 +215,7 @@ def test_a_lock_whose_process_is_no_dvc_is_named(home):
     owner = {"pid": os.getpid(), "cmd": "dvc repro"}
     table = rwlock(home, json.dumps({"write": {"data/teacher": owner}, "read": {}}))
     with pytest.raises(ValueError, match=rf"rwlock: names process {os.getpid()}, which is no dvc on"):
-        repro.check_locks()
+        dvc.check_locks()
     assert table.exists()
 
 
@@ -219,14 +225,14 @@ def test_a_lock_of_a_process_that_ended_is_taken_away(home):
         time.sleep(0.01)
     owner = {"pid": ended.pid, "cmd": "dvc repro"}
     table = rwlock(home, json.dumps({"write": {"data/teacher": owner}, "read": {"data/dataset": [owner]}}))
-    repro.check_locks()
+    dvc.check_locks()
     assert json.loads(table.read_text()) == {"write": {}, "read": {"data/dataset": []}}
     ended.wait()
 
 
 def test_a_table_of_locks_that_a_kill_cut_short_is_mended(home):
     table = rwlock(home, '{"write": {')
-    repro.check_locks()
+    dvc.check_locks()
     assert not table.exists()
 
 
@@ -241,7 +247,7 @@ def test_what_is_needed_ends_at_the_target():
     "error", [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("(sqlite3) database or disk is full\nSQL")]
 )
 def test_a_full_disk_is_one_message(error):
-    [line] = messages.lines(error)
+    [line] = errors.lines(error)
     assert line.startswith("no space left on the disk of")
     assert "run it again" in line
 
@@ -252,10 +258,10 @@ def test_a_prefect_server_that_does_not_answer_is_named(monkeypatch):
     monkeypatch.setenv("PREFECT_API_URL", "http://me:secret@127.0.0.1:1/api")
     outer = RuntimeError("it went wrong")
     outer.__cause__ = httpx.ConnectError("All connection attempts failed")
-    [line] = messages.lines(outer)
+    [line] = errors.lines(outer)
     assert "Prefect's server at 127.0.0.1:1/api does not answer" in line
     assert "secret" not in line
-    assert "a fault of ours" in messages.lines(RuntimeError("x"))[0]
+    assert "a fault of ours" in errors.lines(RuntimeError("x"))[0]
 
 
 def test_outside_a_project_the_message_says_so(home, capsys):
@@ -267,7 +273,7 @@ def test_a_second_run_leaves_the_parameters_of_the_first(home, capsys):
     (home / "dvc.yaml").touch()
     (home / "params").mkdir()
     (home / "params.yaml").write_text("first: true\n")
-    with locks.hold(Node("pipeline")):
+    with locks.hold("pipeline"):
         code = main(["run", "seed=7"])
     assert code == 1
     assert "pipeline: process" in capsys.readouterr().err

@@ -18,9 +18,10 @@ def main(folder: Path, number: int, gate: Path | None = None) -> None:
     import json
     import time
 
-    from flows import environment, reports
-    from flows.table import Node
-    from flows.tracking import Tracker
+    from flows.project.nodes import Node
+    from flows.runtime import environment
+    from flows.telemetry import reports
+    from flows.tracking.tracker import Tracker
 
     node = Node("distill", "tdm1")
     tracker = Tracker()
@@ -45,13 +46,13 @@ def main(folder: Path, number: int, gate: Path | None = None) -> None:
 def again(folder: Path) -> None:
     _settle(folder)
 
-    from flows.tracking import Tracker
+    from flows.tracking.tracker import Tracker
 
     Tracker()
 
 
 def _settle(folder: Path) -> None:
-    from flows import environment
+    from flows.runtime import environment
 
     (folder / "params").mkdir(parents=True, exist_ok=True)
     (folder / "dvc.yaml").touch()

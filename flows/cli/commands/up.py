@@ -1,0 +1,42 @@
+"""`fewstep up`: servers that stay."""
+
+import argparse
+import os
+from pathlib import Path
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Ports, and what is not wanted."""
+    parser.add_argument("--prefect-port", type=int, default=4200)
+    parser.add_argument("--mlflow-port", type=int, default=5000)
+    parser.add_argument(
+        "--without", action="append", default=[], choices=("mlflow", "prefect", "ray"), help="do not start this one"
+    )
+
+
+def main(parsed: argparse.Namespace) -> int:
+    """Start what does not run, and print the addresses."""
+    from flows.cli.commands import compose
+    from flows.project import storage
+    from flows.project.resources import Compute
+    from flows.runtime import addresses
+    from flows.servers import local
+    from stages.io import params
+
+    if not Path("params.yaml").is_file():
+        compose.write([])
+    content = params.read(Path("params.yaml"))
+    storage.settle(content)
+    resources = Compute.of(content)
+    names = ["ray"] if resources.backend == "local" else []
+    for name, variable in (("mlflow", addresses.MLFLOW), ("prefect", "PREFECT_API_URL")):
+        if os.environ.get(variable):  # the team's
+            print(f"{name:8} {addresses.shown(os.environ[variable])}  ({variable}; not started here)")
+        else:
+            names.insert(0, name)
+    names = [name for name in names if name not in parsed.without]
+    ports = {"prefect": parsed.prefect_port, "mlflow": parsed.mlflow_port}
+    for service in local.start(names, resources, ports=ports, leashed=False):
+        print(f"{service.name:8} {service.address}  (process {service.pid}, log .fewstep/logs/{service.name}.log)")
+    print("stop them with `fewstep down`")
+    return 0

@@ -1,0 +1,76 @@
+"""The command line: `fewstep`, which is `python -m flows`."""
+
+import argparse
+import importlib
+import logging
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import NoReturn
+
+from flows.runtime import environment, errors
+
+COMMANDS: Mapping[str, str] = MappingProxyType(
+    {
+        "run": "compose the parameters and run what has changed",
+        "submit": "run it as a Ray job on a cluster's head",
+        "stage": "run one stage, or one arm of it, whatever its state",
+        "compose": "write params.yaml from params/",
+        "status": "each stage: up to date, changed and why, running",
+        "logs": "what happened, of all stages or of one",
+        "sample": "pictures from a student or the teacher",
+        "lineage": "what an artefact was made from, each step confirmed",
+        "rerun": "make a recorded run again in a folder of its own, and compare the bytes",
+        "promote": "make a student the champion, if it passes the gate",
+        "remote": "have DVC share artefacts on S3",
+        "gc": "delete objects of the S3 store that nothing names any more",
+        "up": "start the Prefect server, the MLflow UI and Ray, and leave them running",
+        "work": "run what Prefect schedules: pool, limits, deployments and a worker",
+        "down": "stop what `up` and `work` started",
+        "doctor": "versions, ports, disk, GPU, credentials",
+    }
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; its exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    parser = argparse.ArgumentParser(prog="fewstep", description=__doc__)
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    commands = parser.add_subparsers(dest="command", metavar="command", required=True)
+    for name, about in COMMANDS.items():
+        own = commands.add_parser(name, help=about, description=about)
+        own.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show tracebacks")
+        if name in given:  # only the module of the command that is called
+            importlib.import_module(f"flows.cli.commands.{name}").arguments(own)
+    parsed = parser.parse_args(given)
+    signal.signal(signal.SIGTERM, _interrupt)
+    logging.raiseExceptions = parsed.debug  # a log line that does not reach its server is no failure
+    try:
+        environment.settle(environment.find_root())
+        return importlib.import_module(f"flows.cli.commands.{parsed.command}").main(parsed)
+    except KeyboardInterrupt:
+        print("error: interrupted; what was finished is kept", file=sys.stderr)
+        return 130
+    except Exception as error:  # noqa: BLE001 (the edge: every failure becomes one message and an exit code)
+        if parsed.debug or os.environ.get("FEWSTEP_DEBUG"):
+            traceback.print_exc()
+        for line in errors.lines(error):
+            print(f"error: {line}", file=sys.stderr)
+        if errors.prefect_is_gone(error):
+            _leave(1)
+        return 1
+
+
+def _leave(code: int) -> NoReturn:
+    """End at once: a quarter of a minute would go by in tries to tell a dead server the last logs."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt

@@ -1,0 +1,146 @@
+"""A process that a scheduled run starts: its words in the run's log, its end bounded, and nothing of it left behind."""
+
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import MappingProxyType
+
+import psutil
+
+from flows.runtime.errors import Passing
+from flows.runtime.processes import die_with_parent
+from flows.telemetry.context import SCHEDULED_RUN
+
+_TAIL = 50
+
+
+def call(
+    command: Sequence[str],
+    where: Path,
+    run: str,
+    say: Callable[[str], None],
+    *,
+    limit_s: float,
+    extra: Mapping[str, str] = MappingProxyType({}),
+) -> list[str]:
+    """Run `command` in the clone `where` with `extra` in its environment; its last lines of output.
+
+    Raises ValueError with its own message where a person must act, Passing where running it again may do, and
+    TimeoutError after `limit_s`. Whatever ends this call ends the command and all that it started.
+    """
+    began, tail = time.monotonic(), []
+    with _started(command, where, run, extra) as process, _heard(process, tail, say):
+        while process.poll() is None:
+            try:
+                process.wait(timeout=1.0)
+            except subprocess.TimeoutExpired:
+                if time.monotonic() - began > limit_s:
+                    raise TimeoutError(
+                        f"{_short(command)}: not done after {limit_s:.0f} s, and ended; what was finished is kept"
+                    ) from None
+    if process.returncode:
+        raise _failure(command, process.returncode, tail)
+    return tail
+
+
+@contextmanager
+def _started(
+    command: Sequence[str], where: Path, run: str, extra: Mapping[str, str]
+) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(  # noqa: S603
+        command,
+        cwd=where,
+        env=_environment(where, run) | extra,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,  # Prefect signals its group on cancelling; we end what is ours in good order ourselves
+        preexec_fn=die_with_parent,  # noqa: PLW1509 (one prctl call, no locks)
+    )
+    try:
+        yield process
+    except BaseException:  # a cancelled run too
+        _end(process)
+        raise
+    finally:
+        sweep(run)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """Politely first: the pipeline ends its stages, DVC lets go of its locks, Ray its workers."""
+    process.terminate()
+    try:
+        process.wait(timeout=20)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def sweep(run: str) -> int:
+    """Kill every process on this machine that belongs to the scheduled run `run`; how many there were."""
+    found = list(of_run(run))
+    for process in found:
+        try:
+            process.kill()
+        except psutil.NoSuchProcess:
+            continue
+    psutil.wait_procs(found, timeout=5)
+    return len(found)
+
+
+def of_run(run: str) -> Iterator[psutil.Process]:
+    """The processes that were started by the scheduled run `run`, however far down."""
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(SCHEDULED_RUN) == run and process.status() != psutil.STATUS_ZOMBIE:
+                yield process
+        except psutil.Error:  # another user's, or gone
+            continue
+
+
+def _environment(where: Path, run: str) -> dict[str, str]:
+    """This process's, less what belongs to its own run: the clone must not take itself for the worker's checkout."""
+    kept = {n: v for n, v in os.environ.items() if not n.startswith(("PREFECT__", "FEWSTEP_")) and n != "PYTHONPATH"}
+    return kept | {"PYTHONPATH": str(where), SCHEDULED_RUN: run, "GIT_TERMINAL_PROMPT": "0", "PYTHONUNBUFFERED": "1"}
+
+
+@contextmanager
+def _heard(process: subprocess.Popen[str], tail: list[str], say: Callable[[str], None]) -> Iterator[None]:
+    """Pass on each line that it says, and keep the last ones in `tail`."""
+
+    def read() -> None:
+        assert process.stdout is not None
+        with process.stdout:
+            for line in process.stdout:
+                if line.strip():
+                    tail.append(line.rstrip())
+                    del tail[:-_TAIL]
+                    say(line.rstrip())
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    try:
+        yield
+    finally:
+        if process.poll() is not None:  # else it is ended next, by whoever started it
+            reader.join(timeout=5.0)
+
+
+def _failure(command: Sequence[str], code: int, tail: Sequence[str]) -> Exception:
+    said = [line.removeprefix("error: ") for line in tail if line.startswith("error: ")]
+    faults = said or [line for line in tail if line.startswith(("ERROR: ", "fatal: "))][-1:] or list(tail[-3:])
+    message = " / ".join(faults) or f"{_short(command)}: exit code {code}"
+    if code < 0:
+        return Passing(f"{_short(command)}: killed by signal {-code}")
+    # The message says what to do; where that is to run it again, nobody is there at night to do so.
+    return Passing(message) if "run it again" in message else ValueError(message)
+
+
+def _short(command: Sequence[str]) -> str:
+    return " ".join(command[1:4] if command[1:2] == ["-m"] else command[:3]).removeprefix("-m ")

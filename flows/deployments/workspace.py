@@ -1,0 +1,195 @@
+"""A scheduled run's own clone: the code and parameters of one commit, the team's data, and the way back to the team.
+
+Made anew for every run, so what is not committed is not run. Beside the clone, and shared by the runs of one worker,
+lie DVC's cache, MLflow's store and the work folders from which a run that was ended goes on.
+"""
+
+import fcntl
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from flows.deployments import child
+from flows.pipeline import artifacts
+from flows.project import graph
+from flows.project.nodes import Node
+from flows.runtime import errors
+from flows.runtime.environment import HOME
+from flows.versioning import dvc
+from stages.io import params
+
+SCHEDULED = HOME / "scheduled"
+KEPT = 5
+"""Clones of runs that failed or were not shared, the newest ones: to look into."""
+_DVC = (sys.executable, "-m", "dvc")
+_FEWSTEP = (sys.executable, "-m", "flows")
+_SECRET = re.compile(r"//[^/@\s]+@")
+
+
+@dataclass(frozen=True)
+class Checkout:
+    """A clone in a folder of its own."""
+
+    root: Path
+    """The worker's project."""
+    name: str
+    run: str
+    """The scheduled flow run's id."""
+    say: Callable[[str], None]
+
+    @property
+    def folder(self) -> Path:
+        """Where it is."""
+        return self.root / SCHEDULED / "clones" / self.name
+
+    @property
+    def branch(self) -> str:
+        """Where its results go."""
+        return f"runs/{self.name}"
+
+    def make(self, ref: str) -> str:
+        """Clone and check out `ref`; the commit. Raises ValueError if origin has no such ref."""
+        self._prune()
+        source = origin(self.root)
+        self.say(f"clone of {_SECRET.sub('//', source)} in {self.folder}")
+        self._call(["git", "clone", "--quiet", "--no-checkout", source, str(self.folder)], where=self.folder.parent)
+        commit = self._resolve(ref)
+        self._call(["git", "checkout", "--quiet", "-b", self.branch, commit])
+        if not (self.folder / "dvc.yaml").is_file() or not (self.folder / "flows").is_dir():
+            raise ValueError(f"{ref}: no fewstep project at this commit (dvc.yaml, flows/); choose another ref")
+        self._share_with_worker()
+        return commit
+
+    def _prune(self) -> None:
+        """Room for this one, and an end to old ones."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        others = sorted(self.folder.parent.iterdir(), key=lambda folder: folder.stat().st_mtime)
+        for folder in others[:-KEPT]:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _resolve(self, ref: str) -> str:
+        for name in (f"refs/remotes/origin/{ref}", ref):
+            found = _ask(["git", "rev-parse", "--verify", "--quiet", f"{name}^{{commit}}"], self.folder)
+            if found:
+                return found
+        names = _ask(["git", "branch", "--remotes", "--format=%(refname:lstrip=3)"], self.folder).split()
+        branches = ", ".join(name for name in names if name != "HEAD" and not name.startswith("runs/"))
+        raise ValueError(f"ref {ref}: origin has no such branch, tag or commit; its branches: {branches}, runs/...")
+
+    def _share_with_worker(self) -> None:
+        """DVC's cache, MLflow's store and unfinished work outlive the clone."""
+        (self.folder / ".git/info/exclude").write_text("/mlruns\n", encoding="utf-8")
+        for theirs, ours in ((Path("mlruns"), Path("mlruns")), (HOME / "work", SCHEDULED / "work")):
+            (self.root / ours).mkdir(parents=True, exist_ok=True)
+            (self.folder / theirs).parent.mkdir(parents=True, exist_ok=True)
+            (self.folder / theirs).symlink_to((self.root / ours).resolve(), target_is_directory=True)
+        private = self.root / ".dvc/config.local"  # a remote's address or credentials that are this machine's alone
+        if private.is_file():
+            shutil.copy(private, self.folder / ".dvc/config.local")
+        cache = _ask([*_DVC, "cache", "dir"], self.root)
+        self._call([*_DVC, "config", "--local", "cache.dir", str((self.root / cache).resolve())])
+
+    def compose(self, overrides: Sequence[str], node: Node | None) -> None:
+        """Write and commit the parameters; ValueError with Hydra's or a stage's own words where they are refused."""
+        self._call([*_FEWSTEP, "compose", *overrides])
+        if node:
+            graph.find(node.name, params.read(self.folder / "params.yaml"))
+        self._call([sys.executable, "-m", "flows.pipeline.validation"])
+        self.commit(["params.yaml"], f"Parameters of {self.name}: {' '.join(overrides)}")
+
+    def remote(self) -> str | None:
+        """The DVC remote that this project shares its data by, if it has one."""
+        return _ask([*_DVC, "config", "core.remote"], self.folder) or None
+
+    def pull(self) -> None:
+        """What the team has made already; what the remote lacks is made anew."""
+        self._passing([*_DVC, "pull", "--quiet", "--run-cache", "--allow-missing"], limit_s=6 * 3600)
+
+    def repro(self, overrides: Sequence[str], node: Node | None, *, pull: bool, limit_s: float) -> None:
+        """Make the experiment, or one node of it and what it reads; `pull`: what the remote has is not made anew."""
+        command = [*_FEWSTEP, "run", *(["--until", node.name] if node else []), *overrides]
+        extra = {dvc.PULL: "1"} if pull else {}
+        address = artifacts.mlflow()  # of the worker's project: it keeps the clone's runs too
+        if address:
+            extra[artifacts.MLFLOW] = address
+        child.call(command, self.folder, self.run, self.say, limit_s=limit_s, extra=extra)
+
+    def push(self) -> str | None:
+        """Data first, so that a branch never names what is not there; the pushed commit, None if nothing is new."""
+        self._passing([*_DVC, "push", "--run-cache"], limit_s=6 * 3600)
+        self.commit(["dvc.lock", "params.yaml"], f"Results of {self.name}")
+        if not _ask(["git", "log", "--format=%h", "HEAD", "--not", "--remotes"], self.folder):
+            return None
+        self._passing(["git", "push", "--quiet", "origin", self.branch])
+        return _ask(["git", "rev-parse", "HEAD"], self.folder)
+
+    def commit(self, files: Sequence[str], message: str) -> None:
+        """Commit `files` where they have changed."""
+        there = [file for file in files if (self.folder / file).is_file()]
+        self._call(["git", "add", "--force", *there])
+        if _ask(["git", "diff", "--cached", "--name-only"], self.folder):
+            named = _ask(["git", "config", "user.email"], self.folder)
+            author = [] if named else ["-c", "user.name=fewstep", "-c", "user.email=fewstep@localhost"]
+            self._call(["git", *author, "commit", "--quiet", "--message", message])
+
+    def remove(self) -> None:
+        """The clone; what outlives it lies elsewhere."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _call(self, command: Sequence[str], where: Path | None = None, limit_s: float = 900.0) -> None:
+        child.call(command, where or self.folder, self.run, self.say, limit_s=limit_s)
+
+    def _passing(self, command: Sequence[str], limit_s: float = 900.0) -> None:
+        """What talks to another machine may fail today and not tomorrow."""
+        try:
+            self._call(command, limit_s=limit_s)
+        except ValueError as error:
+            raise errors.Passing(_SECRET.sub("//", str(error))) from None
+
+
+def origin(root: Path) -> str:
+    """Where the project comes from: git's origin, or itself where it has none."""
+    return _ask(["git", "remote", "get-url", "origin"], root) or str(root.resolve())
+
+
+@contextmanager
+def only_one(root: Path, run: str, limit_s: float) -> Iterator[None]:
+    """Runs of one worker share unfinished work, so there is one at a time; TimeoutError after `limit_s`.
+
+    What a run that was killed has left alive is ended first.
+    """
+    (root / SCHEDULED).mkdir(parents=True, exist_ok=True)
+    end = time.monotonic() + limit_s
+    with (root / SCHEDULED / "lock").open("a+") as stream:
+        while True:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > end:
+                    raise TimeoutError(f"{root}: another scheduled run holds it since {limit_s:.0f} s") from None
+                time.sleep(1.0)
+        stream.seek(0)
+        before = stream.read()
+        if before:
+            child.sweep(before)
+        stream.truncate(0)
+        stream.write(run)
+        stream.flush()
+        try:
+            yield
+        finally:
+            stream.truncate(0)
+
+
+def _ask(command: Sequence[str], where: Path) -> str:
+    """What a quick question says; empty if it fails."""
+    done = subprocess.run(command, cwd=where, capture_output=True, text=True, check=False, timeout=60)  # noqa: S603
+    return done.stdout.strip() if done.returncode == 0 else ""

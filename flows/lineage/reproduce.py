@@ -1,0 +1,211 @@
+"""A recorded run made again: its commit, parameters and inputs in a folder of its own, and its bytes compared."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from flows.lineage.history import History
+from flows.project.nodes import Node
+from flows.runtime.environment import HOME
+from flows.runtime.processes import die_with_parent
+from flows.tracking import records
+from flows.tracking.records import Record
+from flows.versioning import cache
+
+FOLDER = HOME / "rerun"
+_OURS = ("FEWSTEP_", "PREFECT_", "RAY_", "MLFLOW_", "PYTHONPATH")
+"""What a run of the project has set, and another folder's must not inherit."""
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of it."""
+
+    digest: str
+    differing: tuple[str, ...]
+    """Files that are not the recorded ones: changed, missing or new; empty if all are equal."""
+
+
+def check(record: Record, *, allow_dirty: bool) -> list[str]:
+    """What may keep the bytes from being equal, in words. ValueError if the run cannot be made again at all."""
+    name, git = records.name_of(record), record["git"]
+    if "experiment" not in record:
+        raise ValueError(f"{name}: its record does not hold the experiment's parameters; run it once with this version")
+    if not git["commit"]:
+        raise ValueError(f"{name}: was made outside git; there is no commit to go back to")
+    if _git("cat-file", "-e", f"{git['commit']}^{{commit}}").returncode:
+        raise ValueError(
+            f"commit {git['commit'][:8]}: not in this repository; `git fetch` it from whoever made the run"
+        )
+    if git["dirty"] and not allow_dirty:
+        raise ValueError(
+            f"{name}: was made by commit {git['commit'][:8]} with uncommitted changes, which nobody kept; "
+            "--allow-dirty makes it with the commit alone, to see whether they mattered"
+        )
+    notes = ["was made with uncommitted changes, which are not in the commit"] if git["dirty"] else []
+    then, now = record["machine"], records.machine()
+    for fact in ("host", "system", "python", "cores"):
+        if then.get(fact) not in (None, now[fact]):
+            notes.append(f"{fact}: then {then[fact]}, here {now[fact]}; bits may differ between machines")
+    if record["device"] != "cpu":
+        notes.append("was computed on a GPU, whose bits may differ between runs")
+    return notes
+
+
+def make(record: Record, history: History, say: Say) -> tuple[Path, Result]:
+    """Make it again; its folder, and what came of it. The project's own data/ and dvc.lock are not touched."""
+    node = Node.parse(records.name_of(record))
+    folder = _worktree(record)
+    (folder / "params.yaml").write_text(yaml.safe_dump(_parameters(record), sort_keys=False), encoding="utf-8")
+    _share_cache(folder)
+    say(f"commit {record['git']['commit'][:8]} and its parameters in {folder}")
+    _inputs(record, folder, history)
+    say(f"{len(_made_from(record))} inputs, by their digests, from DVC's cache")
+    say(f"{node.name} runs: seed {record['seed']}, {record['threads']} threads")
+    _run(node, folder)
+    return folder, _compare(record, folder)
+
+
+def discard(folder: Path) -> None:
+    """Remove a folder that `make` made."""
+    _git("worktree", "remove", "--force", "--force", str(folder))
+    shutil.rmtree(folder, ignore_errors=True)
+    _git("worktree", "prune")
+
+
+def _worktree(record: Record) -> Path:
+    folder = (FOLDER / f"{records.name_of(record)}-{record['digest'][:8]}").resolve()
+    discard(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    done = _git("worktree", "add", "--force", "--detach", str(folder), record["git"]["commit"])
+    if done.returncode:
+        raise ValueError(f"git worktree: {done.stderr.strip()}")
+    return folder
+
+
+def _parameters(record: Record) -> dict[str, Any]:
+    """The experiment's, in a Ray of its own with as many threads a task as then."""
+    experiment = yaml.safe_load(record["experiment"])
+    compute = dict(experiment["compute"]) | {"backend": "local", "address": None}
+    compute["cpus"] = {**compute["cpus"], record["stage"]: record["threads"]}
+    compute["num_cpus"] = max(record["threads"], len(os.sched_getaffinity(0)))
+    return experiment | {"compute": compute}
+
+
+def _share_cache(folder: Path) -> None:
+    """The other folder's DVC reads this project's cache and remotes."""
+    for name in ("config", "config.local"):
+        if (Path(".dvc") / name).is_file():
+            shutil.copy(Path(".dvc") / name, folder / ".dvc" / name)
+    _dvc(folder, "cache", "dir", "--local", str(cache.folder()))
+
+
+def _made_from(record: Record) -> Mapping[str, str]:
+    """Maker's name -> digest of what was read."""
+    return {source["made_by"]: source["digest"] for source in record["inputs"].values()}
+
+
+def _inputs(record: Record, folder: Path, history: History) -> None:
+    """Bring the very versions that the run read, from the cache, else from the remote."""
+    makers = _made_from(record)
+    if not makers:
+        return
+    stages = {}
+    for name, digest in makers.items():
+        out = {"path": Node.parse(name).folder, "hash": "md5", "md5": digest}
+        stages[name] = {"cmd": "recorded", "outs": [out]}
+    lock = {"schema": "2.0", "stages": stages}
+    (folder / "dvc.lock").write_text(yaml.safe_dump(lock), encoding="utf-8")
+    targets = [Node.parse(name).folder for name in makers]
+    lacking = {name: fault for name, digest in makers.items() if (fault := cache.fault(digest))}
+    fetched = _dvc(folder, "fetch", *(Node.parse(name).folder for name in lacking)) if lacking else None
+    _dvc(folder, "checkout", "--force", *targets)
+    for name, digest in makers.items():
+        node = Node.parse(name)
+        place = folder / node.folder
+        if not place.is_dir() or cache.digest(place) != digest:
+            why = lacking.get(name, "DVC could not check it out")
+            if fetched and fetched.returncode:
+                why += f"; dvc fetch: {(fetched.stderr.strip().splitlines() or ['no message'])[-1]}"
+            raise ValueError(
+                f"{name} {digest[:8]}: the run's input is nowhere to be had ({why}); `dvc push` it from where it was "
+                "made, or `fewstep rerun` the run that made it"
+            )
+    for source in record["inputs"].values():
+        known = history.find(Node.parse(source["made_by"]), source["digest"], source.get("mlflow_run"))
+        if known:
+            _write_record(folder, Node.parse(source["made_by"]), known)
+
+
+def _write_record(folder: Path, node: Node, record: Record) -> None:
+    from stages.io.artefacts import write_json
+
+    (folder / node.lineage).parent.mkdir(parents=True, exist_ok=True)
+    write_json(folder / node.lineage, record)
+
+
+def _run(node: Node, folder: Path) -> None:
+    command = [sys.executable, "-m", "flows", "stage", node.stage, *([node.arm] if node.arm else [])]
+    log = folder / f"{HOME}-rerun.log"
+    with log.open("wb") as stream:
+        process = subprocess.Popen(  # noqa: S603
+            command,
+            cwd=folder,
+            env=_environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            preexec_fn=die_with_parent,  # noqa: PLW1509 (one prctl call, no locks)
+        )
+        try:
+            code = process.wait()  # bounded by the stage itself: compute.stall_s
+        except BaseException:
+            process.terminate()
+            process.wait(timeout=60)
+            raise
+    if code:
+        text = log.read_text(encoding="utf-8", errors="replace")
+        said = [line.removeprefix("error: ") for line in text.splitlines() if line.startswith("error: ")]
+        raise ValueError(f"{node.name} failed when made again: {' / '.join(said) or 'no message'} (its log: {log})")
+
+
+def _compare(record: Record, folder: Path) -> Result:
+    place = folder / record["artefact"]
+    digest = cache.digest(place)
+    if digest == record["digest"]:
+        return Result(digest, ())
+    here = files(place)
+    then = cache.listing(record["digest"])
+    own = Path(record["artefact"])
+    if then is None and own.is_dir() and cache.digest(own) == record["digest"]:
+        then = files(own)
+    if then is None:
+        return Result(digest, ("(the recorded version is not in DVC's cache: which files differ is not known)",))
+    return Result(digest, tuple(sorted(name for name in here.keys() | then.keys() if here.get(name) != then.get(name))))
+
+
+def files(folder: Path) -> dict[str, str]:
+    """Path within `folder` -> md5 of each file on disk."""
+    return {p.relative_to(folder).as_posix(): cache.md5_of(p) for p in folder.rglob("*") if p.is_file()}
+
+
+def _environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
+
+
+def _git(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["git", *words], capture_output=True, text=True, check=False, timeout=120)  # noqa: S603, S607
+
+
+def _dvc(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "dvc", *words]
+    where = {"cwd": folder, "env": _environment()}
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=3600, **where)  # noqa: S603

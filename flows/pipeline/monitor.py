@@ -1,0 +1,108 @@
+"""Waiting for tasks: watch what they report, end those that hang, and raise what they raised."""
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from prefect import get_run_logger
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+
+from flows.pipeline import stage_server
+from flows.project.nodes import Node
+from flows.project.resources import Compute
+from flows.telemetry.reports import last_report
+from flows.workers.connection import check_alive
+
+_KEPT = "finished units are kept, run it again to go on from there"
+_POLL_S, _SHOW_S, _ALIVE_S = 0.2, 5.0, 2.0
+
+
+class Progress:
+    """How far a stage is, as a Prefect artefact and a plain line on stdout."""
+
+    def __init__(self, node: Node, section: Mapping[str, Any], num_units: int) -> None:
+        self._node, self._num_units = node, num_units
+        self._steps = section.get("budget", section).get("iterations")
+        self._artefact: Any = None
+        self._shown = time.monotonic()
+
+    def show(self, files: Mapping[str, Path], num_done: int) -> None:
+        """Now and then; the first time after a few seconds, since short stages need none."""
+        if time.monotonic() - self._shown < _SHOW_S:
+            return
+        self._shown = time.monotonic()
+        last = [line for line in map(last_report, files.values()) if line]
+        share = num_done / self._num_units
+        if self._steps and self._num_units == 1 and last:
+            share = min(1.0, (last[0]["step"] + 1) / self._steps)
+        text = f"{self._node.name}: {100 * share:.0f} %"
+        if last:
+            text += f", step {last[-1]['step']}"
+        stage_server.say(text)
+        if self._artefact is None:
+            key = "progress-" + self._node.name.replace("@", "-").replace("_", "-").lower()
+            self._artefact = create_progress_artifact(100 * share, key=key, description=text)
+        else:
+            update_progress_artifact(self._artefact, 100 * share, description=text)
+
+
+def gather(
+    futures: Sequence[Any], compute: Compute, files: Mapping[str, Path], progress: Progress | None = None
+) -> list[dict[str, Any]]:
+    """The tasks' results, once all have ended; raises what the first failed one raised, after all have ended.
+
+    A task that neither reports nor ends for `compute.stall_s` is killed: TimeoutError. Where Ray itself dies, nothing
+    is waited for: ChildProcessError.
+    """
+    import ray
+
+    looked = start = time.time()
+    pending = [future.wrapped_future for future in futures]
+    reports = dict(zip(pending, files.values(), strict=False))
+    begun = dict.fromkeys(pending, 0.0)
+    hung: set[Any] = set()
+    while pending:
+        _, pending = ray.wait(pending, num_returns=len(pending), timeout=_POLL_S)
+        if time.time() - looked > _ALIVE_S:
+            check_alive()
+            looked = time.time()
+        if progress:
+            progress.show(files, len(futures) - len(pending))
+        if stage_server.abandoned():
+            for each in pending:
+                ray.cancel(each, force=True)
+            raise InterruptedError("ended with the process that asked for it; finished units are kept")
+        for each in pending:
+            file = reports.get(each)
+            if file is None or each in hung or not file.is_file():
+                continue
+            if file.stat().st_mtime >= start - 10:  # it started: waiting for a core is no stall
+                begun[each] = max(begun[each] or time.time(), file.stat().st_mtime)
+                if time.time() - begun[each] > compute.stall_s:
+                    hung.add(each)
+                    get_run_logger().error("no report for %g s: ended", compute.stall_s)
+                    ray.cancel(each, force=True)
+    return [_result(future, future.wrapped_future in hung, compute) for future in futures]
+
+
+def _result(future: Any, hung: bool, compute: Compute) -> dict[str, Any]:
+    import ray
+
+    if hung:
+        raise TimeoutError(
+            f"a task reported nothing for {compute.stall_s:g} s and was ended; finished units are kept. Look into its "
+            "log, or raise compute.stall_s"
+        )
+    try:
+        return future.result(raise_on_failure=True)
+    except ray.exceptions.OutOfMemoryError as error:
+        raise ChildProcessError(f"a worker ran out of memory; {_KEPT}") from error
+    except (ray.exceptions.NodeDiedError, ray.exceptions.LocalRayletDiedError, ray.exceptions.ObjectLostError) as error:
+        check_alive()
+        raise ChildProcessError(f"the node that a worker was on died or left the cluster; {_KEPT}") from error
+    except ray.exceptions.WorkerCrashedError as error:
+        raise ChildProcessError(f"a worker was killed or crashed; {_KEPT}") from error
+    except ray.exceptions.RaySystemError as error:
+        check_alive()
+        raise ChildProcessError(f"Ray failed ({str(error).strip().splitlines()[0]}); {_KEPT}") from error

@@ -1,0 +1,52 @@
+"""Runs that a dead process left behind: Prefect would show them as running for ever."""
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType, FlowRunFilterTags
+from prefect.client.schemas.objects import StateType
+from prefect.exceptions import ObjectNotFound
+from prefect.states import Crashed
+
+
+def settle_tasks(futures: Sequence[Any]) -> None:
+    """Set task runs that can no longer end by themselves to Crashed. Their workers must be gone, or done with them."""
+    with get_client(sync_client=True) as client:
+        for future in futures:
+            state = future.state
+            if state is None or not state.is_final() or state.is_crashed():
+                _crash_task(client, future.task_run_id)
+
+
+def settle_flows(tag: str) -> None:
+    """Set flow runs with `tag` that are still running to Crashed: their processes have ended."""
+    running = FlowRunFilter(
+        tags=FlowRunFilterTags(all_=[tag]),
+        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING])),
+    )
+    with get_client(sync_client=True) as client:
+        for run in client.read_flow_runs(flow_run_filter=running):
+            client.set_flow_run_state(run.id, Crashed(message="its process ended without a word"), force=True)
+            for task_run in client.read_task_runs(flow_run_filter=FlowRunFilter(id={"any_": [run.id]})):
+                if task_run.state is None or not task_run.state.is_final():
+                    _crash_task(client, task_run.id)
+
+
+def _crash_task(client: SyncPrefectClient, task_run: UUID) -> None:
+    try:
+        state = client.read_task_run(task_run).state
+    except ObjectNotFound:
+        return  # it never started
+    if state is None or not state.is_final():
+        client.set_task_run_state(task_run, Crashed(message="its worker died or was ended"), force=True)
+
+
+def drain() -> None:
+    """Wait until what this process has said has reached the server, five seconds at most for each kind."""
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
+
+    APILogWorker.drain_all(timeout=5)
+    EventsWorker.drain_all(timeout=5)

@@ -1,0 +1,205 @@
+"""The whole pipeline as one Prefect flow: every node a task, which has DVC make it once its inputs are made."""
+
+import os
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+from prefect import flow, get_run_logger, tags, task
+from prefect.cache_policies import NO_CACHE
+from prefect.states import Completed
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from flows.pipeline import artifacts, prefect_state, stage_server, timeline
+from flows.pipeline.prefect_state import drain
+from flows.pipeline.scheduler import Slots
+from flows.pipeline.stage import perform
+from flows.project import graph
+from flows.project.nodes import Node, Params
+from flows.project.resources import Compute
+from flows.runtime.environment import HOME
+from flows.servers.warm_workers import prestart
+from flows.telemetry import context, events, reports
+from flows.telemetry.context import PIPELINE
+from flows.tracking import tracker
+from flows.versioning import dvc
+from flows.workers import connection
+from stages.io.artefacts import write_json
+
+News = Callable[[Node, str, str], None]
+"""Told of (node, state, words): waiting, running, done, cached, failed, skipped."""
+
+
+@dataclass
+class Execution:
+    """One run of the pipeline."""
+
+    params: Params
+    changed: Mapping[str, list[str]]
+    wanted: frozenset[Node]
+    news: News
+    tracker: tracker.Tracker
+    parent: str
+    slots: Slots
+    logbook: ThreadPoolExecutor
+    """Writes to MLflow while the next stage computes."""
+    ran: set[Node] = field(default_factory=set)
+    failed: dict[Node, str] = field(default_factory=dict)
+    processes: dict[Node, subprocess.Popen[bytes]] = field(default_factory=dict)
+    times: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def stop(self) -> None:
+        """End every stage that runs."""
+        for process in self.processes.values():
+            if process.poll() is None:
+                dvc.stop(process)
+
+
+_EXECUTION: ContextVar[Execution] = ContextVar("execution")
+"""Not an argument of the flow: Prefect would take it apart to show it."""
+
+
+@task(name="stage", task_run_name="{name}", cache_policy=NO_CACHE, persist_result=False, retries=0)
+def make(name: str) -> Any:
+    """Have DVC make the node called `name`."""
+    log, execution = get_run_logger(), _EXECUTION.get()
+    node = Node.parse(name)
+    reads = graph.nodes(execution.params)[node]
+    _refuse_after_failure(node, execution)
+    if node.name not in execution.changed and not reads & execution.ran:
+        execution.slots.over(node, made=True)
+        execution.news(node, "cached", "")
+        return Completed(name="Cached", message="nothing that it depends on has changed")
+    with execution.slots.taken(node):
+        _refuse_after_failure(node, execution)  # again: the place may be free because its last holder failed
+        outcome = _repro(node, execution)
+        if outcome.code:
+            execution.failed[node] = outcome.message
+            execution.news(node, "failed", outcome.message)
+            raise RuntimeError(f"{outcome.message} (its log: {outcome.log})")
+    execution.ran.add(node)
+    execution.slots.over(node, made=True)
+    execution.news(node, "done" if outcome.ran else "cached", "")
+    log.info("%s: %s", node.name, "made" if outcome.ran else "taken from DVC's cache")
+    return None if outcome.ran else Completed(name="Cached", message="DVC had it")
+
+
+def _refuse_after_failure(node: Node, execution: Execution) -> None:
+    if execution.failed:
+        execution.slots.over(node, made=False)
+        execution.news(node, "skipped", "")
+        raise RuntimeError(f"{node.name} was not started, since {next(iter(execution.failed)).name} failed")
+
+
+def _repro(node: Node, execution: Execution) -> dvc.Outcome:
+    run = execution.tracker.open(node.name, execution.parent, {"prefect.pipeline": os.environ[PIPELINE]})
+    reports.forget(node)
+    execution.news(node, "running", "")
+    started = time.time()
+    process = dvc.start(node, {context.MLFLOW_RUN: run, context.MLFLOW_PARENT: execution.parent})
+    execution.processes[node] = process
+    while process.poll() is None:
+        try:
+            process.wait(timeout=2.0)
+        except subprocess.TimeoutExpired:
+            execution.tracker.stream(node, run)
+    outcome = dvc.outcome(node, process)
+    execution.times[node.name] = {"started": started, "finished": time.time(), "ran": outcome.ran, "code": outcome.code}
+    if outcome.code:
+        execution.tracker.close(run, "FAILED")
+    elif outcome.ran:
+        execution.logbook.submit(execution.tracker.complete, node, run).add_done_callback(_raise_later(execution, node))
+    else:
+        execution.tracker.discard(run)
+    return outcome
+
+
+def _raise_later(execution: Execution, node: Node) -> Callable[[Any], None]:
+    def check(future: Any) -> None:
+        error = future.exception()
+        if error is not None:
+            execution.failed[node] = f"MLflow did not take its results: {error}"
+
+    return check
+
+
+@flow(name="fewstep", persist_result=False, validate_parameters=False)
+def pipeline() -> None:
+    """Make every node that is wanted; raises RuntimeError if one could not be made."""
+    execution = _EXECUTION.get()
+    futures: dict[Node, Any] = {}
+    try:
+        for node, reads in graph.nodes(execution.params).items():
+            if node not in execution.wanted:
+                execution.slots.over(node, made=False)
+                continue
+            futures[node] = make.submit(node.name, wait_for=[futures[each] for each in reads])
+        for future in futures.values():
+            future.wait()
+    except BaseException:  # an interrupt: the tasks' threads end only when what they wait for does
+        execution.failed.setdefault(next(iter(futures)), "interrupted")
+        execution.stop()
+        raise
+    execution.logbook.shutdown()
+    if execution.failed:
+        node, message = next(iter(execution.failed.items()))
+        raise RuntimeError(f"{node.name}: {message}")
+    artifacts.show(execution.tracker, execution.parent)
+
+
+def execute(
+    content: Params, plan: tuple[Mapping[str, list[str]], frozenset[Node]], tracker: tracker.Tracker, news: News
+) -> None:
+    """Run the pipeline in the Ray that this process has joined; raises ValueError with the first stage's fault.
+
+    `plan` is what has changed and why, and the nodes that are wanted.
+    """
+    started, tag = time.time(), f"pipeline-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+    os.environ[PIPELINE] = tag
+    parent = tracker.open("pipeline", None, {"prefect.pipeline": tag})
+    compute = Compute.of(content)
+    execution = Execution(
+        content,
+        *plan,
+        events.heard(news),
+        tracker,
+        parent,
+        Slots(connection.num_cpus(compute), content),
+        ThreadPoolExecutor(1),
+    )
+    _EXECUTION.set(execution)
+    prestart(connection.num_cpus(compute))  # while DVC looks at the first stage
+    runner = ThreadPoolTaskRunner(max_workers=max(4, len(graph.nodes(content))))
+    status = "FAILED"
+    try:
+        with tags(tag, "fewstep", *context.parent_tag()), stage_server.serve(perform):
+            pipeline.with_options(task_runner=runner, flow_run_name=tag)()
+        status = "FINISHED"
+    except RuntimeError:
+        if not execution.failed:
+            raise
+        node, message = next(iter(execution.failed.items()))
+        raise ValueError(f"{node.name}: {message} (its log: {dvc.log_of(node)})") from None
+    finally:
+        execution.stop()
+        drain()
+        if status == "FAILED":
+            prefect_state.settle_flows(tag)
+        tracker.close(parent, status)
+        _write_times(tag, started, execution, status)
+        level = "info" if status == "FINISHED" else "error"
+        events.write(f"{status.lower()} after {time.time() - started:.0f} s", level, run=tag)
+
+
+def _write_times(tag: str, started: float, execution: Execution, status: str) -> None:
+    """What overhead is computed from, beside the spans in the lineage files; and the picture that they make."""
+    folder = HOME / "runs"
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {"started": started, "finished": time.time(), "status": status, "stages": execution.times}
+    write_json(folder / f"{tag}.json", content)
+    for name, page in timeline.write(tag, execution.params, content).items():
+        execution.tracker.attach(execution.parent, name, page)

@@ -1,0 +1,100 @@
+"""One run of a unit of work at a time over all clones and machines that share a store.
+
+A lock on this machine's disk says nothing to another. A lease is a document in the store with its holder's name; the
+holder renews it, and one that was not renewed belongs to a dead process or host and is taken over. Where the holder's
+machine is this one, its process table says at once whether it is dead.
+"""
+
+import os
+import platform
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from prefect import get_run_logger
+
+from flows.runtime import processes
+from stages.io.storage import StorageError, Store
+
+RENEW_S = 15.0
+DEAD_S = 90.0
+"""Not renewed for this long: its holder is gone. Clocks may differ by less than half of it."""
+
+
+@contextmanager
+def hold(store: Store | None, node: str, key: str) -> Iterator[None]:
+    """Be the only one to make `node` from these inputs and parameters; ValueError says who else does."""
+    if store is None:
+        yield
+        return
+    name = f"work/{node}/{key}.lease.json"
+    mine = _holder()
+    _take(store, name, node, mine)
+    stop = threading.Event()
+    keeper = threading.Thread(target=_renew, args=(store, name, mine, stop), daemon=True)
+    keeper.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        keeper.join(timeout=RENEW_S)
+        try:
+            store.remove(name)
+        except StorageError as error:  # it runs out by itself; what the work raised, if anything, is what counts
+            get_run_logger().warning("%s: its lease is left in the store: %s", node, error)
+
+
+def _holder() -> dict[str, Any]:
+    """This process, so that others can tell whether it lives."""
+    return {
+        "host": platform.node(), "pid": os.getpid(), "born": processes.born(os.getpid()), "table": _process_table(),
+        "attempt": uuid.uuid4().hex,
+    }  # fmt: skip
+
+
+def _process_table() -> str | None:
+    """What makes a pid unique: this boot of this kernel, and this container; None where that cannot be told."""
+    try:
+        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return None
+
+
+def _ended(holder: Mapping[str, Any]) -> bool:
+    """Whether it is known to have ended: a process of this machine's, or an earlier attempt of this process."""
+    if holder.get("table") is None or holder["table"] != _process_table():
+        return False
+    return holder["pid"] == os.getpid() or not processes.lives(holder["pid"], holder["born"])
+
+
+def _take(store: Store, name: str, node: str, mine: Mapping[str, Any]) -> None:
+    for _ in range(3):
+        if store.write_document(name, {**mine, "renewed": time.time()}, exclusively=True):
+            return
+        found = store.read_document(name)
+        if found is None:
+            continue  # it was let go of meanwhile
+        age = time.time() - found["renewed"]
+        if age < DEAD_S and not _ended(found):
+            raise ValueError(
+                f"{node}: process {found['pid']} on {found['host']} is making the same from another clone (last "
+                f"sign of life {age:.0f} s ago); wait for it, then run this again: its result will be used"
+            )
+        get_run_logger().warning(
+            "%s: took over from process %s on %s, which has ended or gave no sign of life for %.0f s",
+            node, found["pid"], found["host"], age,
+        )  # fmt: skip
+        store.remove(name)
+    raise ValueError(f"{node}: others took the lease of it three times; run this again")
+
+
+def _renew(store: Store, name: str, mine: Mapping[str, Any], stop: threading.Event) -> None:
+    while not stop.wait(RENEW_S):
+        try:
+            store.write_document(name, {**mine, "renewed": time.time()})
+        except StorageError:  # the work itself will say so, or the next renewal succeeds in time
+            continue

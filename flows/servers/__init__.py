@@ -1,0 +1,1 @@
+"""The local Prefect, Ray and MLflow servers: started, found and stopped."""

@@ -1,0 +1,84 @@
+"""The local Ray's head: a process that starts it, says where it is, and takes it down when it ends itself.
+
+When one of Ray's own processes dies it strikes itself from the list of services, since nobody can use such a Ray, and
+ends, non-zero: at once without a GCS, after a while without a raylet, so that drivers can still end in order.
+
+python -m flows.servers.ray_head <cpus> <file for the address>
+"""
+
+import os
+import shutil
+import signal
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+
+import psutil
+
+from flows.runtime import processes
+from flows.runtime.environment import TICKETS
+from flows.servers.warm_workers import request_workers
+from stages.io.artefacts import write_json
+
+_LOOK_S = 0.5
+GRACE_S = 45.0
+"""Without its GCS, Ray ends a driver on the spot, which then cannot say or settle anything."""
+_DEATH_S = 10.0
+_VITAL = ("gcs_server", "raylet")
+
+
+def main(num_cpus: int, state: Path) -> int:
+    """Start, announce, wait for SIGTERM (0) or for Ray's death (1)."""
+    import ray
+
+    shutil.rmtree(TICKETS, ignore_errors=True)  # of a Ray that was killed
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    signal.signal(signal.SIGINT, lambda *_: stop.set())
+    context = ray.init(
+        num_cpus=num_cpus, include_dashboard=False, log_to_driver=False, logging_level="error", namespace="prefect"
+    )
+    vital = _vital()
+    # A thread, since the requests below wait for the very processes that may be dead.
+    threading.Thread(target=_watch, args=(vital, state, stop), daemon=True).start()
+    write_json(state, {"address": context.address_info["gcs_address"]})
+    request_workers(1)
+    stop.wait()
+    ray.shutdown()
+    return 0
+
+
+def _vital() -> dict[str, psutil.Process]:
+    found = {child.name(): child for child in psutil.Process().children() if child.name() in _VITAL}
+    if len(found) < len(_VITAL):
+        raise RuntimeError(f"of {', '.join(_VITAL)} only {len(found)} run")
+    return found
+
+
+def _watch(vital: Mapping[str, psutil.Process], state: Path, stop: threading.Event) -> None:
+    """End this process and all that it started after the first death among `vital`."""
+    while not stop.wait(_LOOK_S):
+        dead = [name for name, process in vital.items() if not processes.lives(process.pid, process.create_time())]
+        if dead:
+            state.unlink(missing_ok=True)
+            state.with_name("ray.json").unlink(missing_ok=True)  # what `services.running` reads
+            print(f"Ray's {dead[0]} died; this head ends", file=sys.stderr, flush=True)  # noqa: T201
+            if "gcs_server" not in dead:
+                stop.wait(GRACE_S)
+            children = psutil.Process().children(recursive=True)
+            for child in children:
+                _kill(child)
+            psutil.wait_procs(children, timeout=_DEATH_S)  # who sees this head gone may take its ports and memory
+            os._exit(1)  # ray.shutdown would wait for the dead
+
+
+def _kill(process: psutil.Process) -> None:
+    try:
+        process.kill()
+    except psutil.Error:
+        return
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1]), Path(sys.argv[2])))

@@ -1,0 +1,139 @@
+"""What happened, a JSON line an event: .fewstep/logs/events.jsonl, for `fewstep logs` and for other programs.
+
+The driver writes it. A worker may be on a machine that does not have this folder, so it writes beside its unit's
+reports, and the driver takes its lines over.
+"""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import platform
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from flows.project.nodes import Node
+from flows.runtime.environment import HOME
+from flows.telemetry import context, jsonl
+
+FILE = HOME / "logs" / "events.jsonl"
+LEVELS = ("debug", "info", "warning", "error")
+LIMIT_BYTES, KEPT = 8 * 2**20, 3
+"""Of one file, and how many older ones stay: events.jsonl.1 is the newest of them."""
+_FORWARD_S = 1.0
+_LEVEL_OF = {"failed": "error", "skipped": "warning"}
+
+
+def write(message: str, level: str = "info", node: Node | None = None, **facts: Any) -> None:
+    """One event, by this process: `facts` may be unit, worker, mlflow_run, or a time other than now."""
+    line = {"time": time.time(), "level": level, "run": os.environ.get(context.PIPELINE)}
+    line |= {"mlflow_run": _mlflow_run(), "stage": node and node.stage, "arm": node and node.arm, "unit": None}
+    line |= {"worker": {"host": platform.node(), "pid": os.getpid()}, "message": message}
+    append(line | facts)
+
+
+def computed(node: Node, span: Mapping[str, Any]) -> None:
+    """A light task of the node has ended; a unit's own worker tells of it instead."""
+    worker, took = {"host": span["host"], "pid": span["pid"]}, f"took {span['end'] - span['start']:.1f} s"
+    write(took, node=node, unit=span["unit"], worker=worker, time=span["end"])
+
+
+def append(line: Mapping[str, Any]) -> None:
+    """Put a whole line at the end; several processes may do so at once. On a full disk it is lost."""
+    try:
+        _append(line)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:  # a full disk is told by the work that it stops
+            raise
+
+
+def _append(line: Mapping[str, Any]) -> None:
+    FILE.parent.mkdir(parents=True, exist_ok=True)
+    with (FILE.parent / ".events.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if FILE.is_file() and FILE.stat().st_size > LIMIT_BYTES:
+            for number in range(KEPT, 0, -1):
+                older = FILE if number == 1 else FILE.with_name(f"{FILE.name}.{number - 1}")
+                with contextlib.suppress(FileNotFoundError):
+                    older.replace(FILE.with_name(f"{FILE.name}.{number}"))
+        with FILE.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def read(offset: int = 0) -> tuple[list[dict[str, Any]], int]:
+    """Whole lines from byte `offset` on, and where the next begin; from the start if the file was begun anew."""
+    if not FILE.is_file():
+        return [], 0
+    with FILE.open("rb") as stream:
+        size = os.fstat(stream.fileno()).st_size
+        stream.seek(offset if offset <= size else 0)
+        start = stream.tell()
+        text = stream.read()
+    found, taken = jsonl.whole(text)
+    return found, start + taken
+
+
+def heard(news: Callable[[Node, str, str], None]) -> Callable[[Node, str, str], None]:
+    """`news`, which also goes here."""
+
+    def tell(node: Node, state: str, words: str) -> None:
+        news(node, state, words)
+        write(f"{state}: {words}" if words else state, _LEVEL_OF.get(state, "info"), node)
+
+    return tell
+
+
+def spoken(file: Path, unit: str) -> Callable[[str, str], None]:
+    """For a worker: a function that writes (message, level) to `file`, for the driver to take over."""
+    worker = {"host": platform.node(), "pid": os.getpid()}
+
+    def say(message: str, level: str = "info") -> None:
+        line = {"time": time.time(), "level": level, "unit": unit, "worker": worker, "message": message}
+        with file.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+    return say
+
+
+@contextmanager
+def forwarding(node: Node, files: Mapping[str, Path]) -> Iterator[None]:
+    """Take over what the node's workers write to `files`, from now on and until it ends."""
+    began, stop, offsets = time.time(), threading.Event(), dict.fromkeys(files, 0)
+    facts = {"run": os.environ.get(context.PIPELINE), "mlflow_run": _mlflow_run(), "stage": node.stage, "arm": node.arm}
+
+    def forward() -> None:
+        for unit, file in files.items():
+            if not file.is_file() or file.stat().st_size == offsets[unit]:
+                continue
+            with file.open("rb") as stream:
+                stream.seek(offsets[unit])
+                text = stream.read()
+            found, taken = jsonl.whole(text)
+            offsets[unit] += taken
+            for line in found:
+                if line["time"] >= began:  # else of an earlier run, whose unit this one goes on with
+                    append({"time": line["time"], "level": line["level"]} | facts | line)
+
+    def watch() -> None:
+        while not stop.wait(_FORWARD_S):
+            forward()
+
+    thread = threading.Thread(target=watch, daemon=True, name="events")
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+        forward()
+
+
+def _mlflow_run() -> str | None:
+    from flows.telemetry import context
+
+    return (context.CURRENT.get(None) or {}).get("run")

@@ -1,0 +1,1 @@
+"""MLflow: runs, scores and the registry of models, and the record that each artefact is made with."""

@@ -1,0 +1,131 @@
+"""What evaluate measured, as MLflow compares it: one run a model and way of sampling it, all with the same names.
+
+Each is a child of the evaluation's run, called teacher@nfe32, guidance@w1.5, distill@tdm1, and has the headline
+numbers under eval/ and the rest under more/, so that Compare shows what matters first. The run that made the
+model gets the headlines too, with their number of network function evaluations: eval/score_heldout.nfe1.
+"""
+
+import hashlib
+import json
+import re
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flows.project.nodes import Node
+
+MODEL, DIGEST, JUDGE = "eval.model", "eval.digest", "eval.judge"
+"""Tags of a scored model's run: its name, the digest of the version that was scored, and what judged it."""
+_DETAIL = re.compile(r"(accuracy|reward|training)_.*|.*_(low|high)|coverage|density")
+_FACTS = ("nfe", "network_calls", "guidance", "parameters")
+_ELSEWHERE = ("teacher_nfe", "guidance_nfe", "guidance_scales", "grid_prompts", "batch_size")
+"""Parameters of evaluate that decide which models are shown and how fast, not what one model scores."""
+_SOURCE = {"teacher": "teacher", "guidance": "teacher"}
+
+
+@dataclass(frozen=True)
+class Score:
+    """One model, sampled in one way, and its numbers."""
+
+    name: str
+    source: Mapping[str, Any] | None
+    """The artefact, digest and MLflow run of the model; None for real images."""
+    numbers: Mapping[str, float]
+
+    def metrics(self) -> dict[str, float]:
+        """Names as MLflow shall show them, the same for every model."""
+        return {metric_of(key): float(value) for key, value in self.numbers.items() if key not in _FACTS}
+
+    def at_cost(self) -> dict[str, float]:
+        """The headlines with the number of steps that they were reached in, for the run that made the model."""
+        if "nfe" not in self.numbers:
+            return {}
+        suffix = f".nfe{self.numbers['nfe']:g}"
+        return {name + suffix: value for name, value in self.metrics().items() if name.startswith("eval/")}
+
+
+def metric_of(key: str) -> str:
+    """What a number of metrics.json is called in MLflow."""
+    return f"more/{key}" if _DETAIL.fullmatch(key) else f"eval/{key}"
+
+
+def of(record: Mapping[str, Any], metrics: Mapping[str, Any]) -> Iterator[Score]:
+    """The scores in metrics.json, with the inputs of the evaluation's `record` that they belong to."""
+    for group, entries in metrics.items():
+        for name, numbers in entries.items():
+            if not isinstance(numbers, Mapping):  # the pairs' statistics
+                continue
+            source = record["inputs"].get(_SOURCE.get(group, f"{group}/{name}"))
+            if source is not None or group == "real":
+                finite = {key: value for key, value in numbers.items() if isinstance(value, int | float)}
+                yield Score(f"{group}@{name}", source, finite)
+
+
+def judge(record: Mapping[str, Any]) -> str:
+    """12 hex digits that change with whatever a model's score depends on but the model: data, verifier, settings."""
+    settings = {key: value for key, value in record["parameters"].items() if key not in _ELSEWHERE}
+    by = [record["inputs"][name]["digest"] for name in ("dataset", "verifier")]
+    return hashlib.sha256(json.dumps([settings, record["seed"], *by], sort_keys=True).encode()).hexdigest()[:12]
+
+
+def log(client: Any, experiment: str, run: str, record: Mapping[str, Any]) -> None:
+    """Write every score that evaluation `run` measured; a second time changes nothing."""
+    metrics = json.loads((Path(Node("evaluate").folder) / "metrics.json").read_text(encoding="utf-8"))
+    there = {
+        each.data.tags[MODEL]: each
+        for each in client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{run}'", max_results=1000)
+        if MODEL in each.data.tags
+    }
+    for score in of(record, metrics):
+        _log(client, experiment, run, record, score, there.get(score.name))
+        maker = score.source and score.source["made_by"]
+        if score.source and score.source["mlflow_run"] and f"{score.name}@".startswith(f"{maker}@"):
+            _beside(client, score.source["mlflow_run"], run, score)
+
+
+def _log(client: Any, experiment: str, run: str, record: Mapping[str, Any], score: Score, known: Any) -> None:
+    from mlflow.entities import Param
+
+    if known is None:
+        source = score.source or {}
+        tags = {
+            "mlflow.runName": score.name,
+            "mlflow.parentRunId": run,
+            "stage": "evaluate",
+            MODEL: score.name,
+            DIGEST: source.get("digest") or "",
+            JUDGE: judge(record),
+            "made_from.model": source.get("mlflow_run") or "",
+        }
+        known = client.create_run(experiment, tags=tags)
+    facts = [Param(key, f"{score.numbers[key]:g}") for key in _FACTS if key in score.numbers]
+    client.log_batch(known.info.run_id, metrics=_new(score.metrics(), known.data.metrics), params=facts)
+    if known.info.status == "RUNNING":
+        client.set_terminated(known.info.run_id, "FINISHED")
+
+
+def _beside(client: Any, made_by: str, run: str, score: Score) -> None:
+    """On the run that made the student, if this MLflow has it: a colleague's artefact may come without its run."""
+    from mlflow.entities import RunTag
+    from mlflow.exceptions import MlflowException
+
+    try:
+        known = client.get_run(made_by).data.metrics
+    except MlflowException:
+        return
+    client.log_batch(made_by, metrics=_new(score.at_cost(), known), tags=[RunTag("eval.run", run)])
+
+
+def _new(metrics: Mapping[str, float], known: Mapping[str, float]) -> list[Any]:
+    from mlflow.entities import Metric
+
+    now = int(time.time() * 1000)
+    return [Metric(key, value, now, 0) for key, value in sorted(metrics.items()) if known.get(key) != value]
+
+
+def found(client: Any, experiment: str, model: str, digest: str) -> list[Any]:
+    """Runs that scored version `digest` of `model`, newest first."""
+    words = f"tags.`{MODEL}` = '{model}' AND tags.`{DIGEST}` = '{digest}' AND attributes.status = 'FINISHED'"
+    return list(client.search_runs([experiment], words, max_results=100, order_by=["attributes.start_time DESC"]))

@@ -1,0 +1,88 @@
+"""Who made an artefact, from what, when and where: one file a node, which travels with the data and decides nothing."""
+
+import getpass
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from flows.project.nodes import LINEAGE, Node
+from flows.versioning import cache, dvc
+from stages.io.artefacts import write_json
+
+Record = Mapping[str, Any]
+"""Who made a version of an artefact: what flows/pipeline/execution.py writes to data/lineage/."""
+
+
+Span = Mapping[str, Any]
+"""A computation: task, unit, start and end (seconds since 1970), host, pid."""
+
+
+def read(node: Node) -> dict[str, Any] | None:
+    """The node's record, or None if there is none yet."""
+    return json.loads(node.lineage.read_text(encoding="utf-8")) if node.lineage.is_file() else None
+
+
+def sources(inputs: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """Name of the input -> its artefact, digest, and the run that made it."""
+    locks, found = dvc.locked(), {}
+    for name, folder in inputs.items():
+        maker = Node.of_folder(folder)
+        record = read(maker) or {}
+        found[name] = {
+            "artefact": folder,
+            "digest": locks.get(maker.name, {}).get(folder) or cache.digest(Path(folder)),
+            "made_by": maker.name,
+            "mlflow_run": record.get("mlflow", {}).get("run"),
+        }
+    return found
+
+
+def machine() -> dict[str, Any]:
+    """Where this ran."""
+    return {
+        "host": platform.node(),
+        "user": _user(),
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "cores": len(os.sched_getaffinity(0)),
+    }
+
+
+def commit() -> dict[str, Any]:
+    """The git commit, and whether the code differed from it."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], capture_output=True, text=True, check=False).stdout.strip()  # noqa: S603, S607
+
+    return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--", "stages", "flows"))}
+
+
+def write(node: Node, record: Mapping[str, Any]) -> None:
+    """Put the node's record where DVC takes it from."""
+    LINEAGE.mkdir(parents=True, exist_ok=True)
+    write_json(node.lineage, record)
+
+
+def busy(spans: Iterable[Span]) -> float:
+    """Seconds during which at least one computation ran."""
+    total, end = 0.0, float("-inf")
+    for span in sorted(spans, key=lambda each: each["start"]):
+        total += max(0.0, span["end"] - max(span["start"], end))
+        end = max(end, span["end"])
+    return total
+
+
+def name_of(record: Record) -> str:
+    """The name of the node that made it."""
+    return record["stage"] if record.get("arm") is None else f"{record['stage']}@{record['arm']}"
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        return "unknown"

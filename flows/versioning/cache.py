@@ -1,0 +1,63 @@
+"""DVC's cache, read only: which versions of artefacts it holds, and which files each is made of."""
+
+import functools
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+
+@functools.cache
+def folder() -> Path:
+    """Where DVC keeps every version, by digest. ValueError with DVC's words where it cannot tell."""
+    command = [sys.executable, "-m", "dvc", "cache", "dir"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)  # noqa: S603
+    if done.returncode:
+        raise ValueError(f"dvc cache dir: {done.stderr.strip() or done.stdout.strip()}")
+    return Path(done.stdout.strip().splitlines()[-1])
+
+
+def stored(digest: str) -> Path:
+    """Where the object with `digest` lies, if it is there."""
+    return folder() / "files" / "md5" / digest[:2] / digest[2:]
+
+
+def listing(digest: str) -> dict[str, str] | None:
+    """Path within the folder -> md5 of each file of the version `digest`; None if the cache does not know it."""
+    file = stored(digest)
+    if not digest.endswith(".dir") or not file.is_file():
+        return None
+    text = file.read_bytes()
+    if hashlib.md5(text, usedforsecurity=False).hexdigest() + ".dir" != digest:
+        return None  # damaged: as good as missing
+    return {entry["relpath"]: entry["md5"] for entry in json.loads(text)}
+
+
+def fault(digest: str) -> str | None:
+    """What the cache lacks of the version `digest`, in words; None if each file is there with the right bytes."""
+    files = listing(digest)
+    if files is None:
+        return "not in DVC's cache"
+    for path, md5 in files.items():
+        file = stored(md5)
+        if not file.is_file():
+            return f"DVC's cache lacks its {path}"
+        if md5_of(file) != md5:
+            return f"DVC's cache holds a damaged {path}"
+    return None
+
+
+def md5_of(file: Path) -> str:
+    """Hex digest of the file's bytes, as DVC names it."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def digest(path: Path) -> str:
+    """The digest that DVC would give to a file or folder: md5 of the bytes, or of the list of files, then ".dir"."""
+    if path.is_file():
+        return md5_of(path)
+    files = sorted((p for p in path.rglob("*") if p.is_file()), key=lambda p: p.relative_to(path).as_posix())
+    listed = [{"md5": md5_of(file), "relpath": file.relative_to(path).as_posix()} for file in files]
+    return hashlib.md5(json.dumps(listed, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"

@@ -1,0 +1,183 @@
+"""DVC: the only cache. Which nodes are out of date, running one, and the digests that dvc.lock records."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+
+from flows.project.nodes import Node
+from flows.runtime import processes
+from flows.runtime.environment import HOME
+from flows.runtime.processes import die_with_parent
+from stages.io.artefacts import write_json
+
+LOCK = Path("dvc.lock")
+PULL = "FEWSTEP_PULL"
+"""Environment variable: if set, what was made before and lies in the DVC remote is fetched instead of made again."""
+_TABLE = Path(".dvc/tmp/rwlock")
+_PATIENCE_S = 30.0
+"""For dvc processes of a run that was just killed: they end by themselves."""
+_DVC = (sys.executable, "-m", "dvc")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What `dvc repro` of one node came to."""
+
+    ran: bool
+    """False where DVC found nothing changed, or took the result from its cache."""
+    code: int
+    log: Path
+    message: str
+    """The stage's own words where it failed."""
+
+
+def check_locks() -> None:
+    """Mend DVC's table of locks where killed processes left it broken, and wait a little for those that are ending.
+
+    ValueError names a lock whose process is no dvc: its owner ran on another machine, or is dead and its number was
+    given to somebody else. DVC itself would refuse for as long as that process lives.
+    """
+    end = time.monotonic() + _PATIENCE_S
+    while any(map(_is_dvc, _owners())) and time.monotonic() < end:
+        time.sleep(0.2)
+    for pid in _owners():
+        if not _is_dvc(pid):
+            raise ValueError(
+                f"{_TABLE}: names process {pid}, which is no dvc on {platform.node()}: left by a dead process, or held "
+                "on another machine; if none runs dvc in this folder, delete the file and run again"
+            )
+
+
+def _owners() -> set[int]:
+    """Living processes that the table names. What dead ones left goes, zombies too, which DVC takes for alive."""
+    try:
+        table = json.loads(_TABLE.read_text(encoding="utf-8"))
+        writers, readers = dict(table["write"]), dict(table["read"])
+        named = {int(each["pid"]) for each in [*writers.values(), *chain.from_iterable(readers.values())] if each}
+    except FileNotFoundError:
+        return set()
+    except (json.JSONDecodeError, AttributeError, KeyError, TypeError, ValueError):
+        _TABLE.unlink(missing_ok=True)  # cut short by a kill; DVC makes a new one
+        return set()
+    dead = {pid for pid in named if not processes.lives(pid)}
+    if dead:
+        kept = {
+            "write": {path: each for path, each in writers.items() if each and each["pid"] not in dead},
+            "read": {path: [e for e in entries if e["pid"] not in dead] for path, entries in readers.items()},
+        }
+        write_json(_TABLE, kept)
+    return named - dead
+
+
+def _is_dvc(pid: int) -> bool:
+    try:
+        return any("dvc" in word for word in psutil.Process(pid).cmdline())
+    except psutil.Error:
+        return False
+
+
+def changed(names: Sequence[str] = ()) -> Mapping[str, list[str]]:
+    """Node's name -> why DVC would run it, of all or of `names`. ValueError with DVC's words where it cannot tell."""
+    done = subprocess.run([*_DVC, "status", "--json", *names], capture_output=True, text=True, check=False)  # noqa: S603
+    if done.returncode:
+        raise ValueError(f"dvc status: {_last(done.stderr or done.stdout)}")
+    return {name: _reasons(entries) for name, entries in json.loads(done.stdout).items()}
+
+
+def _reasons(entries: list[Any]) -> list[str]:
+    reasons = []
+    for entry in entries:
+        if not isinstance(entry, dict):
+            reasons.append(str(entry))
+            continue
+        for kind, items in entry.items():
+            for path, state in items.items():
+                if isinstance(state, dict):  # params.yaml: {key: state}
+                    reasons += [f"{key} {what}" for key, what in state.items()]
+                else:
+                    reasons.append(f"{path} {state}" if kind != "changed outs" else f"{path} {state} (output)")
+    return reasons
+
+
+def start(node: Node, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """`dvc repro` of this node alone, beside others; its words go to the node's log."""
+    log = log_of(node)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    fetch = ["--pull"] if os.environ.get(PULL) else []
+    with log.open("wb") as stream:
+        return subprocess.Popen(  # noqa: S603
+            [*_DVC, "--wait-for-lock", "repro", *fetch, "--single-item", node.name],
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            env=os.environ | environment,
+            preexec_fn=die_with_parent,  # noqa: PLW1509 (one prctl call, no locks)
+        )
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """End the stage that DVC runs, so that DVC sees it fail and lets go of its locks; then DVC, if need be."""
+    for child in processes.descendants(process.pid):
+        if child.is_running() and "flows" in child.cmdline():
+            child.terminate()
+    try:
+        process.wait(timeout=20)
+    except subprocess.TimeoutExpired:
+        process.terminate()
+        process.wait()
+
+
+def outcome(node: Node, process: subprocess.Popen[bytes]) -> Outcome:
+    """Read what a finished `start` wrote."""
+    log = log_of(node)
+    text = log.read_text(encoding="utf-8", errors="replace")
+    said = [line.removeprefix("error: ") for line in text.splitlines() if line.startswith("error: ")]
+    return Outcome(
+        ran=f"Running stage '{node.name}'" in text,
+        code=process.returncode,
+        log=log,
+        message=" / ".join(said) or _last(text),
+    )
+
+
+def configure_remote(name: str, url: str, endpoint: str | None) -> None:
+    """Make remote `name` at `url` the project's default. Raises ValueError with DVC's words where it refuses."""
+    _say("remote", "add", "--default", "--force", name, url)
+    if endpoint:
+        _say("remote", "modify", name, "endpointurl", endpoint)
+
+
+def _say(*words: str) -> None:
+    done = subprocess.run([*_DVC, *words], capture_output=True, text=True, check=False)  # noqa: S603
+    if done.returncode:
+        raise ValueError(f"dvc {words[0]}: {_last(done.stderr or done.stdout)}")
+
+
+def log_of(node: Node) -> Path:
+    """Where a node's words go."""
+    return HOME / "logs" / f"{node.name}.log"
+
+
+def locked() -> Mapping[str, Mapping[str, str]]:
+    """Node's name -> path of an output -> digest, as dvc.lock has them."""
+    if not LOCK.is_file():
+        return {}
+    stages = (yaml.safe_load(LOCK.read_text(encoding="utf-8")) or {}).get("stages", {})
+    return {name: {out["path"]: out["md5"] for out in stage.get("outs", [])} for name, stage in stages.items()}
+
+
+def _last(text: str) -> str:
+    errors = [line.strip() for line in text.splitlines() if line.strip().startswith("ERROR")]
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return (errors or lines or ["no message"])[-1].removeprefix("ERROR: ")

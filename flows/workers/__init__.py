@@ -1,0 +1,1 @@
+"""Ray: joining it, whether it fits, and all that runs on it."""

@@ -1,0 +1,186 @@
+"""Reward workers: Ray actors that score what an RL unit samples, with cores, GPUs or resources of their own.
+
+A judge knows no Ray and no training: it holds the stage's reward, and scores what it is sent. It keeps nothing between
+two calls, so Ray starts a dead one anew and asks it again: the result is the same, whoever died and whoever scored.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from flows.project.resources import Compute
+
+if TYPE_CHECKING:  # only judges and those who ask them need torch
+    from torch import Tensor
+
+    from stages.core.types import Reward
+
+_RESTARTS = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """The judges of one unit; none is a bench too."""
+
+    count: int
+    needs: Mapping[str, float]
+    """Resource -> how much of it each takes."""
+    threads: int
+    device: str
+    place_s: float
+    """How long they may take to find room and to load what they score with."""
+    silence_s: float
+    """How long they may take to score what they were sent."""
+
+    @property
+    def gpus(self) -> float:
+        """Of all."""
+        return self.needs["GPU"] * self.count
+
+    @classmethod
+    def of(cls, compute: Compute, stage: str) -> "Bench":
+        """The judges for one unit of `stage`."""
+        rewards = compute.rewards
+        return cls(
+            count=compute.judges_of(stage),
+            needs=rewards.needs(),
+            threads=rewards.cpus,
+            device=compute.device if rewards.gpus else "cpu",
+            place_s=compute.place_s,
+            silence_s=compute.stall_s,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dictionary; `Bench(**that)` is the bench again."""
+        return asdict(self)
+
+
+class Judge:
+    """The actor."""
+
+    def __init__(self, job: Mapping[str, Any]) -> None:
+        self._job = job
+
+    @cached_property
+    def _reward(self) -> "Reward":  # here, since what a constructor raises comes out as an actor's death
+        from stages.io import run
+        from stages.io.job import Job
+
+        return run.reward(Job(**self._job))
+
+    def sit(self) -> str:
+        """Load what it scores with, and say where it is: a Ray node id."""
+        import ray
+
+        assert self._reward
+        return ray.get_runtime_context().get_node_id()
+
+    def score(self, images: "Tensor", targets: "Tensor") -> "Tensor":
+        """Rewards [B] of images [B, C, H, W] for targets [B, A]."""
+        return self._reward(images.to(self._job["device"]), targets.to(self._job["device"])).cpu()
+
+
+class Panel:
+    """Judges as one reward: each scores a part of the samples. It can be sent to other workers."""
+
+    def __init__(self, judges: Sequence[Any], silence_s: float) -> None:
+        self._judges, self._silence_s = judges, silence_s
+
+    def __call__(self, images: "Tensor", targets: "Tensor") -> "Tensor":
+        """Rewards [B], in the order of the images. Raises what a judge raised, ChildProcessError where one is lost."""
+        import torch
+
+        parts = zip(
+            self._judges,
+            images.detach().cpu().tensor_split(len(self._judges)),
+            targets.cpu().tensor_split(len(self._judges)),
+            strict=True,
+        )
+        scores = _answers([judge.score.remote(*part) for judge, *part in parts if len(part[0])], self._silence_s)
+        return torch.cat(scores).to(images.device)
+
+
+@contextmanager
+def seated(bench: Bench, job: Mapping[str, Any]) -> Iterator[tuple[Panel | None, list[str]]]:
+    """Start the judges for a unit of `job`, until the context ends; yields them and the nodes they are on.
+
+    In the placement group of this task, where it has one. Raises ValueError where they find no room.
+    """
+    if not bench.count:
+        yield None, []
+        return
+    import ray
+
+    from stages.io.job import Job
+
+    told = replace(Job(**job), device=bench.device, threads=bench.threads).to_json()
+    others = dict(bench.needs)
+    options = {"num_cpus": others.pop("CPU"), "num_gpus": others.pop("GPU"), "resources": others}
+    judge = ray.remote(max_restarts=_RESTARTS, max_task_retries=_RESTARTS)(Judge)
+    judges = [judge.options(**options, **_seat(number)).remote(told) for number in range(bench.count)]
+    try:
+        yield Panel(judges, bench.silence_s), _places(judges, bench)
+    finally:
+        for each in judges:
+            ray.kill(each)
+
+
+@contextmanager
+def room(bench: Bench, needs: Mapping[str, float]) -> Iterator[dict[str, Any]]:
+    """Options for a task that `needs` so much and seats `bench`: both find room together or wait together.
+
+    Else two units could each hold what the other's judges wait for.
+    """
+    if not bench.count:
+        yield {}
+        return
+    from ray.util import placement_group, remove_placement_group
+    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+    group = placement_group([_present(needs), *[_present(bench.needs)] * bench.count])
+    try:
+        yield {"scheduling_strategy": PlacementGroupSchedulingStrategy(group, 0)}
+    finally:
+        remove_placement_group(group)
+
+
+def _present(needs: Mapping[str, float]) -> dict[str, float]:
+    return {name: amount for name, amount in needs.items() if amount}
+
+
+def _seat(number: int) -> dict[str, Any]:
+    from ray.util import get_current_placement_group
+    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+    group = get_current_placement_group()
+    return {"scheduling_strategy": PlacementGroupSchedulingStrategy(group, 1 + number)} if group else {}
+
+
+def _places(judges: Sequence[Any], bench: Bench) -> list[str]:
+    try:
+        return _answers([judge.sit.remote() for judge in judges], bench.place_s)
+    except TimeoutError:
+        asked = ", ".join(f"{amount:g} {name}" for name, amount in _present(bench.needs).items())
+        raise ValueError(
+            f"the cluster had no room for {bench.count} reward workers of {asked} each within {bench.place_s:g} s; end "
+            "what holds it, lower compute.rewards, or raise compute.place_s"
+        ) from None
+
+
+def _answers(asked: Sequence[Any], limit_s: float) -> list[Any]:
+    import ray
+
+    try:
+        return ray.get(list(asked), timeout=limit_s)
+    except ray.exceptions.GetTimeoutError:
+        raise TimeoutError(
+            f"a reward worker did not answer for {limit_s:g} s; look into what it computes, or raise compute.stall_s"
+        ) from None
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from None
+    except ray.exceptions.RayActorError:
+        raise ChildProcessError(
+            f"a reward worker died {_RESTARTS + 1} times; finished units are kept, run it again to go on from there"
+        ) from None

@@ -1,0 +1,137 @@
+"""The Prefect tasks that Ray's workers run: plan a stage, compute a unit, assemble the artefact.
+
+They take and return paths and small dictionaries. Each returns its result beside the span of its computation.
+"""
+
+import errno
+import os
+import platform
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ray
+from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+from prefect.logging.handlers import APILogWorker
+
+from flows.telemetry import events, reports, system_metrics
+from flows.telemetry.reports import reporter
+from flows.workers import collector
+from stages.core.judging import judged_by
+
+_SETTINGS: dict[str, Any] = {"cache_policy": NO_CACHE, "persist_result": False, "retries": 0}
+Say = Callable[[str, str], None]
+"""Takes (message, level) of an event."""
+
+
+def _silent(_message: str, _level: str) -> None:
+    """For tasks whose span the driver tells of."""
+
+
+@task(name="plan", **_SETTINGS)
+def plan(job: dict[str, Any]) -> dict[str, Any]:
+    """The stage's units, after its inputs were found whole and its parameters valid."""
+
+    def compute() -> Any:
+        from stages.io import run
+        from stages.io.job import Job
+
+        return run.plan(Job(**job))
+
+    return _observed("plan", job, "plan", compute)
+
+
+@task(name="work", task_run_name="{unit[id]}", **_SETTINGS)
+def work(
+    job: dict[str, Any], unit: dict[str, Any], place: str, report: str, together: dict[str, Any]
+) -> dict[str, Any]:
+    """Compute one unit at `place`, here or by a gang, with its judges; file `report` gets what it reports by lines.
+
+    The result is what else its span says: where its judges were, if it had any.
+    """
+    from flows.workers import reward_workers, train_group
+
+    gang, bench = train_group.Gang(**together["gang"]), reward_workers.Bench(**together["bench"])
+    with collector.posted(report) as near:
+
+        def compute() -> dict[str, Any]:
+            with reward_workers.seated(bench, job) as (panel, nodes):
+                if gang.workers > 1:  # its first worker posts what it reports, from wherever it is
+                    train_group.train(job, unit, place, report, gang, panel)
+                else:
+                    with judged_by(panel):
+                        alone(job, unit, place, Path(near))
+            return {"judges": nodes} if nodes else {}
+
+        say = events.spoken(reports.beside(Path(near), "events"), unit["id"])
+        return _observed("work", job, unit["id"], compute, say)
+
+
+def alone(job: dict[str, Any], unit: dict[str, Any], place: str, report: Path) -> None:
+    """Compute one unit in this process."""
+    from stages.io import run
+    from stages.io.job import Job
+
+    report.touch()  # it has started, whatever an earlier attempt left
+    vital = system_metrics.sampled(reports.beside(report, "system"), job["device"])
+    with vital, report.open("a", encoding="utf-8") as stream:
+        run.run_unit(Job(**job), unit, place, reporter(stream, get_run_logger()))
+
+
+@task(name="finish", **_SETTINGS)
+def finish(job: dict[str, Any], parts: list[str], out: str) -> dict[str, Any]:
+    """Assemble the artefact; the result is the stage's metrics."""
+
+    def compute() -> dict[str, float]:
+        import torch
+
+        from stages.io import run
+        from stages.io.job import Job
+
+        torch.set_num_threads(job["threads"])
+        return dict(run.finish(Job(**job), parts, out))
+
+    return _observed("finish", job, "finish", compute)
+
+
+def _observed(
+    task_name: str, job: dict[str, Any], unit: str, compute: Callable[[], Any], say: Say = _silent
+) -> dict[str, Any]:
+    log = get_run_logger()
+    say("starts", "info")
+    log.info("%s starts on %s, process %d", unit, platform.node(), os.getpid())
+    start = time.time()
+    try:
+        result = compute()
+        log.info("%s took %.1f s", unit, time.time() - start)
+        say(f"took {time.time() - start:.1f} s", "info")
+    except OSError as error:
+        log.exception("%s failed", unit)
+        say(f"failed: {error}", "error")
+        if error.errno != errno.ENOSPC:
+            raise
+        raise ValueError(
+            f"no space left on the disk of {platform.node()} ({error.filename}); free some and run it again"
+        ) from None
+    except Exception as error:
+        log.exception("%s failed", unit)
+        say(f"failed: {type(error).__name__}: {error}", "error")
+        # A traceback does not travel with its exception; a note does.
+        error.add_note(f"{job['stage']} {unit} on {platform.node()}:\n{traceback.format_exc()}")
+        raise
+    finally:
+        # Ray may end this process as soon as the task returns; what the log still holds would be lost.
+        APILogWorker.drain_all(timeout=5)
+    span = {
+        "task": task_name,
+        "unit": unit,
+        "start": start,
+        "end": time.time(),
+        "host": platform.node(),
+        "pid": os.getpid(),
+        "node": ray.get_runtime_context().get_node_id(),
+    }
+    return {"result": result, "span": span}

@@ -1,0 +1,99 @@
+"""What `fewstep status` sees of a run in another process: real locks, reports and events."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from flows.cli import status
+from flows.project.nodes import STAGES, Node
+from flows.telemetry import events, reports
+
+ROOT = Path(status.__file__).parents[2]
+PARAMS = {stage: {} for stage in STAGES} | {
+    "seed": 0,
+    "teacher": {"budget": {"iterations": 10}},
+    "distill": {"arms": {"a": {"teacher": "data/teacher", "init": "data/teacher", "data": "data/reflow"}}},
+    "rl": {"arms": {}},
+}
+HOLD = "import sys, time; from flows.runtime import locks\n"
+HOLD += "with locks.hold(sys.argv[1]): print(1, flush=True); time.sleep(60)"
+
+
+@pytest.fixture
+def running(tmp_path, monkeypatch):
+    """Another process runs the stage that the test names."""
+    monkeypatch.chdir(tmp_path)
+    started = []
+
+    def start(name):
+        command = [sys.executable, "-c", HOLD, name]
+        started.append(subprocess.Popen(command, stdout=subprocess.PIPE, env={"PYTHONPATH": str(ROOT)}))
+        assert started[-1].stdout.readline()
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def by_name(changed=()):
+    return {state.node.name: state for state in status.states(PARAMS, {name: ["seed modified"] for name in changed})}
+
+
+def test_a_stage_that_trains_shows_its_steps_and_when_it_will_end(running, tmp_path):
+    running("teacher")
+    (tmp_path / "dvc.lock").write_text("stages: {teacher: {outs: []}, trajectories: {outs: []}}")
+    report = tmp_path / "all.jsonl"
+    report.write_text(json.dumps({"step": 3, "time": time.time(), "metrics": {}}) + "\n")
+    reports.announce(Node("teacher"), {"all": report})
+    events.spoken(tmp_path / "all.events.jsonl", "all")
+    events.write("starts", node=Node("teacher"), unit="all", worker={"host": "h", "pid": 7})
+    states = by_name(["teacher", "trajectories", "verifier"])
+    teacher = states["teacher"]
+    assert (teacher.word, teacher.words, teacher.share, teacher.workers) == ("running", "step 4 of 10", 0.4, ("h:7",))
+    assert teacher.left_s == pytest.approx(teacher.elapsed_s * 1.5)
+    assert states["dataset"].word == "up to date"
+    assert states["trajectories"].word == "changed"
+    assert states["verifier"].word == "not made"
+    assert (states["distill@a"].word, states["distill@a"].words) == ("waits", "for reflow, teacher")
+
+
+def test_a_stage_of_many_units_shows_how_many_are_done(running, tmp_path):
+    running("evaluate")
+    reports.announce(Node("evaluate"), {f"u{i}": tmp_path / f"u{i}.jsonl" for i in range(4)})
+    for unit, pid, word in [("u0", 1, "starts"), ("u0", 1, "took 2.0 s"), ("u1", 1, "starts"), ("u2", 2, "starts")]:
+        events.write(word, node=Node("evaluate"), unit=unit, worker={"host": "h", "pid": pid})
+    state = by_name()["evaluate"]
+    assert (state.share, state.words, state.workers) == (0.25, "1 of 4 units", ("h:1", "h:2"))
+
+
+def test_dvc_is_asked_only_of_what_it_can_tell(running, monkeypatch):
+    asked = []
+
+    def changed(names):
+        asked.append(sorted(names))
+        if len(asked) == 1:
+            raise ValueError("dvc status: busy")
+        return {}
+
+    monkeypatch.setattr(status.dvc, "changed", changed)
+    running("trajectories")
+    assert status.changed(PARAMS) == {}
+    # neither what runs nor what reads it
+    assert asked[1] == ["dataset", "distill@a", "evaluate", "teacher", "verifier"]
+    asked.clear()
+    with pytest.raises(ValueError, match="busy"):
+        status.changed(PARAMS, tries=1)
+
+
+def test_failures_are_the_newest_a_node(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for text, name in [("first", "teacher"), ("second", "teacher"), ("other", "reflow")]:
+        events.write(text, "error", Node(name))
+    events.write("long ago", "error", Node("rl", "x"), time=time.time() - 90_000)
+    assert [line["message"] for line in status.failures()] == ["other", "second"]

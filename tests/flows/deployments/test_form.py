@@ -1,0 +1,157 @@
+"""What may be typed into a scheduled run's form, what is deployed, and what a run's processes come to."""
+
+import subprocess
+import sys
+import uuid
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import yaml
+from prefect.utilities.callables import parameter_schema
+from prefect.utilities.schema_tools.validation import validate
+
+from flows.deployments import child, flows, form, setup
+from flows.project.nodes import STAGES
+from flows.runtime import errors
+from flows.workers import gpu_limit
+
+ROOT = Path(__file__).parents[3]
+DEPLOYMENTS = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
+
+
+def schema(flow):
+    return parameter_schema(flow).model_dump()
+
+
+def refused(**parameters):
+    return [error.message for error in validate(parameters, schema(flows.experiment))]
+
+
+def test_the_form_offers_the_presets_there_are_and_says_what_each_field_is():
+    fields = schema(flows.experiment)["properties"]
+    assert set(fields["experiment"]["enum"]) == {file.stem for file in (ROOT / "params/experiment").glob("*.yaml")}
+    assert all(field.get("description") for field in fields.values())
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["teacher.lr=1e-3", "+a.b=1", "++a=[1,2]", "~rl.arms.dgpo", "/distiller@distill.arms.x=tdm", "note=two words"],
+)
+def test_an_override_as_hydra_writes_it_is_taken(override):
+    assert not refused(experiment="smoke", overrides=[override])
+
+
+@pytest.mark.parametrize("override", ["--config-dir=/etc", "rm -rf", "teacher", "=1", "$(x)=1", ""])
+def test_what_is_no_override_is_refused(override):
+    assert refused(experiment="smoke", overrides=[override])
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("experiment", "nonsense"),
+        ("seed", -1),
+        ("seed", 1.5),
+        ("ref", "--upload-pack=x"),
+        ("ref", ""),
+        ("hours", 0),
+        ("hours", 1000),
+        ("compute", "moon"),
+        ("push", "perhaps"),
+        ("overrides", "a=1"),
+    ],
+)
+def test_a_bad_value_is_refused_by_the_schema(field, value):
+    assert refused(**{field: value})
+
+
+def test_what_was_typed_by_hand_comes_last():
+    assert form.words("smoke", "local", 3, ["seed=4"]) == ["experiment=smoke", "compute=local", "seed=3", "seed=4"]
+    assert form.words("smoke", "local", None, []) == ["experiment=smoke", "compute=local"]
+
+
+def test_every_stage_is_deployed_with_parameters_that_its_form_takes():
+    assert {each["name"] for each in DEPLOYMENTS} == {*STAGES, "nightly", "on-demand"}
+    for each in DEPLOYMENTS:
+        module, _, name = each["entrypoint"].rpartition(":")
+        assert module == "flows/deployments/flows.py"
+        assert not validate(each["parameters"], schema(getattr(flows, name)))
+        assert each["parameters"].get("stage", each["name"]) == each["name"]
+        assert each["work_pool"] == {"name": setup.POOL}
+        assert each["tags"] == [setup.TAG]
+        assert each["enforce_parameter_schema"]
+        assert each["concurrency_limit"]["limit"] == 1
+
+
+def test_a_run_is_dead_after_three_missed_signs_of_life():
+    automation = setup.watch(180)
+    assert automation.trigger.within == timedelta(seconds=540)
+    assert automation.actions[0].state.value == "CRASHED"
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "message"),
+    [
+        ("print('error: lr: too large'); exit(1)", ValueError, "lr: too large"),
+        ("print('error: a worker was killed, run it again to go on'); exit(1)", errors.Passing, "run it again"),
+        ("import os; os.kill(os.getpid(), 9)", errors.Passing, "killed by signal 9"),
+        ("print('fatal: no such branch'); exit(128)", ValueError, "fatal: no such branch"),
+        ("exit(3)", ValueError, "exit code 3"),
+    ],
+)
+def test_a_failure_is_a_persons_to_mend_or_may_pass(tmp_path, code, kind, message):
+    with pytest.raises(kind, match=message):
+        child.call([sys.executable, "-c", code], tmp_path, uuid.uuid4().hex, lambda _: None, limit_s=60)
+
+
+def test_the_messages_that_say_run_it_again_are_retried_and_only_once():
+    said = "".join(
+        (ROOT / file).read_text() for file in ("flows/pipeline/monitor.py", "flows/pipeline/stage_server.py")
+    )
+    assert said.count("run it again") >= 2
+    assert flows.make.retries == 1
+    assert flows.parameters.retries == 0
+    assert all(task.retry_condition_fn is flows._may_pass for task in (flows.make, flows.pull))
+
+
+def test_what_takes_too_long_is_ended_with_all_it_started(tmp_path):
+    """A grandchild in a session of its own, as servers are."""
+    run, said = uuid.uuid4().hex, []
+    code = (
+        "import subprocess, sys, time\n"
+        "p = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(300)'], start_new_session=True)\n"
+        "print('started', p.pid, flush=True)\n"
+        "time.sleep(300)"
+    )
+    with pytest.raises(TimeoutError, match="not done after 2 s"):
+        child.call([sys.executable, "-c", code], tmp_path, run, said.append, limit_s=2)
+    assert said[0].startswith("started")
+    assert not list(child.of_run(run))
+
+
+def test_a_clean_environment_reaches_the_clone(tmp_path, monkeypatch):
+    monkeypatch.setenv("FEWSTEP_RELAY", "/nowhere")
+    monkeypatch.setenv("PREFECT__FLOW_RUN_ID", "x")
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:1/api")
+    code = "import os; print(sorted(n for n in os.environ if n.startswith(('FEWSTEP_', 'PREFECT_'))))"
+    said = child.call([sys.executable, "-c", code], tmp_path, "r", lambda _: None, limit_s=60)
+    assert "'FEWSTEP_PARENT'" in said[0]
+    assert "'PREFECT_API_URL'" in said[0]
+    assert "FEWSTEP_RELAY" not in said[0]
+    assert "PREFECT__FLOW_RUN_ID" not in said[0]
+
+
+def test_no_gpu_asked_for_takes_no_slot_and_asks_no_server(monkeypatch):
+    monkeypatch.delattr(gpu_limit, "_limit")
+    with gpu_limit.taken(0.0, 1.0) as held:
+        assert held == 0
+
+
+def test_gpus_are_counted_as_nvidia_smi_lists_them(tmp_path, monkeypatch):
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho 'GPU 0: A (UUID: a)'\necho '  MIG 1g: (UUID: m)'\necho 'GPU 1: A (UUID: b)'\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert subprocess.run(["nvidia-smi"], check=False, capture_output=True).returncode == 0
+    assert gpu_limit.count() == 2

@@ -1,0 +1,167 @@
+"""Reward workers on a real Ray: what they say is what the stage's own reward says, whoever dies."""
+
+import os
+from contextlib import ExitStack
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+
+from flows.project.nodes import STAGES, Node
+from flows.project.resources import JUDGED, Compute
+from flows.workers import reward_workers, train_group
+from flows.workers.reward_workers import Bench
+from stages.io import run
+from stages.io.dataset import Dataset
+from stages.io.job import Job
+from stages.io.params import compose
+from tests.flows.test_guards import COMPUTE
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # of Ray Train's settings
+
+
+def compute(**changes):
+    return Compute.of({"compute": COMPUTE | {"rewards": COMPUTE["rewards"] | changes}})
+
+
+def bench(place_s=120.0, **changes):
+    made = Compute.of({"compute": COMPUTE | {"place_s": place_s, "rewards": COMPUTE["rewards"] | changes}})
+    return Bench.of(made, "rl")
+
+
+def test_the_stages_that_can_be_judged_say_how():
+    jobs = [Job(stage=stage, arm=None, seed=0, section={}, inputs={}) for stage in STAGES]
+    assert tuple(job.stage for job in jobs if hasattr(run.module_of(job), "reward")) == JUDGED
+
+
+def test_judges_are_for_stages_that_sample():
+    assert compute(workers=2).judges_of("rl") == 2
+    assert compute(workers=2).judges_of("teacher") == 0
+    with pytest.raises(ValueError, match=r"compute\.rewards\.workers: .*greater than or equal to 0"):
+        compute(workers=-1)
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    import ray
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(Path.cwd()), os.environ.get("PYTHONPATH")])))
+        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
+        yield
+        ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory):
+    folder, content = tmp_path_factory.mktemp("made"), yaml.safe_load(compose(Path("params"), ["experiment=smoke"]))
+    inputs = {}
+    for stage in ("dataset", "verifier"):
+        made = Job(stage=stage, arm=None, seed=0, section=content[stage], inputs=dict(inputs))
+        run.run(made, folder / stage, folder / "work", lambda *_: None)
+        inputs[stage] = str(folder / stage)
+    section = Node("rl", "dgpo").section(content)
+    return Job(stage="rl", arm="dgpo", seed=0, section=section, inputs=inputs)
+
+
+@pytest.fixture(scope="module")
+def truth(job):
+    """Images, targets of which some are theirs, and their rewards."""
+    dataset = Dataset.load(job.input("dataset"))
+    images, targets = dataset.train_images[:9], dataset.train_targets[:9].roll(1, dims=0)
+    targets[:4] = dataset.train_targets[:4]
+    rewards = run.reward(job)(images, targets)
+    assert len(set(rewards.tolist())) > 1
+    return images, targets, rewards
+
+
+def living():
+    """The judges' processes."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        try:
+            found += [process] if process.cmdline()[:1] and process.cmdline()[0].startswith("ray::Judge") else []
+        except psutil.Error:
+            continue
+    return found
+
+
+@pytest.mark.integration
+def test_they_say_what_the_reward_says_even_if_one_dies(cluster, job, truth):
+    images, targets, rewards = truth
+    with reward_workers.seated(bench(workers=2), job.to_json()) as (panel, nodes):
+        assert len(nodes) == 2
+        for count in (9, 1):  # parts of 5 and 4; one of them with nothing to do
+            assert panel(images[:count], targets[:count]).tolist() == rewards[:count].tolist()
+        first, second = living()
+        first.kill()
+        assert panel(images, targets).tolist() == rewards.tolist()
+        assert second in living()
+    psutil.wait_procs(living(), timeout=20)
+    assert not living()
+
+
+@pytest.mark.integration
+def test_a_judge_that_keeps_dying_ends_it(cluster, job, truth):
+    images, targets, _ = truth
+
+    def ask(panel):
+        while True:
+            for each in living():
+                each.kill()
+            panel(images, targets)
+
+    message = r"a reward worker died 4 times; .*run it again"
+    with (
+        reward_workers.seated(bench(workers=1), job.to_json()) as (panel, _),
+        pytest.raises(ChildProcessError, match=message),
+    ):
+        ask(panel)
+
+
+@pytest.mark.integration
+def test_what_a_judge_raises_is_raised_here(cluster, job, truth):
+    images, targets, _ = truth
+    with (
+        reward_workers.seated(bench(workers=1), job.to_json()) as (panel, _),
+        pytest.raises(ValueError, match=r"^rewards: targets \(9, 1\) for 9 images must be \[B, A\]"),
+    ):
+        panel(images, targets[:, :1])
+
+
+@pytest.mark.integration
+def test_no_room_is_said_after_a_while(cluster, job):
+    message = r"no room for 3 reward workers of 1 CPU each within 2 s; end what holds it, lower compute\.rewards"
+    with pytest.raises(ValueError, match=message), reward_workers.seated(bench(2.0, workers=3), job.to_json()):
+        pass
+
+
+@pytest.mark.integration
+def test_a_gang_too_says_that_it_found_no_room(cluster, job, tmp_path):
+    gang = train_group.Gang(workers=3, cpus=1, gpus=0, place_s=5.0, silence_s=9.0)
+    message = r"no room for 3 workers of 1 CPU each within 5 s; end what holds it, lower compute\.workers"
+    with pytest.raises(ValueError, match=message):
+        train_group.train(job.to_json(), {"id": "all"}, str(tmp_path / "all"), str(tmp_path / "report"), gang, None)
+
+
+@pytest.mark.integration
+def test_two_units_do_not_wait_for_each_others_judges(cluster, job):
+    """Each takes both cores, one for itself and one for its judge; one after the other they find room."""
+    import ray
+
+    asked = bench(workers=1)
+
+    @ray.remote(max_retries=0)
+    def unit(told):
+        with reward_workers.seated(asked, told) as (_, nodes):
+            return nodes
+
+    with ExitStack() as stack:
+        soon = ExitStack()
+        places = [held.enter_context(reward_workers.room(asked, {"CPU": 1.0})) for held in (soon, stack)]
+        first, second = (unit.options(num_cpus=1, **place).remote(job.to_json()) for place in places)
+        with soon:
+            assert len(ray.get(first, timeout=60)) == 1
+            assert not ray.wait([second], timeout=1)[0], "there is no room for two"
+        assert len(ray.get(second, timeout=60)) == 1
