@@ -105,10 +105,15 @@ def _reached(module: str, seen: set[str] | None = None) -> set[str]:
             {"torch", "mlflow"},
         ),
         ("flows.cli.commands.stage, flows.pipeline.stage_server", {"torch", "mlflow", "prefect", "ray"}),
+        # What runs before the servers' addresses are known, which Prefect reads as it is imported.
+        (
+            "flows.cli.commands.run, flows.cli.summary, flows.cli.progress, flows.cli.commands.status",
+            {"prefect", "ray"},
+        ),
         # What only checks parameters, or plans.
         (", ".join(f"stages.{stage}" for stage in STAGES), {"diffusers", "transformers"}),
     ],
-    ids=["orchestration", "waiting", "stages"],
+    ids=["orchestration", "waiting", "before", "stages"],
 )
 def test_nothing_is_imported_that_is_not_needed(modules, heavy):
     command = [sys.executable, "-c", f"import sys, {modules}; print(*sys.modules)"]

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator
 
-from flows.pipeline.artifacts import METRICS, results
+from flows.pipeline.results import METRICS, results
 from flows.project.nodes import Params
 from flows.runtime import addresses
 from flows.runtime.environment import HOME

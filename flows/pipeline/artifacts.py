@@ -1,13 +1,11 @@
 """What a finished pipeline leaves in Prefect: the results, and where the rest is. Pictures stay in MLflow."""
 
-import json
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
+from flows.pipeline.results import results
 from flows.servers import local
 from flows.telemetry import context
 from flows.tracking.tracker import Tracker
@@ -44,26 +42,3 @@ def mlflow() -> str | None:
     if scheme in ("http", "https"):
         return f"{scheme}://{team.rpartition('@')[2]}"  # without a password
     return os.environ.get(MLFLOW) or (found.address if found else None)
-
-
-METRICS = Path("data/evaluate/metrics.json")
-
-
-GROUPS = ("real", "teacher", "guidance", "distill", "rl")
-
-
-def results() -> list[dict[str, Any]]:
-    """A row a model and way of sampling it, with every number of it; empty before the first evaluation."""
-    if not METRICS.is_file():
-        return []
-    content = json.loads(METRICS.read_text(encoding="utf-8"))
-    return [
-        {"model": f"{group} {name}", **{key: value for key, value in numbers.items() if isinstance(value, int | float)}}
-        for group in GROUPS
-        for name, numbers in sorted(content.get(group, {}).items(), key=lambda item: _rank(*item))
-    ]
-
-
-def _rank(name: str, numbers: Mapping[str, Any]) -> tuple[float, float, str]:
-    """Many steps first, then little guidance."""
-    return -numbers.get("nfe", 0), numbers.get("guidance", 1), name
