@@ -85,3 +85,10 @@ def test_a_wrong_name_is_refused(name):
 def test_names_and_folders_go_both_ways():
     for node in graph.nodes(PARAMS):
         assert Node.parse(node.name) == node == Node.of_folder(node.folder)
+
+
+def test_what_is_needed_ends_at_the_target():
+    assert {node.name for node in graph.needed(["trajectories"], PARAMS)} == {"dataset", "teacher", "trajectories"}
+    assert len(graph.needed([], PARAMS)) == 9
+    with pytest.raises(ValueError, match="no stage is called 'teachers'"):
+        graph.needed(["teachers"], PARAMS)

@@ -16,7 +16,7 @@ from stages.io import run
 from stages.io.dataset import Dataset
 from stages.io.job import Job
 from stages.io.params import compose
-from tests.flows.test_guards import COMPUTE
+from tests.flows.compute import COMPUTE
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of Ray Train's settings
 

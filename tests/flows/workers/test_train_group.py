@@ -4,7 +4,7 @@ import pytest
 
 from flows.project.nodes import Node
 from flows.project.resources import Compute
-from tests.flows.test_guards import COMPUTE
+from tests.flows.compute import COMPUTE
 
 TEACHER = {"teacher": {"budget": {"slices": 4}}, "rl": {"arms": {"dgpo": {"budget": {"slices": 1}}}}}
 

@@ -1,0 +1,18 @@
+"""The way to Ray."""
+
+import socket
+import time
+
+import pytest
+
+from flows.workers.connection import connect
+
+
+def test_no_ray_at_an_address_is_said_at_once():
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        port = holder.getsockname()[1]
+    began = time.monotonic()
+    with pytest.raises(ValueError, match=rf"127\.0\.0\.1:{port}: no Ray answers there"):
+        connect(f"127.0.0.1:{port}")
+    assert time.monotonic() - began < 30
