@@ -1,16 +1,157 @@
-"""Processes of this machine, where a pid may have ended or be another's by now."""
+"""Processes of this machine: started, asked, found and ended in one way, whoever needs it."""
 
-import ctypes
+import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import psutil
+
+from flows.runtime import leash
+
+Environment = Mapping[str, str | None]
+"""What a child sees otherwise than we: a value, or None for what it must not see."""
+PATIENCE_S = 20.0
+"""For a process that was asked to end: it ends its own first."""
+_AFTER_S = 5.0
+"""For what it left behind, and for the kernel to take away what was killed."""
+_LOOK_S = 0.05
+_NOTHING: Environment = MappingProxyType({})
+
+
+def launch(
+    command: Sequence[str],
+    *,
+    log: Path | None = None,
+    where: Path | None = None,
+    environment: Environment = _NOTHING,
+    leashed: bool = True,
+    own_session: bool = False,
+) -> subprocess.Popen[str]:
+    """Start `command` in the folder `where`, with nothing to read. `end` ends it.
+
+    What it says, errors too, goes to the file `log`, which is begun anew, or to a pipe. `leashed`: it gets SIGTERM
+    when the thread that called this ends, however that happens. `own_session`: no signal to our terminal or group
+    reaches it. Raises OSError if there is no such command or folder.
+    """
+    settings = {"stderr": subprocess.STDOUT, "cwd": where, "start_new_session": own_session}
+    if log is None:
+        return _start(command, environment, leashed, stdout=subprocess.PIPE, **settings)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("wb") as stream:
+        return _start(command, environment, leashed, stdout=stream, **settings)
+
+
+def _start(command: Sequence[str], environment: Environment, leashed: bool, **settings: Any) -> subprocess.Popen[str]:
+    if leashed and sys.platform == "linux":
+        if shutil.which(command[0]) is None:  # else the leash would be what is found
+            raise FileNotFoundError(2, "No such file or directory", command[0])
+        command = [sys.executable, "-I", "-S", leash.__file__, str(os.getpid()), *command]
+    seen = {name: value for name, value in (os.environ | environment).items() if value is not None}
+    return subprocess.Popen(  # noqa: S603
+        command, stdin=subprocess.DEVNULL, env=seen, text=True, encoding="utf-8", errors="replace", **settings
+    )
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a tool said to a question."""
+
+    code: int
+    """Its exit code, one of those that the asker takes for an answer."""
+    out: str
+    err: str
+    """What it wrote, without white space around it."""
+
+
+class NoAnswer(ValueError):
+    """A tool that is not there, took too long, or failed. `code` is its exit code, None if it has none."""
+
+    def __init__(self, message: str, code: int | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def ask(
+    *command: str,
+    where: Path | None = None,
+    environment: Environment = _NOTHING,
+    limit_s: float = 60.0,
+    codes: Sequence[int] = (0,),
+) -> Answer:
+    """What a tool says to a quick question, asked in the folder `where`.
+
+    Raises NoAnswer unless it ends within `limit_s` with one of `codes`: git says "no" by 1 and "cannot tell" by 128.
+    """
+    name = " ".join(command[2:5] if command[1:2] == ("-m",) else command[:3])
+    apart = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "cwd": where}
+    try:
+        process = _start(command, environment, leashed=True, **apart)
+    except OSError as error:
+        raise NoAnswer(f"{name}: cannot be started ({error.filename}: {error.strerror})") from None
+    with process:
+        try:
+            out, err = (text.strip() for text in process.communicate(timeout=limit_s))
+        except subprocess.TimeoutExpired:
+            raise NoAnswer(f"{name}: no answer within {limit_s:g} s") from None
+        finally:
+            if process.poll() is None:
+                end(process, patience_s=0.5)
+    if process.returncode not in codes:
+        said = (err or out).splitlines()[-1:]
+        raise NoAnswer(f"{name}: {' '.join(said) or 'no message'} (exit code {process.returncode})", process.returncode)
+    return Answer(process.returncode, out, err)
+
+
+def end(process: subprocess.Popen[str] | psutil.Process, patience_s: float = PATIENCE_S) -> None:
+    """End it and all that it started. It alone is asked first, and ends its own in good order; what is left after
+    `patience_s` seconds is asked too, and then killed. One that has ended is left alone.
+    """
+    if isinstance(process, subprocess.Popen) and process.poll() is not None:
+        return
+    family = _family([process.pid])
+    _send(family[:1], signal.SIGTERM)
+    left = _wait(family, patience_s)
+    if left:
+        left = _family([each.pid for each in left])
+        _send(left, signal.SIGTERM)
+        kill(_wait(left, _AFTER_S))
+    if isinstance(process, subprocess.Popen):
+        process.wait()
+
+
+def kill(found: Sequence[psutil.Process]) -> None:
+    """Kill these, and wait a little until they are gone."""
+    _send(found, signal.SIGKILL)
+    _wait(found, _AFTER_S)
+
+
+def _family(pids: Iterable[int]) -> list[psutil.Process]:
+    """These, and then all that they started."""
+    roots = [process for process in map(find, pids) if process]
+    return list(dict.fromkeys([*roots, *(child for root in roots for child in descendants(root.pid))]))
+
+
+def _send(found: Iterable[psutil.Process], sign: signal.Signals) -> None:
+    for process in found:
+        with contextlib.suppress(psutil.NoSuchProcess):  # psutil looks whether the number is another's by now
+            process.send_signal(sign)
+
+
+def _wait(found: Iterable[psutil.Process], patience_s: float) -> list[psutil.Process]:
+    """Those that still live after so long."""
+    limit, left = time.monotonic() + patience_s, list(found)
+    while (left := [each for each in left if lives(each.pid, each.create_time())]) and time.monotonic() < limit:
+        time.sleep(_LOOK_S)
+    return left
 
 
 def find(pid: int) -> psutil.Process | None:
@@ -42,63 +183,3 @@ def descendants(pid: int) -> list[psutil.Process]:
         return psutil.Process(pid).children(recursive=True)
     except psutil.NoSuchProcess:
         return []
-
-
-def send(pid: int, sign: signal.Signals) -> None:
-    """Signal it, if it is there."""
-    try:
-        os.kill(pid, sign)
-    except ProcessLookupError:
-        return
-
-
-def die_with_parent() -> None:
-    """End this process by SIGTERM when its parent ends, however that happens. Linux only; elsewhere nothing."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM, 0, 0, 0)
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a tool said to a question."""
-
-    code: int
-    """Its exit code, one of those that the asker takes for an answer."""
-    out: str
-    err: str
-    """What it wrote, without white space around it."""
-
-
-class NoAnswer(ValueError):
-    """A tool that is not there, took too long, or failed. `code` is its exit code, None if it has none."""
-
-    def __init__(self, message: str, code: int | None = None) -> None:
-        super().__init__(message)
-        self.code = code
-
-
-def ask(
-    *command: str,
-    where: Path | None = None,
-    environment: Mapping[str, str] = MappingProxyType({}),
-    limit_s: float = 60.0,
-    codes: Sequence[int] = (0,),
-) -> Answer:
-    """What a tool says to a quick question, asked in the folder `where` with `environment` added to ours.
-
-    Raises NoAnswer unless it ends within `limit_s` with one of `codes`: git says "no" by 1 and "cannot tell" by 128.
-    """
-    name = " ".join(command[:3])
-    try:
-        done = subprocess.run(  # noqa: S603
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", check=False,
-            cwd=where, env=os.environ | environment, timeout=limit_s,
-        )  # fmt: skip
-    except OSError as error:
-        raise NoAnswer(f"{name}: cannot be started ({error.filename}: {error.strerror})") from None
-    except subprocess.TimeoutExpired:
-        raise NoAnswer(f"{name}: no answer within {limit_s:g} s") from None
-    if done.returncode not in codes:
-        said = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
-        raise NoAnswer(f"{name}: {' '.join(said) or 'no message'} (exit code {done.returncode})", done.returncode)
-    return Answer(done.returncode, done.stdout.strip(), done.stderr.strip())

@@ -1,10 +1,16 @@
 """Questions to tools, and processes of ours: started and ended in one way."""
 
+import signal
+import subprocess
 import sys
+from pathlib import Path
 
+import psutil
 import pytest
 
 from flows.runtime import processes
+
+ROOT = Path(__file__).parents[3]
 
 
 def say(code, out="", err=""):
@@ -36,3 +42,68 @@ def test_it_is_asked_where_and_with_what_it_is_told_to(tmp_path):
     code = "import os; print(os.getcwd(), os.environ['WORD'])"
     answer = processes.ask(sys.executable, "-c", code, where=tmp_path, environment={"WORD": "given"})
     assert answer.out == f"{tmp_path} given"
+
+
+PARENT = """if True:
+    import signal, subprocess, sys, time
+    if sys.argv[1] == "stubborn":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    code = "import signal, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True)"
+    child = subprocess.Popen([sys.executable, "-c", code + "; time.sleep(60)"], start_new_session=True, stdout=-1)
+    child.stdout.readline()
+    print(child.pid, flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("kind", ["polite", "stubborn"])
+def test_a_process_is_ended_with_all_that_it_started_whether_it_likes_it_or_not(kind, monkeypatch):
+    monkeypatch.setattr(processes, "_AFTER_S", 0.2)
+    process = processes.launch([sys.executable, "-c", PARENT, kind])
+    with process:
+        grandchild = int(process.stdout.readline())
+        processes.end(process, patience_s=0.2)
+    assert process.returncode == (-signal.SIGTERM if kind == "polite" else -signal.SIGKILL)
+    assert not processes.lives(grandchild)
+
+
+def test_a_process_that_ended_and_one_that_never_was_are_left_alone():
+    process = processes.launch([sys.executable, "-c", "raise SystemExit(3)"])
+    process.communicate()
+    processes.end(process)
+    assert process.returncode == 3
+    with pytest.raises(FileNotFoundError, match="no-such-tool"):
+        processes.launch(["no-such-tool"])
+
+
+def test_what_it_says_goes_to_its_log_and_it_sees_the_environment_that_it_is_given(tmp_path, monkeypatch):
+    monkeypatch.setenv("SECRET", "ours")
+    log, code = tmp_path / "logs" / "log", "import os, sys; print(os.environ.get('SECRET'), os.environ['WORD'])"
+    code += "; print('oh', file=sys.stderr); print(repr(sys.stdin.read()), os.getsid(0) == os.getpid())"
+    given = {"environment": {"SECRET": None, "WORD": "given", "PYTHONUNBUFFERED": "1"}, "own_session": True}
+    assert processes.launch([sys.executable, "-c", code], log=log, **given).wait() == 0
+    assert log.read_text() == "None given\noh\n'' True\n"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process of its parent's end")
+@pytest.mark.parametrize("leashed", [True, False])
+def test_on_a_leash_it_ends_with_whom_started_it_however_that_happens(leashed):
+    code = f"""if True:
+        import os, signal
+        from flows.runtime import processes
+        child = processes.launch(["sleep", "60"], leashed={leashed}, own_session=True)
+        print(child.pid, flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+    """
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=ROOT) as starter:
+        child = psutil.Process(int(starter.stdout.readline()))
+    if leashed:
+        assert not processes._wait([child], 60)
+    else:
+        assert processes.lives(child.pid)
+        child.kill()
+
+
+def test_on_a_leash_a_program_finds_signals_as_it_expects_them():
+    answer = processes.ask("grep", "SigIgn", "/proc/self/status")
+    assert int(answer.out.split()[-1], 16) & (1 << signal.SIGPIPE - 1) == 0
