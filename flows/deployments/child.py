@@ -1,18 +1,18 @@
 """A process that a scheduled run starts: its words in the run's log, its end bounded, and nothing of it left behind."""
 
 import os
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from subprocess import Popen, TimeoutExpired
 from types import MappingProxyType
 
 import psutil
 
+from flows.runtime import processes
 from flows.runtime.errors import Passing
-from flows.runtime.processes import die_with_parent
 from flows.telemetry.context import SCHEDULED_RUN
 
 _TAIL = 50
@@ -37,7 +37,7 @@ def call(
         while process.poll() is None:
             try:
                 process.wait(timeout=1.0)
-            except subprocess.TimeoutExpired:
+            except TimeoutExpired:
                 if time.monotonic() - began > limit_s:
                     raise TimeoutError(
                         f"{_short(command)}: not done after {limit_s:.0f} s, and ended; what was finished is kept"
@@ -48,49 +48,21 @@ def call(
 
 
 @contextmanager
-def _started(
-    command: Sequence[str], where: Path, run: str, extra: Mapping[str, str]
-) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(  # noqa: S603
-        command,
-        cwd=where,
-        env=_environment(where, run) | extra,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        start_new_session=True,  # Prefect signals its group on cancelling; we end what is ours in good order ourselves
-        preexec_fn=die_with_parent,  # noqa: PLW1509 (one prctl call, no locks)
-    )
+def _started(command: Sequence[str], where: Path, run: str, extra: Mapping[str, str]) -> Iterator[Popen[str]]:
+    """In a session of its own: Prefect signals its group on cancelling, and we end what is ours in good order."""
+    environment = {**_environment(where, run), **extra}
+    process = processes.launch(command, where=where, environment=environment, own_session=True)
     try:
         yield process
-    except BaseException:  # a cancelled run too
-        _end(process)
-        raise
     finally:
+        processes.end(process)  # the pipeline ends its stages, DVC lets go of its locks, Ray its workers
         sweep(run)
-
-
-def _end(process: subprocess.Popen[str]) -> None:
-    """Politely first: the pipeline ends its stages, DVC lets go of its locks, Ray its workers."""
-    process.terminate()
-    try:
-        process.wait(timeout=20)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
 
 
 def sweep(run: str) -> int:
     """Kill every process on this machine that belongs to the scheduled run `run`; how many there were."""
     found = list(of_run(run))
-    for process in found:
-        try:
-            process.kill()
-        except psutil.NoSuchProcess:
-            continue
-    psutil.wait_procs(found, timeout=5)
+    processes.kill(found)
     return len(found)
 
 
@@ -104,14 +76,14 @@ def of_run(run: str) -> Iterator[psutil.Process]:
             continue
 
 
-def _environment(where: Path, run: str) -> dict[str, str]:
-    """This process's, less what belongs to its own run: the clone must not take itself for the worker's checkout."""
-    kept = {n: v for n, v in os.environ.items() if not n.startswith(("PREFECT__", "FEWSTEP_")) and n != "PYTHONPATH"}
-    return kept | {"PYTHONPATH": str(where), SCHEDULED_RUN: run, "GIT_TERMINAL_PROMPT": "0", "PYTHONUNBUFFERED": "1"}
+def _environment(where: Path, run: str) -> dict[str, str | None]:
+    """Without what belongs to this process's own run: the clone must not take itself for the worker's checkout."""
+    unset: dict[str, str | None] = {name: None for name in os.environ if name.startswith(("PREFECT__", "FEWSTEP_"))}
+    return unset | {"PYTHONPATH": str(where), SCHEDULED_RUN: run, "GIT_TERMINAL_PROMPT": "0", "PYTHONUNBUFFERED": "1"}
 
 
 @contextmanager
-def _heard(process: subprocess.Popen[str], tail: list[str], say: Callable[[str], None]) -> Iterator[None]:
+def _heard(process: Popen[str], tail: list[str], say: Callable[[str], None]) -> Iterator[None]:
     """Pass on each line that it says, and keep the last ones in `tail`."""
 
     def read() -> None:

@@ -1,6 +1,5 @@
 """What a Prefect server needs to run this project: work pool, GPU limit, the watch for dead runs, deployments."""
 
-import subprocess
 import sys
 from datetime import timedelta
 
@@ -13,6 +12,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY
 from prefect.workers.process import ProcessWorker
 
+from flows.runtime import processes
 from flows.workers.gpu_limit import LIMIT
 
 POOL = "fewstep"
@@ -79,8 +79,8 @@ def watch(beat_s: float) -> AutomationCore:
 
 def deploy() -> None:
     """Everything in prefect.yaml; ValueError with Prefect's words if it refuses."""
-    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)  # noqa: S603
-    if done.returncode:
-        lines = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()]
-        raise ValueError(f"prefect.yaml was not deployed: {' '.join(lines[-3:])}")
+    command = (sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all")
+    try:
+        processes.ask(*command, environment={"COLUMNS": "1000"}, limit_s=300)  # else it breaks its message into lines
+    except processes.NoAnswer as error:
+        raise ValueError(f"prefect.yaml was not deployed: {error}") from None

@@ -7,7 +7,6 @@ lie DVC's cache, MLflow's store and the work folders from which a run that was e
 import fcntl
 import re
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +18,7 @@ from flows.deployments import child
 from flows.pipeline import artifacts
 from flows.project import graph
 from flows.project.nodes import Node
-from flows.runtime import errors
+from flows.runtime import errors, processes
 from flows.runtime.environment import HOME
 from flows.versioning import dvc
 from stages.io import params
@@ -76,10 +75,10 @@ class Checkout:
 
     def _resolve(self, ref: str) -> str:
         for name in (f"refs/remotes/origin/{ref}", ref):
-            found = _ask(["git", "rev-parse", "--verify", "--quiet", f"{name}^{{commit}}"], self.folder)
+            found = self._git("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}", codes=(0, 1))
             if found:
                 return found
-        names = _ask(["git", "branch", "--remotes", "--format=%(refname:lstrip=3)"], self.folder).split()
+        names = self._git("branch", "--remotes", "--format=%(refname:lstrip=3)").split()
         branches = ", ".join(name for name in names if name != "HEAD" and not name.startswith("runs/"))
         raise ValueError(f"ref {ref}: origin has no such branch, tag or commit; its branches: {branches}, runs/...")
 
@@ -93,7 +92,7 @@ class Checkout:
         private = self.root / ".dvc/config.local"  # a remote's address or credentials that are this machine's alone
         if private.is_file():
             shutil.copy(private, self.folder / ".dvc/config.local")
-        cache = _ask([*_DVC, "cache", "dir"], self.root)
+        cache = processes.ask(*_DVC, "cache", "dir", where=self.root).out
         self._call([*_DVC, "config", "--local", "cache.dir", str((self.root / cache).resolve())])
 
     def compose(self, overrides: Sequence[str], node: Node | None) -> None:
@@ -106,7 +105,8 @@ class Checkout:
 
     def remote(self) -> str | None:
         """The DVC remote that this project shares its data by, if it has one."""
-        return _ask([*_DVC, "config", "core.remote"], self.folder) or None
+        settings = processes.ask(*_DVC, "config", "--list", where=self.folder).out.splitlines()
+        return dict(line.partition("=")[::2] for line in settings).get("core.remote")
 
     def pull(self) -> None:
         """What the team has made already; what the remote lacks is made anew."""
@@ -125,17 +125,17 @@ class Checkout:
         """Data first, so that a branch never names what is not there; the pushed commit, None if nothing is new."""
         self._passing([*_DVC, "push", "--run-cache"], limit_s=6 * 3600)
         self.commit(["dvc.lock", "params.yaml"], f"Results of {self.name}")
-        if not _ask(["git", "log", "--format=%h", "HEAD", "--not", "--remotes"], self.folder):
+        if not self._git("log", "--format=%h", "HEAD", "--not", "--remotes"):
             return None
         self._passing(["git", "push", "--quiet", "origin", self.branch])
-        return _ask(["git", "rev-parse", "HEAD"], self.folder)
+        return self._git("rev-parse", "HEAD")
 
     def commit(self, files: Sequence[str], message: str) -> None:
         """Commit `files` where they have changed."""
         there = [file for file in files if (self.folder / file).is_file()]
         self._call(["git", "add", "--force", *there])
-        if _ask(["git", "diff", "--cached", "--name-only"], self.folder):
-            named = _ask(["git", "config", "user.email"], self.folder)
+        if self._git("diff", "--cached", "--name-only"):
+            named = self._git("config", "user.email", codes=(0, 1))
             author = [] if named else ["-c", "user.name=fewstep", "-c", "user.email=fewstep@localhost"]
             self._call(["git", *author, "commit", "--quiet", "--message", message])
 
@@ -145,6 +145,9 @@ class Checkout:
 
     def _call(self, command: Sequence[str], where: Path | None = None, limit_s: float = 900.0) -> None:
         child.call(command, where or self.folder, self.run, self.say, limit_s=limit_s)
+
+    def _git(self, *words: str, codes: Sequence[int] = (0,)) -> str:
+        return processes.ask("git", *words, where=self.folder, codes=codes).out
 
     def _passing(self, command: Sequence[str], limit_s: float = 900.0) -> None:
         """What talks to another machine may fail today and not tomorrow."""
@@ -156,7 +159,9 @@ class Checkout:
 
 def origin(root: Path) -> str:
     """Where the project comes from: git's origin, or itself where it has none."""
-    return _ask(["git", "remote", "get-url", "origin"], root) or str(root.resolve())
+    none = 2
+    answer = processes.ask("git", "remote", "get-url", "origin", where=root, codes=(0, none))
+    return str(root.resolve()) if answer.code == none else answer.out
 
 
 @contextmanager
@@ -187,9 +192,3 @@ def only_one(root: Path, run: str, limit_s: float) -> Iterator[None]:
             yield
         finally:
             stream.truncate(0)
-
-
-def _ask(command: Sequence[str], where: Path) -> str:
-    """What a quick question says; empty if it fails."""
-    done = subprocess.run(command, cwd=where, capture_output=True, text=True, check=False, timeout=60)  # noqa: S603
-    return done.stdout.strip() if done.returncode == 0 else ""

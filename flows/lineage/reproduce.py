@@ -2,9 +2,8 @@
 
 import os
 import shutil
-import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,8 @@ import yaml
 
 from flows.lineage.history import History
 from flows.project.nodes import Node
+from flows.runtime import processes
 from flows.runtime.environment import HOME
-from flows.runtime.processes import die_with_parent
 from flows.tracking import records
 from flows.tracking.records import Record
 from flows.versioning import cache
@@ -41,7 +40,7 @@ def check(record: Record, *, allow_dirty: bool) -> list[str]:
         raise ValueError(f"{name}: its record does not hold the experiment's parameters; run it once with this version")
     if not git["commit"]:
         raise ValueError(f"{name}: was made outside git; there is no commit to go back to")
-    if _git("cat-file", "-e", f"{git['commit']}^{{commit}}").returncode:
+    if _git("rev-parse", "--verify", "--quiet", f"{git['commit']}^{{commit}}", codes=(0, 1)).code:
         raise ValueError(
             f"commit {git['commit'][:8]}: not in this repository; `git fetch` it from whoever made the run"
         )
@@ -76,8 +75,8 @@ def make(record: Record, history: History, say: Say) -> tuple[Path, Result]:
 
 def discard(folder: Path) -> None:
     """Remove a folder that `make` made."""
-    _git("worktree", "remove", "--force", "--force", str(folder))
-    shutil.rmtree(folder, ignore_errors=True)
+    if folder.exists():
+        shutil.rmtree(folder)
     _git("worktree", "prune")
 
 
@@ -85,9 +84,8 @@ def _worktree(record: Record) -> Path:
     folder = (FOLDER / f"{records.name_of(record)}-{record['digest'][:8]}").resolve()
     discard(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    done = _git("worktree", "add", "--force", "--detach", str(folder), record["git"]["commit"])
-    if done.returncode:
-        raise ValueError(f"git worktree: {done.stderr.strip()}")
+    # Twice forced: over what a call that was killed has left, too.
+    _git("worktree", "add", "--force", "--force", "--detach", str(folder), record["git"]["commit"])
     return folder
 
 
@@ -126,15 +124,18 @@ def _inputs(record: Record, folder: Path, history: History) -> None:
     (folder / "dvc.lock").write_text(yaml.safe_dump(lock), encoding="utf-8")
     targets = [Node.parse(name).folder for name in makers]
     lacking = {name: fault for name, digest in makers.items() if (fault := cache.fault(digest))}
-    fetched = _dvc(folder, "fetch", *(Node.parse(name).folder for name in lacking)) if lacking else None
-    _dvc(folder, "checkout", "--force", *targets)
+    troubles = []  # what counts is whether the bytes are there in the end
+    fetching = [["fetch", *(Node.parse(name).folder for name in lacking)]] if lacking else []
+    for words in (*fetching, ["checkout", "--force", *targets]):
+        try:
+            _dvc(folder, *words)
+        except processes.NoAnswer as error:
+            troubles.append(str(error))
     for name, digest in makers.items():
         node = Node.parse(name)
         place = folder / node.folder
         if not place.is_dir() or cache.digest(place) != digest:
-            why = lacking.get(name, "DVC could not check it out")
-            if fetched and fetched.returncode:
-                why += f"; dvc fetch: {(fetched.stderr.strip().splitlines() or ['no message'])[-1]}"
+            why = "; ".join([lacking.get(name, "DVC could not check it out"), *troubles])
             raise ValueError(
                 f"{name} {digest[:8]}: the run's input is nowhere to be had ({why}); `dvc push` it from where it was "
                 "made, or `fewstep rerun` the run that made it"
@@ -155,22 +156,11 @@ def _write_record(folder: Path, node: Node, record: Record) -> None:
 def _run(node: Node, folder: Path) -> None:
     command = [sys.executable, "-m", "flows", "stage", node.stage, *([node.arm] if node.arm else [])]
     log = folder / f"{HOME}-rerun.log"
-    with log.open("wb") as stream:
-        process = subprocess.Popen(  # noqa: S603
-            command,
-            cwd=folder,
-            env=_environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=stream,
-            stderr=subprocess.STDOUT,
-            preexec_fn=die_with_parent,  # noqa: PLW1509 (one prctl call, no locks)
-        )
-        try:
-            code = process.wait()  # bounded by the stage itself: compute.stall_s
-        except BaseException:
-            process.terminate()
-            process.wait(timeout=60)
-            raise
+    process = processes.launch(command, log=log, where=folder, environment=_unset())
+    try:
+        code = process.wait()  # bounded by the stage itself: compute.stall_s
+    finally:
+        processes.end(process, patience_s=60)
     if code:
         text = log.read_text(encoding="utf-8", errors="replace")
         said = [line.removeprefix("error: ") for line in text.splitlines() if line.startswith("error: ")]
@@ -197,15 +187,13 @@ def files(folder: Path) -> dict[str, str]:
     return {p.relative_to(folder).as_posix(): cache.md5_of(p) for p in folder.rglob("*") if p.is_file()}
 
 
-def _environment() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
+def _unset() -> Mapping[str, None]:
+    return {name: None for name in os.environ if name.startswith(_OURS)}
 
 
-def _git(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["git", *words], capture_output=True, text=True, check=False, timeout=120)  # noqa: S603, S607
+def _git(*words: str, codes: Sequence[int] = (0,)) -> processes.Answer:
+    return processes.ask("git", *words, limit_s=120, codes=codes)
 
 
-def _dvc(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "dvc", *words]
-    where = {"cwd": folder, "env": _environment()}
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=3600, **where)  # noqa: S603
+def _dvc(folder: Path, *words: str) -> None:
+    processes.ask(sys.executable, "-m", "dvc", *words, where=folder, environment=_unset(), limit_s=3600)

@@ -49,7 +49,7 @@ class Execution:
     """Writes to MLflow while the next stage computes."""
     ran: set[Node] = field(default_factory=set)
     failed: dict[Node, str] = field(default_factory=dict)
-    processes: dict[Node, subprocess.Popen[bytes]] = field(default_factory=dict)
+    processes: dict[Node, subprocess.Popen[str]] = field(default_factory=dict)
     times: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def stop(self) -> None:

@@ -3,35 +3,46 @@
 python -m flows.pipeline.validation
 """
 
-import subprocess
 import sys
 from pathlib import Path
+from subprocess import Popen, TimeoutExpired
 
 from flows.project import graph
 from flows.project.nodes import STAGES
 from flows.project.resources import Compute
+from flows.runtime import processes
 from stages.io import params
+
+_FAULTS = 3
+"""Exit code: parameters are at fault. Python itself ends with 1 and 2."""
+_LIMIT_S = 900.0
 
 
 class Refused(ValueError):
     """Parameters that no stage can run with."""
 
 
-def start() -> subprocess.Popen[str]:
+def start() -> Popen[str]:
     """Begin; `result` waits for it."""
-    command = [sys.executable, "-m", "flows.pipeline.validation"]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)  # noqa: S603
+    return processes.launch([sys.executable, "-m", "flows.pipeline.validation"])
 
 
-def result(process: subprocess.Popen[str]) -> None:
-    """Raises Refused with every fault that was found."""
-    said, _ = process.communicate()
-    if process.returncode:
+def result(process: Popen[str]) -> None:
+    """Raises Refused with every fault that was found; RuntimeError if it did not come to an end."""
+    try:
+        said, _ = process.communicate(timeout=_LIMIT_S)
+    except TimeoutExpired:
+        processes.end(process)
+        raise RuntimeError(f"the check of the parameters did not end within {_LIMIT_S:g} s") from None
+    if process.returncode == _FAULTS:
         raise Refused(said.strip())
+    if process.returncode:
+        said = processes.complaint(said) or "no message"
+        raise RuntimeError(f"the check of the parameters ended with code {process.returncode}: {said}")
 
 
 def main() -> int:
-    """Print the faults, one a line; 1 if there are any."""
+    """Print the faults, one a line; _FAULTS if there are any."""
     from stages.io import run
     from stages.io.job import Job
 
@@ -48,7 +59,7 @@ def main() -> int:
         except ValueError as error:
             faults.append(str(error))
     print("\n".join(faults))  # noqa: T201
-    return 1 if faults else 0
+    return _FAULTS if faults else 0
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ import ctypes
 import os
 import signal
 import sys
-from collections.abc import Sequence
 
 _PR_SET_PDEATHSIG = 1
 
@@ -18,7 +17,7 @@ def die_with_parent() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
 
-def main(parent: int, command: Sequence[str]) -> None:
+def main(parent: int, command: list[str]) -> None:
     """Become `command`, or end if `parent` has ended by now."""
     die_with_parent()
     if os.getppid() != parent:

@@ -24,6 +24,7 @@ PATIENCE_S = 20.0
 _AFTER_S = 5.0
 """For what it left behind, and for the kernel to take away what was killed."""
 _LOOK_S = 0.05
+_ERRORS = ("error: ", "fatal: ")
 _NOTHING: Environment = MappingProxyType({})
 
 
@@ -106,9 +107,16 @@ def ask(
             if process.poll() is None:
                 end(process, patience_s=0.5)
     if process.returncode not in codes:
-        said = (err or out).splitlines()[-1:]
-        raise NoAnswer(f"{name}: {' '.join(said) or 'no message'} (exit code {process.returncode})", process.returncode)
+        said = complaint(err or out) or "no message"
+        raise NoAnswer(f"{name}: {said} (exit code {process.returncode})", process.returncode)
     return Answer(process.returncode, out, err)
+
+
+def complaint(text: str) -> str:
+    """What a person should read of a failed tool's words: the last line that begins like an error, or the last."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    errors = [line for line in lines if line.lower().startswith(_ERRORS)]
+    return (errors or lines or [""])[-1].removeprefix("ERROR: ").removeprefix("error: ")
 
 
 def end(process: subprocess.Popen[str] | psutil.Process, patience_s: float = PATIENCE_S) -> None:

@@ -3,19 +3,16 @@
 import functools
 import hashlib
 import json
-import subprocess
 import sys
 from pathlib import Path
+
+from flows.runtime import processes
 
 
 @functools.cache
 def folder() -> Path:
     """Where DVC keeps every version, by digest. ValueError with DVC's words where it cannot tell."""
-    command = [sys.executable, "-m", "dvc", "cache", "dir"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)  # noqa: S603
-    if done.returncode:
-        raise ValueError(f"dvc cache dir: {done.stderr.strip() or done.stdout.strip()}")
-    return Path(done.stdout.strip().splitlines()[-1])
+    return Path(processes.ask(sys.executable, "-m", "dvc", "cache", "dir").out.splitlines()[-1])
 
 
 def stored(digest: str) -> Path:

@@ -1,15 +1,16 @@
 """DVC: the only cache. Which nodes are out of date, running one, and the digests that dvc.lock records."""
 
+import contextlib
 import json
 import os
 import platform
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from subprocess import Popen, TimeoutExpired
 from typing import Any
 
 import psutil
@@ -18,13 +19,14 @@ import yaml
 from flows.project.nodes import Node
 from flows.runtime import processes
 from flows.runtime.environment import HOME
-from flows.runtime.processes import die_with_parent
 from stages.io.artefacts import write_json
 
 LOCK = Path("dvc.lock")
 PULL = "FEWSTEP_PULL"
 """Environment variable: if set, what was made before and lies in the DVC remote is fetched instead of made again."""
 _TABLE = Path(".dvc/tmp/rwlock")
+_LIMIT_S = 900.0
+"""For DVC to look at all: it hashes what has changed."""
 _PATIENCE_S = 30.0
 """For dvc processes of a run that was just killed: they end by themselves."""
 _DVC = (sys.executable, "-m", "dvc")
@@ -89,10 +91,8 @@ def _is_dvc(pid: int) -> bool:
 
 def changed(names: Sequence[str] = ()) -> Mapping[str, list[str]]:
     """Node's name -> why DVC would run it, of all or of `names`. ValueError with DVC's words where it cannot tell."""
-    done = subprocess.run([*_DVC, "status", "--json", *names], capture_output=True, text=True, check=False)  # noqa: S603
-    if done.returncode:
-        raise ValueError(f"dvc status: {_last(done.stderr or done.stdout)}")
-    return {name: _reasons(entries) for name, entries in json.loads(done.stdout).items()}
+    answer = processes.ask(*_DVC, "status", "--json", *names, limit_s=_LIMIT_S)
+    return {name: _reasons(entries) for name, entries in json.loads(answer.out).items()}
 
 
 def _reasons(entries: list[Any]) -> list[str]:
@@ -110,35 +110,26 @@ def _reasons(entries: list[Any]) -> list[str]:
     return reasons
 
 
-def start(node: Node, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+def start(node: Node, environment: Mapping[str, str]) -> Popen[str]:
     """`dvc repro` of this node alone, beside others; its words go to the node's log."""
-    log = log_of(node)
-    log.parent.mkdir(parents=True, exist_ok=True)
     fetch = ["--pull"] if os.environ.get(PULL) else []
-    with log.open("wb") as stream:
-        return subprocess.Popen(  # noqa: S603
-            [*_DVC, "--wait-for-lock", "repro", *fetch, "--single-item", node.name],
-            stdin=subprocess.DEVNULL,
-            stdout=stream,
-            stderr=subprocess.STDOUT,
-            env=os.environ | environment,
-            preexec_fn=die_with_parent,  # noqa: PLW1509 (one prctl call, no locks)
-        )
+    command = [*_DVC, "--wait-for-lock", "repro", *fetch, "--single-item", node.name]
+    return processes.launch(command, log=log_of(node), environment=environment)
 
 
-def stop(process: subprocess.Popen[bytes]) -> None:
+def stop(process: Popen[str]) -> None:
     """End the stage that DVC runs, so that DVC sees it fail and lets go of its locks; then DVC, if need be."""
     for child in processes.descendants(process.pid):
-        if child.is_running() and "flows" in child.cmdline():
-            child.terminate()
+        with contextlib.suppress(psutil.Error):  # it has ended meanwhile
+            if "flows" in child.cmdline():
+                child.terminate()
     try:
-        process.wait(timeout=20)
-    except subprocess.TimeoutExpired:
-        process.terminate()
-        process.wait()
+        process.wait(timeout=processes.PATIENCE_S)
+    except TimeoutExpired:
+        processes.end(process)
 
 
-def outcome(node: Node, process: subprocess.Popen[bytes]) -> Outcome:
+def outcome(node: Node, process: Popen[str]) -> Outcome:
     """Read what a finished `start` wrote."""
     log = log_of(node)
     text = log.read_text(encoding="utf-8", errors="replace")
@@ -147,21 +138,15 @@ def outcome(node: Node, process: subprocess.Popen[bytes]) -> Outcome:
         ran=f"Running stage '{node.name}'" in text,
         code=process.returncode,
         log=log,
-        message=" / ".join(said) or _last(text),
+        message=" / ".join(said) or processes.complaint(text) or "no message",
     )
 
 
 def configure_remote(name: str, url: str, endpoint: str | None) -> None:
     """Make remote `name` at `url` the project's default. Raises ValueError with DVC's words where it refuses."""
-    _say("remote", "add", "--default", "--force", name, url)
+    processes.ask(*_DVC, "remote", "add", "--default", "--force", name, url)
     if endpoint:
-        _say("remote", "modify", name, "endpointurl", endpoint)
-
-
-def _say(*words: str) -> None:
-    done = subprocess.run([*_DVC, *words], capture_output=True, text=True, check=False)  # noqa: S603
-    if done.returncode:
-        raise ValueError(f"dvc {words[0]}: {_last(done.stderr or done.stdout)}")
+        processes.ask(*_DVC, "remote", "modify", name, "endpointurl", endpoint)
 
 
 def log_of(node: Node) -> Path:
@@ -175,9 +160,3 @@ def locked() -> Mapping[str, Mapping[str, str]]:
         return {}
     stages = (yaml.safe_load(LOCK.read_text(encoding="utf-8")) or {}).get("stages", {})
     return {name: {out["path"]: out["md5"] for out in stage.get("outs", [])} for name, stage in stages.items()}
-
-
-def _last(text: str) -> str:
-    errors = [line.strip() for line in text.splitlines() if line.strip().startswith("ERROR")]
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return (errors or lines or ["no message"])[-1].removeprefix("ERROR: ")

@@ -2,21 +2,27 @@
 
 import math
 import shutil
-import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
+from flows.runtime import processes
+
 LIMIT = "fewstep-gpu"
 """Prefect's global concurrency limit; `fewstep work` sets it to the number of GPUs."""
+_NO_DRIVER = 9
+"""nvidia-smi's exit code where it is installed and no GPU's driver is."""
 
 
 def count() -> int:
-    """GPUs of this machine, as nvidia-smi lists them."""
+    """GPUs of this machine, as nvidia-smi lists them. Raises ValueError where it fails: there may be some."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return 0
-    done = subprocess.run([tool, "--list-gpus"], capture_output=True, text=True, check=False, timeout=60)  # noqa: S603
-    return sum(line.startswith("GPU ") for line in done.stdout.splitlines()) if done.returncode == 0 else 0
+    try:
+        answer = processes.ask(tool, "--list-gpus", codes=(0, _NO_DRIVER))
+    except processes.NoAnswer as error:
+        raise ValueError(f"{error}; say how many GPUs there are: `fewstep work --gpus <number>`") from None
+    return sum(line.startswith("GPU ") for line in answer.out.splitlines())
 
 
 @contextmanager

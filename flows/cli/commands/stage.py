@@ -13,7 +13,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def main(parsed: argparse.Namespace) -> int:
     """Run it here; the artefact is replaced, DVC is told nothing."""
     from flows.pipeline import stage
-    from flows.runtime.processes import die_with_parent
+    from flows.runtime.leash import die_with_parent
 
     if not sys.stdin.isatty():
         die_with_parent()

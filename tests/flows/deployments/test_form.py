@@ -155,3 +155,8 @@ def test_gpus_are_counted_as_nvidia_smi_lists_them(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     assert subprocess.run(["nvidia-smi"], check=False, capture_output=True).returncode == 0
     assert gpu_limit.count() == 2
+    tool.write_text("#!/bin/sh\necho 'has failed because no driver runs'\nexit 9\n")
+    assert gpu_limit.count() == 0
+    tool.write_text("#!/bin/sh\necho 'GPU access blocked by the operating system'\nexit 4\n")
+    with pytest.raises(ValueError, match=r"GPU access blocked .* say how many GPUs there are"):
+        gpu_limit.count()
