@@ -242,7 +242,7 @@ def _record(
             "threads": task.job.threads,
             "device": task.job.device,
             "git": records.commit(),
-            "mlflow": dict(context.CURRENT.get()),
+            "mlflow": {name: context.current()[name] for name in ("run", "parent")},
             "prefect": {"flow_run": str(flow_run.id), "api": os.environ["PREFECT_API_URL"]},
             "ray": {"job": ray.get_runtime_context().get_job_id()},
             "machine": records.machine(),

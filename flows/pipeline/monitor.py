@@ -8,7 +8,7 @@ from typing import Any
 from prefect import get_run_logger
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
-from flows.pipeline import stage_server
+from flows.pipeline import channel
 from flows.project.nodes import Node
 from flows.project.resources import Compute
 from flows.telemetry.reports import last_report
@@ -39,7 +39,7 @@ class Progress:
         text = f"{self._node.name}: {100 * share:.0f} %"
         if last:
             text += f", step {last[-1]['step']}"
-        stage_server.say(text)
+        channel.say(text)
         if self._artefact is None:
             key = "progress-" + self._node.name.replace("@", "-").replace("_", "-").lower()
             self._artefact = create_progress_artifact(100 * share, key=key, description=text)
@@ -69,7 +69,7 @@ def gather(
             looked = time.time()
         if progress:
             progress.show(files, len(futures) - len(pending))
-        if stage_server.abandoned():
+        if channel.abandoned():
             for each in pending:
                 ray.cancel(each, force=True)
             raise InterruptedError("ended with the process that asked for it; finished units are kept")

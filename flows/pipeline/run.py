@@ -3,7 +3,7 @@
 import os
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -14,22 +14,22 @@ from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.pipeline import artifacts, prefect_state, stage_server, timeline
+from flows.pipeline import artifacts, channel, prefect_state, timeline
+from flows.pipeline.plan import Plan
 from flows.pipeline.prefect_state import drain
 from flows.pipeline.scheduler import Slots
-from flows.pipeline.stage import perform
 from flows.project import graph
 from flows.project.nodes import Node, Params
 from flows.project.resources import Compute
 from flows.runtime.environment import HOME
 from flows.servers.warm_workers import prestart
 from flows.telemetry import context, events, reports
-from flows.telemetry.context import PIPELINE
-from flows.tracking import tracker
+from flows.tracking.tracker import Tracker
 from flows.versioning import dvc
 from flows.workers import connection
 from stages.io.artefacts import write_json
 
+_LOOK_S = 0.2
 News = Callable[[Node, str, str], None]
 """Told of (node, state, words): waiting, running, done, cached, failed, skipped."""
 
@@ -39,10 +39,11 @@ class Execution:
     """One run of the pipeline."""
 
     params: Params
-    changed: Mapping[str, list[str]]
+    changed: Mapping[str, Sequence[str]]
     wanted: frozenset[Node]
     news: News
-    tracker: tracker.Tracker
+    tracker: Tracker
+    tag: str
     parent: str
     slots: Slots
     logbook: ThreadPoolExecutor
@@ -96,11 +97,12 @@ def _refuse_after_failure(node: Node, execution: Execution) -> None:
 
 
 def _repro(node: Node, execution: Execution) -> dvc.Outcome:
-    run = execution.tracker.open(node.name, execution.parent, {"prefect.pipeline": os.environ[PIPELINE]})
+    run = execution.tracker.open(node.name, execution.parent, {"prefect.pipeline": execution.tag})
     reports.forget(node)
     execution.news(node, "running", "")
     started = time.time()
-    process = dvc.start(node, {context.MLFLOW_RUN: run, context.MLFLOW_PARENT: execution.parent})
+    runs = {"pipeline": execution.tag, "run": run, "parent": execution.parent}
+    process = dvc.start(node, context.told(runs))
     execution.processes[node] = process
     while process.poll() is None:
         try:
@@ -139,7 +141,10 @@ def pipeline() -> None:
                 continue
             futures[node] = make.submit(node.name, wait_for=[futures[each] for each in reads])
         for future in futures.values():
-            future.wait()
+            while not future.state.is_final():
+                future.wait(timeout=_LOOK_S)
+                if channel.abandoned():
+                    raise KeyboardInterrupt
     except BaseException:  # an interrupt: the tasks' threads end only when what they wait for does
         execution.failed.setdefault(next(iter(futures)), "interrupted")
         execution.stop()
@@ -151,22 +156,20 @@ def pipeline() -> None:
     artifacts.show(execution.tracker, execution.parent)
 
 
-def execute(
-    content: Params, plan: tuple[Mapping[str, list[str]], frozenset[Node]], tracker: tracker.Tracker, news: News
-) -> None:
-    """Run the pipeline in the Ray that this process has joined; raises ValueError with the first stage's fault.
-
-    `plan` is what has changed and why, and the nodes that are wanted.
-    """
+def execute(plan: Plan, tracker: Tracker, news: News) -> None:
+    """Make what has changed, in the Ray that this process has joined. ValueError has the first stage's fault."""
+    content = plan.params
     started, tag = time.time(), f"pipeline-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
-    os.environ[PIPELINE] = tag
     parent = tracker.open("pipeline", None, {"prefect.pipeline": tag})
+    context.enter({"pipeline": tag, "run": parent, "parent": None})
     compute = Compute.of(content)
     execution = Execution(
         content,
-        *plan,
+        plan.changed,
+        plan.wanted,
         events.heard(news),
         tracker,
+        tag,
         parent,
         Slots(connection.num_cpus(compute), content),
         ThreadPoolExecutor(1),
@@ -176,7 +179,7 @@ def execute(
     runner = ThreadPoolTaskRunner(max_workers=max(4, len(graph.nodes(content))))
     status = "FAILED"
     try:
-        with tags(tag, "fewstep", *context.parent_tag()), stage_server.serve(perform):
+        with tags(tag, "fewstep", *context.parent_tag()):
             pipeline.with_options(task_runner=runner, flow_run_name=tag)()
         status = "FINISHED"
     except RuntimeError:

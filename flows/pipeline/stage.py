@@ -1,56 +1,37 @@
-"""One stage from outside: what `dvc.yaml` calls. Its exit code is the truth."""
+"""One stage for whoever asked for it: a pipeline that has DVC make it, DVC alone, or a person."""
 
-import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-from flows.pipeline import prefect_state, stage_server
+from prefect import tags
+from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+from prefect_ray import RayTaskRunner
+
+from flows.pipeline import prefect_state
+from flows.pipeline.flows import FLOWS
 from flows.project import graph, resources, storage
 from flows.project.nodes import Node, Params
 from flows.runtime import locks
 from flows.runtime.environment import HOME
-from flows.servers import local
 from flows.telemetry import context, reports
-from flows.tracking import tracker
-from flows.workers import capacity, checks, connection
+from flows.telemetry.context import Runs
+from flows.tracking.tracker import Tracker
+from flows.workers import capacity, checks
 from stages.io import params
 
 
-def run(name: str) -> Mapping[str, Any]:
-    """Run node `name` with the parameters in params.yaml, in the pipeline that waits for it or in this process.
-
-    What fails here is raised; what failed in the pipeline is returned, as {errors, trace}.
-    """
-    runs = {"run": os.environ.get(context.MLFLOW_RUN), "parent": os.environ.get(context.MLFLOW_PARENT)}
-    answer = stage_server.ask(name, runs)
-    if answer is not None:
-        return answer
+def perform(name: str, runs: Runs) -> None:
+    """Run node `name` by the parameters in params.yaml, for the `runs` of whoever asked, in the Ray that is joined."""
     content = params.read(Path("params.yaml"))
     storage.settle(content)
     node = graph.find(name, content)
-    with locks.hold(node.name), local.session(resources.Compute.of(content)) as addresses, _tracked(node):
-        import ray
-
-        connection.connect(addresses["ray"])
-        try:
+    with locks.hold(node.name), _tracked(node, runs):
+        if not runs["pipeline"]:  # a pipeline has looked for all its stages
             checks.check(content, [node.stage])
-            _flow(node, content)
-            prefect_state.drain()
-        finally:
-            ray.shutdown()
-    return {"errors": [], "trace": ""}
-
-
-def perform(request: Mapping[str, Any]) -> None:
-    """Run the node that another process asks for; this one has joined Ray and tracks it."""
-    content = params.read(Path("params.yaml"))
-    node = graph.find(request["node"], content)
-    context.CURRENT.set({"run": request["run"], "parent": request["parent"]})
-    with locks.hold(node.name):
         _flow(node, content)
+        prefect_state.drain()
 
 
 def _keep_trace(node: Node, error: Exception) -> None:
@@ -65,66 +46,51 @@ def _keep_trace(node: Node, error: Exception) -> None:
 
 
 def _flow(node: Node, content: Params) -> None:
-    from prefect import tags
-    from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
-    from prefect_ray import RayTaskRunner
-
     graph.nodes(content)
     capacity.require(resources.Compute.of(content), [node.stage])
-    from flows.pipeline.flows import FLOWS
-
-    alone = (
-        os.environ.get(context.PIPELINE) is None
-    )  # a pipeline sees its stages end; their heartbeats cost a second each
-    beats = {} if alone else {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
+    pipeline = context.current()["pipeline"]
+    # A pipeline sees its stages end, and their heartbeats would cost a second each. A stage alone has one, and the tag
+    # by which the watch over dead runs finds it.
+    beats = {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None} if pipeline else {}
+    flow = FLOWS[node.stage].with_options(task_runner=RayTaskRunner(), flow_run_name=node.name)
     try:
-        with temporary_settings(beats), tags(*_tags(node)):
-            FLOWS[node.stage].with_options(task_runner=RayTaskRunner(), flow_run_name=node.name)(
-                *filter(None, [node.arm])
-            )
+        with temporary_settings(beats), tags(node.name, *context.parent_tag(), pipeline or "fewstep"):
+            flow(*filter(None, [node.arm]))
     except Exception as error:
         _keep_trace(node, error)
         raise
 
 
-def _tags(node: Node) -> list[str]:
-    alone = (
-        os.environ.get(context.PIPELINE) is None
-    )  # then it has a heartbeat, and the watch over dead runs is told by its tag
-    return [node.name, *context.parent_tag(), "fewstep" if alone else os.environ[context.PIPELINE]]
-
-
 @contextmanager
-def _tracked(node: Node) -> Iterator[None]:
-    """A pipeline tracks its stages itself; a stage alone opens its own run while the rest starts."""
+def _tracked(node: Node, runs: Runs) -> Iterator[None]:
+    """A pipeline tracks its stages itself; a stage alone opens its own run."""
     reports.forget(node)
-    run, parent = os.environ.get(context.MLFLOW_RUN), os.environ.get(context.MLFLOW_PARENT)
-    if run:
-        context.CURRENT.set({"run": run, "parent": parent})
+    if runs["run"]:
+        context.enter(runs)
         yield
         return
-    own = tracker.Tracker()
-    run = own.open(node.name, parent, {})
-    context.CURRENT.set({"run": run, "parent": parent})
+    tracker = Tracker()
+    run = tracker.open(node.name, runs["parent"], {})
+    context.enter({**runs, "run": run})
     stop = threading.Event()
-    follower = threading.Thread(target=_follow, args=(own, node, run, stop), daemon=True)
+    follower = threading.Thread(target=_follow, args=(tracker, node, run, stop), daemon=True)
     follower.start()
     status = "FAILED"
     try:
         yield
         status = "FINISHED"
-    except KeyboardInterrupt:
+    except InterruptedError:
         status = "KILLED"
         raise
     finally:
         stop.set()
         follower.join()
         if status == "FINISHED":
-            own.complete(node, run)
+            tracker.complete(node, run)
         else:
-            own.close(run, status)
+            tracker.close(run, status)
 
 
-def _follow(tracker: tracker.Tracker, node: Node, run: str, stop: threading.Event) -> None:
+def _follow(tracker: Tracker, node: Node, run: str, stop: threading.Event) -> None:
     while not stop.wait(2.0):
         tracker.stream(node, run)

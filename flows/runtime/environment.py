@@ -1,5 +1,6 @@
 """What every process of a run agrees on, set before Prefect, Ray or MLflow are imported, and inherited."""
 
+import hashlib
 import os
 import sys
 from pathlib import Path
@@ -39,6 +40,14 @@ SETTINGS = {
 }
 
 
+DIGEST = "FEWSTEP_ENVIRONMENT"
+"""Environment variable: 16 hex digits of what a person's environment held when a command of ours began."""
+_DECIDES = ("AWS_", "CUDA_", "FEWSTEP_", "HF_", "MLFLOW_", "OMP_", "PREFECT_", "PYTHONPATH", "RAY_")
+"""Beginnings of the variables that work may depend on."""
+_PASSING = ("FEWSTEP_DRIVER", "FEWSTEP_MLFLOW_", "FEWSTEP_PIPELINE", "PREFECT__", "RAY_JOB_")
+"""Beginnings of those among them that a process sets for one that it starts."""
+
+
 def find_root() -> Path:
     """The project's folder: the nearest one upwards that holds dvc.yaml. Raises ValueError if there is none."""
     for folder in (Path.cwd(), *Path.cwd().parents):
@@ -59,3 +68,10 @@ def settle(root: Path) -> None:
     paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     if str(root) not in paths:
         os.environ["PYTHONPATH"] = os.pathsep.join([str(root), *filter(None, paths)])
+    os.environ.setdefault(DIGEST, _digest())
+
+
+def _digest() -> str:
+    names = [name for name in sorted(os.environ) if name.startswith(_DECIDES) and not name.startswith(_PASSING)]
+    text = "".join(f"{name}={os.environ[name]}\0" for name in names)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -31,8 +31,9 @@ _LEVEL_OF = {"failed": "error", "skipped": "warning"}
 
 def write(message: str, level: str = "info", node: Node | None = None, **facts: Any) -> None:
     """One event, by this process: `facts` may be unit, worker, mlflow_run, or a time other than now."""
-    line = {"time": time.time(), "level": level, "run": os.environ.get(context.PIPELINE)}
-    line |= {"mlflow_run": _mlflow_run(), "stage": node and node.stage, "arm": node and node.arm, "unit": None}
+    runs, stage, arm = context.current(), node and node.stage, node and node.arm
+    line = {"time": time.time(), "level": level, "run": runs["pipeline"], "mlflow_run": runs["run"]}
+    line |= {"stage": stage, "arm": arm, "unit": None}
     line |= {"worker": {"host": platform.node(), "pid": os.getpid()}, "message": message}
     append(line | facts)
 
@@ -104,7 +105,8 @@ def spoken(file: Path, unit: str) -> Callable[[str, str], None]:
 def forwarding(node: Node, files: Mapping[str, Path]) -> Iterator[None]:
     """Take over what the node's workers write to `files`, from now on and until it ends."""
     began, stop, offsets = time.time(), threading.Event(), dict.fromkeys(files, 0)
-    facts = {"run": os.environ.get(context.PIPELINE), "mlflow_run": _mlflow_run(), "stage": node.stage, "arm": node.arm}
+    runs = context.current()
+    facts = {"run": runs["pipeline"], "mlflow_run": runs["run"], "stage": node.stage, "arm": node.arm}
 
     def forward() -> None:
         for unit, file in files.items():
@@ -131,9 +133,3 @@ def forwarding(node: Node, files: Mapping[str, Path]) -> Iterator[None]:
         stop.set()
         thread.join()
         forward()
-
-
-def _mlflow_run() -> str | None:
-    from flows.telemetry import context
-
-    return (context.CURRENT.get(None) or {}).get("run")

@@ -12,7 +12,7 @@ def main(_parsed: argparse.Namespace) -> int:
     """Stop each server that runs."""
     from flows.servers import local
 
-    found = [service for service in map(local.running, ("worker", "ray", "mlflow", "prefect")) if service]
+    found = [service for service in map(local.running, ("worker", "driver", "ray", "mlflow", "prefect")) if service]
     for service in found:
         service.stop()
         print(f"{service.name} stopped")

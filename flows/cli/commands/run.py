@@ -2,13 +2,11 @@
 
 import argparse
 import sys
-import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from flows.project.nodes import Node, Params
+from flows.project.nodes import Node
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,97 +20,72 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(parsed: argparse.Namespace) -> int:
     """0 if everything is made and up to date. Parameters that are refused leave params.yaml as it was."""
+    from flows.cli import summary
+    from flows.cli.commands import compose
     from flows.pipeline import validation
     from flows.runtime import locks
 
-    file = Path("params.yaml")
+    started, file = time.time(), Path("params.yaml")
     with locks.hold("pipeline"):  # a second run would change the parameters under the first
         before = file.read_text(encoding="utf-8") if file.is_file() else None
         try:
-            return _run(parsed.overrides, parsed.until)
+            compose.write(parsed.overrides)
+            code = _run(parsed.until, started, debug=parsed.debug)
         except validation.Refused:
             if before is not None:
                 file.write_text(before, encoding="utf-8")
             raise
+    if code == 0:
+        summary.show()
+    return code
 
 
-def _run(overrides: Sequence[str], until: Sequence[str]) -> int:
+def _run(until: Sequence[str], started: float, *, debug: bool) -> int:
+    """Ask the driver that runs; where none does, start one only if there is something to make."""
     from flows.cli import summary
-    from flows.cli.commands import compose
-    from flows.pipeline import validation
-    from flows.project import aside, graph, resources, storage
-    from flows.tracking import outbox
-    from flows.versioning import dvc
-    from stages.io import params
+    from flows.cli.progress import board
+    from flows.pipeline import client, plan, validation
 
-    started = time.time()
-    compose.write(overrides)
-    content = params.read(Path("params.yaml"))
-    try:
-        resources.Compute.of(content)
-        storage.settle(content)
-        wanted = graph.needed(until, content)
-    except ValueError as error:
-        raise validation.Refused(str(error)) from None
-    aside.set_aside(content)
-    checking = validation.start()
-    dvc.check_locks()
-    changed = dvc.changed()
-    if not any(node.name in changed for node in wanted):
+    content, wanted = plan.wanted(until)
+    changed, empty = None, f"{len(wanted)} stages, all up to date"
+    if not client.known():
+        checking = validation.start()
+        made = plan.make(until)
+        if not made.is_empty:
+            client.start_early()
         validation.result(checking)
-        print(f"{len(wanted)} stages, all up to date")
-        if any(outbox.waiting()):
-            from flows.tracking.tracker import Tracker
-
-            Tracker()  # sends it
+        if made.is_empty:
+            print(empty)
+            return _tell_mlflow()
+        changed = made.changed
+    with board(content, wanted) as news:
+        answer = client.ask(
+            {"do": "pipeline", "until": until, "changed": changed},
+            lambda said: news(Node.parse(said["news"][0]), *said["news"][1:]),
+        )
+    sys.stdout.flush()
+    if answer.get("refused"):
+        raise validation.Refused("\n".join(answer["errors"]))
+    if debug and answer["trace"]:
+        print(answer["trace"], file=sys.stderr)
+    for line in answer["errors"]:
+        print(f"error: {line}", file=sys.stderr)
+    if answer["errors"]:
+        return 1
+    if answer["is_empty"]:
+        print(empty)
     else:
-        _make(content, changed, wanted, checking)
         wall, idle = summary.overhead(content, started, time.time())
         print(f"{wall:.0f} s, of which {idle:.0f} s ({100 * idle / wall:.0f} %) computed nothing")
-    summary.show()
     return 0
 
 
-def _make(content: Params, changed: Mapping[str, list[str]], wanted: frozenset[Node], checking: Any) -> None:
-    from flows.cli.progress import board
-    from flows.pipeline import validation
-    from flows.project import resources
-    from flows.servers import local
-    from flows.workers import checks, connection
+def _tell_mlflow() -> int:
+    """What an earlier run could not."""
+    from flows.tracking import outbox
 
-    opening = _Opening(daemon=True)
-    opening.start()  # imports MLflow and makes its database while the servers start
-    with board(content, wanted) as news, local.session(resources.Compute.of(content)) as addresses:
-        validation.result(checking)
-        connection.connect(addresses["ray"])
-        checks.check(content, [node.stage for node in wanted])
-        from flows.pipeline import run
-
-        run.execute(content, (changed, wanted), opening.result(), news)
-        connection.disconnect()
-    sys.stdout.flush()
-
-
-class _Opening(threading.Thread):
-    """Opens MLflow's store beside what else must start."""
-
-    def __init__(self, *, daemon: bool) -> None:
-        super().__init__(daemon=daemon)
-        self._tracker: Any = None
-        self._fault: Exception | None = None
-
-    def run(self) -> None:
-        """In the thread."""
+    if any(outbox.waiting()):
         from flows.tracking.tracker import Tracker
 
-        try:
-            self._tracker = Tracker()
-        except Exception as error:  # noqa: BLE001 (raised where it is waited for)
-            self._fault = error
-
-    def result(self) -> Any:
-        """The tracker; raises what its making raised."""
-        self.join()
-        if self._fault is not None:
-            raise self._fault
-        return self._tracker
+        Tracker()
+    return 0

@@ -11,13 +11,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(parsed: argparse.Namespace) -> int:
-    """Run it here; the artefact is replaced, DVC is told nothing."""
-    from flows.pipeline import stage
-    from flows.runtime.leash import die_with_parent
+    """Have it run; the artefact is replaced, DVC is told nothing."""
+    from flows.pipeline import client
+    from flows.runtime.processes import die_with_parent
 
     if not sys.stdin.isatty():
         die_with_parent()
-    answer = stage.run(f"{parsed.name}@{parsed.arm}" if parsed.arm else parsed.name)
+    node = f"{parsed.name}@{parsed.arm}" if parsed.arm else parsed.name
+    answer = client.ask({"do": "stage", "node": node}, lambda said: print(said["say"], flush=True))
     if parsed.debug and answer["trace"]:
         print(answer["trace"], file=sys.stderr)
     for line in answer["errors"]:

@@ -51,7 +51,7 @@ def _told(state: Any) -> str:
 def _services() -> list[str]:
     from flows.servers import local
 
-    found = [(name, local.running(name)) for name in local.PORTS | {"ray": 0}]
+    found = [(name, local.running(name)) for name in (*local.PORTS, "ray", "driver")]
     return [f"{name:24} {service.address} (process {service.pid})" for name, service in found if service]
 
 

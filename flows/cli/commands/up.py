@@ -10,13 +10,18 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prefect-port", type=int, default=4200)
     parser.add_argument("--mlflow-port", type=int, default=5000)
     parser.add_argument(
-        "--without", action="append", default=[], choices=("mlflow", "prefect", "ray"), help="do not start this one"
+        "--without",
+        action="append",
+        default=[],
+        choices=("driver", "mlflow", "prefect", "ray"),
+        help="do not start this one",
     )
 
 
 def main(parsed: argparse.Namespace) -> int:
     """Start what does not run, and print the addresses."""
     from flows.cli.commands import compose
+    from flows.pipeline import client
     from flows.project import storage
     from flows.project.resources import Compute
     from flows.runtime import addresses
@@ -38,5 +43,8 @@ def main(parsed: argparse.Namespace) -> int:
     ports = {"prefect": parsed.prefect_port, "mlflow": parsed.mlflow_port}
     for service in local.start(names, resources, ports=ports, leashed=False):
         print(f"{service.name:8} {service.address}  (process {service.pid}, log .fewstep/logs/{service.name}.log)")
+    if "driver" not in parsed.without and local.running("driver") is None:
+        client.start(None)
+        print(f"driver   gets ready  (log {client.LOG}); it runs what is asked for, and begins at once")
     print("stop them with `fewstep down`")
     return 0

@@ -1,0 +1,92 @@
+"""Asking the driver: the one that `fewstep up` left running, or one that is started for as long as it is needed."""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from flows.pipeline import channel
+from flows.pipeline.channel import Content
+from flows.runtime.environment import HOME
+from flows.telemetry import context
+
+STATE, LOG = HOME / "services" / "driver.json", HOME / "logs" / "driver.log"
+
+
+def ask(request: Content, hear: Callable[[Content], None]) -> Content:
+    """What the driver answers: {errors, trace, ...}; `hear` gets what it says before that.
+
+    Raises ValueError where none can be started, channel.Gone where it dies.
+    """
+    told = {**request, "runs": context.inherited(), "version": channel.fingerprint()}
+    path = os.environ.get(channel.SOCKET) or known()
+    answer = channel.ask(path, told, hear) if path else None
+    if answer is None or "stale" in answer:
+        stays = bool(answer and answer.get("stays"))  # it ends for a newer one to take its place
+        path = _another_than(path, None if stays else _leash())
+        answer = channel.ask(path, told, hear)
+    if answer is None or "stale" in answer:
+        raise channel.Gone("the driver ended as it was asked, or cannot do this; its log is .fewstep/logs/driver.log")
+    return answer
+
+
+def start_early() -> None:
+    """Have a driver get ready for what this process will soon ask."""
+    _another_than(None, _leash())
+
+
+def start(leash: int | None) -> str:
+    """Start a driver, which ends with process `leash` if one is given; where it listens. It goes on by itself to get
+    ready. Raises ValueError with its words if it dies.
+    """
+    from flows.runtime import processes
+
+    STATE.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "flows.pipeline.driver", *([str(leash)] if leash else [])]
+    process = processes.launch(command, log=LOG, leashed=False, own_session=True)
+    while process.poll() is None:
+        state = _state()
+        if state and state["pid"] == process.pid:
+            return state["address"]
+        time.sleep(0.02)
+    said = processes.complaint(LOG.read_text(encoding="utf-8", errors="replace"))
+    raise ValueError(f"driver: did not start ({said or 'no message'}); its log is {LOG}")
+
+
+def known() -> str | None:
+    """Where the project's driver listens, if there is one. Only asking it shows whether it lives."""
+    state = _state()
+    return state["address"] if state and Path(state["address"]).exists() else None
+
+
+def _state() -> Mapping[str, Any] | None:
+    try:
+        return json.loads(STATE.read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+
+
+def _another_than(path: str | None, leash: int | None) -> str:
+    """A driver that is not the one at `path`: somebody else may have started one meanwhile."""
+    from filelock import FileLock
+
+    with FileLock(HOME / "driver.lock"):
+        found = known()
+        return found if found and found != path else start(leash)
+
+
+def _leash() -> int:
+    """The process that a driver of ours must not outlive: the dvc that runs our stages one by one, or this one."""
+    import psutil
+
+    for process in psutil.Process().parents():
+        try:
+            words = process.cmdline()
+        except psutil.Error:  # it has ended, or is another user's
+            break
+        if any(Path(word).name == "dvc" for word in words[:3]):
+            return process.pid
+    return os.getpid()
