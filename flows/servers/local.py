@@ -21,7 +21,7 @@ from flows.project.resources import Compute
 from flows.runtime import addresses, processes
 from flows.runtime.addresses import RAY
 from flows.runtime.environment import HOME
-from flows.runtime.processes import die_with_parent
+from flows.runtime.leash import die_with_parent
 from stages.io.artefacts import write_json
 
 FOLDER = HOME / "services"

@@ -13,7 +13,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def main(parsed: argparse.Namespace) -> int:
     """Have it run; the artefact is replaced, DVC is told nothing."""
     from flows.pipeline import client
-    from flows.runtime.processes import die_with_parent
+    from flows.runtime.leash import die_with_parent
 
     if not sys.stdin.isatty():
         die_with_parent()
