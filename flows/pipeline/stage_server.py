@@ -108,13 +108,13 @@ def _answer(connection: socket.socket, perform: Callable[[Request], None], code:
         try:
             perform(request)
         except Exception as error:  # noqa: BLE001 (the edge: the waiting process must be told, whatever it is)
-            caller.send(errors=errors.lines(error), trace=traceback.format_exc())
+            caller.send(errors=errors.lines(error), passing=errors.passes(error), trace=traceback.format_exc())
         else:
-            caller.send(errors=[], trace="")
+            caller.send(errors=[], passing=False, trace="")
 
 
 def ask(node: str, facts: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """Have the pipeline run `node`: its answer, {errors, trace}; None if none listens, or it began with other code."""
+    """Have the pipeline run `node`: {errors, passing, trace}; None if none listens, or it began with other code."""
     path = os.environ.get(SOCKET)
     if path is None or not Path(path).exists():
         return None
@@ -130,4 +130,4 @@ def ask(node: str, facts: Mapping[str, Any]) -> Mapping[str, Any] | None:
                     print(message["say"], flush=True)  # noqa: T201 (DVC shows it)
         except ConnectionError:
             pass  # killed before it could answer
-    return {"errors": [f"{node}: the pipeline's process ended; run it again"], "trace": ""}
+    return {"errors": [f"{node}: the pipeline's process ended; run it again"], "passing": True, "trace": ""}

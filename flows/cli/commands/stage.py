@@ -13,6 +13,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def main(parsed: argparse.Namespace) -> int:
     """Run it here; the artefact is replaced, DVC is told nothing."""
     from flows.pipeline import stage
+    from flows.runtime import errors
     from flows.runtime.leash import die_with_parent
 
     if not sys.stdin.isatty():
@@ -20,6 +21,6 @@ def main(parsed: argparse.Namespace) -> int:
     answer = stage.run(f"{parsed.name}@{parsed.arm}" if parsed.arm else parsed.name)
     if parsed.debug and answer["trace"]:
         print(answer["trace"], file=sys.stderr)
-    for line in answer["errors"]:
-        print(f"error: {line}", file=sys.stderr)
-    return 1 if answer["errors"] else 0
+    if answer["errors"]:
+        raise errors.told("\n".join(answer["errors"]), passing=answer["passing"])
+    return 0
