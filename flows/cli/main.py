@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import NoReturn
 
-from flows.runtime import environment, errors
+from flows.runtime import environment, errors, outcomes
+from flows.runtime.outcomes import Outcome
 
 COMMANDS: Mapping[str, str] = MappingProxyType(
     {
@@ -36,8 +37,25 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; its exit code."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    """Run one command; its exit code: 0, or one of flows.runtime.errors, or 2 where it cannot be understood."""
+    asked, said, passing = outcomes.asked(), [], False
+    try:
+        return _run(list(sys.argv[1:] if arguments is None else arguments))
+    except KeyboardInterrupt:
+        said = ["interrupted; what was finished is kept"]
+        return _failed(said, errors.INTERRUPTED)
+    except Exception as error:  # noqa: BLE001 (the edge: every failure becomes one message and an exit code)
+        said, passing = errors.lines(error), errors.passes(error)
+        code = _failed(said, errors.PASSING if passing else errors.FAILED)
+        if errors.prefect_is_gone(error):
+            outcomes.write(asked, Outcome(said, passing))
+            _leave(code)
+        return code
+    finally:
+        outcomes.write(asked, Outcome(said, passing))
+
+
+def _run(given: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="fewstep", description=__doc__)
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     commands = parser.add_subparsers(dest="command", metavar="command", required=True)
@@ -52,17 +70,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         environment.settle(environment.find_root())
         return importlib.import_module(f"flows.cli.commands.{parsed.command}").main(parsed)
-    except KeyboardInterrupt:
-        print("error: interrupted; what was finished is kept", file=sys.stderr)
-        return 130
-    except Exception as error:  # noqa: BLE001 (the edge: every failure becomes one message and an exit code)
+    except Exception:
         if parsed.debug or os.environ.get("FEWSTEP_DEBUG"):
             traceback.print_exc()
-        for line in errors.lines(error):
-            print(f"error: {line}", file=sys.stderr)
-        if errors.prefect_is_gone(error):
-            _leave(1)
-        return 1
+        raise
+
+
+def _failed(said: Sequence[str], code: int) -> int:
+    for line in said:
+        print(f"error: {line}", file=sys.stderr)
+    return code
 
 
 def _leave(code: int) -> NoReturn:

@@ -1,7 +1,6 @@
 """The state of the project now, whoever runs it: read from locks, reports and events, so any process may look."""
 
 import json
-import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,6 @@ from flows.runtime import locks
 from flows.telemetry import events, reports
 from flows.versioning import dvc
 
-_SINCE = re.compile(r"since (\S+ \S+)\)")
 _RECENT_S = 24 * 3600
 
 
@@ -89,13 +87,12 @@ def failures(count: int = 3) -> list[Mapping[str, Any]]:
     return sorted(newest.values(), key=lambda line: -line["time"])[:count]
 
 
-def _running(node: Node, holder: str, params: Params, log: Sequence[Mapping[str, Any]]) -> State:
+def _running(node: Node, holder: locks.Holder, params: Params, log: Sequence[Mapping[str, Any]]) -> State:
     units = reports.of(node)
-    since = _SINCE.search(holder)
-    elapsed = time.time() - time.mktime(time.strptime(since[1], "%Y-%m-%d %H:%M:%S")) if since else None
-    began = time.time() - (elapsed or 0.0) - 1
     own = [
-        line for line in log if (line.get("stage"), line.get("arm")) == (node.stage, node.arm) and line["time"] > began
+        line
+        for line in log
+        if (line.get("stage"), line.get("arm")) == (node.stage, node.arm) and line["time"] >= holder.since
     ]
     working, ended = {}, set()
     for line in own:
@@ -105,7 +102,7 @@ def _running(node: Node, holder: str, params: Params, log: Sequence[Mapping[str,
                 ended.add(line["unit"])
     workers = tuple(sorted({worker for unit, worker in working.items() if unit not in ended}))
     share, words = _progress(node, units, len(ended), params)
-    return State(node, "running", words or holder, share, elapsed, workers)
+    return State(node, "running", words or str(holder), share, time.time() - holder.since, workers)
 
 
 def _progress(node: Node, units: Mapping[str, Any], ended: int, params: Params) -> tuple[float | None, str]:

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from subprocess import Popen, TimeoutExpired
+from tempfile import TemporaryDirectory
 from types import MappingProxyType
 
 import psutil
 
-from flows.runtime import processes
-from flows.runtime.errors import Passing
+from flows.runtime import errors, outcomes, processes
 from flows.telemetry.context import SCHEDULED_RUN
 
 _TAIL = 50
@@ -29,11 +29,16 @@ def call(
 ) -> list[str]:
     """Run `command` in the clone `where` with `extra` in its environment; its last lines of output.
 
-    Raises ValueError with its own message where a person must act, Passing where running it again may do, and
-    TimeoutError after `limit_s`. Whatever ends this call ends the command and all that it started.
+    Raises ValueError with its own message where a person must act, Passing where running it again may do (a signal
+    ended it, or it is of ours and says so), and TimeoutError after `limit_s`. Whatever ends this call ends the command
+    and all that it started.
     """
     began, tail = time.monotonic(), []
-    with _started(command, where, run, extra) as process, _heard(process, tail, say):
+    with (
+        TemporaryDirectory(prefix="fewstep-") as folder,
+        _started(command, where, run, {**extra, outcomes.FILE: f"{folder}/outcome.json"}) as process,
+        _heard(process, tail, say),
+    ):
         while process.poll() is None:
             try:
                 process.wait(timeout=1.0)
@@ -42,8 +47,9 @@ def call(
                     raise TimeoutError(
                         f"{_short(command)}: not done after {limit_s:.0f} s, and ended; what was finished is kept"
                     ) from None
+        told = outcomes.read(Path(folder) / "outcome.json")
     if process.returncode:
-        raise _failure(command, process.returncode, tail)
+        raise _failure(command, process.returncode, told, tail)
     return tail
 
 
@@ -104,14 +110,12 @@ def _heard(process: Popen[str], tail: list[str], say: Callable[[str], None]) -> 
             reader.join(timeout=5.0)
 
 
-def _failure(command: Sequence[str], code: int, tail: Sequence[str]) -> Exception:
-    said = [line.removeprefix("error: ") for line in tail if line.startswith("error: ")]
-    faults = said or [line for line in tail if line.startswith(("ERROR: ", "fatal: "))][-1:] or list(tail[-3:])
-    message = " / ".join(faults) or f"{_short(command)}: exit code {code}"
+def _failure(command: Sequence[str], code: int, told: outcomes.Outcome | None, tail: Sequence[str]) -> Exception:
     if code < 0:
-        return Passing(f"{_short(command)}: killed by signal {-code}")
-    # The message says what to do; where that is to run it again, nobody is there at night to do so.
-    return Passing(message) if "run it again" in message else ValueError(message)
+        return errors.Passing(f"{_short(command)}: killed by signal {-code}")
+    if told and told.errors:
+        return errors.told(" / ".join(told.errors), passing=told.passing)
+    return ValueError(processes.complaint("\n".join(tail)) or f"{_short(command)}: exit code {code}")
 
 
 def _short(command: Sequence[str]) -> str:

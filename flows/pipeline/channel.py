@@ -10,13 +10,13 @@ import json
 import os
 import socket
 import threading
-import traceback
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-from flows.runtime import environment
+from flows.runtime import environment, errors
+from flows.runtime.errors import Passing
 
 SOCKET = "FEWSTEP_DRIVER"
 """Environment variable of what the driver starts: where it listens."""
@@ -98,20 +98,14 @@ def _serve(connection: socket.socket, answer: Callable[[Caller, Content], Conten
         try:
             answered = answer(caller, json.loads(line))
         except Exception as error:  # noqa: BLE001 (the edge: the waiting process must be told, whatever it is)
-            from flows.runtime import errors
-
-            answered = {"errors": errors.lines(error), "trace": traceback.format_exc()}
+            answered = errors.answer(error)
         caller.send(answer=answered)
-
-
-class Gone(ConnectionError):
-    """The driver ended before it answered."""
 
 
 def ask(path: str, request: Content, hear: Callable[[Content], None]) -> Content | None:
     """The answer of the driver that listens at `path`, None if none does; `hear` gets what it says before that.
 
-    Raises Gone where the driver dies. An interrupt is passed on to it and raised once its work has ended.
+    Raises Passing where the driver dies. An interrupt is passed on to it and raised once its work has ended.
     """
     with socket.socket(socket.AF_UNIX) as connection:
         try:
@@ -124,7 +118,7 @@ def ask(path: str, request: Content, hear: Callable[[Content], None]) -> Content
                 return _listen(stream, hear)
             except KeyboardInterrupt:
                 connection.shutdown(socket.SHUT_WR)
-                with contextlib.suppress(Gone):
+                with contextlib.suppress(Passing):
                     _listen(stream, lambda _: None)
                 raise
 
@@ -136,4 +130,4 @@ def _listen(stream: Any, hear: Callable[[Content], None]) -> Content:
             if "answer" in message:
                 return message["answer"]
             hear(message)
-    raise Gone("the driver ended before its work was done; run it again")
+    raise Passing("the driver ended before its work was done; what was finished is kept, run it again")

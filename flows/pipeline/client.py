@@ -10,16 +10,18 @@ from typing import Any
 
 from flows.pipeline import channel
 from flows.pipeline.channel import Content
+from flows.runtime import errors
 from flows.runtime.environment import HOME
+from flows.runtime.errors import Passing, Refused
 from flows.telemetry import context
 
 STATE, LOG = HOME / "services" / "driver.json", HOME / "logs" / "driver.log"
 
 
 def ask(request: Content, hear: Callable[[Content], None]) -> Content:
-    """What the driver answers: {errors, trace, ...}; `hear` gets what it says before that.
+    """What the driver answers; `hear` gets what it says before that.
 
-    Raises ValueError where none can be started, channel.Gone where it dies.
+    Raises what failed there: Refused, ValueError or Passing, with its traceback as a note.
     """
     told = {**request, "runs": context.inherited(), "version": channel.fingerprint()}
     path = os.environ.get(channel.SOCKET) or known()
@@ -29,8 +31,17 @@ def ask(request: Content, hear: Callable[[Content], None]) -> Content:
         path = _another_than(path, None if stays else _leash())
         answer = channel.ask(path, told, hear)
     if answer is None or "stale" in answer:
-        raise channel.Gone("the driver ended as it was asked, or cannot do this; its log is .fewstep/logs/driver.log")
+        raise Passing(f"the driver ended as it was asked; its log is {LOG}, run it again")
+    if "errors" in answer:
+        raise _fault(answer)
     return answer
+
+
+def _fault(answer: Content) -> Exception:
+    message = "\n".join(answer["errors"])
+    error = Refused(message) if answer.get("refused") else errors.told(message, passing=answer["passing"])
+    error.add_note(answer["trace"])
+    return error
 
 
 def start_early() -> None:

@@ -24,6 +24,7 @@ from typing import Any
 from flows.pipeline import channel, client
 from flows.pipeline.channel import Caller, Content
 from flows.runtime import environment, errors, processes
+from flows.runtime.errors import Passing, Refused
 
 _LOOK_S, _PATIENCE_S = 0.3, 60.0
 _SECTIONS = ("compute", "storage")
@@ -61,24 +62,24 @@ class Driver:
                 raise self._fault
             return self._perform(caller, request)
         except InterruptedError as error:
-            return {"errors": [str(error)], "trace": ""}
+            return errors.answer(error)
         except KeyboardInterrupt:
-            return {"errors": ["interrupted; what was finished is kept"], "trace": ""}
+            return errors.answer(InterruptedError("interrupted; what was finished is kept"))
         finally:
             with self._turn:
                 self._callers.discard(caller)
 
     def _perform(self, caller: Caller, request: Content) -> Content:
-        from flows.pipeline import stage, validation
+        from flows.pipeline import stage
 
         if request["do"] == "stage":
             stage.perform(request["node"], request["runs"])
-            return {"errors": [], "trace": ""}
+            return {}
         with self._pipeline:  # one that was left alone may still be ending
             try:
-                return {"errors": [], "trace": "", "is_empty": _pipeline(caller, request)}
-            except validation.Refused as error:
-                return {"errors": errors.lines(error), "trace": traceback.format_exc(), "refused": True}
+                return {"is_empty": _pipeline(caller, request)}
+            except Refused as error:
+                return {**errors.answer(error), "refused": True}
 
     def _stale(self, request: Content) -> str | None:
         """Why this driver is not the one to ask."""
@@ -170,7 +171,7 @@ def _dead_server() -> str | None:
     try:
         connection.check_alive()
         addresses.require_servers()
-    except (ChildProcessError, ValueError) as error:
+    except (Passing, ValueError) as error:
         return str(error)
     return None
 

@@ -11,6 +11,7 @@ from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from flows.pipeline import channel
 from flows.project.nodes import Node
 from flows.project.resources import Compute
+from flows.runtime.errors import Passing
 from flows.telemetry.reports import last_report
 from flows.workers.connection import check_alive
 
@@ -53,7 +54,7 @@ def gather(
     """The tasks' results, once all have ended; raises what the first failed one raised, after all have ended.
 
     A task that neither reports nor ends for `compute.stall_s` is killed: TimeoutError. Where Ray itself dies, nothing
-    is waited for: ChildProcessError.
+    is waited for: Passing.
     """
     import ray
 
@@ -97,12 +98,12 @@ def _result(future: Any, hung: bool, compute: Compute) -> dict[str, Any]:
     try:
         return future.result(raise_on_failure=True)
     except ray.exceptions.OutOfMemoryError as error:
-        raise ChildProcessError(f"a worker ran out of memory; {_KEPT}") from error
+        raise Passing(f"a worker ran out of memory; {_KEPT}") from error
     except (ray.exceptions.NodeDiedError, ray.exceptions.LocalRayletDiedError, ray.exceptions.ObjectLostError) as error:
         check_alive()
-        raise ChildProcessError(f"the node that a worker was on died or left the cluster; {_KEPT}") from error
+        raise Passing(f"the node that a worker was on died or left the cluster; {_KEPT}") from error
     except ray.exceptions.WorkerCrashedError as error:
-        raise ChildProcessError(f"a worker was killed or crashed; {_KEPT}") from error
+        raise Passing(f"a worker was killed or crashed; {_KEPT}") from error
     except ray.exceptions.RaySystemError as error:
         check_alive()
-        raise ChildProcessError(f"Ray failed ({str(error).strip().splitlines()[0]}); {_KEPT}") from error
+        raise Passing(f"Ray failed ({str(error).strip().splitlines()[0]}); {_KEPT}") from error

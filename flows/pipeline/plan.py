@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from flows.pipeline import validation
 from flows.project import aside, graph
 from flows.project.nodes import Node, Params
 from flows.project.resources import Compute
 from flows.project.storage import Storage
+from flows.runtime.errors import Refused
 from flows.versioning import dvc
 from stages.io import params
 
@@ -31,7 +31,7 @@ class Plan:
 def wanted(until: Sequence[str]) -> tuple[Params, frozenset[Node]]:
     """The parameters in params.yaml, and the nodes called `until` with all that they need, or all.
 
-    Raises validation.Refused for what the parameters alone show to be wrong.
+    Raises Refused for what the parameters alone show to be wrong.
     """
     content = params.read(Path("params.yaml"))
     try:
@@ -39,7 +39,7 @@ def wanted(until: Sequence[str]) -> tuple[Params, frozenset[Node]]:
         Storage.of(content)
         return content, graph.needed(until, content)
     except ValueError as error:
-        raise validation.Refused(str(error)) from None
+        raise Refused(str(error)) from None
 
 
 def make(until: Sequence[str]) -> Plan:

@@ -9,7 +9,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
-from prefect import flow, get_run_logger, tags, task
+from prefect import State, flow, get_run_logger, tags, task
 from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed
 from prefect.task_runners import ThreadPoolTaskRunner
@@ -21,6 +21,7 @@ from flows.pipeline.scheduler import Slots
 from flows.project import graph
 from flows.project.nodes import Node, Params
 from flows.project.resources import Compute
+from flows.runtime import errors
 from flows.runtime.environment import HOME
 from flows.servers.warm_workers import prestart
 from flows.telemetry import context, events, reports
@@ -49,7 +50,7 @@ class Execution:
     logbook: ThreadPoolExecutor
     """Writes to MLflow while the next stage computes."""
     ran: set[Node] = field(default_factory=set)
-    failed: dict[Node, str] = field(default_factory=dict)
+    failed: dict[Node, BaseException] = field(default_factory=dict)
     processes: dict[Node, subprocess.Popen[str]] = field(default_factory=dict)
     times: dict[str, dict[str, Any]] = field(default_factory=dict)
 
@@ -58,6 +59,10 @@ class Execution:
         for process in self.processes.values():
             if process.poll() is None:
                 dvc.stop(process)
+
+
+class _Skipped(RuntimeError):
+    """Another node failed, which is what counts."""
 
 
 _EXECUTION: ContextVar[Execution] = ContextVar("execution")
@@ -78,10 +83,10 @@ def make(name: str) -> Any:
     with execution.slots.taken(node):
         _refuse_after_failure(node, execution)  # again: the place may be free because its last holder failed
         outcome = _repro(node, execution)
-        if outcome.code:
-            execution.failed[node] = outcome.message
-            execution.news(node, "failed", outcome.message)
-            raise RuntimeError(f"{outcome.message} (its log: {outcome.log})")
+        if outcome.fault:
+            execution.failed[node] = outcome.fault
+            execution.news(node, "failed", str(outcome.fault))
+            raise outcome.fault
     execution.ran.add(node)
     execution.slots.over(node, made=True)
     execution.news(node, "done" if outcome.ran else "cached", "")
@@ -93,7 +98,7 @@ def _refuse_after_failure(node: Node, execution: Execution) -> None:
     if execution.failed:
         execution.slots.over(node, made=False)
         execution.news(node, "skipped", "")
-        raise RuntimeError(f"{node.name} was not started, since {next(iter(execution.failed)).name} failed")
+        raise _Skipped(f"{node.name} was not started, since {next(iter(execution.failed)).name} failed")
 
 
 def _repro(node: Node, execution: Execution) -> dvc.Outcome:
@@ -124,14 +129,15 @@ def _raise_later(execution: Execution, node: Node) -> Callable[[Any], None]:
     def check(future: Any) -> None:
         error = future.exception()
         if error is not None:
-            execution.failed[node] = f"MLflow did not take its results: {error}"
+            words = f"MLflow did not take its results: {error}"
+            execution.failed[node] = errors.told(words, passing=errors.passes(error))
 
     return check
 
 
 @flow(name="fewstep", persist_result=False, validate_parameters=False)
 def pipeline() -> None:
-    """Make every node that is wanted; raises RuntimeError if one could not be made."""
+    """Make every node that is wanted; raises RuntimeError if one could not be made, whatever stood in its way."""
     execution = _EXECUTION.get()
     futures: dict[Node, Any] = {}
     try:
@@ -140,24 +146,33 @@ def pipeline() -> None:
                 execution.slots.over(node, made=False)
                 continue
             futures[node] = make.submit(node.name, wait_for=[futures[each] for each in reads])
-        for future in futures.values():
+        for node, future in futures.items():
             while not future.state.is_final():
                 future.wait(timeout=_LOOK_S)
                 if channel.abandoned():
                     raise KeyboardInterrupt
-    except BaseException:  # an interrupt: the tasks' threads end only when what they wait for does
-        execution.failed.setdefault(next(iter(futures)), "interrupted")
+            _note_failure(node, future.state, execution)
+    except BaseException as error:  # an interrupt: the tasks' threads end only when what they wait for does
+        execution.failed.setdefault(next(iter(futures)), error)
         execution.stop()
         raise
     execution.logbook.shutdown()
     if execution.failed:
-        node, message = next(iter(execution.failed.items()))
-        raise RuntimeError(f"{node.name}: {message}")
+        node, fault = next(iter(execution.failed.items()))
+        raise RuntimeError(f"{node.name}: {fault}") from fault
     artifacts.show(execution.tracker, execution.parent)
 
 
+def _note_failure(node: Node, state: State, execution: Execution) -> None:
+    """A task may end for other reasons than its stage's: what none of ours has told must not pass for made."""
+    if state.is_failed() or state.is_crashed():
+        error = state.result(raise_on_failure=False)
+        if isinstance(error, Exception) and not isinstance(error, _Skipped):
+            execution.failed.setdefault(node, error)
+
+
 def execute(plan: Plan, tracker: Tracker, news: News) -> None:
-    """Make what has changed, in the Ray that this process has joined. ValueError has the first stage's fault."""
+    """Make what has changed, in the Ray that is joined; raises the first stage's fault: ValueError or Passing."""
     content = plan.params
     started, tag = time.time(), f"pipeline-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     parent = tracker.open("pipeline", None, {"prefect.pipeline": tag})
@@ -185,8 +200,10 @@ def execute(plan: Plan, tracker: Tracker, news: News) -> None:
     except RuntimeError:
         if not execution.failed:
             raise
-        node, message = next(iter(execution.failed.items()))
-        raise ValueError(f"{node.name}: {message} (its log: {dvc.log_of(node)})") from None
+        # What somebody must put right counts for more than what may pass: the same again would fail again.
+        node, fault = min(execution.failed.items(), key=lambda item: errors.passes(item[1]))
+        words = f"{node.name}: {' / '.join(errors.lines(fault))} (its log: {dvc.log_of(node)})"
+        raise errors.told(words, passing=errors.passes(fault)) from None
     finally:
         execution.stop()
         drain()

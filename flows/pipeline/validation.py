@@ -11,15 +11,12 @@ from flows.project import graph
 from flows.project.nodes import STAGES
 from flows.project.resources import Compute
 from flows.runtime import processes
+from flows.runtime.errors import Refused
 from stages.io import params
 
 _FAULTS = 3
 """Exit code: parameters are at fault. Python itself ends with 1 and 2."""
 _LIMIT_S = 900.0
-
-
-class Refused(ValueError):
-    """Parameters that no stage can run with."""
 
 
 def start() -> Popen[str]:

@@ -5,6 +5,8 @@ import urllib.error
 import urllib.request
 from urllib.parse import urlsplit, urlunsplit
 
+from flows.runtime.errors import Passing
+
 RAY = "FEWSTEP_RAY_ADDRESS"
 """Environment variable: the Ray that the pipeline started, for its stages."""
 
@@ -41,7 +43,7 @@ def shown(address: str) -> str:
 
 
 def require_servers() -> None:
-    """Raises ValueError, which says what to do, unless the team's servers that the environment names answer."""
+    """Raises Passing, which says what to do, unless the team's servers that the environment names answer."""
     tracking = team_mlflow()
     if tracking:
         _require(MLFLOW, tracking, "to keep runs in mlruns/")
@@ -50,6 +52,8 @@ def require_servers() -> None:
 
 
 def _require(variable: str, address: str, otherwise: str) -> None:
+    if not is_server(address):
+        raise ValueError(f"{variable}={shown(address)}: not an http(s):// address; correct it, or unset it {otherwise}")
     try:
         with urllib.request.urlopen(shown(address).rstrip("/") + "/health", timeout=PATIENCE_S):  # noqa: S310 (the user's own)
             return
@@ -57,9 +61,9 @@ def _require(variable: str, address: str, otherwise: str) -> None:
         if error.code < 500:  # it lives, and may want a login, which the client library sends
             return
         reason = f"HTTP {error.code}"
-    except (OSError, ValueError) as error:
+    except OSError as error:
         reason = str(getattr(error, "reason", error))
-    raise ValueError(
+    raise Passing(
         f"{variable}={shown(address)}: no server answers there ({reason}); start it (docs/team-server.md), "
         f"correct the address, or unset {variable} {otherwise}"
     )

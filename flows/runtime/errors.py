@@ -1,13 +1,50 @@
-"""What a person reads when something fails."""
+"""What a person reads when something fails, and what a process that waits for it learns: may it pass by itself?"""
 
 import errno
 import os
 import platform
+import sqlite3
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+from stages.io.storage import TransientStorageError
+
+FAILED, PASSING, INTERRUPTED = 1, os.EX_TEMPFAIL, 130
+"""Exit codes: somebody must put something right; the same command may do later (75, as sendmail has it); stopped."""
 _HTTP = ("httpx", "httpcore")
 """What Prefect's client speaks through, and nothing else of ours."""
+
+
+class Passing(Exception):
+    """A failure that may not come again: a worker that was killed, a server that does not answer, a lease.
+
+    Raised where that is known. Its message is for people, who are told to run it again; programs look at the type, or
+    at the exit code PASSING.
+    """
+
+
+class Refused(ValueError):
+    """Parameters that no stage can run with."""
+
+
+def passes(error: BaseException) -> bool:
+    """Whether the same may do later, with nothing put right by anybody."""
+    if any(map(_is_full_disk, _causes(error))):
+        return False
+    return isinstance(error, Passing | TransientStorageError) or prefect_is_gone(error)
+
+
+def answer(error: BaseException) -> dict[str, Any]:
+    """All of it that a process which waits must learn, as plain JSON."""
+    trace = "".join(traceback.format_exception(error))
+    return {"errors": lines(error), "passing": passes(error), "trace": trace}
+
+
+def told(message: str, *, passing: bool) -> Exception:
+    """The error for a failure that another process has told of."""
+    return Passing(message) if passing else ValueError(message)
 
 
 def lines(error: BaseException) -> list[str]:
@@ -22,7 +59,7 @@ def lines(error: BaseException) -> list[str]:
             f"Prefect's server{address and f' at {address}'} does not answer ({text.splitlines()[0]}); start it again "
             "(`fewstep up` for this project's own) and run this again; finished units are kept"
         )
-    elif not isinstance(error, ValueError | OSError):
+    elif not isinstance(error, ValueError | OSError | Passing):
         text = f"{type(error).__name__}: {' '.join(text.split())}; a fault of ours or of a tool, --debug shows where"
     return [line for line in text.strip().splitlines() if line.strip()]
 
@@ -39,9 +76,6 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _is_full_disk(error: BaseException) -> bool:
-    """The system's own error, or what a database makes of it."""
-    return getattr(error, "errno", None) == errno.ENOSPC or "database or disk is full" in str(error)
-
-
-class Passing(RuntimeError):
-    """A failure that may not come again: a killed worker, a connection that broke."""
+    """The system's own error, or sqlite's, which MLflow's and Prefect's are raised from."""
+    code = getattr(error, "sqlite_errorcode", None)
+    return getattr(error, "errno", None) == errno.ENOSPC or code == sqlite3.SQLITE_FULL

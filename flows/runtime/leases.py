@@ -18,6 +18,7 @@ from typing import Any
 from prefect import get_run_logger
 
 from flows.runtime import processes
+from flows.runtime.errors import Passing
 from stages.io.storage import StorageError, Store
 
 RENEW_S = 15.0
@@ -27,7 +28,7 @@ DEAD_S = 90.0
 
 @contextmanager
 def hold(store: Store | None, node: str, key: str) -> Iterator[None]:
-    """Be the only one to make `node` from these inputs and parameters; ValueError says who else does."""
+    """Be the only one to make `node` from these inputs and parameters; Passing says who else does."""
     if store is None:
         yield
         return
@@ -80,7 +81,7 @@ def _take(store: Store, name: str, node: str, mine: Mapping[str, Any]) -> None:
             continue  # it was let go of meanwhile
         age = time.time() - found["renewed"]
         if age < DEAD_S and not _ended(found):
-            raise ValueError(
+            raise Passing(
                 f"{node}: process {found['pid']} on {found['host']} is making the same from another clone (last "
                 f"sign of life {age:.0f} s ago); wait for it, then run this again: its result will be used"
             )
@@ -89,7 +90,7 @@ def _take(store: Store, name: str, node: str, mine: Mapping[str, Any]) -> None:
             node, found["pid"], found["host"], age,
         )  # fmt: skip
         store.remove(name)
-    raise ValueError(f"{node}: others took the lease of it three times; run this again")
+    raise Passing(f"{node}: others took the lease of it three times; run this again")
 
 
 def _renew(store: Store, name: str, mine: Mapping[str, Any], stop: threading.Event) -> None:

@@ -17,7 +17,7 @@ import psutil
 import yaml
 
 from flows.project.nodes import Node
-from flows.runtime import processes
+from flows.runtime import errors, outcomes, processes
 from flows.runtime.environment import HOME
 from stages.io.artefacts import write_json
 
@@ -40,8 +40,8 @@ class Outcome:
     """False where DVC found nothing changed, or took the result from its cache."""
     code: int
     log: Path
-    message: str
-    """The stage's own words where it failed."""
+    fault: Exception | None
+    """Where it failed: the stage's own words, or DVC's; Passing if the same may do later."""
 
 
 def check_locks() -> None:
@@ -112,6 +112,8 @@ def _reasons(entries: list[Any]) -> list[str]:
 
 def start(node: Node, environment: Mapping[str, str]) -> Popen[str]:
     """`dvc repro` of this node alone, beside others; its words go to the node's log."""
+    _told(node).unlink(missing_ok=True)
+    environment = {**environment, outcomes.FILE: str(_told(node).resolve())}
     fetch = ["--pull"] if os.environ.get(PULL) else []
     command = [*_DVC, "--wait-for-lock", "repro", *fetch, "--single-item", node.name]
     return processes.launch(command, log=log_of(node), environment=environment)
@@ -130,16 +132,18 @@ def stop(process: Popen[str]) -> None:
 
 
 def outcome(node: Node, process: Popen[str]) -> Outcome:
-    """Read what a finished `start` wrote."""
-    log = log_of(node)
-    text = log.read_text(encoding="utf-8", errors="replace")
-    said = [line.removeprefix("error: ") for line in text.splitlines() if line.startswith("error: ")]
-    return Outcome(
-        ran=f"Running stage '{node.name}'" in text,
-        code=process.returncode,
-        log=log,
-        message=" / ".join(said) or processes.complaint(text) or "no message",
-    )
+    """What a finished `start` came to, as the stage that DVC ran told it; where DVC ran none, by DVC's exit code."""
+    log, told, fault = log_of(node), outcomes.read(_told(node)), None
+    if process.returncode:
+        said = " / ".join(told.errors) if told else ""
+        words = said or processes.complaint(log.read_text(encoding="utf-8", errors="replace")) or "no message"
+        fault = errors.told(words, passing=told.passing if told and said else process.returncode < 0)
+    return Outcome(ran=told is not None, code=process.returncode, log=log, fault=fault)
+
+
+def _told(node: Node) -> Path:
+    """Where the stage that DVC runs says how it ended."""
+    return log_of(node).with_name(f"{node.name}.json")
 
 
 def configure_remote(name: str, url: str, endpoint: str | None) -> None:

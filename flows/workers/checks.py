@@ -13,6 +13,7 @@ from flows.project.nodes import Params
 from flows.project.resources import Compute
 from flows.project.storage import Storage
 from flows.runtime.environment import HOME
+from flows.runtime.errors import Passing
 from flows.workers.capacity import require
 
 JOIN_S = 60.0
@@ -25,7 +26,10 @@ _PACKAGES = ("runtime", "project", "telemetry", "workers")
 
 
 def check(content: Params, stages: Iterable[str]) -> None:
-    """ValueError, a line a fault, if the cluster cannot run `stages`; nothing to do for a Ray of our own."""
+    """ValueError, a line a fault, if the cluster cannot run `stages`; nothing to do for a Ray of our own.
+
+    Passing where nodes that it should have are not there.
+    """
     compute = Compute.of(content)
     if compute.backend != "address":
         return
@@ -45,7 +49,7 @@ def _await_nodes(compute: Compute) -> None:
     end, wanted = time.monotonic() + JOIN_S, compute.nodes or 1
     while len(alive := [node for node in ray.nodes() if node["Alive"]]) < wanted:
         if time.monotonic() > end:
-            raise ValueError(
+            raise Passing(
                 f"compute.nodes={wanted}: the Ray at {compute.address} has {len(alive)} after {JOIN_S:g} s; start more "
                 "(`ray start --address ...`), or lower it"
             )

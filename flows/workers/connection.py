@@ -5,6 +5,7 @@ import socket
 
 from flows.project.resources import Compute
 from flows.runtime import addresses
+from flows.runtime.errors import Passing
 from flows.workers import collector
 
 _TOLD = ("PREFECT_", "RAY_ACCEL", "AWS_REQUEST", "AWS_RESPONSE", "AWS_ENDPOINT", "AWS_DEFAULT_REGION", "TOKENIZERS_")
@@ -16,12 +17,14 @@ _VITAL: list[tuple[str, int]] = []
 
 
 def connect(address: str) -> None:
-    """Join the Ray at `address`; ValueError if it is not there, or is of another kind than this process."""
+    """Join the Ray at `address`; Passing where none answers, ValueError where it is of another kind."""
     host, _, port = address.rpartition(":")
+    if not port.isdecimal():
+        raise ValueError(f"compute.address={address}: must be the head's host:port")
     try:
         _reach(host, int(port))
-    except (OSError, ValueError) as error:
-        raise ValueError(
+    except OSError as error:
+        raise Passing(
             f"compute.address={address}: no Ray answers there ({error}); start one with `fewstep up`, or correct it"
         ) from None
     import ray
@@ -33,7 +36,7 @@ def connect(address: str) -> None:
         ray.init(address=address, namespace="prefect", log_to_driver=False, logging_level="error", **foreign)
     except (RuntimeError, ConnectionError) as error:  # another version, no node of the cluster here, another token
         if own:
-            raise ChildProcessError(f"Ray died as it was joined ({address}); run it again") from None
+            raise Passing(f"Ray died as it was joined ({address}); run it again") from None
         raise ValueError(
             f"compute.address={address}: could not be joined: {str(error).strip().splitlines()[0]}; this machine must "
             "be a node of the cluster, with the same Python and Ray (docs/cluster.md)"
@@ -62,12 +65,12 @@ def num_cpus(compute: Compute) -> int:
 
 
 def check_alive() -> None:
-    """ChildProcessError if the Ray that this process has joined has died: asking it anything would take a minute."""
+    """Passing if the Ray that this process has joined has died: asking it anything would take a minute."""
     for host, port in _VITAL:
         try:
             _reach(host, port)
         except OSError:
-            raise ChildProcessError(
+            raise Passing(
                 f"Ray died (nothing answers at {host}:{port}); finished units are kept, run it again to go on from "
                 "there"
             ) from None

@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from flows.project.resources import Compute
+from flows.runtime.errors import Passing
 
 if TYPE_CHECKING:  # only judges and those who ask them need torch
     from torch import Tensor
@@ -89,7 +90,7 @@ class Panel:
         self._judges, self._silence_s = judges, silence_s
 
     def __call__(self, images: "Tensor", targets: "Tensor") -> "Tensor":
-        """Rewards [B], in the order of the images. Raises what a judge raised, ChildProcessError where one is lost."""
+        """Rewards [B], in the order of the images. Raises what a judge raised, Passing where one is lost."""
         import torch
 
         parts = zip(
@@ -181,6 +182,6 @@ def _answers(asked: Sequence[Any], limit_s: float) -> list[Any]:
     except ray.exceptions.RayTaskError as error:
         raise error.cause from None
     except ray.exceptions.RayActorError:
-        raise ChildProcessError(
+        raise Passing(
             f"a reward worker died {_RESTARTS + 1} times; finished units are kept, run it again to go on from there"
         ) from None

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.project.resources import Compute
+from flows.runtime.errors import Passing
 
 if TYPE_CHECKING:  # the driver has no use for torch
     from stages.core.types import Reward
@@ -55,7 +56,7 @@ def train(
 
     `reward`, if there is one, is asked by all of them.
 
-    Raises what the stage raised on a worker; ValueError where they find no room, ChildProcessError where one died.
+    Raises what the stage raised on a worker; ValueError where they find no room, Passing where one died.
     """
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -130,9 +131,7 @@ def _cause(failures: Mapping[int, Exception], trace: str) -> Exception:
         if not isinstance(error, ends):
             error.add_note(trace)
             return error
-    return ChildProcessError(
-        "a worker was killed or crashed; finished units are kept, run it again to go on from there"
-    )
+    return Passing("a worker was killed or crashed; finished units are kept, run it again to go on from there")
 
 
 def _unplaced(error: Exception, gang: Gang) -> Exception:

@@ -10,8 +10,9 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,16 @@ _SINGLE_PUT = 100 * 2**20
 _CHECKED_PUT = 2**20
 """From here on, ask whether an object is there before sending it again."""
 _PARALLEL = 8
+_EXPIRED = ("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired")
+_BUSY = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT, HTTPStatus.TOO_MANY_REQUESTS)
 
 
 class StorageError(ValueError):
     """The store refused, did not answer, or holds something else than it should; says what to do."""
+
+
+class TransientStorageError(StorageError):
+    """It did not answer, or is busy, or half a file arrived: the same may do later, with nothing put right."""
 
 
 def is_url(place: str | Path) -> bool:
@@ -80,7 +87,7 @@ class Store:
             _filesystem().put_file(str(file), url, ContentType="application/octet-stream", **digest)
         found = self.size(url)
         if found != entry["bytes"]:
-            raise StorageError(f"{url}: {found} bytes arrived of {entry['bytes']}; run it again")
+            raise TransientStorageError(f"{url}: {found} bytes arrived of {entry['bytes']}; run it again")
 
     def put_all(self, folder: Path, entries: Iterable[Entry]) -> None:
         """Send the files of `folder`, several at once."""
@@ -137,7 +144,7 @@ class Store:
             except FileExistsError:
                 return False
             except OSError as error:
-                if exclusively and "PreconditionFailed" in f"{error!r}{error.__cause__!r}":
+                if exclusively and _refusal(error)[1] == HTTPStatus.PRECONDITION_FAILED:
                     return False
                 raise
         return True
@@ -172,20 +179,25 @@ class Store:
         with self._speaking():
             _filesystem().call_s3("list_objects_v2", Bucket=bucket, MaxKeys=1)
 
-    @contextmanager
-    def _speaking(self, what: str = "") -> Iterator[None]:
-        """Every fault of the store as one clear message."""
-        try:
-            yield
-        except FileExistsError:
+    def _speaking(self, what: str = "") -> AbstractContextManager[None]:
+        return speaking(what or self.root)
+
+
+@contextmanager
+def speaking(what: str) -> Iterator[None]:
+    """Every fault of a store, met where `what` is read or written, as one clear message: a StorageError."""
+    try:
+        yield
+    except FileExistsError:
+        raise
+    except StorageError:
+        raise
+    except Exception as error:
+        fault = _explain(error)
+        if fault is None:
             raise
-        except StorageError:
-            raise
-        except Exception as error:
-            fault = _explain(error)
-            if fault is None:
-                raise
-            raise StorageError(f"{what or self.root}: {fault}; what was finished is kept") from error
+        kind = TransientStorageError if _may_pass(error) else StorageError
+        raise kind(f"{what}: {fault}; what was finished is kept") from error
 
 
 def use(endpoint: str | None) -> None:
@@ -199,12 +211,13 @@ def use(endpoint: str | None) -> None:
 
 def _explain(error: Exception) -> str | None:
     """What a fault of s3fs or botocore means, and what to do; None for a fault of ours."""
-    from botocore.exceptions import BotoCoreError, NoCredentialsError
+    from botocore import exceptions as boto
 
-    said = " ".join(str(error).split()) or type(error).__name__
-    if isinstance(error, NoCredentialsError):
+    said, where = " ".join(str(error).split()) or type(error).__name__, os.environ.get(ENDPOINT, "AWS")
+    if isinstance(error, boto.NoCredentialsError | boto.PartialCredentialsError):
         return "no AWS credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or ~/.aws/credentials"
-    if "expired" in said.lower():
+    no_token = isinstance(error, boto.SSOError | boto.TokenRetrievalError | boto.CredentialRetrievalError)
+    if no_token or _refusal(error)[0] in _EXPIRED:
         return f"the AWS credentials have expired ({said}); renew them and run it again"
     if isinstance(error, PermissionError):
         return (
@@ -213,10 +226,36 @@ def _explain(error: Exception) -> str | None:
         )
     if isinstance(error, FileNotFoundError):
         return f"not there ({said}); correct storage.root, create the bucket, or make the artefact anew"
-    if isinstance(error, OSError | BotoCoreError | TimeoutError):
-        where = os.environ.get(ENDPOINT, "AWS")
-        return f"no good answer from {where} in several tries ({said}); check storage.endpoint and the network"
+    if isinstance(error, OSError | boto.BotoCoreError):
+        what, check = ("no good answer from", "storage.endpoint and the network")
+        if not _may_pass(error):
+            what, check = ("refused by", "storage.root, storage.endpoint and the credentials")
+        return f"{what} {where} ({said}); check {check}"
     return None
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether it was no answer, or one that says: later."""
+    from botocore import exceptions as boto
+
+    status = _refusal(error)[1]
+    if isinstance(error, PermissionError | FileNotFoundError | boto.SSLError):
+        return False
+    if status:
+        return status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in _BUSY or isinstance(error, TimeoutError)
+    return isinstance(error, OSError | boto.HTTPClientError | boto.ConnectionError | boto.IncompleteReadError)
+
+
+def _refusal(error: BaseException | None) -> tuple[str, int]:
+    """S3's code and HTTP status, which s3fs leaves in the cause of what it raises; ("", 0) where S3 said nothing."""
+    from botocore.exceptions import ClientError
+
+    while error is not None:
+        if isinstance(error, ClientError):
+            status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+            return error.response["Error"].get("Code", ""), status
+        error = error.__cause__
+    return "", 0
 
 
 def _filesystem() -> Any:

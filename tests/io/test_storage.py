@@ -6,9 +6,11 @@ import shutil
 
 import pytest
 import torch
+from botocore.exceptions import ClientError
+from s3fs.errors import translate_boto_error
 
 from stages.io import artefacts, places, shards, storage
-from stages.io.storage import StorageError, Store
+from stages.io.storage import StorageError, Store, TransientStorageError
 from tests import s3
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of moto's server, which runs in this process
@@ -105,7 +107,7 @@ def test_tries_are_bounded_and_the_end_is_clear(store, network, tmp_path, kind, 
     monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0.05)
     entry = file_with(tmp_path, b"small")
     network.fault(kind, 10**6)
-    with pytest.raises(StorageError, match=rf"no good answer from {network.endpoint} .*storage\.endpoint"):
+    with pytest.raises(TransientStorageError, match=rf"no good answer from {network.endpoint} .*storage\.endpoint"):
         store.put(tmp_path / "a.bin", entry)
     assert 1 < network.struck < 50
 
@@ -113,8 +115,28 @@ def test_tries_are_bounded_and_the_end_is_clear(store, network, tmp_path, kind, 
 def test_an_expired_token_is_named(store, network, tmp_path):
     entry = file_with(tmp_path, LARGE)
     network.fault("expired", 10**6)
-    with pytest.raises(StorageError, match=r"credentials have expired .*renew them"):
+    with pytest.raises(StorageError, match=r"credentials have expired .*renew them") as refusal:
         store.put(tmp_path / "a.bin", entry)
+    assert not isinstance(refusal.value, TransientStorageError), "nobody need try that again"
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "raised"),
+    [
+        (400, "MalformedXML", StorageError),
+        (400, "RequestTimeout", TransientStorageError),
+        (403, "AccessDenied", StorageError),
+        (409, "OperationAborted", TransientStorageError),
+        (429, "TooManyRequests", TransientStorageError),
+        (503, "SlowDown", TransientStorageError),
+    ],
+)
+def test_what_may_pass_is_told_by_the_status_not_by_the_words(status, code, raised):
+    answer = {"Error": {"Code": code, "Message": "expired? no"}, "ResponseMetadata": {"HTTPStatusCode": status}}
+    with pytest.raises(StorageError) as refusal, storage.speaking("s3://team/x"):
+        raise translate_boto_error(ClientError(answer, "PutObject"))
+    assert type(refusal.value) is raised
+    assert "have expired" not in str(refusal.value)
 
 
 def test_a_wrong_bucket_is_named(network, tmp_path):

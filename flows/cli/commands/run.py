@@ -22,25 +22,24 @@ def main(parsed: argparse.Namespace) -> int:
     """0 if everything is made and up to date. Parameters that are refused leave params.yaml as it was."""
     from flows.cli import summary
     from flows.cli.commands import compose
-    from flows.pipeline import validation
     from flows.runtime import locks
+    from flows.runtime.errors import Refused
 
     started, file = time.time(), Path("params.yaml")
     with locks.hold("pipeline"):  # a second run would change the parameters under the first
         before = file.read_text(encoding="utf-8") if file.is_file() else None
         try:
             compose.write(parsed.overrides)
-            code = _run(parsed.until, started, debug=parsed.debug)
-        except validation.Refused:
+            _run(parsed.until, started)
+        except Refused:
             if before is not None:
                 file.write_text(before, encoding="utf-8")
             raise
-    if code == 0:
-        summary.show()
-    return code
+    summary.show()
+    return 0
 
 
-def _run(until: Sequence[str], started: float, *, debug: bool) -> int:
+def _run(until: Sequence[str], started: float) -> None:
     """Ask the driver that runs; where none does, start one only if there is something to make."""
     from flows.cli import summary
     from flows.cli.progress import board
@@ -56,7 +55,8 @@ def _run(until: Sequence[str], started: float, *, debug: bool) -> int:
         validation.result(checking)
         if made.is_empty:
             print(empty)
-            return _tell_mlflow()
+            _tell_mlflow()
+            return
         changed = made.changed
     with board(content, wanted) as news:
         answer = client.ask(
@@ -64,23 +64,14 @@ def _run(until: Sequence[str], started: float, *, debug: bool) -> int:
             lambda said: news(Node.parse(said["news"][0]), *said["news"][1:]),
         )
     sys.stdout.flush()
-    if answer.get("refused"):
-        raise validation.Refused("\n".join(answer["errors"]))
-    if debug and answer["trace"]:
-        print(answer["trace"], file=sys.stderr)
-    for line in answer["errors"]:
-        print(f"error: {line}", file=sys.stderr)
-    if answer["errors"]:
-        return 1
     if answer["is_empty"]:
         print(empty)
     else:
         wall, idle = summary.overhead(content, started, time.time())
         print(f"{wall:.0f} s, of which {idle:.0f} s ({100 * idle / wall:.0f} %) computed nothing")
-    return 0
 
 
-def _tell_mlflow() -> int:
+def _tell_mlflow() -> None:
     """What an earlier run could not."""
     from flows.tracking import outbox
 
@@ -88,4 +79,3 @@ def _tell_mlflow() -> int:
         from flows.tracking.tracker import Tracker
 
         Tracker()
-    return 0

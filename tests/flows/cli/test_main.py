@@ -6,7 +6,8 @@ import sys
 import pytest
 
 from flows.cli.main import main
-from flows.runtime import locks
+from flows.runtime import errors, locks, outcomes
+from flows.runtime.outcomes import Outcome
 
 
 @pytest.fixture
@@ -39,17 +40,29 @@ def test_the_command_line_is_quick_to_start():
     assert done.stdout.strip().splitlines()[-1] == "[]"
 
 
-def test_outside_a_project_the_message_says_so(home, capsys):
-    assert main(["status"]) == 1
+def test_outside_a_project_the_message_says_so(home, capsys, monkeypatch):
+    monkeypatch.setenv(outcomes.FILE, str(home / "told.json"))
+    assert main(["status"]) == errors.FAILED == 1
     assert "run this inside the project's folder" in capsys.readouterr().err
+    assert not outcomes.read(home / "told.json").passing
 
 
-def test_a_second_run_leaves_the_parameters_of_the_first(home, capsys):
+def test_what_cannot_be_understood_does_not_pass(home, monkeypatch):
+    monkeypatch.setenv(outcomes.FILE, str(home / "told.json"))
+    with pytest.raises(SystemExit):
+        main(["stage"])
+    assert outcomes.read(home / "told.json") == Outcome([], passing=False)
+
+
+def test_a_second_run_leaves_the_parameters_of_the_first(home, capsys, monkeypatch):
     (home / "dvc.yaml").touch()
     (home / "params").mkdir()
     (home / "params.yaml").write_text("first: true\n")
+    monkeypatch.setenv(outcomes.FILE, str(home / "told.json"))
     with locks.hold("pipeline"):
         code = main(["run", "seed=7"])
-    assert code == 1
-    assert "pipeline: process" in capsys.readouterr().err
+    assert code == errors.PASSING == 75
+    said = capsys.readouterr().err
+    assert said.startswith("error: pipeline: process")
+    assert outcomes.read(home / "told.json") == Outcome([said.strip().removeprefix("error: ")], passing=True)
     assert (home / "params.yaml").read_text() == "first: true\n"

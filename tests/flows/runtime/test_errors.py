@@ -1,15 +1,31 @@
-"""What went wrong, in one message."""
+"""What went wrong, in one message, and whether it may pass by itself: by its type, whatever its words."""
 
 import errno
+import sqlite3
 
+import httpx
 import pytest
 
 from flows.runtime import errors
+from flows.runtime.errors import Passing
+from stages.io.storage import StorageError, TransientStorageError
 
 
-@pytest.mark.parametrize(
-    "error", [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("(sqlite3) database or disk is full\nSQL")]
-)
+def caused(error, cause):
+    error.__cause__ = cause
+    return error
+
+
+def full_database():
+    """What sqlite raises where it can write no more, as Prefect and MLflow pass it on."""
+    with sqlite3.connect(":memory:") as database:
+        database.execute("PRAGMA max_page_count = 1")
+        with pytest.raises(sqlite3.OperationalError) as refusal:
+            database.execute("CREATE TABLE t (x)")
+    return caused(RuntimeError("Background on this error at: ..."), refusal.value)
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), full_database()])
 def test_a_full_disk_is_one_message(error):
     [line] = errors.lines(error)
     assert line.startswith("no space left on the disk of")
@@ -17,12 +33,32 @@ def test_a_full_disk_is_one_message(error):
 
 
 def test_a_prefect_server_that_does_not_answer_is_named(monkeypatch):
-    import httpx
-
     monkeypatch.setenv("PREFECT_API_URL", "http://me:secret@127.0.0.1:1/api")
-    outer = RuntimeError("it went wrong")
-    outer.__cause__ = httpx.ConnectError("All connection attempts failed")
-    [line] = errors.lines(outer)
+    [line] = errors.lines(caused(RuntimeError("it went wrong"), httpx.ConnectError("All connection attempts failed")))
     assert "Prefect's server at 127.0.0.1:1/api does not answer" in line
     assert "secret" not in line
     assert "a fault of ours" in errors.lines(RuntimeError("x"))[0]
+    assert errors.lines(Passing("a worker was killed")) == ["a worker was killed"]
+
+
+@pytest.mark.parametrize(
+    ("error", "passes"),
+    [
+        (Passing("the node left"), True),
+        (TransientStorageError("no answer"), True),
+        (caused(RuntimeError("x"), httpx.ReadTimeout("")), True),
+        (StorageError("the credentials have expired; renew them and run it again"), False),
+        (ValueError("lr: too large; lower it and run it again"), False),
+        (OSError(errno.ENOSPC, "No space left on device"), False),
+        (full_database(), False),
+        (caused(Passing("the worker died"), OSError(errno.ENOSPC, "")), False),
+        (RuntimeError("the database or disk is full"), False),
+    ],
+)
+def test_what_may_pass_is_a_type(error, passes):
+    assert errors.passes(error) is passes
+
+
+@pytest.mark.parametrize("passing", [True, False])
+def test_what_another_process_told_keeps_its_kind(passing):
+    assert errors.passes(errors.told("it is so", passing=passing)) is passing

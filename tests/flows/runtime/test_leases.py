@@ -8,6 +8,7 @@ import psutil
 import pytest
 
 from flows.runtime import leases
+from flows.runtime.errors import Passing
 from stages.io import storage
 from stages.io.storage import Store
 from tests import s3
@@ -45,7 +46,7 @@ def other():
 def test_who_holds_it_keeps_others_out(store, other):
     store.write_document(NAME, held_by(other))
     with (
-        pytest.raises(ValueError, match=rf"teacher: process {other.pid} on here is making the same from another clone"),
+        pytest.raises(Passing, match=rf"teacher: process {other.pid} on here is making the same from another clone"),
         leases.hold(store, "teacher", "k"),
     ):
         pass
@@ -66,7 +67,7 @@ def test_a_lease_left_by_a_dead_process_of_this_machine_is_taken_over_at_once(st
 def test_a_process_of_another_machine_is_believed(store, other):
     other.kill()
     store.write_document(NAME, held_by(other, table="another boot"))
-    with pytest.raises(ValueError, match="is making the same"), leases.hold(store, "teacher", "k"):
+    with pytest.raises(Passing, match="is making the same"), leases.hold(store, "teacher", "k"):
         pass
 
 

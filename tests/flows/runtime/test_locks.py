@@ -1,11 +1,14 @@
 """A lock is held by one process, and let go of by its death."""
 
+import platform
 import subprocess
 import sys
+import time
 
 import pytest
 
 from flows.runtime import locks
+from flows.runtime.errors import Passing
 from tests.flows.clone import ROOT
 
 
@@ -23,6 +26,7 @@ def test_a_node_runs_once_at_a_time(home):
             print("held", flush=True)
             time.sleep(60)
     """
+    began = time.time()
     other = subprocess.Popen(
         [sys.executable, "-c", code],
         stdout=subprocess.PIPE,
@@ -31,11 +35,13 @@ def test_a_node_runs_once_at_a_time(home):
     try:
         assert other.stdout.readline()
         with (
-            pytest.raises(ValueError, match=rf"teacher: process {other.pid} on .* is running it"),
+            pytest.raises(Passing, match=rf"teacher: process {other.pid} on .* is running it"),
             locks.hold("teacher"),
         ):
             pass
-        assert str(other.pid) in locks.held("teacher")
+        holder = locks.held("teacher")
+        assert (holder.pid, holder.host) == (other.pid, platform.node())
+        assert began <= holder.since <= time.time()
         with locks.hold("distill@a"):
             pass
     finally:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from flows.pipeline import stage_server
+from flows.runtime.errors import Passing
 from flows.telemetry.context import PIPELINE
 
 ROOT = Path(stage_server.__file__).parents[2]
@@ -23,7 +24,7 @@ def test_a_stage_speaks_to_whoever_asked(capsys):
 
     with stage_server.serve(perform):
         answer = stage_server.ask("teacher", {"run": "r1"})
-    assert answer == {"errors": [], "trace": ""}
+    assert answer == {"errors": [], "passing": False, "trace": ""}
     assert capsys.readouterr().out == "teacher: 50 %\n"
 
 
@@ -33,8 +34,17 @@ def test_a_fault_reaches_whoever_asked():
 
     with stage_server.serve(perform):
         answer = stage_server.ask("teacher", {})
-    assert answer["errors"] == ["it is so; do that"]
+    assert (answer["errors"], answer["passing"]) == (["it is so; do that"], False)
     assert "Traceback" in answer["trace"]
+
+
+def test_whether_a_fault_may_pass_reaches_whoever_asked():
+    def perform(_request):
+        raise Passing("a worker was killed")
+
+    with stage_server.serve(perform):
+        answer = stage_server.ask("teacher", {})
+    assert (answer["errors"], answer["passing"]) == (["a worker was killed"], True)
 
 
 def test_code_that_was_edited_since_runs_elsewhere(monkeypatch):
@@ -59,8 +69,9 @@ def test_a_pipeline_that_dies_is_a_fault(tmp_path, monkeypatch):
             server.accept()[0].close()
 
         threading.Thread(target=hang_up, daemon=True).start()
-        [error] = stage_server.ask("teacher", {})["errors"]
-    assert "the pipeline's process ended" in error
+        answer = stage_server.ask("teacher", {})
+    assert "the pipeline's process ended" in answer["errors"][0]
+    assert answer["passing"]
 
 
 def test_a_stage_learns_that_its_asker_was_killed():
