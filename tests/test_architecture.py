@@ -101,10 +101,10 @@ def _reached(module: str, seen: set[str] | None = None) -> set[str]:
     [
         # What waits for others to compute: one process a stage, started and ended again and again.
         (
-            "flows.pipeline.run, flows.pipeline.execution, flows.pipeline.stage_server, flows.pipeline.stage",
+            "flows.pipeline.run, flows.pipeline.execution, flows.pipeline.channel, flows.pipeline.stage",
             {"torch", "mlflow"},
         ),
-        ("flows.cli.commands.stage, flows.pipeline.stage_server", {"torch", "mlflow", "prefect", "ray"}),
+        ("flows.cli.commands.stage, flows.pipeline.channel", {"torch", "mlflow", "prefect", "ray"}),
         # What runs before the servers' addresses are known, which Prefect reads as it is imported.
         (
             "flows.cli.commands.run, flows.cli.summary, flows.cli.progress, flows.cli.commands.status",

@@ -1,5 +1,6 @@
-"""The relay: words, faults and deaths pass between a pipeline and the processes that DVC starts."""
+"""The channel: words, faults and deaths pass between the driver and whoever asks it."""
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -10,85 +11,109 @@ from pathlib import Path
 
 import pytest
 
-from flows.pipeline import stage_server
+from flows.pipeline import channel
 from flows.runtime.errors import Passing
-from flows.telemetry.context import PIPELINE
 
-ROOT = Path(stage_server.__file__).parents[2]
-
-
-def test_a_stage_speaks_to_whoever_asked(capsys):
-    def perform(request):
-        assert request["run"] == "r1"
-        stage_server.say(f"{request['node']}: 50 %")
-
-    with stage_server.serve(perform):
-        answer = stage_server.ask("teacher", {"run": "r1"})
-    assert answer == {"errors": [], "passing": False, "trace": ""}
-    assert capsys.readouterr().out == "teacher: 50 %\n"
+ROOT = Path(channel.__file__).parents[2]
 
 
-def test_a_fault_reaches_whoever_asked():
-    def perform(_request):
-        raise ValueError("it is so; do that")
-
-    with stage_server.serve(perform):
-        answer = stage_server.ask("teacher", {})
-    assert (answer["errors"], answer["passing"]) == (["it is so; do that"], False)
-    assert "Traceback" in answer["trace"]
-
-
-def test_whether_a_fault_may_pass_reaches_whoever_asked():
-    def perform(_request):
-        raise Passing("a worker was killed")
-
-    with stage_server.serve(perform):
-        answer = stage_server.ask("teacher", {})
-    assert (answer["errors"], answer["passing"]) == (["a worker was killed"], True)
+@contextlib.contextmanager
+def listening(folder, answer):
+    path = folder / "socket"
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+        server.listen()
+        thread = threading.Thread(target=channel.accept, args=(server, answer), daemon=True)
+        thread.start()
+        try:
+            yield str(path)
+        finally:
+            server.shutdown(socket.SHUT_RDWR)
+            thread.join()
 
 
-def test_code_that_was_edited_since_runs_elsewhere(monkeypatch):
-    with stage_server.serve(lambda _: pytest.fail("the pipeline's workers hold the old code")):
-        monkeypatch.setattr(stage_server, "code_digest", lambda: "edited")
-        assert stage_server.ask("teacher", {}) is None
+def test_work_speaks_to_whoever_asked(tmp_path):
+    heard = []
+
+    def answer(caller, request):
+        channel.say(f"{request['node']}: 50 %")
+        caller.send(news=["teacher", "done", ""])
+        return {"made": 1}
+
+    with listening(tmp_path, answer) as path:
+        assert channel.ask(path, {"node": "teacher"}, heard.append) == {"made": 1}
+    assert heard == [{"say": "teacher: 50 %"}, {"news": ["teacher", "done", ""]}]
 
 
-def test_without_a_pipeline_nobody_answers():
-    assert stage_server.SOCKET not in os.environ
-    assert stage_server.ask("teacher", {}) is None
+@pytest.mark.parametrize(
+    ("fault", "passing"), [(ValueError("it is so; do that"), False), (Passing("a worker was killed"), True)]
+)
+def test_a_fault_reaches_whoever_asked(tmp_path, fault, passing):
+    def answer(_caller, _request):
+        raise fault
+
+    with listening(tmp_path, answer) as path:
+        answered = channel.ask(path, {}, pytest.fail)
+    assert answered["errors"] == [str(fault)]
+    assert answered["passing"] is passing
+    assert "Traceback" in answered["trace"]
 
 
-def test_a_pipeline_that_dies_is_a_fault(tmp_path, monkeypatch):
-    path = tmp_path / "s"
-    monkeypatch.setenv(stage_server.SOCKET, str(path))
+def test_where_nobody_listens_there_is_no_answer(tmp_path):
+    assert channel.ask(str(tmp_path / "socket"), {}, pytest.fail) is None
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(tmp_path / "dead"))
+    assert channel.ask(str(tmp_path / "dead"), {}, pytest.fail) is None
+
+
+def test_a_driver_that_dies_is_a_failure_that_may_pass(tmp_path):
+    path = tmp_path / "socket"
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(path))
         server.listen()
 
         def hang_up():
-            server.accept()[0].close()
+            with server.accept()[0] as connection:
+                connection.recv(1024)
 
         threading.Thread(target=hang_up, daemon=True).start()
-        answer = stage_server.ask("teacher", {})
-    assert "the pipeline's process ended" in answer["errors"][0]
-    assert answer["passing"]
+        with pytest.raises(Passing, match="the driver ended before its work was done"):
+            channel.ask(str(path), {}, pytest.fail)
 
 
-def test_a_stage_learns_that_its_asker_was_killed():
+@pytest.mark.parametrize("interrupt", [False, True], ids=["killed", "interrupted"])
+def test_work_learns_that_nobody_waits_for_it(tmp_path, interrupt):
     begun, seen = threading.Event(), threading.Event()
 
-    def perform(_request):
+    def answer(_caller, _request):
         begun.set()
-        while not stage_server.abandoned():
+        while not channel.abandoned():
             time.sleep(0.01)
         seen.set()
+        return {}
 
-    with stage_server.serve(perform):
-        code = "from flows.pipeline import stage_server; stage_server.ask('teacher', {})"
-        asker = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
-        assert begun.wait(timeout=60)
-        assert not seen.wait(timeout=0.5)
-        asker.kill()
-        asker.wait()
-        assert seen.wait(timeout=5)
-    assert PIPELINE not in os.environ
+    code = "import sys; from flows.pipeline import channel; channel.ask(sys.argv[1], {}, print)"
+    with listening(tmp_path, answer) as path:
+        asker = subprocess.Popen([sys.executable, "-c", code, path], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+        assert begun.wait(timeout=300)
+        assert not seen.is_set()
+        asker.send_signal(subprocess.signal.SIGINT if interrupt else subprocess.signal.SIGKILL)
+        assert seen.wait(timeout=300)
+        _, said = asker.communicate(timeout=300)
+    assert ("KeyboardInterrupt" in said) is interrupt
+
+
+def test_the_fingerprint_tells_folder_code_and_environment(tmp_path, monkeypatch):
+    for package in ("flows", "stages"):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "module.py").write_text("x = 1\n")
+    monkeypatch.setattr(channel, "_PACKAGES", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    first = channel.fingerprint()
+    assert channel.fingerprint() == first
+    (tmp_path / "stages" / "module.py").write_text("x = 2\n")
+    edited = channel.fingerprint()
+    monkeypatch.setenv("FEWSTEP_ENVIRONMENT", "another")
+    told = channel.fingerprint()
+    os.chdir(tmp_path / "flows")
+    assert len({first, edited, told, channel.fingerprint()}) == 4

@@ -1,0 +1,117 @@
+"""The driver: who may ask it, whom it outlives, and what it answers where it cannot begin."""
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from flows.pipeline import channel, client, driver
+from flows.runtime import environment
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "params.yaml").write_text("compute: {cpus: 1}\nstorage: {}\n")
+    return tmp_path
+
+
+class Caller:
+    def __init__(self):
+        self.gone = threading.Event()
+
+
+def ready(leash=None):
+    made = driver.Driver(leash)
+    made.sections = driver._sections()
+    made._ready.set()
+    return made
+
+
+def asked(made, **more):
+    return made.answer(Caller(), {"do": "stage", "node": "teacher", "version": made.version, **more})
+
+
+def test_work_is_done_for_whoever_has_the_same_code_and_resources(home, monkeypatch):
+    monkeypatch.setattr(driver, "_dead_server", lambda: None)
+    made = ready()
+    monkeypatch.setattr(made, "_perform", lambda _caller, request: {"node": request["node"]})
+    assert asked(made) == {"node": "teacher"}
+    assert not made.stop.is_set()
+
+
+@pytest.mark.parametrize("how", ["code", "resources", "server"])
+def test_a_stale_driver_ends_for_another_to_take_its_place(home, monkeypatch, how):
+    monkeypatch.setattr(driver, "_dead_server", lambda: "Ray died" if how == "server" else None)
+    made = ready()
+    if how == "resources":
+        (home / "params.yaml").write_text("compute: {cpus: 2}\nstorage: {}\n")
+    answer = asked(made, **({"version": "another"} if how == "code" else {}))
+    assert answer["stale"]
+    assert answer["stays"] is True
+    assert made.stop.is_set()
+
+
+def test_a_stale_driver_that_works_goes_on_working(home, monkeypatch):
+    monkeypatch.setattr(driver, "_dead_server", lambda: None)
+    made, begun, end = ready(), threading.Event(), threading.Event()
+
+    def perform(_caller, _request):
+        begun.set()
+        end.wait(timeout=300)
+        return {}
+
+    monkeypatch.setattr(made, "_perform", perform)
+    thread = threading.Thread(target=asked, args=(made,))
+    thread.start()
+    begun.wait(timeout=300)
+    answer = asked(made, version="another")
+    assert answer["stale"]
+    assert answer["stays"] is False
+    assert not made.stop.is_set()
+    end.set()
+    thread.join()
+
+
+def test_whoever_waits_for_a_driver_gets_its_fault(home):
+    made = driver.Driver(None)
+    made.fail(ValueError("no room for Ray; make some"))
+    with pytest.raises(ValueError, match="no room for Ray"):
+        asked(made)
+
+
+def test_nothing_is_begun_for_whoever_is_gone(home, monkeypatch):
+    made = driver.Driver(None)
+    monkeypatch.setattr(made, "_perform", lambda *_: pytest.fail("nobody waits for it"))
+    caller = Caller()
+    caller.gone.set()
+    answer = made.answer(caller, {"do": "stage", "node": "teacher", "version": made.version})
+    assert "nobody waits" in answer["errors"][0]
+
+
+def test_it_ends_with_the_process_that_it_was_started_for(home):
+    other = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    made = ready(other.pid)
+    watching = threading.Thread(target=made.watch)
+    watching.start()
+    assert not made.stop.is_set()
+    other.communicate(b"\n")
+    watching.join(timeout=300)
+    assert made.stop.is_set()
+
+
+def test_a_driver_that_cannot_start_says_why(home, monkeypatch):
+    for package in ("flows", "stages"):
+        (home / package).symlink_to(Path(client.__file__).parents[2] / package)
+    with pytest.raises(ValueError, match=r"driver: did not start \(.*no dvc.yaml and params/ here"):
+        client.start(None)
+
+
+def test_a_person_without_a_driver_asks_in_vain(home, monkeypatch):
+    monkeypatch.delenv(channel.SOCKET, raising=False)
+    monkeypatch.setattr(client, "start", lambda _leash: str(home / "nobody"))
+    (home / environment.HOME).mkdir()
+    with pytest.raises(Exception, match="ended as it was asked"):
+        client.ask({"do": "stage", "node": "teacher"}, print)
