@@ -1,7 +1,7 @@
 """A few-step student by any method of `stages/distillers`: one arm is one execution of this stage."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,9 @@ from stages.models import Student, load
 from stages.models.transformer import NetworkConfig, VelocityTransformer, seeded_build
 from stages.samplers.student import Noise, draw
 from stages.training import arm, data
+from stages.training.cost import Cost, Meter
 from stages.training.loop import Budget, Start, Trainer
+from stages.training.networks import RoleNetwork
 from stages.training.outcome import gather, record
 
 
@@ -75,8 +77,12 @@ def work(cfg: arm.Arm[Common], job: Job, _unit: Mapping[str, Any], out: Path, si
     init = _initial(cfg.common, job, dataset)
     start = Start(init=init, teacher=teacher.net)
     trainer = Trainer(cfg.method, cfg.settings, cfg.common.budget, start, seed=job.seed, device=job.device)
-    batch_at = _batches(cfg, job, dataset, teacher, trainer.world.nets["student"])
+    meter = Meter(["teacher"])
+    source = Student(RoleNetwork(teacher.net, "teacher", meter), teacher.spec)
+    batch_at = _batches(cfg, job, dataset, source, trainer.world.nets["student"])
+    drawn = Cost.of(meter.names, meter.take(), heads=())
     outcome = trainer.run(batch_at, resume=out / "resume", sink=sink)
+    outcome = replace(outcome, cost=outcome.cost + drawn)
     record(out, outcome, cfg.method.sampler(cfg.settings), cfg.common.budget.iterations)
 
 

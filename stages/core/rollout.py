@@ -8,15 +8,16 @@ import torch
 from torch import Generator, Tensor, nn
 
 from stages.core.path import data_from_velocity, mix
+from stages.core.precision import wide_type
 from stages.core.rng import normal_like
 from stages.core.types import Network, Tokens, Velocity
 
 
 def noise_for(net: nn.Module, n: int, rng: Generator) -> Tensor:
-    """Standard normal [n, C, H, W] of the shape, type and device that `net` works in."""
+    """Standard normal [n, C, H, W] of the shape and on the device that `net` works in, float32 or wider."""
     like = next(net.parameters())
     shape = cast(Network, net).sample_shape
-    return torch.randn((n, *shape), generator=rng, dtype=like.dtype, device=like.device)
+    return torch.randn((n, *shape), generator=rng, dtype=wide_type(like.dtype), device=like.device)
 
 
 def at(time: float, x: Tensor) -> Tensor:

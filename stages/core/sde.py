@@ -1,7 +1,7 @@
 """The flow ODE made stochastic without moving its marginals, so that each of its steps has a density.
 
 dx = [v + g^2/(2t) (x + (1-t) v)] dt + g dw has the marginals of dx = v dt for every g(t); Flow-SDE takes
-g = a sqrt(t / (1-t)). Liu et al. 2025 (Flow-GRPO, arXiv:2505.05470), eq. 9 and its appendix.
+g = a sqrt(t / (1-t)). Liu et al. 2025 (Flow-GRPO, arXiv:2505.05470), and its code.
 """
 
 from dataclasses import dataclass

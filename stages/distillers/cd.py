@@ -4,8 +4,10 @@ Source: Song et al. 2023 (arXiv:2303.01469), Algorithm 2, carried over to the fl
 f(x, t) = x - t v(x, t) is x itself at t = 0, for any network: the flow path needs no c_skip and c_out.
 Two networks learn: the student by gradient, and the target, which follows it as a moving average.
 
-Differs: an even grid in t (the paper: Karras' in sigma); pseudo-Huber distance (the paper: LPIPS, which has no
-meaning on 8 x 8 digits); the teacher may be guided, as in latent consistency models (arXiv:2310.04378).
+Differs: an even grid in t (the paper: Karras' in sigma, from .002); Heun's step averages dx/dt along the flow path (the
+paper: dx/dsigma), which is another map of the same order, while Euler's is the same in both; pseudo-Huber distance (the
+paper: L1, L2 and, best, LPIPS, which has no meaning on 8 x 8 digits); the teacher may be guided, as in latent
+consistency models (arXiv:2310.04378).
 """
 
 from typing import Annotated, Literal

@@ -11,7 +11,9 @@ A sample of a K-step student is drawn by backward simulation: the steps before a
 from noise, exactly as they will in use; the random one is the sample.
 
 Differs: the head reads the frozen teacher, as in NVlabs/FastGen, so that only the head learns (DMD2: the fake's
-encoder, jointly), and its loss needs no weight of its own; the step to train is drawn anew in every update.
+encoder, jointly), and its loss needs no weight of its own (DMD2: 0.01); the fake regresses a velocity with weight 1
+(DMD2's code for Stable Diffusion: the noise, which is weight (1 - t)^2 on the velocity); every update draws samples of
+its own (the code: the student and the critic update beside it share theirs).
 """
 
 from typing import Literal, cast

@@ -1,9 +1,10 @@
 """Rectified flow, k-reflow: fit a velocity to the straight lines between a model's noises and its samples.
 
-Source: Liu, Gong and Liu 2022 (arXiv:2209.03003), Algorithm 1; the law of times is 2-RF++'s, Lee et al. 2024
-(arXiv:2405.20320), section 4. Which reflow it is (2nd, 3rd, ..) depends on the model that made the pairs:
-regenerate them before distilling the result.
-Differs: times reach both ends (the papers cut up to 1e-3 off them, which velocity regression does not need).
+Source: Liu, Gong and Liu 2022 (arXiv:2209.03003), Algorithm 1; the law of times alone is 2-RF++'s, Lee et al. 2024
+(arXiv:2405.20320), whose loss adds a pseudo-Huber distance and LPIPS. Which reflow it is (2nd, 3rd, ..) depends on the
+model that made the pairs: regenerate them before distilling the result.
+Differs: times reach both ends (the codes keep 1e-3 off the noise and 1e-5 off both ends, which the regression of a
+velocity does not need).
 """
 
 from typing import Literal

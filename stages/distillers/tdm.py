@@ -5,12 +5,13 @@ TDM-R1 for the flow path), re-derived. Three networks: the student, which is det
 ("real") and a "fake" that learns the student's own samples.
 
 One iteration:
- 1. roll the student out from noise, K Euler steps, no gradient; keep the inputs x_k of its jumps (prepare)
+ 1. roll the student out from noise along its Euler steps, no gradient; keep the inputs x_k of its K jumps (prepare)
  2. fake: draw a jump, x_k at t_k -> x_m at m; carry x_m to tau >= m by the transition kernel; regress there
  3. student: draw again from the same roll-out; move x0hat along D_real - D_fake at x_tau, through one call
 
-Differs: the fake regresses a velocity with weight 1, as in TDM-R1 (the PixArt code: min(SNR, 5) on x0), yet
-with the importance weight of the PixArt code; noise starts at t = 1, not at 900 / 1000.
+Differs: the fake regresses a velocity with weight 1, as in TDM-R1 (the PixArt code: min(SNR, 5) on x0), yet with the
+importance weight of the PixArt code (TDM-R1: none), and without the 0.02 |v_real - v_fake|^2 that TDM-R1 adds; tau is
+uniform (TDM-R1: uniform before a shift of 3, up to 1); noise starts at t = 1, not at 900 / 1000 as in the PixArt code.
 """
 
 from dataclasses import dataclass

@@ -11,9 +11,12 @@ The gradient of mean W A l is 1 / beta times that of -log sigmoid(-beta mean_i A
 two samples is online Diffusion-DPO. An l_i that has already moved beyond the clip range from that of the slow
 "old" policy, in the direction its advantage asks for, gives no gradient.
 
-Differs: times are uniform on [t_min, 1] (as in the paper; the code takes its sampler's grid points);
-roll-outs always use the current weights; advantages are not clamped, which would break their zero sum; there
-is no guidance.
+Differs: times are uniform on [t_min, 1] and a group's own (uniform in the paper; the code takes its sampler's grid
+points, the same for all groups); each draw is an update (the code: one update on all draws together); roll-outs take
+Euler steps (the code: DPM-Solver++) and always use the current weights (the code: after some hundred updates the old
+policy's); the old policy's weight on its own past is old_decay_rate at its first update (the code: 0, one update
+behind); rewards are divided by max(std, 1e-4), not by std + 1e-4; advantages are not clamped (the code: to 5), which
+would break their zero sum; there is no guidance.
 """
 
 from typing import Literal
@@ -61,7 +64,7 @@ class Config:
     old_decay: Decay
     """Largest weight of the old policy's average on its own past."""
     old_decay_rate: NonNegativeFloat
-    """That weight grows by this much an update, from 0."""
+    """That weight is this times the number of updates so far, which is 1 at the first."""
     student_lr: PositiveFloat
     """AdamW's step size."""
 

@@ -1,18 +1,20 @@
 """Flow-GRPO: the flow made stochastic so that its steps have densities, and policy gradients on them.
 
-Source: Liu et al. 2025 (arXiv:2505.05470), Algorithm 1, and its code (github.com/yifan123/flow_grpo).
+Source: Liu et al. 2025 (arXiv:2505.05470) and its code (github.com/yifan123/flow_grpo).
 
 One iteration: roll groups of samples out by the Flow-SDE, remember their states and log-densities, and score them
 (prepare); then `num_updates` updates, each on `steps_per_update` steps of every trajectory:
  ratio = exp(log pi(x_next | x) - log pi_old(x_next | x)) at the remembered states
  loss  = -mean min(A ratio, A clip(ratio, 1 - c, 1 + c)) + beta_kl mean KL(pi || pi_ref)
-The last step of a trajectory has no noise in use and none here: it is never trained.
+The last step of a trajectory is the ODE's: it has no density and is never trained.
 
 Log-densities and KL are **means** over a sample's elements, as in the authors' code: multiply c by the number of
-elements for nats. The KL is the paper's, exact (eq. 12): |mean - mean_ref|^2 / (2 std^2), std^2 = g^2 h; the code
-leaves the step h out, so that its coefficient is h times as strong.
-Differs: advantages are not clamped (a group of up to 26 cannot reach the code's 5) and none are dropped; the steps
-of an update are drawn, where the code takes all.
+elements for nats. The KL is exact: |mean - mean_ref|^2 / (2 std^2), std^2 = g^2 h; the code leaves the step h out of
+std^2, so that its coefficient does what beta_kl = h times it does here.
+Differs: the last step of a roll-out has no noise (the code's has; its configurations do not train that step either);
+the steps of an update are drawn, where the code takes all that it trains; rewards are divided by max(std, 1e-4), not by
+std + 1e-4; samples without an advantage are not dropped; advantages are not clamped to the code's 5. Within a group of
+up to 26 and with `advantage_scale: group` none reaches 5; with `batch` the only 1 among 16 x 8 rewards of 0 gets 9.94.
 """
 
 from typing import Annotated, Literal

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from stages.io.dataset import Dataset
 from stages.io.job import Job
 from stages.report.records import SPLITS, Gallery, Row, Study
+from stages.training.cost import TOTALS
 
 Prompt = Mapping[str, Any]
 """A row of the dataset's table of prompts."""
@@ -50,7 +51,7 @@ def _row(job: Job, unit: Mapping[str, Any], part: Path) -> Row:
         # A teacher in closed form, or imported, was not trained here.
         if cost.is_file() or unit["input"] != "teacher":
             spent = _read(cost)
-            numbers |= {f"training_{name}": float(spent[name]) for name in ("network_evaluations", "iterations")}
+            numbers |= {f"training_{name}": float(spent[name]) for name in (*TOTALS, "iterations")}
         maker = unit["input"].replace("/", "@")
         if maker in job.notes.get("seconds", {}):
             timing["training_seconds"] = float(job.notes["seconds"][maker])

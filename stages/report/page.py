@@ -82,7 +82,8 @@ def _sections(study: Study, figures: Mapping[str, Figure]) -> list[Markup]:
         ),
         _section(
             "What training cost",
-            "Network evaluations count every forward pass of every network for one sample, the teacher's and critics' included.",
+            "Counted in samples, over every network: the teacher, critics and averages, and the pairs that an arm draws for itself, "
+            "are included. By network: cost.json of each model.",
             tables.training(study),
         ),
         _section(

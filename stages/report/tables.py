@@ -101,8 +101,18 @@ def training(study: Study) -> Markup:
             "network evaluations",
             "training_network_evaluations",
             short,
-            "Forward passes of one sample through one network",
+            "Samples that went forward through a network, whole or in part, added up over all networks",
         ),
+        Column(
+            "of these in part",
+            "training_partial_evaluations",
+            short,
+            "Through the lower half of a network, for the features that a discriminator reads",
+        ),
+        Column(
+            "backward passes", "training_backward_passes", short, "Samples whose gradient came back through a network"
+        ),
+        Column("samples scored", "training_samples_scored", short, "Samples that a reward judged"),
         Column("training seconds", "training_seconds", whole, "As recorded in the lineage of the run that made it"),
         Column("parameters", "parameters", short),
         Column("network calls per image", "network_calls", whole),

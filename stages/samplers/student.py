@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from stages.core.guidance import guided
+from stages.core.precision import wide
 from stages.core.rng import normal_at
 from stages.core.spec import SamplerSpec
 from stages.samplers import Solution, sample
@@ -33,7 +34,7 @@ def solutions(
 ) -> Iterator[Solution]:
     """Batches of samples [<= batch_size, C, H, W] of `net` under `spec` for `prompts`, in their order."""
     cond = net.tokens(prompts)
-    velocity = guided(net, net.null(1), spec.guidance)
+    velocity = guided(wide(net), net.null(1), spec.guidance)
     for first in range(0, len(prompts), batch_size):
         rows = cond[first : first + batch_size]
         yield sample(

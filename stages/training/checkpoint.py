@@ -19,7 +19,8 @@ STATE = "state.safetensors"
 def save(trainer: "Trainer", folder: Path) -> None:
     """Write all that the next iteration depends on. Generators are functions of the iteration: none is kept."""
     folder.mkdir(parents=True, exist_ok=True)
-    facts = {"iteration": trainer.iteration, "evaluations": int(trainer.evaluations), "updates": trainer.updates}
+    counted = dict(zip(trainer.meter.names, trainer.counted.tolist(), strict=True))
+    facts = {"iteration": trainer.iteration, "counted": counted, "updates": trainer.updates}
     temporary = folder / f".{STATE}.{os.getpid()}"
     save_file(_tensors(trainer), temporary, metadata={"facts": json.dumps(facts)})
     temporary.replace(folder / STATE)
@@ -39,8 +40,8 @@ def restore(trainer: "Trainer", folder: Path) -> bool:
         content = optimiser.state_dict()
         content["state"] = _nested({k: v for k, v in kept.items() if k.startswith(f"{name}!")})
         optimiser.load_state_dict(content)
-    trainer.iteration, trainer.evaluations = facts["iteration"], facts["evaluations"]
-    trainer.updates = facts["updates"]
+    trainer.iteration, trainer.updates = facts["iteration"], facts["updates"]
+    trainer.counted = torch.tensor([facts["counted"][name] for name in trainer.meter.names], dtype=torch.float64)
     return True
 
 

@@ -3,28 +3,28 @@
 A method brings pure losses (`method.py`); nothing in here knows any method by name.
 """
 
-import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from pydantic import PositiveInt
-from torch import Generator, Tensor, nn
+from torch import Generator, nn
 
 from stages.core.config import config
 from stages.core.ranks import current
 from stages.core.rng import fork, stream
-from stages.core.types import Batch, Reward, Sink, World
-from stages.models.discriminator import Discriminator
+from stages.core.types import Batch, Reward, Sink
 from stages.models.ema import follow, warm
 from stages.training import checkpoint
 from stages.training.checks import finite
-from stages.training.method import Follower, Frozen, Method, Phase, Role, Trained
+from stages.training.cost import Cost, Meter
+from stages.training.method import Follower, Method, Phase, Trained
+from stages.training.networks import Precision, build, frozen_copy, heads_of, world_of
 from stages.training.parallel import Metric, Pairwise, Team, give_gradient, take_gradient
 
 REPORT_EVERY = 10
@@ -45,7 +45,8 @@ class Budget:
     """Iterations over which learning rates rise from 0."""
     final_lr: float
     """Learning rates end at this fraction of their value, along a half cosine; 1 keeps them."""
-    precision: Literal["float32", "bfloat16"]
+    precision: Precision
+    """What networks compute in; their answers, losses, weights and averages are float32."""
     slices: PositiveInt
     """Equal parts of a batch, each with its own random numbers, whose gradients are averaged; 1 is the plain batch.
     They bound memory, and workers share them: the result depends on their number, not on that of workers."""
@@ -77,8 +78,7 @@ class Outcome:
 
     student: nn.Module
     """The evaluation average, frozen."""
-    evaluations: int
-    """Samples that went forward through any network: training's cost, whatever the machine."""
+    cost: Cost
     metrics: Mapping[str, float]
     """The last report."""
 
@@ -89,7 +89,7 @@ class Trainer:
     def __init__(self, method: Method, cfg: Any, budget: Budget, start: Start, *, seed: int, device: str) -> None:
         self.method, self.cfg, self.budget, self.seed, self.device = method, cfg, budget, seed, device
         self.roles = dict(method.roles(cfg))
-        self.nets = _networks(self.roles, start, seed, device)
+        self.nets = build(self.roles, start.init, start.teacher, seed=seed, device=device)
         self.optimisers = {
             name: torch.optim.AdamW(
                 self.nets[name].parameters(), lr=role.lr, betas=role.betas, weight_decay=role.weight_decay, fused=True
@@ -97,18 +97,17 @@ class Trainer:
             for name, role in self.roles.items()
             if isinstance(role, Trained)
         }
-        self.average = _copy(self.nets["student"], device)
-        self.world = World(nets={**self.nets, "teacher": _copy(start.teacher, device)}, reward=start.reward)
+        self.average = frozen_copy(self.nets["student"], device)
+        nets = {**self.nets, "teacher": frozen_copy(start.teacher, device)}
+        self.heads = heads_of(nets)
+        self.meter = Meter(nets)
+        self.world = world_of(nets, start.reward, self.meter, precision=budget.precision, device=device)
         self.team = Team(current(), device)
         self.own = self.team.ranks.share(budget.slices)
         self.iteration = 0
-        self.evaluations: Tensor | int = 0
-        """Over all workers, up to the last whole iteration."""
-        self._seen = 0
+        self.counted = torch.zeros(len(self.meter.names), dtype=torch.float64)
+        """What `meter` names, over all workers, up to the last whole iteration."""
         self.updates = dict.fromkeys(self.optimisers, 0)
-        for net in self.world.nets.values():
-            if hasattr(net, "sample_shape"):  # a velocity, not a head
-                net.register_forward_hook(self._count)
 
     def run(self, batch_at: Callable[[int], Batch], *, resume: Path, sink: Sink) -> Outcome:
         """Train to the end of the budget, from `resume` if an interrupted run left its state there.
@@ -132,7 +131,12 @@ class Trainer:
                 checkpoint.save(self, resume)
                 saved = time.monotonic()
         self.team.agree({**self.nets, "average": self.average}, "after training")
-        return Outcome(_copy(self.average, self.device), int(self.evaluations), report)
+        return Outcome(frozen_copy(self.average, self.device), self.cost, report)
+
+    @property
+    def cost(self) -> Cost:
+        """What the iterations so far took."""
+        return Cost.of(self.meter.names, [int(count) for count in self.counted.tolist()], self.heads)
 
     def step(self, batch: Batch) -> dict[str, Metric]:
         """One iteration: every phase that is due, in order. Returns its metrics under "<phase>/<name>"."""
@@ -144,7 +148,7 @@ class Trainer:
         parts, sources = [], []
         for part, rng in self._slices(batch):
             prepared, *source = fork(rng, "prepare", *(phase.name for phase in phases))
-            with torch.no_grad(), self._autocast():
+            with torch.no_grad():
                 parts.append(self.method.prepare(self.world, part, prepared, self.cfg))
             sources.append(source)
         metrics: dict[str, list[Metric]] = {}
@@ -174,8 +178,7 @@ class Trainer:
         gradient = Pairwise()
         with self._learning(phase.trains) as parameters:
             for part, rng in zip(parts, rngs, strict=True):
-                with self._autocast():
-                    loss, metrics = phase.loss(self.world, part, rng, self.cfg)
+                loss, metrics = phase.loss(self.world, part, rng, self.cfg)
                 loss.backward()
                 found.append({"loss": loss.detach(), "grad_norm": 0.0, **metrics})
                 if self.budget.slices > 1:
@@ -194,18 +197,18 @@ class Trainer:
         return reported
 
     def _pooled(self, metrics: Mapping[str, list[Metric]]) -> dict[str, Metric]:
-        """The mean over slices of each metric; what networks saw is added up."""
+        """The mean over slices of each metric; counts are added up."""
+        counts = torch.tensor(self.meter.take(), dtype=torch.float64)
         if self.budget.slices == 1:
-            self.evaluations, self._seen = self.evaluations + self._seen, 0
+            self.counted += counts
             return {name: value for name, (value,) in metrics.items()}
         rows = [
             [torch.as_tensor(v, dtype=torch.float64, device=self.device) for v in values] for values in metrics.values()
         ]
-        seen = torch.tensor([self._seen], dtype=torch.float64, device=self.device)
-        own = [torch.stack(column) for column in zip(*rows, strict=True)]
-        pooled = self.team.total(torch.cat([Pairwise.of(own), seen]))
-        self.evaluations, self._seen = self.evaluations + pooled[-1], 0
-        return dict(zip(metrics, pooled[:-1] / self.budget.slices, strict=True))
+        own = Pairwise.of([torch.stack(column) for column in zip(*rows, strict=True)])
+        pooled = self.team.total(torch.cat([own, counts.to(self.device)]))
+        self.counted = self.counted.to(self.device) + pooled[len(metrics) :]
+        return dict(zip(metrics, pooled[: len(metrics)] / self.budget.slices, strict=True))
 
     def _follow(self, name: str) -> None:
         for other, role in self.roles.items():
@@ -224,13 +227,6 @@ class Trainer:
         for p in parameters:
             p.requires_grad_(False)
 
-    def _autocast(self) -> torch.autocast:
-        kind = torch.device(self.device).type
-        return torch.autocast(kind, torch.bfloat16, enabled=self.budget.precision == "bfloat16")
-
-    def _count(self, _net: nn.Module, args: tuple[Tensor, ...], _out: Tensor) -> None:
-        self._seen += len(args[0])
-
     def _checked(self, metrics: Mapping[str, Metric]) -> dict[str, float]:
         numbers = {name: float(value) for name, value in metrics.items()}
         for name, number in numbers.items():
@@ -242,30 +238,3 @@ class Trainer:
 
 
 ADVICE = "lower the learning rate or the clip in params/, or look for what the reward returns there"
-
-
-def _networks(roles: Mapping[str, Role], start: Start, seed: int, device: str) -> dict[str, nn.Module]:
-    """A network a role; followers begin as what they follow.
-
-    A teacher in closed form has nothing to train: `init` stands in for a copy of it.
-    """
-    made: dict[str, nn.Module] = {}
-    for name, role in roles.items():
-        match role:
-            case Trained(start="head"):
-                made[name] = _copy(Discriminator(start.teacher.feature_dim, seed), device)  # type: ignore[arg-type]
-            case Trained(start="teacher") if any(True for _ in start.teacher.parameters()):
-                made[name] = _copy(start.teacher, device)
-            case Trained() | Frozen():
-                made[name] = _copy(start.init, device)
-    for name, role in roles.items():
-        if isinstance(role, Follower):
-            made[name] = _copy(made[role.of], device)
-    return made
-
-
-def _copy(net: nn.Module, device: str) -> nn.Module:
-    """A frozen copy in evaluation mode, without the hooks of its original."""
-    twin = copy.deepcopy(net).to(device).eval().requires_grad_(False)
-    twin._forward_hooks.clear()
-    return twin

@@ -61,6 +61,8 @@ class Phase:
     loss: Callable[[World, Batch, Generator, Any], Loss]
     every: int = 1
     repeats: int = 1
+    draws: bool = True
+    """Whether the loss draws random numbers. False says that the batch alone decides it."""
 
 
 class Method(Protocol):

@@ -14,9 +14,16 @@ def record(out: Path, outcome: Outcome, spec: SamplerSpec, iterations: int) -> N
     """Write out/model, out/cost.json and out/metrics.json."""
     save(out / "model", outcome.student.cpu(), spec)
     parameters = sum(p.numel() for p in outcome.student.parameters())
+    cost = outcome.cost
     write_json(
         out / "cost.json",
-        {"network_evaluations": outcome.evaluations, "iterations": iterations, "parameters": parameters},
+        {
+            **cost.totals,
+            "iterations": iterations,
+            "parameters": parameters,
+            "networks": cost.networks,
+            "heads": cost.heads,
+        },
     )
     write_json(out / "metrics.json", dict(outcome.metrics))
 
