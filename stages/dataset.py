@@ -6,18 +6,25 @@ from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Generator, Tensor
 
 from stages.core.config import config
+from stages.core.ranges import NonNegative, Positive, Size
 from stages.core.rng import stream
 from stages.core.types import Sink
 from stages.io.dataset import Dataset
+from stages.io.expected import Expected, Outline
 from stages.io.job import Job
 from stages.models.mixture import GaussianMixture, component_prompts
 from stages.models.verifier import ink_mass, slope
 
+IMAGES, PROMPTS = 1797, 84
+"""Of the digits: images, and prompts that one of them shows."""
 WEIGHTS = ("thin", "medium", "bold")
+Drawn = Annotated[int, Field(ge=1, le=10**7)]
+"""Samples of a mixture, all of which are in memory."""
 SLANTS = ("right-slanted", "upright", "left-slanted")
+_TESTING = "dataset/testing"
 
 
 @config
@@ -25,9 +32,9 @@ class Digits:
     """The 1,797 handwritten 8x8 digits that scikit-learn ships (Alpaydin & Kaynak 1998)."""
 
     name: Literal["digits"]
-    test_fraction: float
+    test_fraction: Annotated[float, Field(ge=0.01, le=0.9, allow_inf_nan=False)]
     """Share of the images, of every prompt, kept for testing."""
-    num_heldout_prompts: int
+    num_heldout_prompts: Annotated[int, Field(ge=0, lt=PROMPTS)]
     """Prompts whose images never reach training: they measure composition."""
 
 
@@ -36,18 +43,45 @@ class Mixture:
     """Isotropic Gaussians with means on a sphere, drawn from the seed; component k is prompted by "component k"."""
 
     name: Literal["mixture"]
-    dimension: int
-    num_components: int
-    radius: float
+    dimension: Size
+    num_components: Size
+    radius: NonNegative
     """Distance of every mean from the origin; noise has standard deviation 1."""
-    min_std: float
-    max_std: float
+    min_std: Positive
+    max_std: Positive
     """Components' standard deviations are drawn between these."""
-    num_train: int
-    num_test: int
+    num_train: Drawn
+    num_test: Drawn
+
+    def __post_init__(self) -> None:
+        if self.min_std > self.max_std:
+            raise ValueError(f"min_std={self.min_std} exceeds max_std={self.max_std}; swap them")
 
 
 Config = Annotated[Digits | Mixture, Field(discriminator="name")]
+
+
+def expect(cfg: Digits | Mixture, job: Job, _inputs: Mapping[str, Expected]) -> Expected:
+    """Its sizes; ValueError where evaluate could not compare a mixture's component with its test samples."""
+    if isinstance(cfg, Digits):
+        test = round(cfg.test_fraction * IMAGES)
+        outline = Outline(
+            kind="digits", sample_shape=(1, 8, 8), attributes=("digit", "weight", "slant"),
+            num_train=IMAGES - test, num_test=test, num_seen=PROMPTS - cfg.num_heldout_prompts,
+        )  # fmt: skip
+        return Expected(dataset=outline)
+    counts = _components(cfg, cfg.num_test, stream(job.seed, _TESTING)).bincount()
+    if (counts == 1).any():
+        rare = int((counts == 1).nonzero()[0])
+        raise ValueError(
+            f"dataset.num_test={cfg.num_test}: component {rare} has a single test sample with this seed, and a spread "
+            "needs two; raise it"
+        )
+    outline = Outline(
+        kind="mixture", sample_shape=(cfg.dimension, 1, 1), attributes=("component",),
+        num_train=cfg.num_train, num_test=cfg.num_test, num_seen=cfg.num_components,
+    )  # fmt: skip
+    return Expected(dataset=outline)
 
 
 def plan(_cfg: Digits | Mixture, _job: Job) -> list[dict[str, Any]]:
@@ -72,8 +106,6 @@ def digits(cfg: Digits, seed: int) -> Dataset:
     """Images [N, 1, 8, 8] in [-1, 1]; weight and slant are tertiles of what is measured on the pixels."""
     from sklearn.datasets import load_digits
 
-    if not 0 < cfg.test_fraction < 1:
-        raise ValueError(f"dataset.test_fraction={cfg.test_fraction}: must lie between 0 and 1")
     raw = load_digits()
     images = torch.from_numpy(raw.images).float()[:, None] / 8 - 1
     edges = {"mass": _tertiles(ink_mass(images)), "slope": _tertiles(slope(images))}
@@ -82,8 +114,7 @@ def digits(cfg: Digits, seed: int) -> Dataset:
     targets = torch.stack([torch.from_numpy(raw.target).long(), weight, slant], dim=1)
 
     occurring = sorted({tuple(row) for row in targets.tolist()})
-    if not 0 <= cfg.num_heldout_prompts < len(occurring):
-        raise ValueError(f"dataset.num_heldout_prompts={cfg.num_heldout_prompts}: {len(occurring)} prompts occur")
+    assert (len(images), len(occurring)) == (IMAGES, PROMPTS), "scikit-learn ships other digits than it did"
     order = torch.randperm(len(occurring), generator=stream(seed, "dataset/heldout")).tolist()
     heldout = {occurring[i] for i in order[: cfg.num_heldout_prompts]}
     shuffled = torch.randperm(len(images), generator=stream(seed, "dataset/test"))
@@ -118,16 +149,20 @@ def mixture(cfg: Mixture, seed: int) -> Dataset:
 
     def drawn(count: int, name: str) -> tuple[Tensor, Tensor]:
         source = stream(seed, name)
-        which = torch.randint(cfg.num_components, (count,), generator=source)
+        which = _components(cfg, count, source)
         return truth.sample(truth.tokens([prompts[k] for k in which.tolist()]), source), which[:, None]
 
-    train, test = drawn(cfg.num_train, "dataset/train"), drawn(cfg.num_test, "dataset/testing")
+    train, test = drawn(cfg.num_train, "dataset/train"), drawn(cfg.num_test, _TESTING)
     return Dataset(
         train_images=train[0], train_targets=train[1], test_images=test[0], test_targets=test[1],
         attributes={"component": [str(k) for k in range(cfg.num_components)]},
         table=[{"prompt": prompt, "targets": [k], "split": "seen"} for k, prompt in enumerate(prompts)],
         facts={"kind": "mixture", "means": means.tolist(), "stds": stds.tolist()},
     )  # fmt: skip
+
+
+def _components(cfg: Mixture, count: int, rng: Generator) -> Tensor:
+    return torch.randint(cfg.num_components, (count,), generator=rng)
 
 
 def _tertiles(values: Tensor) -> list[float]:

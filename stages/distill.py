@@ -3,22 +3,24 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
-from pydantic import PositiveInt
 from torch import Tensor
 
-from stages.core.config import config
+from stages.core.config import at, config, together
+from stages.core.ranges import Count, Guidance, Steps, row_of
 from stages.core.rng import stream
 from stages.core.spec import SamplerSpec, even
 from stages.core.types import Sink
 from stages.distillers import METHODS
 from stages.io.dataset import Dataset
+from stages.io.expected import Expected
 from stages.io.job import Job
 from stages.io.pairs import INDEX, Pairs
 from stages.models import Student, load
 from stages.models.transformer import NetworkConfig, VelocityTransformer, seeded_build
+from stages.samplers import FROM_NOISE
 from stages.samplers.student import Noise, draw
 from stages.training import arm, data
 from stages.training.cost import Cost, Meter
@@ -31,10 +33,10 @@ from stages.training.outcome import gather, record
 class Draw:
     """Pairs made of the arm's own teacher before training, as a chain of students needs them."""
 
-    num_pairs: int
-    rule: str
-    nfe: int
-    guidance: float
+    num_pairs: Count
+    rule: Annotated[str, row_of(FROM_NOISE, "sampler rule")]
+    nfe: Steps
+    guidance: Guidance
 
 
 @config
@@ -49,11 +51,11 @@ class Common:
     """Artefact folder of what to train on: data/reflow for pairs, data/dataset for images and prompts."""
     draw: Draw | None
     """For a method that needs pairs: null takes those of `data`, else they are drawn from the teacher."""
-    shuffle_buffer: PositiveInt
+    shuffle_buffer: Count
     """Pairs held in memory, shuffled among each other; while they are used, as many more are read."""
     network: NetworkConfig
     """The student's size where `init` is a closed form and has no weights to start from."""
-    batch_size: int
+    batch_size: Count
     budget: Budget
 
     def __post_init__(self) -> None:
@@ -63,6 +65,43 @@ class Common:
 def configure(job: Job) -> arm.Arm[Common]:
     """The arm's section, checked against the common words and its method's."""
     return arm.configure(job.section, Common, METHODS, job.where, "distillation method")
+
+
+def expect(cfg: arm.Arm[Common], job: Job, inputs: Mapping[str, Expected]) -> Expected:
+    """A student."""
+    together(
+        *(lambda name=name: _holds_a_model(cfg.common, job, name, inputs[name]) for name in ("teacher", "init")),
+        lambda: _has_data(cfg, job, inputs["data"]),
+        lambda: _has_a_size(cfg.common, job, inputs),
+    )
+    return Expected(model="trained")
+
+
+def _holds_a_model(common: Common, job: Job, name: str, given: Expected) -> None:
+    if given.model is None:
+        raise ValueError(
+            f"{job.where}.{name}={getattr(common, name)}: holds no model; name data/teacher, or the folder of an arm"
+        )
+
+
+def _has_data(cfg: arm.Arm[Common], job: Job, given: Expected) -> None:
+    needs, draws, source = cfg.method.NEEDS, cfg.common.draw is not None, f"{job.where}.data={cfg.common.data}"
+    if draws and needs != "pairs":
+        raise ValueError(f"{job.where}.draw: {cfg.name} trains on no pairs, none are drawn for it; set it to null")
+    if needs == "pairs" and not draws and given.pairs is None:
+        raise ValueError(_no_pairs(job, source))
+
+
+def _no_pairs(job: Job, source: str) -> str:
+    return f"{source}: holds no pairs; name data/reflow, or say in {job.where}.draw how to draw them"
+
+
+def _has_a_size(common: Common, job: Job, inputs: Mapping[str, Expected]) -> None:
+    data = inputs["dataset"].dataset
+    assert data is not None
+    if inputs["init"].model == "closed form":
+        with at(f"{job.where}.network"):
+            common.network.fit(data.sample_shape)
 
 
 def plan(_cfg: arm.Arm[Common], _job: Job) -> list[dict[str, Any]]:
@@ -110,9 +149,7 @@ def _batches(cfg: arm.Arm[Common], job: Job, dataset: Dataset, teacher: Student,
 def _stored(job: Job) -> Pairs:
     folder = job.input("data")
     if not (folder / INDEX).is_file():
-        raise ValueError(
-            f"{job.where}.data={folder}: holds no pairs; name data/reflow, or say in {job.where}.draw how to draw them"
-        )
+        raise ValueError(_no_pairs(job, f"{job.where}.data={folder}"))
     return Pairs(folder)
 
 

@@ -11,16 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import PositiveInt
 from safetensors.torch import save_file
 from torch import Tensor
 
 from stages.core.config import config
+from stages.core.ranges import Count, Guidance, Steps
 from stages.core.rng import normal_at
 from stages.core.spec import SamplerSpec, even
 from stages.core.types import Sink
 from stages.io.artefacts import write_json
 from stages.io.dataset import TENSORS, Dataset
+from stages.io.expected import Expected
 from stages.io.job import Job
 from stages.metrics.judgement import against_mixture, correctness, likeness
 from stages.metrics.straightness import straightness
@@ -41,29 +42,45 @@ POINTS = 500
 class Config:
     """Which ways to sample, how many samples, and how they are judged."""
 
-    num_samples: PositiveInt
+    num_samples: Count
     """Samples on each split of prompts, which its score is the share of."""
-    batch_size: PositiveInt
-    teacher_nfe: tuple[PositiveInt, ...]
+    batch_size: Count
+    teacher_nfe: tuple[Steps, ...]
     """Numbers of Euler steps at which the teacher is shown."""
-    guidance_nfe: PositiveInt
+    guidance_nfe: Steps
     """Euler steps of the guidance frontier."""
-    guidance_scales: tuple[float, ...]
-    rl_nfe: PositiveInt
+    guidance_scales: tuple[Guidance, ...]
+    rl_nfe: Steps
     """Euler steps of RL arms that start from the teacher; one that starts from a student keeps its sampler."""
-    fd_repeats: PositiveInt
+    fd_repeats: Count
     """Samples for each test image's prompt, behind Fréchet distance, precision and recall."""
-    neighbours: PositiveInt
+    neighbours: Count
     """k: a neighbourhood of precision and recall reaches to the k-th neighbour."""
-    straightness_samples: PositiveInt
-    straightness_steps: PositiveInt
+    straightness_samples: Count
+    straightness_steps: Steps
     """Euler steps of the paths whose straightness S(Z) is measured; few bias it low."""
-    grid_prompts: PositiveInt
+    grid_prompts: Count
     """Columns of the sample grid."""
 
     def __post_init__(self) -> None:
         if not self.teacher_nfe:
             raise ValueError("teacher_nfe is empty; name at least one number of steps, since it is the reference")
+        scales = set(self.guidance_scales)
+        if len({f"{scale:g}" for scale in scales}) < len(scales):  # a cell is called after its scale
+            raise ValueError(f"guidance_scales={list(self.guidance_scales)}: two are the same in six digits; drop one")
+
+
+def expect(cfg: Config, _job: Job, inputs: Mapping[str, Expected]) -> Expected:
+    """No more than that every neighbourhood can be measured."""
+    data = inputs["dataset"].dataset
+    assert data is not None
+    for split, count in (("test", data.num_test), ("training", data.num_train)):
+        if cfg.neighbours >= count:
+            raise ValueError(
+                f"evaluate.neighbours={cfg.neighbours}: the dataset has {count} {split} images at most, each with "
+                f"{count - 1} others around it; lower it"
+            )
+    return Expected()
 
 
 @dataclass(frozen=True)

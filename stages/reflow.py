@@ -3,19 +3,20 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
-from pydantic import PositiveInt
 from torch import Generator, Tensor
 
-from stages.core.config import choose, config
+from stages.core.config import config
+from stages.core.ranges import Count, Steps, row_of
 from stages.core.rng import stream
 from stages.core.types import Sink
 from stages.couplings import COUPLINGS, couple
 from stages.io import shards
 from stages.io.artefacts import adopt, write_json
 from stages.io.dataset import Dataset
+from stages.io.expected import Expected
 from stages.io.job import Job
 from stages.io.pairs import Pairs
 from stages.metrics.pairs import moments, pair_statistics
@@ -30,8 +31,8 @@ _FOUND = "found.json"
 class Straightness:
     """How S(Z) is measured: on Euler trajectories of the teacher."""
 
-    num_samples: PositiveInt
-    num_steps: PositiveInt
+    num_samples: Count
+    num_steps: Steps
     """S is biased low with few steps; 64 or more."""
 
 
@@ -39,14 +40,27 @@ class Straightness:
 class Config:
     """Which noise goes with which sample."""
 
-    coupling: str
+    coupling: Annotated[str, row_of(COUPLINGS, "coupling")]
     """teacher_ode: each noise with the teacher's sample of it (reflow). independent, minibatch_ot: with real data."""
-    ot_batch: PositiveInt
+    ot_batch: Count
     """Samples that minibatch OT matches together."""
     straightness: Straightness
 
-    def __post_init__(self) -> None:
-        choose(COUPLINGS, self.coupling, "coupling", "reflow.coupling")
+    def matches(self, shard: int) -> None:
+        """ValueError where a shard of so many trajectories has too few for a batch that is matched."""
+        if self.coupling == "minibatch_ot" and self.ot_batch > shard:
+            raise ValueError(
+                f"reflow.ot_batch={self.ot_batch}: a shard has {shard} trajectories, and pairs are made inside one; "
+                "set it no larger than trajectories.shard_size"
+            )
+
+
+def expect(cfg: Config, _job: Job, inputs: Mapping[str, Expected]) -> Expected:
+    """As many pairs in each shard as there were."""
+    shard = inputs["trajectories"].pairs
+    assert shard is not None
+    cfg.matches(shard)
+    return Expected(pairs=shard)
 
 
 def plan(_cfg: Config, job: Job) -> list[dict[str, Any]]:
@@ -69,11 +83,7 @@ def _pair(cfg: Config, job: Job, recorded: Pairs, number: int, out: Path) -> Non
     """What is drawn depends on the shard's number alone, so that no shard needs another."""
     found, names = recorded.read(number), recorded.prompts
     noise, x0, index = found["noise"], found["x0"], found["prompt_index"]
-    if cfg.coupling == "minibatch_ot" and cfg.ot_batch > len(noise):
-        raise ValueError(
-            f"reflow.ot_batch={cfg.ot_batch}: a shard has {len(noise)} trajectories, and pairs are made inside one; "
-            "set it no larger than trajectories.shard_size"
-        )
+    cfg.matches(len(noise))
     if cfg.coupling != "teacher_ode":
         x0, index, names = _real(
             Dataset.load(job.input("dataset")), len(noise), stream(job.seed, "reflow/data", number)

@@ -2,18 +2,22 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from stages.core import judging
-from stages.core.config import config
+from stages.core.config import config, join, together
+from stages.core.ranges import Count, Weight
 from stages.core.types import Reward, Sink
 from stages.io.dataset import Dataset
+from stages.io.expected import Expected
 from stages.io.job import Job
 from stages.models import load
 from stages.models.transformer import VelocityTransformer
 from stages.models.verifier import load_verifier
 from stages.policies import POLICIES
-from stages.rewards import weighted
+from stages.rewards import chosen, weighted
 from stages.training import arm, data
 from stages.training.loop import Budget, Start, Trainer
 from stages.training.outcome import gather, record
@@ -25,11 +29,11 @@ class Common:
 
     init: str
     """Artefact folder of the model to align; also the reference of its KL term."""
-    rewards: dict[str, float]
+    rewards: dict[str, Weight]
     """Reward's name -> weight in the sum."""
-    prompts_per_iteration: int
-    group_size: int
-    """Samples a prompt; an iteration rolls out prompts_per_iteration x group_size of them."""
+    prompts_per_iteration: Count
+    group_size: Annotated[int, Field(ge=2, le=10**6)]
+    """Samples a prompt, to compare; an iteration rolls out prompts_per_iteration x group_size of them."""
     budget: Budget
 
     def __post_init__(self) -> None:
@@ -39,6 +43,25 @@ class Common:
 def configure(job: Job) -> arm.Arm[Common]:
     """The arm's section, checked against the common words and its algorithm's."""
     return arm.configure(job.section, Common, POLICIES, job.where, "RL algorithm")
+
+
+def expect(cfg: arm.Arm[Common], job: Job, inputs: Mapping[str, Expected]) -> Expected:
+    """An aligned model."""
+    common, dataset = cfg.common, inputs["dataset"].dataset
+    assert dataset is not None
+    together(
+        lambda: _has_weights(common, job, inputs["init"].model),
+        lambda: chosen(common.rewards, dataset.attributes, join(job.where, "rewards")),
+        lambda: data.enough_prompts(common.prompts_per_iteration, dataset.num_seen, job.where),
+    )
+    return Expected(model="trained")
+
+
+def _has_weights(common: Common, job: Job, model: str | None) -> None:
+    if model is None:
+        raise ValueError(f"{job.where}.init={common.init}: holds no model; name data/teacher, or the folder of an arm")
+    if model == "closed form":
+        raise ValueError(f"{job.where}.init={common.init}: a closed form has no weights to train; name a student")
 
 
 def plan(_cfg: arm.Arm[Common], _job: Job) -> list[dict[str, Any]]:
@@ -53,12 +76,9 @@ def reward(cfg: arm.Arm[Common], job: Job) -> Reward:
 
 def work(cfg: arm.Arm[Common], job: Job, _unit: Mapping[str, Any], out: Path, sink: Sink) -> None:
     """Train the policy and save it, with its sampler, to out/model."""
-    if cfg.common.group_size < 2:
-        raise ValueError(f"{job.where}.group_size={cfg.common.group_size}: a group needs two samples to compare")
     dataset = Dataset.load(job.input("dataset"))
     model = load(job.input("init") / "model", job.device).net
-    if not isinstance(model, VelocityTransformer):
-        raise ValueError(f"{job.where}.init={cfg.common.init}: a closed form has no weights to train; name a student")
+    _has_weights(cfg.common, job, "trained" if isinstance(model, VelocityTransformer) else "closed form")
     start = Start(init=model, teacher=model, reward=judging.appointed() or reward(cfg, job))
     trainer = Trainer(cfg.method, cfg.settings, cfg.common.budget, start, seed=job.seed, device=job.device)
     batch_at = data.groups(

@@ -7,10 +7,12 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import Field
 
-from stages.core.config import config
+from stages.core.config import at, config
+from stages.core.ranges import Count, Steps
 from stages.core.spec import even
 from stages.core.types import Sink
 from stages.io.dataset import Dataset
+from stages.io.expected import Expected
 from stages.io.job import Job
 from stages.models import save
 from stages.models.mixture import GaussianMixture
@@ -27,7 +29,7 @@ class Trained:
 
     kind: Literal["flow_matching"]
     network: NetworkConfig
-    batch_size: int
+    batch_size: Count
     budget: Budget
     method: flow_matching.Config
 
@@ -40,11 +42,28 @@ class Exact:
     """The closed form of the dataset's mixture."""
 
     kind: Literal["exact"]
-    nfe: int
+    nfe: Steps
     """Euler steps of the teacher's own sampler."""
 
 
 Config = Annotated[Trained | Exact, Field(discriminator="kind")]
+
+
+def expect(cfg: Trained | Exact, job: Job, inputs: Mapping[str, Expected]) -> Expected:
+    """A model for samples of the dataset's shape."""
+    data = inputs["dataset"].dataset
+    assert data is not None
+    if isinstance(cfg, Exact):
+        _is_known(data.kind)
+        return Expected(model="closed form")
+    with at(f"{job.where}.network"):
+        cfg.network.fit(data.sample_shape)
+    return Expected(model="trained")
+
+
+def _is_known(kind: str) -> None:
+    if kind != "mixture":
+        raise ValueError(f"teacher.kind=exact needs a mixture, the dataset holds {kind}")
 
 
 def plan(_cfg: Trained | Exact, _job: Job) -> list[dict[str, Any]]:
@@ -56,8 +75,7 @@ def work(cfg: Trained | Exact, job: Job, _unit: Mapping[str, Any], out: Path, si
     """Train the teacher and save its average, with its sampler, to out/model."""
     data = Dataset.load(job.input("dataset"))
     if isinstance(cfg, Exact):
-        if data.facts["kind"] != "mixture":
-            raise ValueError(f"teacher.kind='exact' needs a mixture, the dataset holds {data.facts['kind']}")
+        _is_known(data.facts["kind"])
         means, stds = torch.tensor(data.facts["means"]), torch.tensor(data.facts["stds"])
         net = GaussianMixture(torch.full((len(means),), 1 / len(means)), means, stds)
         save(out / "model", net, even(cfg.nfe))

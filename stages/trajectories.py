@@ -5,22 +5,23 @@ A shard's content depends on its range of sample indices alone, so any number of
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
-from pydantic import PositiveInt
 
-from stages.core.config import choose, config
+from stages.core.config import config
+from stages.core.ranges import Count, Guidance, NonNegativeCount, Steps, row_of
 from stages.core.rng import stream
 from stages.core.spec import even
 from stages.core.types import Sink
 from stages.io import shards
 from stages.io.artefacts import adopt, write_json
 from stages.io.dataset import Dataset
+from stages.io.expected import Expected
 from stages.io.job import Job
 from stages.io.pairs import DTYPES, Layout, Origin
 from stages.models import load
-from stages.samplers import RULES
+from stages.samplers import FROM_NOISE
 from stages.samplers.student import Noise, solutions
 
 _NOISE = "trajectories"
@@ -30,25 +31,23 @@ _NOISE = "trajectories"
 class Config:
     """How many, and how they are solved."""
 
-    num_trajectories: PositiveInt
-    shard_size: PositiveInt
+    num_trajectories: Count
+    shard_size: Count
     """Trajectories a shard, which is one task for a worker."""
-    rule: str
+    rule: Annotated[str, row_of(FROM_NOISE, "sampler rule")]
     """Step rule of the solver."""
-    steps: PositiveInt
+    steps: Steps
     """Equal steps in time; heun calls the network twice in each but the last."""
-    guidance: float
-    keep: tuple[int, ...]
+    guidance: Guidance
+    keep: tuple[NonNegativeCount, ...]
     """Indices of the stored states in the time grid: 0 is the noise, `steps` the sample (both are stored anyway)."""
-    batch_size: PositiveInt
-    dtype: str
+    batch_size: Count
+    dtype: Annotated[str, row_of(DTYPES, "dtype")]
     """Of what is stored; it is computed, and read again, in float32."""
     store_noise: bool
     """False halves the bytes: noise is made again from seed and index by whoever reads."""
 
     def __post_init__(self) -> None:
-        choose(DTYPES, self.dtype, "dtype", "trajectories.dtype")
-        choose(RULES, self.rule, "sampler rule", "trajectories.rule")
         if self.num_trajectories % self.shard_size:
             raise ValueError(
                 f"num_trajectories={self.num_trajectories} is not a whole number of shards of "
@@ -56,6 +55,11 @@ class Config:
             )
         if any(not 0 < i < self.steps for i in self.keep):
             raise ValueError(f"keep={list(self.keep)} must lie strictly between 0 and steps={self.steps}")
+
+
+def expect(cfg: Config, _job: Job, _inputs: Mapping[str, Expected]) -> Expected:
+    """Shards of pairs."""
+    return Expected(pairs=cfg.shard_size)
 
 
 def plan(cfg: Config, _job: Job) -> list[dict[str, Any]]:

@@ -12,10 +12,12 @@ from safetensors.torch import save_file
 from torch import Generator, Tensor
 
 from stages.core.config import config
+from stages.core.ranges import Count, NonNegative, Rate
 from stages.core.rng import stream
 from stages.core.types import Sink
 from stages.io.artefacts import adopt, write_json
 from stages.io.dataset import Dataset
+from stages.io.expected import Expected
 from stages.io.job import Job
 from stages.models.mixture import GaussianMixture
 from stages.models.verifier import Classifier, ClassifierConfig, DigitVerifier, load_verifier, save_verifier
@@ -29,10 +31,10 @@ class Trained:
 
     kind: Literal["classifier"]
     network: ClassifierConfig
-    iterations: int
-    batch_size: int
-    lr: float
-    max_shift: float
+    iterations: Count
+    batch_size: Count
+    lr: Rate
+    max_shift: NonNegative
     """Training images are moved by up to this many pixels either way."""
 
 
@@ -46,6 +48,19 @@ class Exact:
 Config = Annotated[Trained | Exact, Field(discriminator="kind")]
 
 
+def expect(cfg: Trained | Exact, _job: Job, inputs: Mapping[str, Expected]) -> Expected:
+    """No more than that it can be made."""
+    data = inputs["dataset"].dataset
+    assert data is not None
+    _judges(cfg, data.kind)
+    return Expected()
+
+
+def _judges(cfg: Trained | Exact, kind: str) -> None:
+    if kind != ("digits" if isinstance(cfg, Trained) else "mixture"):
+        raise ValueError(f"verifier.kind={cfg.kind} does not judge a dataset of {kind}")
+
+
 def plan(_cfg: Trained | Exact, _job: Job) -> list[dict[str, Any]]:
     """One unit."""
     return [{"id": "all"}]
@@ -54,8 +69,7 @@ def plan(_cfg: Trained | Exact, _job: Job) -> list[dict[str, Any]]:
 def work(cfg: Trained | Exact, job: Job, _unit: Mapping[str, Any], out: Path, sink: Sink) -> None:
     """Train, or write down, the verifier in `out`."""
     data = Dataset.load(job.input("dataset"))
-    if data.facts["kind"] != ("digits" if isinstance(cfg, Trained) else "mixture"):
-        raise ValueError(f"verifier.kind={cfg.kind!r} does not judge a dataset of {data.facts['kind']}")
+    _judges(cfg, data.facts["kind"])
     if isinstance(cfg, Exact):
         means, stds = torch.tensor(data.facts["means"]), torch.tensor(data.facts["stds"])
         truth = GaussianMixture(torch.full((len(means),), 1 / len(means)), means, stds)

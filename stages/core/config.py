@@ -1,18 +1,25 @@
 """Configurations: frozen typed dataclasses without defaults, checked once at the edge.
 
-YAML states every field, so there is one place to read a value; the class says what is allowed.
+YAML states every field, so there is one place to read a value; the class says what is allowed. A message names the
+address of a fault in params.yaml, what is wrong and what is valid, in one line that no input makes long.
 """
 
 import dataclasses
 import difflib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from types import NoneType
 from typing import Annotated, Any, TypeVar, dataclass_transform, get_args, get_origin, get_type_hints
 
 import pydantic
 from pydantic.dataclasses import dataclass
 
 T = TypeVar("T")
+SHOWN = 80
+"""Characters of an input that a message repeats."""
+_LISTED = 20
+"""Names that a message lists."""
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
@@ -21,52 +28,171 @@ def config(cls: type[T]) -> type[T]:
     return dataclass(frozen=True, kw_only=True, config=pydantic.ConfigDict(extra="forbid", strict=True))(cls)  # type: ignore[return-value]
 
 
-def check(cls: type[T], section: Mapping[str, Any], where: str) -> T:
-    """An instance of `cls` made from the plain mapping `section`.
+def check(cls: type[T], section: object, where: str) -> T:
+    """An instance of `cls` made from `section`, a plain mapping.
 
-    `where` is the section's address in params.yaml ("teacher", "distill.arms.tdm1"); it opens every message.
-    Raises ValueError: one line a fault, naming the key, what is wrong and what is valid.
+    `where` is the section's address in params.yaml ("teacher", "distill.arms.tdm1", "" for all of it); it opens every
+    message. Raises ValueError: one line a fault.
     """
+    if not isinstance(section, Mapping):
+        raise ValueError(f"{where}: should be a mapping of parameters (got {shown(section)})")
+    faults = list(_not_plain(section, where))
     adapter = pydantic.TypeAdapter(cls)
     try:
         # Through JSON, since that is where the values come from: lists become tuples, 4.5 is no int.
-        return adapter.validate_json(json.dumps(dict(section)), strict=True)
+        made = adapter.validate_json(json.dumps(dict(section), default=str, skipkeys=True), strict=True)
     except pydantic.ValidationError as error:
-        faults = [_explain(fault, cls) for fault in error.errors(include_url=False)]
-        raise ValueError("\n".join(f"{where}.{fault}" for fault in faults)) from None
+        faults += [_explain(fault, cls, where) for fault in error.errors(include_url=False)]
+    if faults:
+        raise ValueError("\n".join(dict.fromkeys(faults)))
+    return made
 
 
-def _explain(fault: Any, cls: Any) -> str:
-    address = ".".join(str(part) for part in fault["loc"])
-    match fault["type"]:
-        case "unexpected_keyword_argument":
-            valid = _fields(cls, fault["loc"][:-1])
-            close = difflib.get_close_matches(str(fault["loc"][-1]), valid, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"valid keys: {', '.join(valid)}"
-            return f"{address}: unknown parameter; {hint}"
-        case "missing_argument" | "missing":
-            return f"{address}: missing; every parameter is stated in params/"
-        case _:
-            return f"{address}: {fault['msg']} (got {fault['input']!r})"
+def together(*calls: Callable[[], Any]) -> list[Any]:
+    """What each call returns; one ValueError with the messages of all that raise one."""
+    made, faults = [], []
+    for call in calls:
+        try:
+            made.append(call())
+        except ValueError as error:
+            faults.append(str(error))
+    if faults:
+        raise ValueError("\n".join(faults))
+    return made
 
 
-def _fields(cls: Any, loc: tuple[Any, ...]) -> list[str]:
-    """The valid keys at `loc` of `cls`; a union's members stand in `loc` by their tags."""
-    for step in loc:
-        cls = get_type_hints(cls).get(step) if dataclasses.is_dataclass(cls) else _member(cls, step)
-    return [field.name for field in dataclasses.fields(cls)] if dataclasses.is_dataclass(cls) else []
+def brief(text: str) -> str:
+    """`text`, cut where a message would get too long."""
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 20]}... ({len(text)} characters)"
 
 
-def _member(union: Any, tag: Any) -> Any:
-    union = get_args(union)[0] if get_origin(union) is Annotated else union
-    tags = {value: m for m in get_args(union) for hint in get_type_hints(m).values() for value in get_args(hint)}
-    return tags.get(tag)
+def shown(value: object) -> str:
+    """A value for a message: in one line, and cut."""
+    return brief(repr(value))
 
 
-def choose(table: Mapping[str, T], name: str, what: str, where: str) -> T:
+def listed(names: Iterable[object]) -> str:
+    """Names for a message, not all of very many."""
+    known = [brief(str(name)) for name in names]
+    more = f" and {len(known) - _LISTED} more" if len(known) > _LISTED else ""
+    return ", ".join(known[:_LISTED]) + more or "none"
+
+
+def nearest(name: str, names: Iterable[str]) -> str | None:
+    """The one of `names` that `name` was probably meant to be."""
+    return next(iter(difflib.get_close_matches(name, list(names), n=1)), None)
+
+
+def pick(table: Mapping[str, T], name: str, what: str) -> T:
     """`table[name]`, or a ValueError that lists the valid names and the closest one."""
     if name in table:
         return table[name]
-    close = difflib.get_close_matches(name, table, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
-    raise ValueError(f"{where}: no {what} is called {name!r}{hint} Valid: {', '.join(sorted(table))}")
+    close = nearest(name, table)
+    hint = f"; did you mean {close!r}?" if close else ""
+    raise ValueError(f"no {what} is called {shown(name)}{hint} Valid: {listed(sorted(table))}")
+
+
+def choose(table: Mapping[str, T], name: str, what: str, where: str) -> T:
+    """`pick`, for the parameter at address `where`."""
+    with at(where):
+        return pick(table, name, what)
+
+
+@contextmanager
+def at(where: str) -> Iterator[None]:
+    """A ValueError from within opens with the address `where`."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError("\n".join(f"{where}: {line}" for line in str(error).splitlines())) from None
+
+
+def join(where: str, *keys: object) -> str:
+    """The address of what lies under `where`."""
+    return ".".join(brief(str(part)) for part in (where, *keys) if part != "")
+
+
+def _not_plain(value: object, where: str) -> Iterator[str]:
+    """Faults of what YAML can write and JSON cannot, and of what Hydra leaves open."""
+    match value:
+        case Mapping():
+            for key, below in value.items():
+                if not isinstance(key, str):
+                    yield f"{join(where, key)}: the key {shown(key)} is no text; write it in quotes"
+                yield from _not_plain(below, join(where, key))
+        case list() | tuple():
+            for index, below in enumerate(value):
+                yield from _not_plain(below, join(where, index))
+        case "???":
+            yield f"{where}: missing; say {where}=... on the command line, or state it in params/"
+        case None | bool() | int() | float() | str():
+            pass
+        case _:
+            yield f"{where}: {brief(str(value))} is a {type(value).__name__}; if a text is meant, write it in quotes"
+
+
+def _explain(fault: Any, cls: Any, where: str) -> str:
+    keys, kind = _follow(cls, fault["loc"])
+    address, input_ = join(where, *keys), shown(fault["input"])
+    match fault["type"]:
+        case "unexpected_keyword_argument":
+            known = [field.name for field in dataclasses.fields(_follow(cls, fault["loc"][:-1])[1])]
+            close = nearest(str(keys[-1]), known)
+            text = f"unknown parameter; {f'did you mean {close!r}?' if close else f'valid keys: {listed(known)}'}"
+        case "missing_argument" | "missing":
+            text = "missing; every parameter is stated in params/"
+        case "union_tag_not_found":
+            address = join(address, _tag(fault))
+            text = f"missing; name one of {listed(_members(kind))}"
+        case "union_tag_invalid":
+            address = join(address, _tag(fault))
+            text = f"{shown(fault['ctx']['tag'])} is none of {listed(_members(kind))}"
+        case "dataclass_type" | "dict_type" | "mapping_type" | "model_attributes_type":
+            text = f"should be a mapping of parameters (got {input_})"
+        case "value_error":
+            text = str(fault["ctx"]["error"])
+        case _:
+            text = f"{fault['msg']} (got {input_})"
+    return "\n".join(f"{address}: {line}" if address else line for line in text.splitlines())
+
+
+def _tag(fault: Any) -> str:
+    return fault["ctx"]["discriminator"].strip("'")
+
+
+def _follow(cls: Any, loc: tuple[Any, ...]) -> tuple[list[Any], Any]:
+    """The address of `loc`, and the type there. A member of a union stands in `loc` by its tag, which is no key."""
+    keys = []
+    for step in loc:
+        members = _members(cls)
+        if step == "[key]":
+            continue
+        if members:
+            cls = members.get(step)
+            continue
+        keys.append(step)
+        bare = _bare(cls)
+        if dataclasses.is_dataclass(bare):
+            cls = get_type_hints(bare, include_extras=True).get(step)
+        else:  # a mapping's values, or a sequence's
+            cls = next((each for each in reversed(get_args(bare)) if each is not Ellipsis), None)
+    return keys, cls if _members(cls) else _bare(cls)
+
+
+def _bare(cls: Any) -> Any:
+    """Without what is said beside the type, and without None."""
+    while get_origin(cls) is Annotated:
+        cls = get_args(cls)[0]
+    others = [each for each in get_args(cls) if each is not NoneType]
+    return _bare(others[0]) if NoneType in get_args(cls) and len(others) == 1 else cls
+
+
+def _members(cls: Any) -> Mapping[str, Any]:
+    """Tag -> member, of a union with a discriminator; empty for any other type."""
+    if get_origin(cls) is not Annotated:
+        return {}
+    union, *beside = get_args(cls)
+    name = next((each.discriminator for each in beside if getattr(each, "discriminator", None)), None)
+    if name is None:
+        return {}
+    return {tag: member for member in get_args(union) for tag in get_args(get_type_hints(member)[name])}

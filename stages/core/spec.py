@@ -1,6 +1,7 @@
 """How a model is sampled: the part of a student that is not weights."""
 
 from stages.core.config import config
+from stages.core.ranges import MAX_STEPS, Guidance, Unit
 
 
 @config
@@ -9,9 +10,9 @@ class SamplerSpec:
 
     rule: str
     """Step rule, a key of `stages.samplers.RULES`."""
-    times: tuple[float, ...]
+    times: tuple[Unit, ...]
     """The grid from 1.0 (noise) down to 0.0 (data); one step fewer than entries."""
-    guidance: float
+    guidance: Guidance
     """Classifier-free guidance; 1 is none."""
 
     def __post_init__(self) -> None:
@@ -27,7 +28,7 @@ class SamplerSpec:
 
 def even(num_steps: int, *, rule: str = "euler", guidance: float = 1.0) -> SamplerSpec:
     """`num_steps` equal steps of `rule` from noise to data."""
-    if num_steps < 1:
-        raise ValueError(f"a sampler needs at least one step, got nfe={num_steps}")
+    if not 1 <= num_steps <= MAX_STEPS:
+        raise ValueError(f"a sampler takes at least one step and at most {MAX_STEPS}, got nfe={num_steps}")
     times = (*(1 - i / num_steps for i in range(num_steps)), 0.0)
     return SamplerSpec(rule=rule, times=times, guidance=guidance)

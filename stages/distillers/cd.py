@@ -13,14 +13,14 @@ consistency models (arXiv:2310.04378).
 from typing import Annotated, Literal
 
 import torch
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field
 from torch import Generator, Tensor
 
 from stages.core.config import config
 from stages.core.guidance import guided
 from stages.core.matching import rms_huber
 from stages.core.path import data_from_velocity, expand, mix
-from stages.core.ranges import Decay
+from stages.core.ranges import MAX_STEPS, Decay, Guidance, Positive, Rate, Steps
 from stages.core.rng import fork, normal_like
 from stages.core.spec import SamplerSpec, even
 from stages.core.types import Batch, Tokens, Velocity, World
@@ -34,19 +34,19 @@ class Config:
     """Knobs of consistency distillation."""
 
     method: Literal["cd"]
-    nfe: PositiveInt
+    nfe: Steps
     """Calls of the sampler, which jumps to data and renoises; training does not depend on it."""
-    num_intervals: Annotated[int, Field(ge=2)]
+    num_intervals: Annotated[int, Field(ge=2, le=MAX_STEPS)]
     """N: equal intervals of [0, 1] whose ends are compared. More are less biased and slower to learn."""
     teacher_rule: Literal["euler", "heun"]
     """How the teacher crosses one interval: one call or two."""
-    guidance: float
+    guidance: Guidance
     """w: classifier-free guidance of the teacher, baked into the student; 1 is none."""
     target_decay: Decay
     """The target's weight on its own past. It is no evaluation average: .95 and not .9999."""
-    huber_c: PositiveFloat
+    huber_c: Positive
     """c of the pseudo-Huber distance, in the data's units; the literature's .00054 sqrt(d) is c = .00054."""
-    student_lr: PositiveFloat
+    student_lr: Rate
     """AdamW's step size."""
 
 

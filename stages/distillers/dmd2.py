@@ -19,7 +19,6 @@ its own (the code: the student and the critic update beside it share theirs).
 from typing import Literal, cast
 
 import torch
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Generator, Tensor
 from torch.nn.functional import softplus
 
@@ -27,7 +26,7 @@ from stages.core.config import config
 from stages.core.guidance import guided
 from stages.core.matching import deviation, injected, unlearning
 from stages.core.path import data_from_velocity, mix
-from stages.core.ranges import Unit
+from stages.core.ranges import Guidance, NonNegative, Rate, Steps, Unit
 from stages.core.rng import fork, normal_like, uniform
 from stages.core.rollout import at, noise_for, renoised
 from stages.core.spec import SamplerSpec, even
@@ -42,23 +41,23 @@ class Config:
     """Knobs of DMD2."""
 
     method: Literal["dmd2"]
-    nfe: PositiveInt
+    nfe: Steps
     """K: calls of the student, at equally spaced noise levels."""
-    guidance: float
+    guidance: Guidance
     """w: classifier-free guidance of the teacher inside the loss; 1 is none. Student and fake have none."""
-    critic_updates: PositiveInt
+    critic_updates: Steps
     """R: updates of fake and head for each of the student: the two time-scales. The paper takes 5 to 10."""
-    gan_weight: NonNegativeFloat
+    gan_weight: NonNegative
     """lambda_G: weight of the adversarial loss beside half the squared matching direction."""
     t_min: Unit
     """Smallest noise level at which distributions are matched."""
     t_max: Unit
     """Largest."""
-    student_lr: PositiveFloat
+    student_lr: Rate
     """AdamW's step size for the student."""
-    fake_lr: PositiveFloat
+    fake_lr: Rate
     """AdamW's step size for the fake."""
-    head_lr: PositiveFloat
+    head_lr: Rate
     """AdamW's step size for the discriminator."""
 
     def __post_init__(self) -> None:

@@ -8,11 +8,11 @@ and of squared ones elsewhere; InstaFlow goes on with LPIPS, which has no meanin
 
 from typing import Literal
 
-from pydantic import PositiveFloat
 from torch import Generator
 
 from stages.core.config import config
 from stages.core.path import data_from_velocity
+from stages.core.ranges import Rate
 from stages.core.rollout import at
 from stages.core.spec import SamplerSpec, even
 from stages.core.types import Batch, World
@@ -26,7 +26,7 @@ class Config:
     """Knobs of knowledge distillation."""
 
     method: Literal["kd"]
-    student_lr: PositiveFloat
+    student_lr: Rate
     """AdamW's step size."""
 
 

@@ -10,11 +10,11 @@ velocity does not need).
 from typing import Literal
 
 import torch
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Generator, Tensor
 
 from stages.core.config import config
 from stages.core.path import mix
+from stages.core.ranges import NonNegative, Rate, Steps
 from stages.core.rng import fork, uniform
 from stages.core.spec import SamplerSpec, even
 from stages.core.types import Batch, World
@@ -28,11 +28,11 @@ class Config:
     """Knobs of reflow."""
 
     method: Literal["rectified"]
-    nfe: PositiveInt
+    nfe: Steps
     """Equal Euler steps of the sampler. Training does not depend on it."""
-    time_sharpness: NonNegativeFloat
+    time_sharpness: NonNegative
     """a of the training times' density, as exp(a t) + exp(a (1 - t)): 0 is uniform, 2-RF++ takes 4."""
-    student_lr: PositiveFloat
+    student_lr: Rate
     """AdamW's step size."""
 
 

@@ -18,14 +18,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from pydantic import PositiveFloat, PositiveInt
 from torch import Generator, Tensor
 
 from stages.core.config import config
 from stages.core.guidance import guided
 from stages.core.matching import deviation, per_sample, pseudo_huber
 from stages.core.path import data_from_velocity, expand, noise_from_velocity, transition
-from stages.core.ranges import Unit
+from stages.core.ranges import Decay, Guidance, Positive, Rate, Steps, Unit
 from stages.core.rng import fork, normal_like, uniform
 from stages.core.rollout import euler_states, noise_for
 from stages.core.spec import SamplerSpec, even
@@ -40,9 +39,9 @@ class Config:
     """Knobs of trajectory distribution matching."""
 
     method: Literal["tdm"]
-    nfe: PositiveInt
+    nfe: Steps
     """K: equal Euler steps of the student, in training as in use."""
-    guidance: float
+    guidance: Guidance
     """w: classifier-free guidance of the teacher in the loss; 1 is none. Student and fake have none."""
     interval: Literal["own", "shared"]
     """Where tau may lie: in its jump's own [t_{k-1}, t_k], or up to t_max for every jump."""
@@ -53,13 +52,13 @@ class Config:
     fake_target: Literal["sample", "exact"]
     """What the fake regresses at x_tau: x0hat, with the tempered importance weight (the authors', biased if
     m > 0), or the conditional score of x_tau given x_m (unbiased). The same where m = 0."""
-    huber_c: PositiveFloat
+    huber_c: Positive
     """c of the student's element-wise pseudo-Huber distance, in the data's units."""
-    student_lr: PositiveFloat
+    student_lr: Rate
     """AdamW's step size for the student."""
-    fake_lr: PositiveFloat
+    fake_lr: Rate
     """AdamW's step size for the fake: a few times the student's, which it has to follow."""
-    betas: tuple[Unit, Unit]
+    betas: tuple[Decay, Decay]
     """AdamW's for both."""
 
     def __post_init__(self) -> None:

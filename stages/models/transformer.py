@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from stages.core.config import config
+from stages.core.ranges import Size
 from stages.core.types import Tokens
 from stages.models.text import Vocabulary, build_encoder, build_tokenizer
 
@@ -24,11 +25,23 @@ DIFFUSERS_TIME = 1000.0
 class NetworkConfig:
     """The size of the transformer and its text encoder."""
 
-    width: int
-    num_layers: int
-    num_heads: int
-    patch_size: int
-    num_text_layers: int
+    width: Size
+    num_layers: Size
+    num_heads: Size
+    patch_size: Size
+    num_text_layers: Size
+
+    def __post_init__(self) -> None:
+        if self.width % 4:
+            raise ValueError(f"width={self.width}: positions are two sines and two cosines; name a multiple of 4")
+        if self.width % self.num_heads:
+            raise ValueError(f"num_heads={self.num_heads} does not divide width={self.width}")
+
+    def fit(self, sample_shape: tuple[int, int, int]) -> None:
+        """ValueError unless samples of `sample_shape` (C, H, W) fall into patches."""
+        _, height, width = sample_shape
+        if height != width or height % self.patch_size:
+            raise ValueError(f"patch_size={self.patch_size} does not divide square samples of {height}x{width}")
 
 
 class VelocityTransformer(nn.Module):
@@ -52,11 +65,8 @@ class VelocityTransformer(nn.Module):
         """A fresh network for samples of `sample_shape` (C, H, W) and the words of `prompts`, from torch's seed."""
         from diffusers import SD3Transformer2DModel
 
-        channels, height, width = sample_shape
-        if height != width or height % cfg.patch_size:
-            raise ValueError(f"network: patch_size={cfg.patch_size} does not divide square samples of {height}x{width}")
-        if cfg.width % cfg.num_heads:
-            raise ValueError(f"network: num_heads={cfg.num_heads} does not divide width={cfg.width}")
+        cfg.fit(sample_shape)
+        channels, height, _ = sample_shape
         tokenizer = build_tokenizer(prompts)
         transformer = SD3Transformer2DModel(
             sample_size=height,

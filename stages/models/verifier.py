@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from stages.core.config import config
+from stages.core.ranges import Size
 from stages.models.mixture import GaussianMixture
 
 
@@ -56,9 +57,9 @@ def slope(images: Tensor) -> Tensor:
 class ClassifierConfig:
     """The size of the digit classifier."""
 
-    channels: int
+    channels: Size
     """Feature maps of the first layer; the second has twice as many."""
-    feature_dim: int
+    feature_dim: Size
     """Size of the layer before the logits: the feature space of the metrics."""
 
 

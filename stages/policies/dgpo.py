@@ -22,14 +22,13 @@ would break their zero sum; there is no guidance.
 from typing import Literal
 
 import torch
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Generator, Tensor
 
 from stages.core.advantage import Scale, group_advantage, grouped, groups_of
 from stages.core.config import config
 from stages.core.matching import per_sample
 from stages.core.path import mix
-from stages.core.ranges import Decay, Unit
+from stages.core.ranges import Decay, NonNegative, Part, Positive, Rate, Steps, Unit
 from stages.core.rng import fork, uniform
 from stages.core.rollout import euler_states, noise_for
 from stages.core.spec import SamplerSpec, even
@@ -45,27 +44,27 @@ class Config:
     """Knobs of direct group preference optimisation."""
 
     method: Literal["dgpo"]
-    rollout_steps: PositiveInt
+    rollout_steps: Steps
     """Equal Euler steps of the samples that are scored."""
-    nfe: PositiveInt
+    nfe: Steps
     """Equal Euler steps of the finished model's sampler."""
     advantage_scale: Scale
     """Rewards are centred in their group and divided by the standard deviation of group or batch."""
-    num_draws: PositiveInt
+    num_draws: Steps
     """M: updates an iteration, each with its own times and noises."""
-    t_min: Unit
+    t_min: Part
     """Smallest time; the paper's ablation finds blur without one."""
-    beta: PositiveFloat
+    beta: Positive
     """Sharpness of the group's weight W, in units of 1 / (advantage x squared error)."""
-    beta_kl: NonNegativeFloat
+    beta_kl: NonNegative
     """Weight of mean |v - v_ref|^2, which holds the model to where it started."""
-    clip_range: PositiveFloat
+    clip_range: Positive
     """c: a sample counts while exp(l_old - l) lies within 1 + c (A > 0) or above 1 - c (A <= 0)."""
     old_decay: Decay
     """Largest weight of the old policy's average on its own past."""
-    old_decay_rate: NonNegativeFloat
+    old_decay_rate: Unit
     """That weight is this times the number of updates so far, which is 1 at the first."""
-    student_lr: PositiveFloat
+    student_lr: Rate
     """AdamW's step size."""
 
 

@@ -20,12 +20,13 @@ up to 26 and with `advantage_scale: group` none reaches 5; with `batch` the only
 from typing import Annotated, Literal
 
 import torch
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field
 from torch import Generator, Tensor, nn
 
 from stages.core.advantage import Scale, group_advantage, grouped, groups_of
 from stages.core.config import config
 from stages.core.path import expand
+from stages.core.ranges import MAX_STEPS, Guidance, NonNegative, Positive, Rate, Steps
 from stages.core.rng import fork, normal_like
 from stages.core.rollout import noise_for
 from stages.core.sde import flow_sde_step, grid
@@ -42,25 +43,25 @@ class Config:
     """Knobs of Flow-GRPO."""
 
     method: Literal["flow_grpo"]
-    rollout_steps: Annotated[int, Field(ge=2)]
+    rollout_steps: Annotated[int, Field(ge=2, le=MAX_STEPS)]
     """Equal steps of the stochastic roll-out; fewer than in use will do, since only the order of rewards matters."""
-    nfe: PositiveInt
+    nfe: Steps
     """Equal Euler steps of the finished model's sampler, which is the plain ODE."""
-    noise_level: PositiveFloat
+    noise_level: Positive
     """a of g = a sqrt(t / (1 - t)), without unit."""
-    guidance: float
+    guidance: Guidance
     """w: classifier-free guidance of the policy, in roll-outs, in updates and in use; 1 is none."""
     advantage_scale: Scale
     """Rewards are centred in their group and divided by the standard deviation of group or batch."""
-    num_updates: PositiveInt
+    num_updates: Steps
     """Updates an iteration, on the same roll-out."""
-    steps_per_update: PositiveInt
+    steps_per_update: Steps
     """Steps of each trajectory that an update looks at, at most rollout_steps - 1."""
-    clip_range: PositiveFloat
+    clip_range: Positive
     """c: how far the ratio of mean densities may go from 1."""
-    beta_kl: NonNegativeFloat
+    beta_kl: NonNegative
     """Weight of the KL to where the model started, a mean over elements and steps."""
-    student_lr: PositiveFloat
+    student_lr: Rate
     """AdamW's step size."""
 
     def __post_init__(self) -> None:

@@ -6,13 +6,13 @@ silent 0.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from stages.core.config import choose
+from stages.core.config import choose, join, listed, together
 from stages.core.types import Reward
 from stages.rewards.correctness import Right, all_correct, attribute
 
@@ -31,11 +31,28 @@ class Verifier(Protocol):
         ...
 
 
-def table(attributes: Mapping[str, Sequence[str]]) -> dict[str, Right]:
+def table(attributes: Iterable[str]) -> dict[str, Right]:
     """The rewards that a verifier of these attributes can give, by name."""
     if ALL in attributes:
         raise ValueError(f"rewards: an attribute may not be called {ALL!r}, the name of all of them together")
     return {**{name: attribute(column) for column, name in enumerate(attributes)}, ALL: all_correct}
+
+
+def chosen(weights: Mapping[str, float], attributes: Iterable[str], where: str = "rewards") -> list[Right]:
+    """The rewards that `weights`, the parameter at `where`, names.
+
+    ValueError for a name that is none, a weight that is not finite, or nothing but zeros.
+    """
+    names = table(attributes)
+    if not any(weights.values()):
+        raise ValueError(f"{where}: give one a weight other than 0; valid names: {listed(sorted(names))}")
+
+    def right(name: str) -> Right:
+        if not math.isfinite(weights[name]):
+            raise ValueError(f"{join(where, name)}: weight {weights[name]} is not a finite number; give one")
+        return choose(names, name, "reward", where)
+
+    return together(*(lambda name=name: right(name) for name in weights))
 
 
 def weighted(weights: Mapping[str, float], verifier: Verifier) -> Reward:
@@ -43,13 +60,7 @@ def weighted(weights: Mapping[str, float], verifier: Verifier) -> Reward:
 
     ValueError for a name that is none of the verifier's, a weight that is not finite, or nothing but zeros.
     """
-    names = table(verifier.attributes)
-    terms = [(weight, choose(names, name, "reward", "rewards")) for name, weight in weights.items()]
-    for name, weight in weights.items():
-        if not math.isfinite(weight):
-            raise ValueError(f"rewards.{name}: weight {weight} is not a finite number; give one")
-    if not any(weights.values()):
-        raise ValueError(f"rewards: give one a weight other than 0; valid names: {', '.join(sorted(names))}")
+    terms = list(zip(weights.values(), chosen(weights, verifier.attributes), strict=True))
 
     @torch.no_grad()
     def reward(images: Tensor, targets: Tensor) -> Tensor:

@@ -33,6 +33,9 @@ RULES: MappingProxyType[str, Rule] = MappingProxyType(
     }
 )
 
+FROM_NOISE = MappingProxyType({name: rule for name, rule in RULES.items() if name != "edm_heun"})
+"""Those that can start where alpha = 0, as every sampler of a model does."""
+
 
 @dataclass(frozen=True)
 class Solution:

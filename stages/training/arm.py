@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Generic, TypeVar
 
-from stages.core.config import check, choose
+from stages.core.config import check, choose, listed, together
 from stages.training.method import Method
 
 T = TypeVar("T")
@@ -27,15 +27,16 @@ def configure(section: Mapping[str, Any], common: type[T], table: Mapping[str, A
 
     A key that neither knows goes to the method, whose message names the keys that it does know.
     """
-    name = section.get("method")
-    if not isinstance(name, str):
-        raise ValueError(f"{where}.method: missing; name one of {', '.join(sorted(table))}")
-    method = choose(table, name, what, f"{where}.method")
     shared = {field.name for field in fields(common)}  # type: ignore[arg-type]
     mine = {key: value for key, value in section.items() if key in shared}
-    return Arm(
-        common=check(common, mine, where),
-        name=name,
-        method=method,
-        settings=check(method.Config, {key: value for key, value in section.items() if key not in shared}, where),
-    )
+    theirs = {key: value for key, value in section.items() if key not in shared}
+
+    def its_method() -> tuple[str, Method, Any]:
+        name = section.get("method")
+        if not isinstance(name, str):
+            raise ValueError(f"{where}.method: missing; name one of {listed(sorted(table))}")
+        method = choose(table, name, what, f"{where}.method")
+        return name, method, check(method.Config, theirs, where)
+
+    made, (name, method, settings) = together(lambda: check(common, mine, where), its_method)
+    return Arm(common=made, name=name, method=method, settings=settings)

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from stages.core.config import join
 from stages.core.rng import stream
 from stages.core.types import Batch
 from stages.io.dataset import Dataset
@@ -53,11 +54,18 @@ def pairs(made: PairSource, net: Any, batch_size: int, buffer: int, *, seed: int
     return batch_at
 
 
+def enough_prompts(asked: int, seen: int, where: str = "") -> None:
+    """ValueError where an iteration asks for more different prompts than training may see."""
+    if asked > seen:
+        raise ValueError(
+            f"{join(where, 'prompts_per_iteration')}={asked}: the dataset has {seen} seen prompts; lower it"
+        )
+
+
 def groups(dataset: Dataset, net: Any, num_prompts: int, group_size: int, *, seed: int, device: str) -> BatchAt:
     """`num_prompts` different seen prompts an iteration, each in `group_size` consecutive rows."""
     prompts = dataset.prompts("seen")
-    if num_prompts > len(prompts):
-        raise ValueError(f"prompts_per_iteration={num_prompts}: the dataset has {len(prompts)} seen prompts")
+    enough_prompts(num_prompts, len(prompts))
     cond, targets = net.tokens(prompts).to(device), dataset.targets_of(prompts).to(device)
     null = net.null(1).to(device)
 

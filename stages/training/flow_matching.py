@@ -10,6 +10,7 @@ from torch import Generator
 
 from stages.core.config import config
 from stages.core.path import mix
+from stages.core.ranges import Part, Rate, Steps
 from stages.core.rng import fork, normal_like, uniform
 from stages.core.spec import SamplerSpec, even
 from stages.core.types import Batch, World
@@ -22,10 +23,10 @@ NEEDS = "images"
 class Config:
     """Knobs of flow matching."""
 
-    lr: float
-    condition_dropout: float
+    lr: Rate
+    condition_dropout: Part
     """Share of samples that train the empty prompt, without which there is no guidance."""
-    nfe: int
+    nfe: Steps
     """Euler steps of the teacher's own sampler."""
 
 

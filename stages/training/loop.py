@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import PositiveInt
 from torch import Generator, nn
 
 from stages.core.config import config
+from stages.core.ranges import Count, Decay, NonNegativeCount, Positive, Unit
 from stages.core.ranks import current
 from stages.core.rng import fork, stream
 from stages.core.types import Batch, Reward, Sink
@@ -36,18 +36,18 @@ SAVE_EVERY_S = 20.0
 class Budget:
     """How long and how carefully to train; the same words for every method."""
 
-    iterations: int
-    ema: float
+    iterations: Count
+    ema: Decay
     """Decay of the student's evaluation average; 0 keeps the last weights."""
-    clip: float
+    clip: Positive
     """Largest gradient norm of a phase."""
-    warmup: int
+    warmup: NonNegativeCount
     """Iterations over which learning rates rise from 0."""
-    final_lr: float
+    final_lr: Unit
     """Learning rates end at this fraction of their value, along a half cosine; 1 keeps them."""
     precision: Precision
     """What networks compute in; their answers, losses, weights and averages are float32."""
-    slices: PositiveInt
+    slices: Count
     """Equal parts of a batch, each with its own random numbers, whose gradients are averaged; 1 is the plain batch.
     They bound memory, and workers share them: the result depends on their number, not on that of workers."""
 

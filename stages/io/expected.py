@@ -1,0 +1,34 @@
+"""What parameters tell of an artefact before it is made, so that what cannot come of them is refused before any work.
+
+A stage's `expect(cfg, job, inputs)` says it of its own artefact from what is known of its inputs; it raises ValueError,
+a line a fault, where they do not go together.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outline:
+    """A dataset's sizes and words."""
+
+    kind: Literal["digits", "mixture"]
+    sample_shape: tuple[int, int, int]
+    """(C, H, W)"""
+    attributes: tuple[str, ...]
+    num_train: int
+    """At most: the images of held-out prompts are not among them."""
+    num_test: int
+    num_seen: int
+    """Prompts that training may use, at most: some may be shown by test images alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expected:
+    """An artefact that is yet to be made."""
+
+    dataset: Outline | None = None
+    model: Literal["trained", "closed form"] | None = None
+    """None: it holds no model."""
+    pairs: int | None = None
+    """Of noise and sample in each shard; None: it holds none."""
