@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 from pydantic import PositiveInt
-from safetensors.torch import save_file
 from torch import Tensor
 
+from stages.core import tensors
 from stages.core.config import config
 from stages.core.rng import normal_at
 from stages.core.spec import SamplerSpec, even
@@ -149,7 +149,7 @@ def work(cfg: Config, job: Job, unit: Mapping[str, Any], out: Path, sink: Sink) 
             numbers["straightness"] = _straightness(bench, model.net)
     write_json(out / "cell.json", numbers)
     write_json(out / "timing.json", timing)
-    save_file({name: tensor.contiguous().cpu() for name, tensor in shown.items()}, out / "samples.safetensors")
+    tensors.save(out / "samples.safetensors", shown)
 
 
 def _flows(cfg: Config, unit: Mapping[str, Any], spec: SamplerSpec) -> bool:
