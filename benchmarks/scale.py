@@ -29,7 +29,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks import scale_tables  # noqa: E402
 from stages.core.rng import normal_at  # noqa: E402
-from stages.io import artefacts, shards  # noqa: E402
+from stages.io import artefacts, hashing, shards  # noqa: E402
 from stages.io.pairs import Layout, Origin  # noqa: E402
 
 SHAPES = {"4x64x64": (4, 64, 64), "16x64x64": (16, 64, 64)}
@@ -209,7 +209,7 @@ def manifest_cost(folder: Path, *, quick: bool) -> Figures:
         sizes[count] = {"bytes": size, "bytes_a_file": size / count, "commit_s": committed, "verify_s": verified}
     file = folder / "large"
     file.write_bytes(os.urandom(2**20) * 256)
-    rate = 256 * 2**20 / statistics.median(timed(lambda: artefacts.sha256(file)) for _ in range(3))
+    rate = 256 * 2**20 / statistics.median(timed(lambda: hashing.sha256_of_file(file)) for _ in range(3))
     return {"files": sizes, "sha256_mb_s": rate / 1e6}
 
 

@@ -119,3 +119,14 @@ def test_nothing_is_imported_that_is_not_needed(modules, heavy):
     command = [sys.executable, "-c", f"import sys, {modules}; print(*sys.modules)"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert not heavy & set(done.stdout.split())
+
+
+def test_one_place_makes_digests():
+    """sha256 and md5 of files and contents are made in stages/io/hashing.py; stages/core/rng.py makes seeds."""
+    files = [
+        file
+        for folder in ("stages", "flows", "tests", "benchmarks", "deploy")
+        for file in (ROOT / folder).rglob("*.py")
+    ]
+    users = {file.relative_to(ROOT).as_posix() for file in files if "import hash" + "lib" in file.read_text()}
+    assert users == {"stages/io/hashing.py", "stages/core/rng.py"}

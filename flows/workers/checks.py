@@ -1,6 +1,5 @@
 """Before any work on a cluster that is not ours: has it what was asked for, and can each of its nodes do the work?"""
 
-import hashlib
 import os
 import platform
 import time
@@ -14,6 +13,7 @@ from flows.project.resources import Compute
 from flows.project.storage import Storage
 from flows.runtime.environment import HOME
 from flows.workers.capacity import require
+from stages.io.hashing import sha256_of_files
 
 JOIN_S = 60.0
 """How long nodes that are announced may take to come."""
@@ -69,13 +69,9 @@ def _facts(content: Params, token: Path) -> dict[str, Any]:
 
 def code() -> str:
     """sha256 of the source of `stages` and of what workers import of `flows`."""
-    from stages.io.job import code_digest
-
-    whole = hashlib.sha256(code_digest().encode())
-    package = Path(__file__).parents[1]
-    for file in sorted(file for name in _PACKAGES for file in (package / name).rglob("*.py")):
-        whole.update(file.relative_to(package).as_posix().encode() + b"\0" + file.read_bytes())
-    return whole.hexdigest()
+    root = Path(__file__).parents[2]
+    folders = [root / "stages", *(root / "flows" / name for name in _PACKAGES)]
+    return sha256_of_files(root, (file for folder in folders for file in folder.rglob("*.py")))
 
 
 def _check_nodes(facts: Mapping[str, Any]) -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from stages.io import artefacts, shards
+from stages.io import hashing, shards
 
 KINDS = [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int32, torch.int64, torch.uint8, torch.bool]
 
@@ -34,7 +34,7 @@ def test_the_bytes_are_what_they_always_were(tmp_path):
     """They decide the digest of every artefact with shards. The number is of fewstep's own codec, and of 0.8.0."""
     count = torch.arange(6)
     shards.write(tmp_path / "s", {"é": count.half().reshape(6, 1), "n": count, "b": count.bfloat16(), "a": count > 2})
-    assert artefacts.sha256(tmp_path / "s") == "4c13d76f8aa34a8509a1ccabe83c74c2e2f05a160fee8373c2779231f9eb57f6"
+    assert hashing.sha256_of_file(tmp_path / "s") == "4c13d76f8aa34a8509a1ccabe83c74c2e2f05a160fee8373c2779231f9eb57f6"
 
 
 def test_a_folders_shards_come_in_order_and_only_what_is_asked_for_is_read(tmp_path):

@@ -1,13 +1,12 @@
 """Objects are written whole and read whole, whatever the network does; what cannot be done is said."""
 
-import hashlib
 import re
 import shutil
 
 import pytest
 import torch
 
-from stages.io import artefacts, places, shards, storage
+from stages.io import artefacts, hashing, places, shards, storage
 from stages.io.storage import StorageError, Store
 from tests import s3
 
@@ -36,7 +35,7 @@ def store(network, tmp_path, monkeypatch):
 def file_with(folder, content, name="a.bin"):
     folder.mkdir(exist_ok=True, parents=True)
     (folder / name).write_bytes(content)
-    return {"path": name, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    return {"path": name, "bytes": len(content), "sha256": hashing.sha256(content)}
 
 
 LARGE = bytes(range(256)) * 8192
