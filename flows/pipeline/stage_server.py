@@ -17,8 +17,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-from flows.runtime import errors
-from stages.io.job import code_digest
+from flows.runtime import errors, source
 
 SOCKET = "FEWSTEP_RELAY"
 """Environment variable: where the pipeline listens."""
@@ -74,7 +73,7 @@ def serve(perform: Callable[[Request], None]) -> Iterator[None]:
     """Listen, and `perform` each request in a thread of its own, until the context ends."""
     folder = Path(tempfile.mkdtemp(prefix="fewstep-"))  # a socket's path may have 107 bytes, a project's is longer
     os.environ[SOCKET] = str(folder / "socket")
-    code = code_digest()
+    code = _code()
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(os.environ[SOCKET])
         server.listen()
@@ -102,7 +101,7 @@ def _answer(connection: socket.socket, perform: Callable[[Request], None], code:
         caller = Caller(connection)
         CALLER.set(caller)
         threading.Thread(target=caller.watch, daemon=True).start()
-        if request["code"] != code:  # the workers hold what the code was when the pipeline began
+        if request["code"] != code:  # this process and its workers hold what the code was when the pipeline began
             caller.send(stale=True)
             return
         try:
@@ -113,6 +112,11 @@ def _answer(connection: socket.socket, perform: Callable[[Request], None], code:
             caller.send(errors=[], trace="")
 
 
+def _code() -> str:
+    """What is on the disk now: the whole house, since a process that began with other modules would run any of them."""
+    return source.digest("stages", "flows")
+
+
 def ask(node: str, facts: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """Have the pipeline run `node`: its answer, {errors, trace}; None if none listens, or it began with other code."""
     path = os.environ.get(SOCKET)
@@ -121,7 +125,7 @@ def ask(node: str, facts: Mapping[str, Any]) -> Mapping[str, Any] | None:
     with socket.socket(socket.AF_UNIX) as connection:
         try:
             connection.connect(path)
-            connection.sendall(json.dumps({"node": node, "code": code_digest(), **facts}).encode() + b"\n")
+            connection.sendall(json.dumps({"node": node, "code": _code(), **facts}).encode() + b"\n")
             with connection.makefile("r", encoding="utf-8") as stream:
                 for line in stream:
                     message = json.loads(line)

@@ -11,16 +11,16 @@ from typing import Any
 from flows.project.nodes import Params
 from flows.project.resources import Compute
 from flows.project.storage import Storage
+from flows.runtime import source
 from flows.runtime.environment import HOME
 from flows.workers.capacity import require
-from stages.io.hashing import sha256_of_files
 
 JOIN_S = 60.0
 """How long nodes that are announced may take to come."""
 PROBE_S = 120.0
 """How long a node may take to start a worker and answer."""
 _LOOK_S = 1.0
-_PACKAGES = ("runtime", "project", "telemetry", "workers")
+_PACKAGES = ("flows/runtime", "flows/project", "flows/telemetry", "flows/workers")
 """Of flows, what workers import."""
 
 
@@ -69,9 +69,7 @@ def _facts(content: Params, token: Path) -> dict[str, Any]:
 
 def code() -> str:
     """sha256 of the source of `stages` and of what workers import of `flows`."""
-    root = Path(__file__).parents[2]
-    folders = [root / "stages", *(root / "flows" / name for name in _PACKAGES)]
-    return sha256_of_files(root, (file for folder in folders for file in folder.rglob("*.py")))
+    return source.digest("stages", *_PACKAGES)
 
 
 def _check_nodes(facts: Mapping[str, Any]) -> None:

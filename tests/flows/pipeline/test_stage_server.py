@@ -1,6 +1,7 @@
 """The relay: words, faults and deaths pass between a pipeline and the processes that DVC starts."""
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from flows.pipeline import stage_server
+from flows.runtime import source
 from flows.telemetry.context import PIPELINE
 
 ROOT = Path(stage_server.__file__).parents[2]
@@ -37,10 +39,18 @@ def test_a_fault_reaches_whoever_asked():
     assert "Traceback" in answer["trace"]
 
 
-def test_code_that_was_edited_since_runs_elsewhere(monkeypatch):
-    with stage_server.serve(lambda _: pytest.fail("the pipeline's workers hold the old code")):
-        monkeypatch.setattr(stage_server, "code_digest", lambda: "edited")
+@pytest.mark.parametrize("edited", ["stages/report/page.py", "flows/workers/tasks.py", "flows/cli/summary.py"])
+def test_code_that_was_edited_since_runs_elsewhere(edited, tmp_path, monkeypatch):
+    for folder in ("stages", "flows"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(source, "ROOT", tmp_path)
+    performed = []
+    with stage_server.serve(performed.append):
+        assert stage_server.ask("teacher", {}) is not None
+        with (tmp_path / edited).open("a") as stream:
+            stream.write("# edited\n")
         assert stage_server.ask("teacher", {}) is None
+    assert len(performed) == 1, "the pipeline's process and its workers hold the old code"
 
 
 def test_without_a_pipeline_nobody_answers():
