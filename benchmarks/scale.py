@@ -22,14 +22,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import scale_tables  # noqa: E402
 from stages.core.rng import normal_at  # noqa: E402
-from stages.io import artefacts, shards  # noqa: E402
+from stages.io import artefacts, hashing, shards  # noqa: E402
 from stages.io.pairs import Layout, Origin  # noqa: E402
 
 SHAPES = {"4x64x64": (4, 64, 64), "16x64x64": (16, 64, 64)}
@@ -73,7 +73,7 @@ def _evict(file: Path) -> None:
 
 
 def shard_speed(folder: Path, *, quick: bool) -> Figures:
-    """Writing and reading a shard of pairs, beside the raw disk and plain safetensors, the same bytes."""
+    """Writing and reading a shard of pairs, beside the raw disk and a map that is copied, the same bytes."""
     count, repeats = (1024, 3) if quick else (4096, 9)
     shape = SHAPES["4x64x64"]
     index = torch.arange(count, dtype=torch.int32)
@@ -83,7 +83,6 @@ def shard_speed(folder: Path, *, quick: bool) -> Figures:
     raw = file.read_bytes()
     ways = {
         "raw sequential write": lambda target: _write_raw(target, raw),
-        "safetensors save_file": lambda target: save_file(pair, target),
         "shards.write": lambda target: shards.write(target, pair),
     }
     calls = {name: (lambda name=name, how=how: _written(folder / f"{name}.out", how)) for name, how in ways.items()}
@@ -92,7 +91,7 @@ def shard_speed(folder: Path, *, quick: bool) -> Figures:
     buffer = bytearray(len(raw))
     reads = {
         "raw sequential read": lambda: _read_raw(file, buffer),
-        "safetensors load_file": lambda: {k: v.clone() for k, v in load_file(file).items()},
+        "mapped and copied": lambda: {k: v.clone() for k, v in load_file(file).items()},
         "Shard.read": lambda: _shard(file),
     }
     got = in_turn({name: (lambda how=how: _read(file, how)) for name, how in reads.items()}, repeats)
@@ -210,7 +209,7 @@ def manifest_cost(folder: Path, *, quick: bool) -> Figures:
         sizes[count] = {"bytes": size, "bytes_a_file": size / count, "commit_s": committed, "verify_s": verified}
     file = folder / "large"
     file.write_bytes(os.urandom(2**20) * 256)
-    rate = 256 * 2**20 / statistics.median(timed(lambda: artefacts.sha256(file)) for _ in range(3))
+    rate = 256 * 2**20 / statistics.median(timed(lambda: hashing.sha256_of_file(file)) for _ in range(3))
     return {"files": sizes, "sha256_mb_s": rate / 1e6}
 
 

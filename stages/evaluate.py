@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
+from stages.core import tensors
 from stages.core.config import config
 from stages.core.ranges import Count, Guidance, Steps
 from stages.core.rng import normal_at
@@ -166,7 +166,7 @@ def work(cfg: Config, job: Job, unit: Mapping[str, Any], out: Path, sink: Sink) 
             numbers["straightness"] = _straightness(bench, model.net)
     write_json(out / "cell.json", numbers)
     write_json(out / "timing.json", timing)
-    save_file({name: tensor.contiguous().cpu() for name, tensor in shown.items()}, out / "samples.safetensors")
+    tensors.save(out / "samples.safetensors", shown)
 
 
 def _flows(cfg: Config, unit: Mapping[str, Any], spec: SamplerSpec) -> bool:

@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal
 import torch
 import torch.nn.functional as F
 from pydantic import Field
-from safetensors.torch import save_file
 from torch import Generator, Tensor
 
+from stages.core import tensors
 from stages.core.config import config
 from stages.core.ranges import Count, NonNegative, Rate
 from stages.core.rng import stream
@@ -73,7 +73,7 @@ def work(cfg: Trained | Exact, job: Job, _unit: Mapping[str, Any], out: Path, si
     if isinstance(cfg, Exact):
         means, stds = torch.tensor(data.facts["means"]), torch.tensor(data.facts["stds"])
         truth = GaussianMixture(torch.full((len(means),), 1 / len(means)), means, stds)
-        save_file({name: value.contiguous() for name, value in truth.state_dict().items()}, out / "mixture.safetensors")
+        tensors.save(out / "mixture.safetensors", truth.state_dict())
         return
     classifier = train(cfg, data, job.seed, sink)
     verifier = DigitVerifier(classifier, data.attributes, data.facts["mass_edges"], data.facts["slope_edges"])

@@ -1,6 +1,5 @@
 """Architecture is kept by machines: one name a stage, imports go down, every preset composes into checked sections."""
 
-import ast
 import importlib
 import subprocess
 import sys
@@ -12,11 +11,14 @@ import yaml
 from flows.pipeline.flows import FLOWS
 from flows.project.nodes import STAGES, arms
 from stages.core.config import check
-from stages.io import params, run
+from stages.distillers import METHODS as DISTILLERS
+from stages.io import code, params, run
 from stages.io.job import Job
+from stages.policies import POLICIES
 
 ROOT = Path(__file__).parents[1]
 PRESETS = sorted(file.stem for file in (ROOT / "params" / "experiment").glob("*.yaml"))
+METHODS = {"distill": DISTILLERS, "rl": POLICIES}
 
 
 def test_a_stage_has_one_name_everywhere():
@@ -58,42 +60,19 @@ def test_a_preset_composes_into_sections_that_every_stage_accepts(preset):
         assert run.configure(job).name == node.section(composed)["method"]
 
 
-def test_a_stage_depends_on_the_code_it_imports():
-    """dvc.yaml names every package of stages/ that a stage reaches, or a change of code would not re-run it."""
-    dag = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-    for name, entry in dag.items():
-        deps = set(entry.get("do", entry)["deps"])
-        needed = _reached(f"stages.{name}")
-        packages = {f"stages/{part}" for part in needed}
-        # An arm depends on its own method's file, not on those of others.
-        packages -= {"stages/distillers", "stages/policies"}
-        missing = packages - deps
-        assert not missing, f"{name}: dvc.yaml does not name {sorted(missing)}"
-
-
-def _reached(module: str, seen: set[str] | None = None) -> set[str]:
-    seen = set() if seen is None else seen
-    if module in seen:
-        return set()
-    seen.add(module)
-    file = ROOT / (module.replace(".", "/") + ".py")
-    file = file if file.is_file() else ROOT / module.replace(".", "/") / "__init__.py"
-    if not file.is_file():
-        return _reached(module.rpartition(".")[0], seen)
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(file.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("stages"):
-            targets = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-        elif isinstance(node, ast.Import):
-            targets = [alias.name for alias in node.names if alias.name.startswith("stages.")]
-        else:
-            continue
-        for target in targets:
-            parts = target.split(".")
-            if len(parts) > 1 and (ROOT / "stages" / parts[1]).is_dir():
-                found.add(parts[1])
-            found |= _reached(target, seen)
-    return found
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_depends_on_the_code_it_reaches(stage):
+    """What begins work anew makes DVC run the stage, for each method; and dvc.yaml names nothing that none reaches."""
+    entry = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"][stage]
+    named = [str(dep) for dep in entry.get("do", entry)["deps"] if dep.startswith("stages/")]
+    needed = set()
+    for method in METHODS.get(stage, [None]):
+        deps = {ROOT / dep.replace("${item.method}", str(method)): dep for dep in named}
+        for file in code.files(stage, method):
+            covering = {dep for place, dep in deps.items() if file.is_relative_to(place)}
+            assert covering, f"{stage}, {method}: dvc.yaml does not name {file.relative_to(ROOT)}"
+            needed |= covering
+    assert needed == set(named)
 
 
 @pytest.mark.parametrize(
@@ -119,3 +98,14 @@ def test_nothing_is_imported_that_is_not_needed(modules, heavy):
     command = [sys.executable, "-c", f"import sys, {modules}; print(*sys.modules)"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert not heavy & set(done.stdout.split())
+
+
+def test_one_place_makes_digests():
+    """sha256 and md5 of files and contents are made in stages/io/hashing.py; stages/core/rng.py makes seeds."""
+    files = [
+        file
+        for folder in ("stages", "flows", "tests", "benchmarks", "deploy")
+        for file in (ROOT / folder).rglob("*.py")
+    ]
+    users = {file.relative_to(ROOT).as_posix() for file in files if "import hash" + "lib" in file.read_text()}
+    assert users == {"stages/io/hashing.py", "stages/core/rng.py"}

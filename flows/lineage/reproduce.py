@@ -172,19 +172,14 @@ def _compare(record: Record, folder: Path) -> Result:
     digest = cache.digest(place)
     if digest == record["digest"]:
         return Result(digest, ())
-    here = files(place)
+    here = cache.files(place)
     then = cache.listing(record["digest"])
     own = Path(record["artefact"])
     if then is None and own.is_dir() and cache.digest(own) == record["digest"]:
-        then = files(own)
+        then = cache.files(own)
     if then is None:
         return Result(digest, ("(the recorded version is not in DVC's cache: which files differ is not known)",))
     return Result(digest, tuple(sorted(name for name in here.keys() | then.keys() if here.get(name) != then.get(name))))
-
-
-def files(folder: Path) -> dict[str, str]:
-    """Path within `folder` -> md5 of each file on disk."""
-    return {p.relative_to(folder).as_posix(): cache.md5_of(p) for p in folder.rglob("*") if p.is_file()}
 
 
 def _unset() -> Mapping[str, None]:

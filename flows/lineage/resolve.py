@@ -74,7 +74,7 @@ def _file(start: str, history: History) -> Origin:
         return _today(node)
     if not relative.is_file():
         raise ValueError(f"{start}: no such file; `dvc checkout {node.name}` brings back what {node.name} made")
-    inner, md5 = relative.relative_to(node.folder).as_posix(), cache.md5_of(relative)
+    inner, md5 = relative.relative_to(node.folder).as_posix(), cache.digest(relative)
     for record in history.versions(node):
         if (cache.listing(record["digest"]) or _listed(node, record)).get(inner) == md5:
             words = f"{relative} (md5 {md5[:8]}) belongs to {node.name} {record['digest'][:8]}"
@@ -99,9 +99,7 @@ def _maker(path: Path) -> Node:
 
 def _listed(node: Node, record: Record) -> dict[str, str]:
     """The files of today's version by what is on disk, where DVC's cache has been cleared."""
-    from flows.versioning import cache
-
     folder = Path(node.folder)
     if not folder.is_dir() or cache.digest(folder) != record["digest"]:
         return {}
-    return {p.relative_to(folder).as_posix(): cache.md5_of(p) for p in folder.rglob("*") if p.is_file()}
+    return cache.files(folder)

@@ -5,7 +5,6 @@ end, and ends the work. Only the standard library is imported here: DVC starts a
 """
 
 import contextlib
-import hashlib
 import json
 import os
 import socket
@@ -15,8 +14,9 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-from flows.runtime import environment, errors
+from flows.runtime import environment, errors, source
 from flows.runtime.errors import Passing
+from stages.io import hashing
 
 SOCKET = "FEWSTEP_DRIVER"
 """Environment variable of what the driver starts: where it listens."""
@@ -70,11 +70,8 @@ def abandoned() -> bool:
 
 def fingerprint() -> str:
     """16 hex digits that change with the project's folder, the code of flows and stages, and the environment."""
-    whole = hashlib.sha256(f"{os.getcwd()} {os.environ.get(environment.DIGEST)}".encode())
-    for package in ("flows", "stages"):
-        for file in sorted((_PACKAGES / package).rglob("*.py")):
-            whole.update(file.as_posix().encode() + b"\0" + file.read_bytes())
-    return whole.hexdigest()[:16]
+    begun = f"{os.getcwd()} {os.environ.get(environment.DIGEST)} {source.digest('stages', 'flows')}"
+    return hashing.sha256(begun.encode())[:16]
 
 
 def accept(server: socket.socket, answer: Callable[[Caller, Content], Content]) -> None:

@@ -1,9 +1,10 @@
 """What every process of a run agrees on, set before Prefect, Ray or MLflow are imported, and inherited."""
 
-import hashlib
 import os
 import sys
 from pathlib import Path
+
+from stages.io import hashing
 
 HOME = Path(".fewstep")
 """Untracked: locks, logs, work folders, local servers."""
@@ -74,4 +75,4 @@ def settle(root: Path) -> None:
 def _digest() -> str:
     names = [name for name in sorted(os.environ) if name.startswith(_DECIDES) and not name.startswith(_PASSING)]
     text = "".join(f"{name}={os.environ[name]}\0" for name in names)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashing.sha256(text.encode())[:16]

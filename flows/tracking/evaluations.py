@@ -5,7 +5,6 @@ numbers under eval/ and the rest under more/, so that Compare shows what matters
 model gets the headlines too, with their number of network function evaluations: eval/score_heldout.nfe1.
 """
 
-import hashlib
 import json
 import re
 import time
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.project.nodes import Node
+from stages.io.hashing import sha256
 
 MODEL, DIGEST, JUDGE = "eval.model", "eval.digest", "eval.judge"
 """Tags of a scored model's run: its name, the digest of the version that was scored, and what judged it."""
@@ -67,7 +67,7 @@ def judge(record: Mapping[str, Any]) -> str:
     """12 hex digits that change with whatever a model's score depends on but the model: data, verifier, settings."""
     settings = {key: value for key, value in record["parameters"].items() if key not in _ELSEWHERE}
     by = [record["inputs"][name]["digest"] for name in ("dataset", "verifier")]
-    return hashlib.sha256(json.dumps([settings, record["seed"], *by], sort_keys=True).encode()).hexdigest()[:12]
+    return sha256(json.dumps([settings, record["seed"], *by], sort_keys=True).encode())[:12]
 
 
 def log(client: Any, experiment: str, run: str, record: Mapping[str, Any]) -> None:

@@ -1,12 +1,12 @@
 """DVC's cache, read only: which versions of artefacts it holds, and which files each is made of."""
 
 import functools
-import hashlib
 import json
 import sys
 from pathlib import Path
 
 from flows.runtime import processes
+from stages.io import hashing
 
 
 @functools.cache
@@ -26,7 +26,7 @@ def listing(digest: str) -> dict[str, str] | None:
     if not digest.endswith(".dir") or not file.is_file():
         return None
     text = file.read_bytes()
-    if hashlib.md5(text, usedforsecurity=False).hexdigest() + ".dir" != digest:
+    if hashing.md5(text) + ".dir" != digest:
         return None  # damaged: as good as missing
     return {entry["relpath"]: entry["md5"] for entry in json.loads(text)}
 
@@ -40,21 +40,20 @@ def fault(digest: str) -> str | None:
         file = stored(md5)
         if not file.is_file():
             return f"DVC's cache lacks its {path}"
-        if md5_of(file) != md5:
+        if hashing.md5_of_file(file) != md5:
             return f"DVC's cache holds a damaged {path}"
     return None
 
 
-def md5_of(file: Path) -> str:
-    """Hex digest of the file's bytes, as DVC names it."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+def files(folder: Path) -> dict[str, str]:
+    """Path within `folder` -> md5 of each file on disk, in the order of paths."""
+    found = {file.relative_to(folder).as_posix(): file for file in folder.rglob("*") if file.is_file()}
+    return {path: hashing.md5_of_file(found[path]) for path in sorted(found)}
 
 
 def digest(path: Path) -> str:
     """The digest that DVC would give to a file or folder: md5 of the bytes, or of the list of files, then ".dir"."""
     if path.is_file():
-        return md5_of(path)
-    files = sorted((p for p in path.rglob("*") if p.is_file()), key=lambda p: p.relative_to(path).as_posix())
-    listed = [{"md5": md5_of(file), "relpath": file.relative_to(path).as_posix()} for file in files]
-    return hashlib.md5(json.dumps(listed, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"
+        return hashing.md5_of_file(path)
+    listed = [{"md5": md5, "relpath": name} for name, md5 in files(path).items()]
+    return hashing.md5(json.dumps(listed, sort_keys=True).encode()) + ".dir"

@@ -1,6 +1,5 @@
 """Before any work on a cluster that is not ours: has it what was asked for, and can each of its nodes do the work?"""
 
-import hashlib
 import os
 import platform
 import time
@@ -12,6 +11,7 @@ from typing import Any
 from flows.project.nodes import Params
 from flows.project.resources import Compute
 from flows.project.storage import Storage
+from flows.runtime import source
 from flows.runtime.environment import HOME
 from flows.runtime.errors import Passing
 from flows.workers.capacity import require
@@ -21,7 +21,7 @@ JOIN_S = 60.0
 PROBE_S = 120.0
 """How long a node may take to start a worker and answer."""
 _LOOK_S = 1.0
-_PACKAGES = ("runtime", "project", "telemetry", "workers")
+_PACKAGES = ("flows/runtime", "flows/project", "flows/telemetry", "flows/workers")
 """Of flows, what workers import."""
 
 
@@ -73,13 +73,7 @@ def _facts(content: Params, token: Path) -> dict[str, Any]:
 
 def code() -> str:
     """sha256 of the source of `stages` and of what workers import of `flows`."""
-    from stages.io.job import code_digest
-
-    whole = hashlib.sha256(code_digest().encode())
-    package = Path(__file__).parents[1]
-    for file in sorted(file for name in _PACKAGES for file in (package / name).rglob("*.py")):
-        whole.update(file.relative_to(package).as_posix().encode() + b"\0" + file.read_bytes())
-    return whole.hexdigest()
+    return source.digest("stages", *_PACKAGES)
 
 
 def _check_nodes(facts: Mapping[str, Any]) -> None:

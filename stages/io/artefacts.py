@@ -7,7 +7,6 @@ With a store, an artefact's files are objects there and its manifest names the s
 the manifest and the small files. Nothing else changes, its digest included.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -15,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from stages.io.hashing import sha256, sha256_of_file
 from stages.io.storage import Entry, Store
 
 SCHEMA = 1
@@ -26,17 +26,17 @@ BULK = ".safetensors"
 """Files with this ending are left to the store where there is one."""
 
 
-def sha256(file: Path) -> str:
-    """Hex digest of the file's bytes."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def inventory(folder: Path) -> list[dict[str, Any]]:
-    """Path, bytes and sha256 of every file under `folder` but its own manifest or seal, in order of path."""
-    own = (MANIFEST, SEAL, ELSEWHERE)
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.relative_to(folder).as_posix() not in own)
-    return [{"path": p.relative_to(folder).as_posix(), "bytes": p.stat().st_size, "sha256": sha256(p)} for p in files]
+    """Path, bytes and sha256 of every file under `folder` but its own manifest or seal, in order of path.
+
+    Names with a dot in front are not its content: files that a writer was killed over, and notes of ours.
+    """
+    files = {p.relative_to(folder).as_posix(): p for p in sorted(folder.rglob("*")) if p.is_file()}
+    return [
+        {"path": path, "bytes": file.stat().st_size, "sha256": sha256_of_file(file)}
+        for path, file in files.items()
+        if path not in (MANIFEST, SEAL) and not file.name.startswith(".")
+    ]
 
 
 def as_text(content: Any) -> str:
@@ -108,7 +108,7 @@ def commit_to(store: Store, build: Path, **facts: Any) -> dict[str, Any]:
     """Turn the payload in `build` into an artefact of `store`, its manifest an object too; returns the manifest."""
     found = inventory(build)
     store.put_all(build, found)
-    files = sorted([*found, *_elsewhere(build)], key=lambda entry: entry["path"])
+    files = sorted([*found, *_elsewhere(build)], key=lambda entry: Path(entry["path"]))  # as `inventory` does
     manifest = {"schema": SCHEMA, **facts, "files": files, "objects": store.root}
     put_manifest(store, build, manifest)
     return manifest
@@ -116,7 +116,7 @@ def commit_to(store: Store, build: Path, **facts: Any) -> dict[str, Any]:
 
 def sha256_of(content: Any) -> str:
     """sha256 of `content` as `write_json` writes it."""
-    return hashlib.sha256(as_text(content).encode()).hexdigest()
+    return sha256(as_text(content).encode())
 
 
 def put_manifest(store: Store, room: Path, manifest: Mapping[str, Any]) -> Entry:
@@ -193,7 +193,7 @@ def _fault(folder: Path, files: Sequence[Entry]) -> str | None:
             return f"{file}: missing"
         if file.stat().st_size != entry["bytes"]:
             return f"{file}: truncated or grown, {file.stat().st_size} bytes where {entry['bytes']} were written"
-        if sha256(file) != entry["sha256"]:
+        if sha256_of_file(file) != entry["sha256"]:
             return f"{file}: altered, its sha256 is not the one in {MANIFEST}"
     return None
 

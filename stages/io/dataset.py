@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
+from stages.core import tensors
 from stages.io.artefacts import write_json
 
 Split = Literal["seen", "heldout", "absent"]
@@ -58,8 +59,7 @@ class Dataset:
 
     def save(self, folder: Path) -> None:
         """Write images.safetensors and prompts.json."""
-        tensors = {name: getattr(self, name) for name in TENSORS}
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "images.safetensors")
+        tensors.save(folder / "images.safetensors", {name: getattr(self, name) for name in TENSORS})
         write_json(
             folder / "prompts.json",
             {

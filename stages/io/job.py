@@ -1,24 +1,11 @@
 """What a stage is told: everything it may depend on, as plain JSON, so that it can travel to any worker."""
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from stages.io import artefacts, places
-
-
-@cache
-def code_digest() -> str:
-    """sha256 of the source of `stages`: work begun by other code is begun again, not carried on."""
-    package = Path(__file__).parents[1]
-    whole = hashlib.sha256()
-    for file in sorted(package.rglob("*.py")):
-        whole.update(file.relative_to(package).as_posix().encode() + b"\0" + file.read_bytes())
-    return whole.hexdigest()
+from stages.io import artefacts, code, places
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,17 +48,21 @@ class Job:
         return {name: artefacts.digest_of(places.manifest_of(at)) for name, at in sorted(self.inputs.items())}
 
     def key(self) -> str:
-        """16 hex digits that change with anything the result depends on: the name of its work folder."""
+        """16 hex digits that change with anything the result depends on: the name of its work folder.
+
+        Of the code, that is what this stage and this arm's method reach; work begun by other code is begun again.
+        """
+        method = None if self.arm is None else str(self.section.get("method"))
         told = {
             "stage": self.stage,
             "arm": self.arm,
             "seed": self.seed,
             "section": self.section,
             "context": self.context,
-            "code": code_digest(),
+            "code": code.digest(self.stage, method),
             "inputs": self.digests(),
         }
-        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+        return artefacts.sha256_of(told)[:16]
 
     def to_json(self) -> dict[str, Any]:
         """A plain dictionary; `Job(**that)` is the job again."""

@@ -5,7 +5,6 @@ Credentials and the endpoint come from the environment or the AWS files; nothing
 """
 
 import base64
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -15,6 +14,8 @@ from functools import cache
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
+
+from stages.io import hashing
 
 Entry = Mapping[str, Any]
 """A file of an artefact: path, bytes, sha256."""
@@ -80,9 +81,7 @@ class Store:
             return
         digest = {}
         if entry["bytes"] < _SINGLE_PUT:  # the server then refuses a body that was damaged on its way
-            with file.open("rb") as stream:
-                md5 = hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).digest()
-            digest = {"ContentMD5": base64.b64encode(md5).decode()}
+            digest = {"ContentMD5": base64.b64encode(bytes.fromhex(hashing.md5_of_file(file))).decode()}
         with self._speaking():
             _filesystem().put_file(str(file), url, ContentType="application/octet-stream", **digest)
         found = self.size(url)
@@ -99,7 +98,7 @@ class Store:
         for _ in range(ATTEMPTS):
             with self._speaking(f"{entry['path']} ({url})"):
                 content = _filesystem().cat_file(url)
-            if hashlib.sha256(content).hexdigest() == entry["sha256"]:
+            if hashing.sha256(content) == entry["sha256"]:
                 return content
         raise StorageError(
             f"{url}: altered, {len(content)} bytes with another sha256 where {entry['path']} should be "

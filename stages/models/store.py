@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
+from stages.core import tensors
 from stages.core.config import check
 from stages.core.spec import SamplerSpec
 from stages.models.mixture import GaussianMixture
@@ -36,7 +37,7 @@ def save(folder: Path, net: torch.nn.Module, spec: SamplerSpec) -> None:
     """Write `net` and `spec` to `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     if isinstance(net, GaussianMixture):
-        save_file({name: value.contiguous() for name, value in net.state_dict().items()}, folder / MIXTURE)
+        tensors.save(folder / MIXTURE, net.state_dict())
         (folder / SAMPLER).write_text(json.dumps(asdict(spec), indent=1) + "\n", encoding="utf-8")
         return
     if spec.rule not in EXPORTED_RULES:
@@ -66,8 +67,8 @@ def save(folder: Path, net: torch.nn.Module, spec: SamplerSpec) -> None:
 def load(folder: Path, device: str | torch.device = "cpu") -> Student:
     """Read what `save` wrote, in evaluation mode, without gradients. ValueError if no model is there."""
     if (folder / MIXTURE).is_file():
-        tensors = load_file(folder / MIXTURE)
-        return Student(_frozen(GaussianMixture(**tensors), device), _spec(_read(folder / SAMPLER), folder))
+        mixture = GaussianMixture(**load_file(folder / MIXTURE))
+        return Student(_frozen(mixture, device), _spec(_read(folder / SAMPLER), folder))
     if not (folder / INDEX).is_file():
         raise ValueError(f"{folder}: no model here ({INDEX} is missing); expected a folder such as data/teacher/model")
     from diffusers import SD3Transformer2DModel

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from stages.core import tensors
 from stages.core.config import config
 from stages.core.ranges import Size
 from stages.models.mixture import GaussianMixture
@@ -129,7 +130,7 @@ class MixtureVerifier:
 
 def save_verifier(folder: Path, verifier: DigitVerifier, cfg: ClassifierConfig, size: int) -> None:
     """Write the classifier's weights and what rebuilds it."""
-    save_file(verifier.classifier.state_dict(), folder / "classifier.safetensors")
+    tensors.save(folder / "classifier.safetensors", verifier.classifier.state_dict())
     facts = {
         "attributes": verifier.attributes,
         "mass_edges": verifier.mass_edges.tolist(),

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
+
+from stages.core import tensors
 
 if TYPE_CHECKING:
     from stages.training.loop import Trainer
@@ -22,7 +23,7 @@ def save(trainer: "Trainer", folder: Path) -> None:
     counted = dict(zip(trainer.meter.names, trainer.counted.tolist(), strict=True))
     facts = {"iteration": trainer.iteration, "counted": counted, "updates": trainer.updates}
     temporary = folder / f".{STATE}.{os.getpid()}"
-    save_file(_tensors(trainer), temporary, metadata={"facts": json.dumps(facts)})
+    tensors.save(temporary, _tensors(trainer), {"facts": json.dumps(facts)})
     temporary.replace(folder / STATE)
 
 

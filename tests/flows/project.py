@@ -55,8 +55,7 @@ def _named(record):
 
 
 def _store(folder, digest):
-    files = sorted((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.relative_to(folder).as_posix())
-    listed = [{"md5": cache.md5_of(file), "relpath": file.relative_to(folder).as_posix()} for file in files]
+    listed = [{"md5": md5, "relpath": path} for path, md5 in cache.files(folder).items()]
     for entry in listed:
         _put(entry["md5"], (folder / entry["relpath"]).read_bytes())
     _put(digest, json.dumps(listed, sort_keys=True).encode())

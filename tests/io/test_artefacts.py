@@ -35,6 +35,14 @@ def test_damage_is_found_and_the_repair_is_named(artefact, damage, message):
         artefacts.verify(artefact)
 
 
+def test_what_a_killed_writer_left_is_not_content(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "weights").write_bytes(b"1")
+    (tmp_path / "model" / ".tmpX3kd9a").write_bytes(b"half of")  # as safetensors calls it
+    (tmp_path / ".cost.json.4711").write_bytes(b"half of")  # as write_json does
+    assert [entry["path"] for entry in artefacts.inventory(tmp_path)] == ["model/weights"]
+
+
 def test_an_empty_folder_is_no_artefact(tmp_path):
     with pytest.raises(ValueError, match=r"no artefact here"):
         artefacts.verify(tmp_path)

@@ -1,6 +1,5 @@
 """Objects are written whole and read whole, whatever the network does; what cannot be done is said."""
 
-import hashlib
 import re
 import shutil
 
@@ -9,7 +8,7 @@ import torch
 from botocore.exceptions import ClientError
 from s3fs.errors import translate_boto_error
 
-from stages.io import artefacts, places, shards, storage
+from stages.io import artefacts, hashing, places, shards, storage
 from stages.io.storage import StorageError, Store, TransientStorageError
 from tests import s3
 
@@ -38,7 +37,7 @@ def store(network, tmp_path, monkeypatch):
 def file_with(folder, content, name="a.bin"):
     folder.mkdir(exist_ok=True, parents=True)
     (folder / name).write_bytes(content)
-    return {"path": name, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    return {"path": name, "bytes": len(content), "sha256": hashing.sha256(content)}
 
 
 LARGE = bytes(range(256)) * 8192

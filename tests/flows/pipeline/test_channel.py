@@ -107,7 +107,7 @@ def test_the_fingerprint_tells_folder_code_and_environment(tmp_path, monkeypatch
     for package in ("flows", "stages"):
         (tmp_path / package).mkdir()
         (tmp_path / package / "module.py").write_text("x = 1\n")
-    monkeypatch.setattr(channel, "_PACKAGES", tmp_path)
+    monkeypatch.setattr(channel.source, "ROOT", tmp_path)
     monkeypatch.chdir(tmp_path)
     first = channel.fingerprint()
     assert channel.fingerprint() == first

@@ -1,0 +1,53 @@
+"""One way to write tensors: as they are seen, with the umask's permissions; a full disk is the system's error."""
+
+import errno
+import os
+import resource
+import shutil
+
+import pytest
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+
+from stages.core import tensors
+
+_, MOST = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+
+@pytest.fixture
+def cramped():
+    """No file of this process may grow beyond 1000 bytes."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, MOST))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (MOST, MOST))
+
+
+def test_a_view_is_written_as_it_is_seen_with_what_is_told_of_it(tmp_path):
+    whole = torch.arange(24).reshape(4, 6)
+    tensors.save(tmp_path / "x", {"x": whole.T[:, ::2]}, {"who": "me"})
+    assert torch.equal(load_file(tmp_path / "x")["x"], whole.T[:, ::2])
+    with safe_open(tmp_path / "x", "pt") as content:
+        assert content.metadata() == {"who": "me"}
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
+def test_who_may_read_it_is_said_by_the_umask(tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        tensors.save(tmp_path / "x", {"x": torch.zeros(3)})
+    finally:
+        os.umask(before)
+    assert (tmp_path / "x").stat().st_mode & 0o777 == 0o666 & ~umask
+
+
+def test_a_full_disk_is_the_systems_error(tmp_path, cramped, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(2000, 1000, 1000))
+    with pytest.raises(OSError, match="No space left") as raised:
+        tensors.save(tmp_path / "x", {"x": torch.zeros(1000)})
+    assert (raised.value.errno, raised.value.filename) == (errno.ENOSPC, str(tmp_path / "x"))
+
+
+def test_another_fault_of_writing_is_no_full_disk(tmp_path, cramped):
+    with pytest.raises(SafetensorError, match="too large"):
+        tensors.save(tmp_path / "x", {"x": torch.zeros(1000)})
