@@ -12,7 +12,7 @@ import yaml
 
 from flows.lineage.history import History
 from flows.project.nodes import Node
-from flows.runtime import processes
+from flows.runtime import errors, outcomes, processes
 from flows.runtime.environment import HOME
 from flows.tracking import records
 from flows.tracking.records import Record
@@ -155,16 +155,18 @@ def _write_record(folder: Path, node: Node, record: Record) -> None:
 
 def _run(node: Node, folder: Path) -> None:
     command = [sys.executable, "-m", "flows", "stage", node.stage, *([node.arm] if node.arm else [])]
-    log = folder / f"{HOME}-rerun.log"
-    process = processes.launch(command, log=log, where=folder, environment=_unset())
+    log, told = folder / f"{HOME}-rerun.log", folder / f"{node.name}.json"
+    environment = {**_unset(), outcomes.FILE: str(told)}
+    process = processes.launch(command, log=log, where=folder, environment=environment)
     try:
         code = process.wait()  # bounded by the stage itself: compute.stall_s
     finally:
         processes.end(process, patience_s=60)
     if code:
-        text = log.read_text(encoding="utf-8", errors="replace")
-        said = [line.removeprefix("error: ") for line in text.splitlines() if line.startswith("error: ")]
-        raise ValueError(f"{node.name} failed when made again: {' / '.join(said) or 'no message'} (its log: {log})")
+        outcome = outcomes.read(told)  # none from a commit that knows of no such file
+        said = outcome.errors if outcome else [processes.complaint(log.read_text(encoding="utf-8", errors="replace"))]
+        words = f"{node.name} failed when made again: {' / '.join(said) or 'no message'} (its log: {log})"
+        raise errors.told(words, passing=outcome.passing if outcome else code < 0)
 
 
 def _compare(record: Record, folder: Path) -> Result:

@@ -1,6 +1,7 @@
-"""DVC's locks, when a process that held one was killed."""
+"""DVC's locks, when a process that held one was killed; and what a stage that it runs came to."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -8,7 +9,10 @@ import time
 import psutil
 import pytest
 
+from flows.project.nodes import Node
+from flows.runtime import errors
 from flows.versioning import dvc
+from tests.flows.clone import ROOT
 
 
 @pytest.fixture
@@ -50,3 +54,48 @@ def test_a_table_of_locks_that_a_kill_cut_short_is_mended(home):
     table = rwlock(home, '{"write": {')
     dvc.check_locks()
     assert not table.exists()
+
+
+ASKED = "from flows.runtime import outcomes; import os, sys; told = outcomes.asked(); "
+ENDS = {
+    "made": "open('out', 'w').close(); outcomes.write(told, outcomes.Outcome([], passing=False))",
+    "refused": "outcomes.write(told, outcomes.Outcome(['lr: too large'], passing=False)); sys.exit(1)",
+    "passing": "outcomes.write(told, outcomes.Outcome(['the node left'], passing=True)); sys.exit(75)",
+    "killed": "print('error: lr: too large', flush=True); os.kill(os.getpid(), 9)",
+}
+
+
+@pytest.fixture
+def project(home, monkeypatch):
+    """A project of DVC whose only stage ends as a file says."""
+    subprocess.run([sys.executable, "-m", "dvc", "init", "--no-scm", "-q"], check=True)
+    (home / "dvc.yaml").write_text("stages: {teacher: {cmd: python stage.py, deps: [stage.py], outs: [out]}}\n")
+    monkeypatch.setenv("PATH", f"{os.path.dirname(sys.executable)}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+
+    def repro(end=None):
+        if end:
+            (home / "stage.py").write_text(ASKED + ENDS[end])
+        process = dvc.start(Node("teacher"), {})
+        process.wait(timeout=120)
+        return dvc.outcome(Node("teacher"), process)
+
+    return repro
+
+
+def test_what_a_stage_came_to_passes_through_dvc(project, home):
+    for end, message, passing in [
+        ("refused", "lr: too large", False),
+        ("passing", "the node left", True),
+        ("killed", "teacher: its process was killed; run it again", True),
+    ]:
+        outcome = project(end)
+        assert (outcome.ran, outcome.code != 0, str(outcome.fault)) == (True, True, message)
+        assert errors.passes(outcome.fault) is passing
+    made = project("made")
+    assert (made.ran, made.code, made.fault) == (True, 0, None)
+    assert not project().ran, "nothing has changed since"
+    (home / "dvc.yaml").write_text("stages: {}")
+    broken = project()
+    assert (broken.ran, errors.passes(broken.fault)) == (False, False)
+    assert "'teacher'" in str(broken.fault)
