@@ -226,11 +226,15 @@ def main(leash: int | None) -> int:
 
 
 def _work(driver: Driver) -> None:
+    from flows.pipeline import validation
     from flows.project import storage
     from flows.project.resources import Compute
+    from flows.runtime import forks
     from flows.servers import local
+    from flows.versioning import dvc
     from flows.workers import connection
 
+    forks.begin((*dvc.MODULES, *validation.MODULES))
     content = _params()
     driver.sections = {name: content.get(name) for name in _SECTIONS}
     storage.settle(content)

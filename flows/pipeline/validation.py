@@ -5,32 +5,39 @@ python -m flows.pipeline.validation
 
 import sys
 from pathlib import Path
-from subprocess import Popen, TimeoutExpired
+from subprocess import TimeoutExpired
 
 from flows.project import graph
 from flows.project.nodes import STAGES
 from flows.project.resources import Compute
-from flows.runtime import processes
+from flows.runtime import forks, processes
+from flows.runtime.environment import HOME
 from flows.runtime.errors import Refused
+from flows.runtime.forks import Process
 from stages.io import params
 
 _FAULTS = 3
 """Exit code: parameters are at fault. Python itself ends with 1 and 2."""
 _LIMIT_S = 900.0
+_LOG = HOME / "logs" / "validation.log"
+MODULE = "flows.pipeline.validation"
+MODULES = ("stages.io.run", *(f"stages.{stage}" for stage in STAGES))
+"""What it imports, most of its time."""
 
 
-def start() -> Popen[str]:
+def start() -> Process:
     """Begin; `result` waits for it."""
-    return processes.launch([sys.executable, "-m", "flows.pipeline.validation"])
+    return forks.launch(MODULE, [], _LOG)
 
 
-def result(process: Popen[str]) -> None:
+def result(process: Process) -> None:
     """Raises Refused with every fault that was found; RuntimeError if it did not come to an end."""
     try:
-        said, _ = process.communicate(timeout=_LIMIT_S)
+        process.wait(timeout=_LIMIT_S)
     except TimeoutExpired:
-        processes.end(process)
+        process.terminate()
         raise RuntimeError(f"the check of the parameters did not end within {_LIMIT_S:g} s") from None
+    said = _LOG.read_text(encoding="utf-8", errors="replace")
     if process.returncode == _FAULTS:
         raise Refused(said.strip())
     if process.returncode:

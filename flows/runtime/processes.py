@@ -25,7 +25,7 @@ _AFTER_S = 5.0
 """For what it left behind, and for the kernel to take away what was killed."""
 _LOOK_S = 0.05
 _ERRORS = ("error: ", "fatal: ")
-_NOTHING: Environment = MappingProxyType({})
+NOTHING: Environment = MappingProxyType({})
 
 
 def launch(
@@ -33,7 +33,7 @@ def launch(
     *,
     log: Path | None = None,
     where: Path | None = None,
-    environment: Environment = _NOTHING,
+    environment: Environment = NOTHING,
     leashed: bool = True,
     own_session: bool = False,
 ) -> subprocess.Popen[str]:
@@ -84,7 +84,7 @@ class NoAnswer(ValueError):
 def ask(
     *command: str,
     where: Path | None = None,
-    environment: Environment = _NOTHING,
+    environment: Environment = NOTHING,
     limit_s: float = 60.0,
     codes: Sequence[int] = (0,),
 ) -> Answer:

@@ -10,15 +10,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from subprocess import Popen, TimeoutExpired
+from subprocess import TimeoutExpired
 from typing import Any
 
 import psutil
 import yaml
 
 from flows.project.nodes import Node
-from flows.runtime import errors, outcomes, processes
+from flows.runtime import errors, forks, outcomes, processes
 from flows.runtime.environment import HOME
+from flows.runtime.forks import Process
 from stages.io.artefacts import write_json
 
 LOCK = Path("dvc.lock")
@@ -30,6 +31,20 @@ _LIMIT_S = 900.0
 _PATIENCE_S = 30.0
 """For dvc processes of a run that was just killed: they end by themselves."""
 _DVC = (sys.executable, "-m", "dvc")
+MODULES = (
+    "dvc.cli.parser",
+    "dvc.commands.repro",
+    "dvc.commands.status",
+    "dvc.dependency.param",
+    "dvc.repo.index",
+    "dvc.repo.reproduce",
+    "dvc.repo.status",
+    "dvc.stage.run",
+    "dvc_data.hashfile.build",
+    "dvc_data.hashfile.checkout",
+    "dvc_data.index.build",
+)
+"""What DVC imports for what is asked of it here, most of its time for a stage that is quick."""
 
 
 @dataclass(frozen=True)
@@ -91,8 +106,12 @@ def _is_dvc(pid: int) -> bool:
 
 def changed(names: Sequence[str] = ()) -> Mapping[str, list[str]]:
     """Node's name -> why DVC would run it, of all or of `names`. ValueError with DVC's words where it cannot tell."""
-    answer = processes.ask(*_DVC, "status", "--json", *names, limit_s=_LIMIT_S)
-    return {name: _reasons(entries) for name, entries in json.loads(answer.out).items()}
+    return {name: _reasons(entries) for name, entries in json.loads(_asked("status", "--json", *names)).items()}
+
+
+def _asked(*words: str) -> str:
+    answer = forks.ask("dvc", words, _LIMIT_S) if forks.begun() else processes.ask(*_DVC, *words, limit_s=_LIMIT_S)
+    return answer.out
 
 
 def _reasons(entries: list[Any]) -> list[str]:
@@ -110,16 +129,16 @@ def _reasons(entries: list[Any]) -> list[str]:
     return reasons
 
 
-def start(node: Node, environment: Mapping[str, str]) -> Popen[str]:
+def start(node: Node, environment: Mapping[str, str]) -> Process:
     """`dvc repro` of this node alone, beside others; its words go to the node's log."""
     _told(node).unlink(missing_ok=True)
     environment = {**environment, outcomes.FILE: str(_told(node).resolve())}
     fetch = ["--pull"] if os.environ.get(PULL) else []
-    command = [*_DVC, "--wait-for-lock", "repro", *fetch, "--single-item", node.name]
-    return processes.launch(command, log=log_of(node), environment=environment)
+    words = ["--wait-for-lock", "repro", *fetch, "--single-item", node.name]
+    return forks.launch("dvc", words, log_of(node), environment)
 
 
-def stop(process: Popen[str]) -> None:
+def stop(process: Process) -> None:
     """End the stage that DVC runs, so that DVC sees it fail and lets go of its locks; then DVC, if need be."""
     for child in processes.descendants(process.pid):
         with contextlib.suppress(psutil.Error):  # it has ended meanwhile
@@ -131,7 +150,7 @@ def stop(process: Popen[str]) -> None:
         processes.end(process)
 
 
-def outcome(node: Node, process: Popen[str]) -> Outcome:
+def outcome(node: Node, process: Process) -> Outcome:
     """What a finished `start` came to, as the stage that DVC ran told it; where DVC ran none, by DVC's exit code."""
     log, told, fault = log_of(node), outcomes.read(_told(node)), None
     if process.returncode:

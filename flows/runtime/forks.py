@@ -1,0 +1,123 @@
+"""Python modules run as processes that have their imports behind them: forked from one that imports them once.
+
+Only a process that stays, and runs the same modules again and again, gains from it; elsewhere `launch` starts Python.
+"""
+
+import multiprocessing
+import os
+import runpy
+import sys
+import tempfile
+from collections.abc import Sequence
+from multiprocessing import forkserver
+from pathlib import Path
+from subprocess import Popen, TimeoutExpired
+
+from flows.runtime import leash, processes
+from flows.runtime.processes import Answer, Environment, NoAnswer
+
+_begun = False
+
+
+class Forked:
+    """A process like subprocess.Popen's, as far as it is needed here."""
+
+    def __init__(self, process: "multiprocessing.context.ForkServerProcess") -> None:
+        self._process = process
+        assert process.pid is not None
+        self.pid: int = process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        """Its exit code, None while it runs; negative where a signal ended it."""
+        return self._process.exitcode
+
+    def poll(self) -> int | None:
+        """Its exit code, None while it runs."""
+        return self._process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Its exit code, once it has ended. Raises TimeoutExpired."""
+        self._process.join(timeout)
+        if self._process.exitcode is None:
+            raise TimeoutExpired(str(self.pid), timeout or 0.0)
+        return self._process.exitcode
+
+    def terminate(self) -> None:
+        """Ask it to end."""
+        self._process.terminate()
+
+    def end(self) -> None:
+        """End it, if it runs, and all that it started."""
+        found = processes.find(self.pid) if self.poll() is None else None
+        if found:
+            processes.end(found)
+            self._process.join()
+
+
+Process = Popen[str] | Forked
+
+
+def begun() -> bool:
+    """Whether modules wait to be run."""
+    return _begun
+
+
+def begin(modules: Sequence[str]) -> None:
+    """Have `modules` imported by a process that waits beside this one, and ends with it."""
+    global _begun  # noqa: PLW0603 (like the process, of which Python keeps one)
+    multiprocessing.set_forkserver_preload(list(modules))
+    forkserver.ensure_running()
+    _begun = True
+
+
+def launch(module: str, arguments: Sequence[str], log: Path, environment: Environment = processes.NOTHING) -> Process:
+    """`python -m module arguments...`; what it says goes to the file `log`, which is begun anew. It ends with us."""
+    if not _begun:
+        return processes.launch([sys.executable, "-m", module, *arguments], log=log, environment=environment)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    return _fork(module, arguments, (log, log), environment)
+
+
+def ask(module: str, arguments: Sequence[str], limit_s: float) -> Answer:
+    """What a module that was begun with says to a quick question, as processes.ask has it."""
+    name = " ".join([module, *arguments[:2]])
+    with tempfile.TemporaryDirectory(prefix="fewstep-") as folder:
+        out, err = Path(folder) / "out", Path(folder) / "err"
+        process = _fork(module, arguments, (out, err), processes.NOTHING)
+        try:
+            code = process.wait(limit_s)
+        except TimeoutExpired:
+            raise NoAnswer(f"{name}: no answer within {limit_s:g} s") from None
+        finally:
+            process.end()
+        said, errors = (file.read_text(encoding="utf-8", errors="replace").strip() for file in (out, err))
+    if code:
+        words = processes.complaint(errors or said) or "no message"
+        raise NoAnswer(f"{name}: {words} (exit code {code})", code)
+    return Answer(code, said, errors)
+
+
+def _fork(module: str, arguments: Sequence[str], says: tuple[Path, Path], environment: Environment) -> Forked:
+    seen = {name: value for name, value in (os.environ | environment).items() if value is not None}
+    told = (module, list(arguments), [str(file) for file in says], seen, os.getcwd())
+    process = multiprocessing.get_context("forkserver").Process(target=_become, args=told, daemon=True)
+    process.start()
+    return Forked(process)
+
+
+def _become(module: str, arguments: list[str], says: list[str], environment: dict[str, str], folder: str) -> None:
+    leash.die_with_parent()
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    for descriptor, file in zip((1, 2), says, strict=True):
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | (os.O_TRUNC if descriptor == 1 else 0)
+        os.dup2(os.open(file, flags, 0o666), descriptor)
+    sys.stdout = open(1, "w", encoding="utf-8", errors="replace", closefd=False)
+    sys.stderr = open(2, "w", encoding="utf-8", errors="replace", buffering=1, closefd=False)
+    sys.argv = [module, *arguments]
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    finally:
+        sys.stdout.flush()
