@@ -6,14 +6,16 @@ Only a process that stays, and runs the same modules again and again, gains from
 import multiprocessing
 import os
 import runpy
+import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Sequence
 from multiprocessing import forkserver
 from pathlib import Path
 from subprocess import Popen, TimeoutExpired
 
-from flows.runtime import leash, processes
+from flows.runtime import processes
 from flows.runtime.processes import Answer, Environment, NoAnswer
 
 _begun = False
@@ -107,7 +109,7 @@ def _fork(module: str, arguments: Sequence[str], says: tuple[Path, Path], enviro
 
 
 def _become(module: str, arguments: list[str], says: list[str], environment: dict[str, str], folder: str) -> None:
-    leash.die_with_parent()
+    threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
@@ -121,3 +123,10 @@ def _become(module: str, arguments: list[str], says: list[str], environment: dic
         runpy.run_module(module, run_name="__main__", alter_sys=True)
     finally:
         sys.stdout.flush()
+
+
+def _end_with(parent: "multiprocessing.process.ParentProcess | None") -> None:
+    """Whoever asked for the fork, not the process that it was forked from: that one may outlive it."""
+    if parent is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
