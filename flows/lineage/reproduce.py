@@ -16,7 +16,7 @@ from flows.runtime import errors, outcomes, processes
 from flows.runtime.environment import HOME
 from flows.tracking import records
 from flows.tracking.records import Record
-from flows.versioning import cache
+from flows.versioning import cache, command
 
 FOLDER = HOME / "rerun"
 _OURS = ("FEWSTEP_", "PREFECT_", "RAY_", "MLFLOW_", "PYTHONPATH")
@@ -154,10 +154,10 @@ def _write_record(folder: Path, node: Node, record: Record) -> None:
 
 
 def _run(node: Node, folder: Path) -> None:
-    command = [sys.executable, "-m", "flows", "stage", node.stage, *([node.arm] if node.arm else [])]
+    words = [sys.executable, "-m", "flows", "stage", node.stage, *([node.arm] if node.arm else [])]
     log, told = folder / f"{HOME}-rerun.log", folder / f"{node.name}.json"
     environment = {**_unset(), outcomes.FILE: str(told)}
-    process = processes.launch(command, log=log, where=folder, environment=environment)
+    process = processes.launch(words, log=log, where=folder, environment=environment)
     try:
         code = process.wait()  # bounded by the stage itself: compute.stall_s
     finally:
@@ -193,4 +193,4 @@ def _git(*words: str, codes: Sequence[int] = (0,)) -> processes.Answer:
 
 
 def _dvc(folder: Path, *words: str) -> None:
-    processes.ask(sys.executable, "-m", "dvc", *words, where=folder, environment=_unset(), limit_s=3600)
+    command.ask(*words, where=folder, environment=_unset(), limit_s=3600)
