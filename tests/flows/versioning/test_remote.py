@@ -32,7 +32,7 @@ def test_a_remote_that_is_away_is_not_one_that_refuses_us(tmp_path, url, fault, 
         if raised is None:
             remote.require(tmp_path)
         else:
-            with pytest.raises(StorageError, match="DVC.s remote") as refusal:
+            with pytest.raises(StorageError, match="DVC's remote") as refusal:
                 remote.require(tmp_path)
             assert type(refusal.value) is raised
         if fault != "away":
