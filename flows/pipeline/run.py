@@ -164,7 +164,7 @@ def pipeline() -> None:
 
 
 def _has_ended(state: State) -> bool:
-    """Whether the task's state is its last: one whose inputs failed stays pending, by the name that Prefect gives it."""
+    """Whether it is the task's last: one whose inputs failed stays pending, under a name that Prefect gives it."""
     return state.is_final() or state.name == "NotReady"
 
 

@@ -1,6 +1,7 @@
 """The place that a project shares its artefacts at: DVC's default remote."""
 
 from pathlib import Path
+from typing import Any
 
 from flows.versioning import command
 from stages.io import storage
@@ -37,8 +38,18 @@ def require(where: Path) -> None:
         if remote.fs.protocol not in _ASKED:
             return
         with storage.speaking(f"DVC's remote at {remote.path}"):
-            try:
-                remote.fs.ls(remote.path)
-            except FileNotFoundError as error:
-                if error.__cause__ is not None:  # a bucket that S3 does not have; else nothing was ever pushed
-                    raise
+            is_there(remote)
+
+
+def is_there(objects: Any) -> bool:
+    """Whether anything was ever put into a place of DVC's objects; raises what its file system raises if it is away.
+
+    (`exists` of most file systems takes every fault for a no.)
+    """
+    try:
+        objects.fs.ls(objects.path)
+    except FileNotFoundError as error:
+        if error.__cause__ is not None:  # S3's own answer: it has no such bucket
+            raise
+        return False
+    return True
