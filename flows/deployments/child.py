@@ -1,6 +1,7 @@
 """A process that a scheduled run starts: its words in the run's log, its end bounded, and nothing of it left behind."""
 
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,6 +17,8 @@ from flows.runtime import errors, outcomes, processes
 from flows.telemetry.context import SCHEDULED_RUN
 
 _TAIL = 50
+_SECRET = re.compile(r"//[^/@\s]+@")
+"""A name and password in an address."""
 
 
 def call(
@@ -29,9 +32,9 @@ def call(
 ) -> list[str]:
     """Run `command` in the clone `where` with `extra` in its environment; its last lines of output.
 
-    Raises ValueError with its own message where a person must act, Passing where running it again may do (a signal
-    ended it, or it is of ours and says so), and TimeoutError after `limit_s`. Whatever ends this call ends the command
-    and all that it started.
+    Raises ValueError where a person must act (NoAnswer, with its exit code, for a tool), Passing where running it again
+    may do (a signal ended it, or it is of ours and says so), and TimeoutError after `limit_s`. Whatever ends this call
+    ends the command and all that it started.
     """
     began, tail = time.monotonic(), []
     with (
@@ -96,10 +99,11 @@ def _heard(process: Popen[str], tail: list[str], say: Callable[[str], None]) -> 
         assert process.stdout is not None
         with process.stdout:
             for line in process.stdout:
-                if line.strip():
-                    tail.append(line.rstrip())
+                said = _SECRET.sub("//", line.rstrip())
+                if said:
+                    tail.append(said)
                     del tail[:-_TAIL]
-                    say(line.rstrip())
+                    say(said)
 
     reader = threading.Thread(target=read, daemon=True)
     reader.start()
@@ -115,7 +119,9 @@ def _failure(command: Sequence[str], code: int, told: outcomes.Outcome | None, t
         return errors.Passing(f"{_short(command)}: killed by signal {-code}")
     if told and told.errors:
         return errors.told(" / ".join(told.errors), passing=told.passing)
-    return ValueError(processes.complaint("\n".join(tail)) or f"{_short(command)}: exit code {code}")
+    complaint = processes.complaint("\n".join(tail))
+    words = " / ".join(tail[-3:]) if complaint in tail[-1:] else complaint
+    return processes.NoAnswer(words or f"{_short(command)}: exit code {code}", code)
 
 
 def _short(command: Sequence[str]) -> str:

@@ -1,8 +1,8 @@
 """The flows that prefect.yaml deploys: an experiment, a stage or an arm, made in a fresh clone and given to the team.
 
-Retries: the flow has none. Its tasks own them: git and S3 are tried again twice, the making once and only where its
-message says "run it again" or a signal ended it (a finished unit is kept, so that goes on from there). What a person
-must put right, such as parameters, is never tried again.
+Retries: the flow has none. Its tasks own them, and try again only what may pass by its type: git and S3 that do not
+answer twice, the making once (a finished unit is kept, so that goes on from there), where `fewstep run` ended with the
+exit code that says so or a signal ended it. What a person must put right, such as parameters, is never tried again.
 """
 
 import time
@@ -23,14 +23,14 @@ from flows.deployments.setup import TAG
 from flows.deployments.workspace import Checkout, only_one
 from flows.pipeline import prefect_state
 from flows.project.nodes import Node
-from flows.runtime import leases
+from flows.runtime import errors, leases
 from flows.runtime.errors import Passing
 
 DELAY_S = 10.0
 
 
 def _may_pass(_task: Any, _run: Any, state: Any) -> bool:
-    return isinstance(state.result(raise_on_failure=False), Passing)
+    return errors.passes(state.result(raise_on_failure=False))
 
 
 _OPTIONS: Mapping[str, Any] = {

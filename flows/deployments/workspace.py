@@ -5,7 +5,6 @@ lie DVC's cache, MLflow's store and the work folders from which a run that was e
 """
 
 import fcntl
-import re
 import shutil
 import sys
 import time
@@ -18,17 +17,20 @@ from flows.deployments import child
 from flows.pipeline import artifacts
 from flows.project import graph
 from flows.project.nodes import Node
-from flows.runtime import errors, processes
+from flows.runtime import addresses, processes
 from flows.runtime.environment import HOME
-from flows.versioning import dvc
+from flows.runtime.errors import Passing
+from flows.versioning import command, dvc, remote
 from stages.io import params
 
 SCHEDULED = HOME / "scheduled"
 KEPT = 5
 """Clones of runs that failed or were not shared, the newest ones: to look into."""
-_DVC = (sys.executable, "-m", "dvc")
 _FEWSTEP = (sys.executable, "-m", "flows")
-_SECRET = re.compile(r"//[^/@\s]+@")
+_REFUSED = 1
+"""Git's exit code where a push was heard and refused."""
+_FULL_BYTES = 64 * 2**20
+"""Less than this is free: that is why."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +58,8 @@ class Checkout:
         """Clone and check out `ref`; the commit. Raises ValueError if origin has no such ref."""
         self._prune()
         source = origin(self.root)
-        self.say(f"clone of {_SECRET.sub('//', source)} in {self.folder}")
-        self._call(["git", "clone", "--quiet", "--no-checkout", source, str(self.folder)], where=self.folder.parent)
+        self.say(f"clone of {addresses.shown(source)} in {self.folder}")
+        self._across(["git", "clone", "--quiet", "--no-checkout", source, str(self.folder)], where=self.folder.parent)
         commit = self._resolve(ref)
         self._call(["git", "checkout", "--quiet", "-b", self.branch, commit])
         if not (self.folder / "dvc.yaml").is_file() or not (self.folder / "flows").is_dir():
@@ -92,8 +94,8 @@ class Checkout:
         private = self.root / ".dvc/config.local"  # a remote's address or credentials that are this machine's alone
         if private.is_file():
             shutil.copy(private, self.folder / ".dvc/config.local")
-        cache = processes.ask(*_DVC, "cache", "dir", where=self.root).out
-        self._call([*_DVC, "config", "--local", "cache.dir", str((self.root / cache).resolve())])
+        cache = command.ask("cache", "dir", where=self.root)
+        self._call([*command.DVC, "config", "--local", "cache.dir", str((self.root / cache).resolve())])
 
     def compose(self, overrides: Sequence[str], node: Node | None) -> None:
         """Write and commit the parameters; ValueError with Hydra's or a stage's own words where they are refused."""
@@ -105,29 +107,28 @@ class Checkout:
 
     def remote(self) -> str | None:
         """The DVC remote that this project shares its data by, if it has one."""
-        settings = processes.ask(*_DVC, "config", "--list", where=self.folder).out.splitlines()
-        return dict(line.partition("=")[::2] for line in settings).get("core.remote")
+        return remote.default(self.folder)
 
     def pull(self) -> None:
         """What the team has made already; what the remote lacks is made anew."""
-        self._passing([*_DVC, "pull", "--quiet", "--run-cache", "--allow-missing"], limit_s=6 * 3600)
+        self._share("pull", "--quiet", "--run-cache", "--allow-missing")
 
     def repro(self, overrides: Sequence[str], node: Node | None, *, pull: bool, limit_s: float) -> None:
         """Make the experiment, or one node of it and what it reads; `pull`: what the remote has is not made anew."""
-        command = [*_FEWSTEP, "run", *(["--until", node.name] if node else []), *overrides]
+        words = [*_FEWSTEP, "run", *(["--until", node.name] if node else []), *overrides]
         extra = {dvc.PULL: "1"} if pull else {}
         address = artifacts.mlflow()  # of the worker's project: it keeps the clone's runs too
         if address:
             extra[artifacts.MLFLOW] = address
-        child.call(command, self.folder, self.run, self.say, limit_s=limit_s, extra=extra)
+        child.call(words, self.folder, self.run, self.say, limit_s=limit_s, extra=extra)
 
     def push(self) -> str | None:
         """Data first, so that a branch never names what is not there; the pushed commit, None if nothing is new."""
-        self._passing([*_DVC, "push", "--run-cache"], limit_s=6 * 3600)
+        self._share("push", "--run-cache")
         self.commit(["dvc.lock", "params.yaml"], f"Results of {self.name}")
         if not self._git("log", "--format=%h", "HEAD", "--not", "--remotes"):
             return None
-        self._passing(["git", "push", "--quiet", "origin", self.branch])
+        self._across(["git", "push", "--quiet", "origin", self.branch])
         return self._git("rev-parse", "HEAD")
 
     def commit(self, files: Sequence[str], message: str) -> None:
@@ -143,18 +144,35 @@ class Checkout:
         """The clone; what outlives it lies elsewhere."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _call(self, command: Sequence[str], where: Path | None = None, limit_s: float = 900.0) -> None:
-        child.call(command, where or self.folder, self.run, self.say, limit_s=limit_s)
+    def _call(self, words: Sequence[str], where: Path | None = None, limit_s: float = 900.0) -> None:
+        child.call(words, where or self.folder, self.run, self.say, limit_s=limit_s)
 
     def _git(self, *words: str, codes: Sequence[int] = (0,)) -> str:
         return processes.ask("git", *words, where=self.folder, codes=codes).out
 
-    def _passing(self, command: Sequence[str], limit_s: float = 900.0) -> None:
-        """What talks to another machine may fail today and not tomorrow."""
+    def _share(self, *words: str) -> None:
+        """DVC's way to the team. It ends with the same code whatever fails, so our own code asks the remote."""
         try:
-            self._call(command, limit_s=limit_s)
-        except ValueError as error:
-            raise errors.Passing(_SECRET.sub("//", str(error))) from None
+            self._across([*command.DVC, *words], limit_s=6 * 3600)
+        except Passing:
+            remote.require(self.folder)
+            raise
+
+    def _across(self, words: Sequence[str], where: Path | None = None, limit_s: float = 900.0) -> None:
+        """What talks to another machine may fail today and not tomorrow: Passing.
+
+        Not where this disk is full, or git says that it was heard and refused; git's 128 stands for all else, and
+        what is wrong for good is found out by few tries.
+        """
+        try:
+            self._call(words, where, limit_s)
+        except processes.NoAnswer as error:
+            free = shutil.disk_usage(self.folder.parent).free
+            if free < _FULL_BYTES:
+                raise ValueError(f"{error}; only {free // 2**20} MiB are free in {self.folder.parent}") from None
+            if error.code == _REFUSED:
+                raise
+            raise Passing(str(error)) from None
 
 
 def origin(root: Path) -> str:

@@ -1,15 +1,14 @@
 """Every version of an artefact that anybody recorded: today's in data/lineage, older ones in MLflow."""
 
 import json
-import os
 import tempfile
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from flows.project.nodes import LINEAGE, Node
-from flows.runtime import addresses
-from flows.tracking import backend, records, tracker
+from flows.tracking import backend, evaluations, records, tracker
 from flows.tracking.records import Record
 
 
@@ -20,10 +19,9 @@ class History:
         self._read: dict[str, Record | None] = {}
 
     @cached_property
-    def tracker(self) -> tracker.Tracker | None:
-        """The MLflow store; None where nothing was ever tracked."""
-        there = os.environ.get(addresses.MLFLOW) or backend.FILE.is_file()
-        return tracker.Tracker() if there else None
+    def store(self) -> backend.Store | None:
+        """MLflow's, to read from; None where nothing was ever tracked."""
+        return backend.look(tracker.EXPERIMENT)
 
     @cached_property
     def today(self) -> tuple[Record, ...]:
@@ -69,25 +67,34 @@ class History:
         return next(iter(self.of_digest(digest)), None) if digest else None
 
     def _search(self, words: str) -> list[Any]:
-        if self.tracker is None:
+        if self.store is None:
             return []
-        return list(self.tracker.client.search_runs([self.tracker.experiment], words, max_results=200))
+        with backend.speaking():
+            return list(backend.every(self.store.client.search_runs, [self.store.experiment], words))
 
     def _downloaded(self, run: str) -> Record | None:
+        if self.store is None:
+            return None
+        with backend.speaking():
+            tags = self._tags(run)
+            if tags is None:
+                return None
+            if evaluations.MODEL in tags:
+                return self.of_run(tags["mlflow.parentRunId"])
+            client, name = self.store.client, f"{tags.get('mlflow.runName')}.json"
+            if name not in {each.path for each in client.list_artifacts(run)}:
+                return None  # it failed, or is the pipeline's own
+            with tempfile.TemporaryDirectory() as folder:
+                return json.loads(Path(client.download_artifacts(run, name, folder)).read_text(encoding="utf-8"))
+
+    def _tags(self, run: str) -> Mapping[str, str] | None:
+        """Of MLflow's run, None if MLflow knows of no such run."""
         from mlflow.exceptions import MlflowException
 
-        if self.tracker is None:
-            return None
-        client = self.tracker.client
+        assert self.store is not None
         try:
-            tags = client.get_run(run).data.tags
-        except MlflowException:
-            return None
-        if "eval.model" in tags:
-            return self.of_run(tags["mlflow.parentRunId"])
-        with tempfile.TemporaryDirectory() as folder:
-            try:
-                file = client.download_artifacts(run, f"{tags.get('mlflow.runName')}.json", folder)
-                return json.loads(Path(file).read_text(encoding="utf-8"))
-            except (MlflowException, OSError):  # a run that failed, or the pipeline's own, has none
+            return self.store.client.get_run(run).data.tags
+        except MlflowException as error:
+            if backend.is_missing(error):
                 return None
+            raise

@@ -1,6 +1,6 @@
 """Whether a candidate may become the champion: each condition, what was found, and whether it holds."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +8,7 @@ from flows.lineage import verify
 from flows.lineage.history import History
 from flows.lineage.verify import Entry
 from flows.project.nodes import Node
-from flows.tracking import evaluations
+from flows.tracking import evaluations, records
 from flows.tracking.registry import Version
 from stages.core.config import check, config
 
@@ -66,10 +66,18 @@ def findings(gate: Gate, candidate: Version, champion: Version | None, history: 
         faults = [f"{entry.name}: {fault}" for entry in entries for fault in entry.faults]
         yield Finding("lineage", faults[0] if faults else f"{len(entries)} artefacts back to the data hold", not faults)
     if gate.clean_git:
-        dirty = [each.name for each in entries if each.record and each.record["git"]["dirty"]]
-        words = f"uncommitted code made {', '.join(dirty)}" if dirty else "committed code made all of it"
-        yield Finding("clean git", words, holds=bool(entries) and not dirty)
+        yield _clean_git(entries)
     yield from _score(gate, candidate, champion, history)
+
+
+def _clean_git(entries: Sequence[Entry]) -> Finding:
+    """It holds only where git has said so of every artefact."""
+    missing = [f"{each.name}: no record" for each in entries if each.record is None]
+    faults = missing + [
+        f"{each.name}: {fault}" for each in entries if each.record and (fault := records.uncommitted(each.record))
+    ]
+    words = "; ".join(faults) if entries else "there is no record to look into"
+    return Finding("clean git", words or "committed code made all of it", holds=bool(entries) and not faults)
 
 
 def _score(gate: Gate, candidate: Version, champion: Version | None, history: History) -> Iterator[Finding]:
@@ -96,8 +104,8 @@ def _score(gate: Gate, candidate: Version, champion: Version | None, history: Hi
 
 def scored(version: Version, metric: str, history: History, judge: str | None = None) -> Scored:
     """The newest score of the version's own digest, by `judge` if one is given; ValueError where there is none."""
-    assert history.tracker is not None
-    runs = evaluations.found(history.tracker.client, history.tracker.experiment, version.student, version.digest)
+    assert history.store is not None
+    runs = evaluations.found(*history.store, version.student, version.digest)
     if not runs:
         raise ValueError(
             f"no evaluation scored version {version.number} ({version.digest[:8]}); `fewstep run` scores the version "

@@ -16,7 +16,7 @@ from flows.runtime import errors, outcomes, processes
 from flows.runtime.environment import HOME
 from flows.tracking import records
 from flows.tracking.records import Record
-from flows.versioning import cache
+from flows.versioning import cache, command
 
 FOLDER = HOME / "rerun"
 _OURS = ("FEWSTEP_", "PREFECT_", "RAY_", "MLFLOW_", "PYTHONPATH")
@@ -38,18 +38,19 @@ def check(record: Record, *, allow_dirty: bool) -> list[str]:
     name, git = records.name_of(record), record["git"]
     if "experiment" not in record:
         raise ValueError(f"{name}: its record does not hold the experiment's parameters; run it once with this version")
+    fault = records.uncommitted(record)
     if not git["commit"]:
-        raise ValueError(f"{name}: was made outside git; there is no commit to go back to")
+        raise ValueError(f"{name}: {fault}; there is none to go back to")
     if _git("rev-parse", "--verify", "--quiet", f"{git['commit']}^{{commit}}", codes=(0, 1)).code:
         raise ValueError(
             f"commit {git['commit'][:8]}: not in this repository; `git fetch` it from whoever made the run"
         )
-    if git["dirty"] and not allow_dirty:
+    if fault and not allow_dirty:
         raise ValueError(
-            f"{name}: was made by commit {git['commit'][:8]} with uncommitted changes, which nobody kept; "
-            "--allow-dirty makes it with the commit alone, to see whether they mattered"
+            f"{name}: {fault}, which nobody kept; --allow-dirty makes it with commit {git['commit'][:8]} alone, to see "
+            "whether they mattered"
         )
-    notes = ["was made with uncommitted changes, which are not in the commit"] if git["dirty"] else []
+    notes = [f"{fault}, which are not in the commit"] if fault else []
     then, now = record["machine"], records.machine()
     for fact in ("host", "system", "python", "cores"):
         if then.get(fact) not in (None, now[fact]):
@@ -154,10 +155,10 @@ def _write_record(folder: Path, node: Node, record: Record) -> None:
 
 
 def _run(node: Node, folder: Path) -> None:
-    command = [sys.executable, "-m", "flows", "stage", node.stage, *([node.arm] if node.arm else [])]
+    words = [sys.executable, "-m", "flows", "stage", node.stage, *([node.arm] if node.arm else [])]
     log, told = folder / f"{HOME}-rerun.log", folder / f"{node.name}.json"
     environment = {**_unset(), outcomes.FILE: str(told)}
-    process = processes.launch(command, log=log, where=folder, environment=environment)
+    process = processes.launch(words, log=log, where=folder, environment=environment)
     try:
         code = process.wait()  # bounded by the stage itself: compute.stall_s
     finally:
@@ -193,4 +194,4 @@ def _git(*words: str, codes: Sequence[int] = (0,)) -> processes.Answer:
 
 
 def _dvc(folder: Path, *words: str) -> None:
-    processes.ask(sys.executable, "-m", "dvc", *words, where=folder, environment=_unset(), limit_s=3600)
+    command.ask(*words, where=folder, environment=_unset(), limit_s=3600)

@@ -57,9 +57,9 @@ def _today(node: Node) -> Origin:
 
 
 def _version(name: str, history: History) -> Origin:
-    if history.tracker is None:
+    if history.store is None:
         raise ValueError(f"{name}: nothing is registered here yet; `fewstep run` registers each student that it makes")
-    found = registry.Registry(history.tracker.client).version(name)
+    found = registry.Registry(history.store.client).version(name)
     record = history.find(Node.parse(found.student), found.digest, found.run)
     if record is None:
         raise ValueError(f"{name}: MLflow run {found.run} left no record; its lineage is not known")

@@ -144,7 +144,9 @@ def _pipeline(caller: Caller, request: Content) -> bool:
         made = plan.Plan(*plan.wanted(request["until"]), request["changed"])
     if not made.is_empty:
         checks.check(made.params, [node.stage for node in made.wanted])
-        run.execute(made, Tracker(), lambda node, state, words: caller.send(news=[node.name, state, words]))
+        tracker = Tracker()
+        tracker.send_waiting()
+        run.execute(made, tracker, lambda node, state, words: caller.send(news=[node.name, state, words]))
     return made.is_empty
 
 

@@ -77,7 +77,7 @@ def execute(node: Node) -> dict[str, float]:
 
 
 def _run(task: Task, content: Params, submitted: list[Any]) -> dict[str, float]:
-    started, node = time.time(), task.node
+    started, node, code = time.time(), task.node, _code(task)
     sources = records.sources(STAGES[node.stage].inputs(content, node.arm))
     spans: list[records.Span] = []
 
@@ -101,7 +101,7 @@ def _run(task: Task, content: Params, submitted: list[Any]) -> dict[str, float]:
         places.check_out(task.store.read_document(f"{room}/artefact/{artefacts.MANIFEST}"), out)
         task.store.remove(room)
     artefacts.read_manifest(out)
-    _record(task, content, sources, spans, started)
+    _record(task, content, {"inputs": sources, "git": code, "spans": spans}, started)
     reports.keep(node, task.work)
     shutil.rmtree(task.work, ignore_errors=True)  # the artefact holds it all now
     return finished["result"]
@@ -222,9 +222,25 @@ def _check_input(folder: str, content: Params) -> None:
         )
 
 
-def _record(
-    task: Task, content: Params, sources: Mapping[str, Any], spans: Sequence[records.Span], started: float
-) -> None:
+def _code(task: Task) -> dict[str, Any]:
+    """The code that this execution begins with; `before`, what earlier ones began with whose work it goes on with."""
+    now, file = records.code(), task.work / "code.json"
+    if task.store:
+        name = f"{task.place.removeprefix(task.store.root + '/')}/{file.name}"
+        told = task.store.read_document(name)
+    else:
+        told = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+    before = [each for each in (told or {"code": []})["code"] if each != now]
+    content = {"code": [*before, now]}
+    if task.store:
+        task.store.write_document(name, content)
+    else:
+        artefacts.write_json(file, content)
+    return now | ({"before": before} if before else {})
+
+
+def _record(task: Task, content: Params, found: Mapping[str, Any], started: float) -> None:
+    """`found` is what was read when the work began, its inputs and its code, and the spans of what it computed."""
     import ray
 
     node, finished = task.node, time.time()
@@ -235,13 +251,11 @@ def _record(
             "arm": node.arm,
             "artefact": node.folder,
             "digest": cache.digest(Path(node.folder)),
-            "inputs": sources,
             "seed": task.job.seed,
             "parameters": task.job.section,
             "experiment": yaml.safe_dump(dict(content), sort_keys=False),  # as text: the order of arms counts
             "threads": task.job.threads,
             "device": task.job.device,
-            "git": records.commit(),
             "mlflow": {name: context.current()[name] for name in ("run", "parent")},
             "prefect": {"flow_run": str(flow_run.id), "api": os.environ["PREFECT_API_URL"]},
             "ray": {"job": ray.get_runtime_context().get_job_id()},
@@ -249,7 +263,7 @@ def _record(
             "started": started,
             "finished": finished,
             "seconds": finished - started,
-            "compute_seconds": records.busy(spans),
-            "spans": list(spans),
+            "compute_seconds": records.busy(found["spans"]),
+            **found,
         },
     )

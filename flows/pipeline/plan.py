@@ -9,7 +9,7 @@ from flows.project.nodes import Node, Params
 from flows.project.resources import Compute
 from flows.project.storage import Storage
 from flows.runtime.errors import Refused
-from flows.versioning import dvc
+from flows.versioning import command, dvc
 from stages.io import params
 
 
@@ -46,5 +46,5 @@ def make(until: Sequence[str]) -> Plan:
     """As of now, in the words of DVC."""
     content, nodes = wanted(until)
     aside.set_aside(content)
-    dvc.check_locks()
+    command.check_locks()
     return Plan(content, nodes, dvc.changed())

@@ -147,7 +147,7 @@ def pipeline() -> None:
                 continue
             futures[node] = make.submit(node.name, wait_for=[futures[each] for each in reads])
         for node, future in futures.items():
-            while not future.state.is_final():
+            while not _has_ended(future.state):
                 future.wait(timeout=_LOOK_S)
                 if channel.abandoned():
                     raise KeyboardInterrupt
@@ -161,6 +161,11 @@ def pipeline() -> None:
         node, fault = next(iter(execution.failed.items()))
         raise RuntimeError(f"{node.name}: {fault}") from fault
     artifacts.show(execution.tracker, execution.parent)
+
+
+def _has_ended(state: State) -> bool:
+    """Whether it is the task's last: one whose inputs failed stays pending, under a name that Prefect gives it."""
+    return state.is_final() or state.name == "NotReady"
 
 
 def _note_failure(node: Node, state: State, execution: Execution) -> None:

@@ -70,6 +70,7 @@ def _tracked(node: Node, runs: Runs) -> Iterator[None]:
         yield
         return
     tracker = Tracker()
+    tracker.send_waiting()
     run = tracker.open(node.name, runs["parent"], {})
     context.enter({**runs, "run": run})
     stop = threading.Event()

@@ -6,14 +6,28 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from flows.runtime import addresses
 from flows.runtime.environment import HOME
+from flows.runtime.errors import Passing
 
 FILE = Path("mlruns/mlflow.db")
 _TRIES = 8
 _AT_ONCE = ("UniqueViolation", "UNIQUE constraint", "StaleDataError", "DeadlockDetected", "SerializationFailure")
+"""Words by which a server tells that two wrote at once: over HTTP MLflow passes its database's errors on as prose."""
+_STRANGER = "Invalid Host header"
+"""Words by which a server tells that it refuses the name it was called by, and not the caller: both are 403."""
+_LATER = ("TEMPORARILY_UNAVAILABLE", "DEADLINE_EXCEEDED", "REQUEST_LIMIT_EXCEEDED")
+_LOGIN = ("UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED", "PERMISSION_DENIED")
+_PAGE = 1000
+
+
+class Store(NamedTuple):
+    """MLflow's client, and the id of the experiment."""
+
+    client: Any
+    experiment: str
 
 
 def uri() -> str:
@@ -21,30 +35,95 @@ def uri() -> str:
     return addresses.team_mlflow() or f"sqlite:///{FILE.resolve()}"
 
 
-def connect(experiment: str) -> tuple[Any, str]:
-    """MLflow's client and the id of the experiment, which is made if it is not there.
+def connect(experiment: str) -> Store:
+    """For those who write: tables and experiment are made if they are not there.
 
-    Raises ValueError if the server does not answer or turns us away.
+    Raises Passing if the team's server does not answer, ValueError if it turns us away.
     """
-    address = uri()
-    if addresses.is_server(address):
-        addresses.require_servers()
-    else:
-        FILE.parent.mkdir(exist_ok=True)
-    with _only_one():
-        from mlflow import MlflowClient
-        from mlflow.exceptions import MlflowException
+    make_tables()
+    client = _client()
+    with _only_one(), speaking():
+        return Store(client, _experiment(client, experiment, None if addresses.is_server(uri()) else _files()))
 
-        if not addresses.is_server(address) and not FILE.is_file():
-            _make(MlflowClient)
-        client = MlflowClient(address, registry_uri=address)
-        try:
-            return client, _experiment(client, experiment, None if addresses.is_server(address) else _files())
-        except MlflowException as error:
-            if not addresses.is_server(address):
-                raise
-            text = f"MLflow's server at {addresses.shown(address)} did not give its experiments: {_advice(error)}"
-            raise ValueError(text) from error
+
+def look(experiment: str) -> Store | None:
+    """For those who only read: makes nothing; None where nothing was ever tracked. Raises as `connect` does."""
+    if not addresses.is_server(uri()) and not FILE.is_file():
+        return None
+    client = _client()
+    with speaking():
+        found = client.get_experiment_by_name(experiment)
+    return Store(client, _active(found)) if found else None
+
+
+def make_tables() -> None:
+    """Those of mlruns/, where it is the store and there are none. In one step: a process that is killed while MLflow
+    makes them would leave a file that nothing can read.
+    """
+    if addresses.is_server(uri()) or FILE.is_file():
+        return
+    FILE.parent.mkdir(exist_ok=True)
+    with _only_one():
+        if FILE.is_file():
+            return
+        from mlflow import MlflowClient
+
+        begun = FILE.with_name("mlflow.db.begun")
+        begun.unlink(missing_ok=True)
+        MlflowClient(f"sqlite:///{begun.resolve()}").search_experiments(max_results=1)
+        begun.replace(FILE)
+
+
+def _client() -> Any:
+    if addresses.is_server(uri()):
+        addresses.require_servers()
+    from mlflow import MlflowClient
+
+    return MlflowClient(uri(), registry_uri=uri())
+
+
+@contextmanager
+def speaking() -> Iterator[None]:
+    """Around questions to MLflow, as a decorator too: a server that is away is Passing, one that wants a login says so.
+
+    What else MLflow raises is raised.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        if not addresses.is_server(uri()):
+            raise
+        words = f"MLflow's server at {addresses.shown(uri())}"
+        if _is_away(error):
+            raise Passing(f"{words} does not answer ({error}); run it again once it does") from error
+        if error.error_code in _LOGIN:
+            raise ValueError(f"{words} turned us away: {_advice(error)}") from error
+        raise
+
+
+def _is_away(error: Any) -> bool:
+    """Whether there was no answer, which MLflow tells by the HTTP library's error in its context, or one for now."""
+    from requests.exceptions import RequestException
+
+    return error.error_code in _LATER or isinstance(error.__context__, RequestException)
+
+
+def is_missing(error: Any) -> bool:
+    """Whether MLflow, which raised it, does not have what it was asked for."""
+    return error.error_code == "RESOURCE_DOES_NOT_EXIST"
+
+
+def every(search: Callable[..., Any], *arguments: Any, **named: Any) -> Iterator[Any]:
+    """All that a search of MLflow's finds, page by page."""
+    token = None
+    while True:
+        page = search(*arguments, max_results=_PAGE, page_token=token, **named)
+        yield from page
+        token = page.token
+        if not token:
+            return
 
 
 def insist(call: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
@@ -61,14 +140,6 @@ def insist(call: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
     raise AssertionError("the last try returns or raises")
 
 
-def _make(client: Any) -> None:
-    """The tables, in one step: a process that is killed while MLflow makes them leaves a file that nothing can read."""
-    begun = FILE.with_name("mlflow.db.begun")
-    begun.unlink(missing_ok=True)
-    client(f"sqlite:///{begun.resolve()}").search_experiments(max_results=1)
-    begun.replace(FILE)
-
-
 def _experiment(client: Any, name: str, files: str | None) -> str:
     from mlflow.exceptions import MlflowException
 
@@ -80,9 +151,13 @@ def _experiment(client: Any, name: str, files: str | None) -> str:
             found = client.get_experiment_by_name(name)
             if error.error_code != "RESOURCE_ALREADY_EXISTS" or found is None:  # a colleague was first
                 raise
+    return _active(found)
+
+
+def _active(found: Any) -> str:
     if found.lifecycle_stage != "active":
         back = f"mlflow experiments restore -x {found.experiment_id}"
-        raise ValueError(f"MLflow's experiment {name} is deleted; bring it back: `{back}`")
+        raise ValueError(f"MLflow's experiment {found.name} is deleted; bring it back: `{back}`")
     return found.experiment_id
 
 
@@ -91,12 +166,9 @@ def _files() -> str:
 
 
 def _advice(error: Exception) -> str:
-    text = str(error)
-    if "Invalid Host header" in text:
+    if _STRANGER in str(error):
         return "it does not know the name that you call it by; add the name to FEWSTEP_MLFLOW_HOSTS where it runs"
-    if any(code in text for code in ("401", "403")):
-        return f"{text}; it wants a login: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
-    return text
+    return f"{error}; it wants a login: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
 
 
 @contextmanager

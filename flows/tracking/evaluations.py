@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.project.nodes import Node
+from flows.tracking import backend
 from stages.io.hashing import sha256
 
 MODEL, DIGEST, JUDGE = "eval.model", "eval.digest", "eval.judge"
@@ -75,7 +76,7 @@ def log(client: Any, experiment: str, run: str, record: Mapping[str, Any]) -> No
     metrics = json.loads((Path(Node("evaluate").folder) / "metrics.json").read_text(encoding="utf-8"))
     there = {
         each.data.tags[MODEL]: each
-        for each in client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{run}'", max_results=1000)
+        for each in backend.every(client.search_runs, [experiment], f"tags.`mlflow.parentRunId` = '{run}'")
         if MODEL in each.data.tags
     }
     for score in of(record, metrics):
@@ -113,8 +114,10 @@ def _beside(client: Any, made_by: str, run: str, score: Score) -> None:
 
     try:
         known = client.get_run(made_by).data.metrics
-    except MlflowException:
-        return
+    except MlflowException as error:
+        if backend.is_missing(error):
+            return
+        raise
     client.log_batch(made_by, metrics=_new(score.at_cost(), known), tags=[RunTag("eval.run", run)])
 
 
@@ -128,4 +131,4 @@ def _new(metrics: Mapping[str, float], known: Mapping[str, float]) -> list[Any]:
 def found(client: Any, experiment: str, model: str, digest: str) -> list[Any]:
     """Runs that scored version `digest` of `model`, newest first."""
     words = f"tags.`{MODEL}` = '{model}' AND tags.`{DIGEST}` = '{digest}' AND attributes.status = 'FINISHED'"
-    return list(client.search_runs([experiment], words, max_results=100, order_by=["attributes.start_time DESC"]))
+    return list(backend.every(client.search_runs, [experiment], words, order_by=["attributes.start_time DESC"]))

@@ -1,6 +1,6 @@
 """What MLflow has yet to be told: a note a finished node, kept until its store has taken everything.
 
-A server that is down, or a process that is killed while it writes, loses no run: the next tracker sends what is noted.
+A server that is down, or a process that is killed while it writes, loses no run: the next run sends what is noted.
 """
 
 import fcntl

@@ -4,12 +4,12 @@ import getpass
 import json
 import os
 import platform
-import subprocess
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from flows.project.nodes import LINEAGE, Node
+from flows.runtime import processes
 from flows.versioning import cache, dvc
 from stages.io.artefacts import write_json
 
@@ -32,9 +32,10 @@ def sources(inputs: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     for name, folder in inputs.items():
         maker = Node.of_folder(folder)
         record = read(maker) or {}
+        locked = locks.get(maker.name, {}).get(folder)  # older than the artefact where a stage was run without DVC
         found[name] = {
             "artefact": folder,
-            "digest": locks.get(maker.name, {}).get(folder) or cache.digest(Path(folder)),
+            "digest": locked if locked and locked == record.get("digest") else cache.digest(Path(folder)),
             "made_by": maker.name,
             "mlflow_run": record.get("mlflow", {}).get("run"),
         }
@@ -52,13 +53,32 @@ def machine() -> dict[str, Any]:
     }
 
 
-def commit() -> dict[str, Any]:
-    """The git commit, and whether the code differed from it."""
+def code() -> dict[str, Any]:
+    """The commit of the code in this folder, and whether it is dirty: differs from it. Both None, and why, where git
+    does not say: it is not there, it fails, or the code is not its.
+    """
+    parts = ("--", "stages", "flows")
+    try:
+        _git("ls-files", "--error-unmatch", *parts)  # else the commit would be that of a repository around this folder
+        commit = _git("rev-parse", "--verify", "HEAD")
+        return {"commit": commit, "dirty": bool(_git("status", "--porcelain", "--untracked-files=all", *parts))}
+    except processes.NoAnswer as error:
+        return {"commit": None, "dirty": None, "unknown": str(error)}
 
-    def git(*words: str) -> str:
-        return subprocess.run(["git", *words], capture_output=True, text=True, check=False).stdout.strip()  # noqa: S603, S607
 
-    return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--", "stages", "flows"))}
+def _git(*words: str) -> str:
+    return processes.ask("git", *words).out
+
+
+def uncommitted(record: Record) -> str | None:
+    """Why no commit stands for the code that made it, in words; None if one does.
+
+    Work that was begun under another commit is no reason: its key holds the source of its stage, so that was the same.
+    """
+    git = record["git"]
+    if not git["commit"]:
+        return f"nobody knows its commit: {git.get('unknown', 'it was made outside git')}"
+    return "was made with uncommitted changes" if git["dirty"] else None
 
 
 def write(node: Node, record: Mapping[str, Any]) -> None:

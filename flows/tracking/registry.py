@@ -74,7 +74,7 @@ class Registry:
 
     def versions(self, name: str) -> list[Version]:
         """Of one student, newest first."""
-        found = self._client.search_model_versions(f"name = '{name}'", max_results=1000)
+        found = list(backend.every(self._client.search_model_versions, f"name = '{name}'"))
         aliases: dict[str, list[str]] = {}
         if found:
             for alias, number in self._client.get_registered_model(name).aliases.items():

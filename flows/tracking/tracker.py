@@ -16,24 +16,28 @@ from flows.telemetry import jsonl, reports, system_metrics
 from flows.tracking import backend, evaluations, outbox, records, registry
 from stages.io.artefacts import read_manifest
 
+EXPERIMENT = "fewstep"
 _BATCH = 1000
 
 
 class Tracker:
-    """The experiment's store. Making one imports MLflow and may create the database: a few seconds.
+    """For those who write. Making one imports MLflow and may create the database: a few seconds.
 
-    Raises ValueError if the team's server does not answer.
+    Raises Passing, here and later, where the team's server does not answer.
     """
 
-    def __init__(self, experiment: str = "fewstep") -> None:
-        self.uri = backend.uri()
+    def __init__(self, experiment: str = EXPERIMENT) -> None:
         self.client, self.experiment = backend.connect(experiment)
         self._lock = threading.Lock()
         self._read: dict[str, int] = {}
         self._vitals: dict[str, system_metrics.Summary] = {}
+
+    def send_waiting(self) -> None:
+        """Tell of what earlier processes could not, before there is more."""
         for node, run in list(outbox.waiting()):
             self._resend(node, run)
 
+    @backend.speaking()
     def open(self, name: str, parent: str | None, tags: Mapping[str, str]) -> str:
         """A new run's id."""
         given = {"mlflow.runName": name, "stage": name.partition("@")[0], **tags}
@@ -43,14 +47,17 @@ class Tracker:
         self._vitals[run] = system_metrics.Summary(time.time())
         return run
 
+    @backend.speaking()
     def discard(self, run: str) -> None:
         """Forget a run whose node turned out to be cached."""
         self.client.delete_run(run)
 
+    @backend.speaking()
     def attach(self, run: str, name: str, file: Path) -> None:
         """Keep a copy of `file` with the run, called `name`."""
         self.client.log_text(run, file.read_text(encoding="utf-8"), name)
 
+    @backend.speaking()
     def close(self, run: str, status: str) -> None:
         """End a run: FINISHED, FAILED or KILLED."""
         self.client.set_terminated(run, status)
@@ -102,10 +109,11 @@ class Tracker:
         found, taken = jsonl.whole(text)
         return found, self._read.get(key, 0) + taken
 
+    @backend.speaking()
     def complete(self, node: Node, run: str) -> None:
         """Everything about a finished node, from its artefact and its lineage; closes the run.
 
-        What could not be told is noted, and told by the next tracker.
+        What could not be told is noted, and told by the next that calls `send_waiting`.
         """
         with outbox.noted(node, run):
             self._tell(node, run)
@@ -152,8 +160,8 @@ class Tracker:
         }
         metrics = [Metric(metric_name(key), float(value), now, 0) for key, value in numbers.items()]
         tags = {
-            "git.commit": record["git"]["commit"],
-            "git.dirty": record["git"]["dirty"],
+            "git.commit": record["git"]["commit"] or "unknown",
+            "git.dirty": record["git"]["dirty"] if record["git"]["commit"] else "unknown",
             "prefect.flow_run": record["prefect"]["flow_run"],
             "ray.job": record["ray"]["job"],
             "dvc.digest": record["digest"],

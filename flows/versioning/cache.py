@@ -2,17 +2,16 @@
 
 import functools
 import json
-import sys
 from pathlib import Path
 
-from flows.runtime import processes
+from flows.versioning import command
 from stages.io import hashing
 
 
 @functools.cache
 def folder() -> Path:
     """Where DVC keeps every version, by digest. ValueError with DVC's words where it cannot tell."""
-    return Path(processes.ask(sys.executable, "-m", "dvc", "cache", "dir").out.splitlines()[-1])
+    return Path(command.ask("cache", "dir").splitlines()[-1])
 
 
 def stored(digest: str) -> Path:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.project.nodes import DATA
+from flows.versioning import remote
 from stages.io import artefacts
 from stages.io.storage import Store
 
@@ -74,7 +75,7 @@ def _manifests() -> Iterator[Mapping[str, Any]]:
 
 
 def _in_cache(cache: Any) -> Iterator[Mapping[str, Any]]:
-    if not cache.fs.exists(cache.path):
+    if not remote.is_there(cache):
         return
     for oid in cache.all():
         if oid.endswith(".dir"):

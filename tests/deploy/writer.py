@@ -49,7 +49,7 @@ def again(folder: Path) -> None:
 
     from flows.tracking.tracker import Tracker
 
-    Tracker()
+    Tracker().send_waiting()
 
 
 def _settle(folder: Path) -> None:

@@ -67,17 +67,25 @@ def _lines(entry: Any, today: Mapping[str, Mapping[str, Any]], *, everything: bo
     if entry.record is None:
         return [lead + faults]
     record = entry.record
-    git = record["git"]
-    code = (git["commit"][:8] or "none") + (" + uncommitted changes" if git.get("dirty") else "")
     lead += f"  {record['digest'][:8]}"
     if entry.again:
         return [lead + "  (above)" + faults]
     machine = record.get("machine", {})
     took = f"  {record['seconds']:.1f} s on {machine.get('host', '?')}" if "seconds" in record else ""
-    lines = [f"{lead}  commit {code}  run {record['mlflow'].get('run') or 'none'}{took}{faults}"]
+    lines = [f"{lead}  commit {_code(record)}  run {record['mlflow'].get('run') or 'none'}{took}{faults}"]
     words = _parameters(record, today.get(entry.name), everything=everything)
     lines += [f"{'  ' * entry.depth}    {line}" for line in words]
     return lines
+
+
+def _code(record: Mapping[str, Any]) -> str:
+    """The commit that made it, how far that is so, and the others under which the work was begun."""
+    git = record["git"]
+    if not git["commit"]:
+        return f"unknown ({git.get('unknown', 'made outside git')})"
+    words = git["commit"][:8] + (" + uncommitted changes" if git.get("dirty") else "")
+    earlier = [(each["commit"] or "unknown")[:8] for each in git.get("before", [])]
+    return words + (f" (begun under {', '.join(earlier)})" if earlier else "")
 
 
 def _parameters(record: Mapping[str, Any], today: Mapping[str, Any] | None, *, everything: bool) -> list[str]:

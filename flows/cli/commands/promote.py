@@ -22,9 +22,9 @@ def main(parsed: argparse.Namespace) -> int:
 
     gate = Gate.of(params.read(Path("params.yaml")))
     history = History()
-    if history.tracker is None:
+    if history.store is None:
         raise ValueError("nothing is registered here yet; `fewstep run` registers each student that it makes")
-    registry = Registry(history.tracker.client)
+    registry = Registry(history.store.client)
     candidate = registry.version(_named(parsed.student))
     champion = registry.aliased(candidate.name, CHAMPION)
     print(f"{candidate.name} version {candidate.number} ({candidate.digest[:8]})")

@@ -14,7 +14,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def main(parsed: argparse.Namespace) -> int:
     """Write DVC's default remote to .dvc/config, with storage.endpoint, after the bucket was found to be there."""
     from flows.project import storage
-    from flows.versioning import dvc
+    from flows.versioning import remote
     from stages.io import params
     from stages.io.storage import Store
 
@@ -23,7 +23,7 @@ def main(parsed: argparse.Namespace) -> int:
         raise ValueError("storage.root is null; name a place, `fewstep remote s3://bucket/prefix`, or set storage=s3")
     url = Store(parsed.url or f"{settled.root}/dvc")
     url.require()
-    dvc.configure_remote(NAME, url.root, settled.endpoint)
+    remote.configure(NAME, url.root, settled.endpoint)
     print(f"DVC's default remote is {url.root}" + (f" at {settled.endpoint}" if settled.endpoint else ""))
     print(
         "share with `dvc push --run-cache`, fetch with `dvc pull --run-cache`; commit .dvc/config so that others do too"

@@ -78,4 +78,4 @@ def _tell_mlflow() -> None:
     if any(outbox.waiting()):
         from flows.tracking.tracker import Tracker
 
-        Tracker()
+        Tracker().send_waiting()

@@ -26,6 +26,7 @@ def main(parsed: argparse.Namespace) -> int:
     from flows.project.resources import Compute
     from flows.runtime import addresses
     from flows.servers import local
+    from flows.tracking import backend
     from stages.io import params
 
     if not Path("params.yaml").is_file():
@@ -40,6 +41,8 @@ def main(parsed: argparse.Namespace) -> int:
         else:
             names.insert(0, name)
     names = [name for name in names if name not in parsed.without]
+    if "mlflow" in names:
+        backend.make_tables()  # the server would make them too, in steps that a kill may come between
     ports = {"prefect": parsed.prefect_port, "mlflow": parsed.mlflow_port}
     for service in local.start(names, resources, ports=ports, leashed=False):
         print(f"{service.name:8} {service.address}  (process {service.pid}, log .fewstep/logs/{service.name}.log)")

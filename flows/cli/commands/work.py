@@ -33,7 +33,7 @@ def main(parsed: argparse.Namespace) -> int:
     num_gpus = gpu_limit.count() if parsed.gpus is None else parsed.gpus
     setup.prepare(num_gpus)
     setup.deploy()
-    Tracker()  # a run that is cancelled while MLflow makes its tables would leave half of them to all later ones
+    Tracker().send_waiting()
     started += local.start(["worker"], resources, ports={}, leashed=False)
     for service in started:
         print(f"{service.name:8} {service.address}  (process {service.pid}, log .fewstep/logs/{service.name}.log)")

@@ -128,7 +128,7 @@ def test_the_gate_refuses_what_it_cannot_trace(team, capsys):
     team.settings(**GATE | {"clean_git": True})
     with pytest.raises(ValueError, match="clean git does not hold"):
         call(promote, "distill@t")
-    assert "uncommitted code made distill@t" in capsys.readouterr().out
+    assert "distill@t: was made with uncommitted changes" in capsys.readouterr().out
     Path("data/dataset/payload").write_text("altered")
     for file in Path(".dvc/cache/files/md5").rglob("*"):
         if file.is_file() and file.read_bytes() == b"d":

@@ -37,7 +37,8 @@ def test_what_cannot_be_made_again_says_why(home):
     for facts, message in [
         ({"git": git | {"dirty": True}}, "uncommitted changes, which nobody kept; --allow-dirty"),
         ({"git": {"commit": "0" * 40, "dirty": False}}, "commit 00000000: not in this repository; `git fetch`"),
-        ({"git": {"commit": "", "dirty": False}}, "made outside git"),
+        ({"git": {"commit": "", "dirty": False}}, "made outside git; there is none to go back to"),
+        ({"git": {"commit": None, "dirty": None, "unknown": "git: broken"}}, "nobody knows its commit: git: broken"),
     ]:
         with pytest.raises(ValueError, match=message):
             reproduce.check({**good, **facts}, allow_dirty=False)

@@ -2,12 +2,15 @@
 
 import shutil
 from collections import namedtuple
+from types import SimpleNamespace
 
 import pytest
 
 from flows.pipeline import execution
 from flows.project.nodes import STAGES
-from stages.io import artefacts
+from stages.io import artefacts, storage
+from stages.io.storage import Store
+from tests import s3
 
 
 @pytest.fixture
@@ -45,3 +48,28 @@ def test_a_full_disk_is_found_before_the_work(home, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     with pytest.raises(ValueError, match="only 3 MiB are free"):
         execution._check_disk()
+
+
+@pytest.fixture(params=["folder", "store"])
+def task(request, home, monkeypatch):
+    """A task with a work folder here, or with one in a store."""
+    work = home / "work"
+    work.mkdir()
+    if request.param == "folder":
+        yield SimpleNamespace(work=work, place=str(work), store=None)
+        return
+    with s3.server("team") as endpoint:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", endpoint)
+        storage._connected.cache_clear()
+        yield SimpleNamespace(work=work, place="s3://team/x/work/teacher/k", store=Store("s3://team/x"))
+    storage._connected.cache_clear()
+
+
+@pytest.mark.filterwarnings("ignore")  # of moto's server, which runs in this process
+def test_work_that_is_gone_on_with_tells_every_code_that_it_began_with(task, monkeypatch):
+    first, second = {"commit": "a" * 40, "dirty": False}, {"commit": "b" * 40, "dirty": True}
+    for code, told in [(first, first), (first, first), (second, second | {"before": [first]})]:
+        monkeypatch.setattr(execution.records, "code", lambda code=code: code)
+        assert execution._code(task) == told
+    monkeypatch.setattr(execution.records, "code", lambda: first)
+    assert execution._code(task) == first | {"before": [second]}

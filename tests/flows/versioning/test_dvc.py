@@ -11,7 +11,7 @@ import pytest
 
 from flows.project.nodes import Node
 from flows.runtime import errors
-from flows.versioning import dvc
+from flows.versioning import command, dvc
 from tests.flows.clone import ROOT
 
 
@@ -33,7 +33,7 @@ def test_a_lock_whose_process_is_no_dvc_is_named(home):
     table = rwlock(home, json.dumps({"write": {"data/teacher": owner}, "read": {}}))
     try:
         with pytest.raises(ValueError, match=rf"rwlock: names process {other.pid}, which is no dvc on"):
-            dvc.check_locks()
+            command.check_locks()
     finally:
         other.communicate(b"\n")
     assert table.exists()
@@ -45,14 +45,14 @@ def test_a_lock_of_a_process_that_ended_is_taken_away(home):
         time.sleep(0.01)
     owner = {"pid": ended.pid, "cmd": "dvc repro"}
     table = rwlock(home, json.dumps({"write": {"data/teacher": owner}, "read": {"data/dataset": [owner]}}))
-    dvc.check_locks()
+    command.check_locks()
     assert json.loads(table.read_text()) == {"write": {}, "read": {"data/dataset": []}}
     ended.wait()
 
 
 def test_a_table_of_locks_that_a_kill_cut_short_is_mended(home):
     table = rwlock(home, '{"write": {')
-    dvc.check_locks()
+    command.check_locks()
     assert not table.exists()
 
 
