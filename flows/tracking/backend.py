@@ -1,14 +1,12 @@
 """Where runs are kept: the sqlite file in mlruns/, or the team's MLflow server that MLFLOW_TRACKING_URI names."""
 
-import fcntl
 import random
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from flows.runtime import addresses
+from flows.runtime import addresses, locks
 from flows.runtime.environment import HOME
 
 FILE = Path("mlruns/mlflow.db")
@@ -31,7 +29,7 @@ def connect(experiment: str) -> tuple[Any, str]:
         addresses.require_servers()
     else:
         FILE.parent.mkdir(exist_ok=True)
-    with _only_one():
+    with locks.exclusive(HOME / "mlflow.lock"):  # two processes that make a fresh sqlite store at once break it
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
 
@@ -97,11 +95,3 @@ def _advice(error: Exception) -> str:
     if any(code in text for code in ("401", "403")):
         return f"{text}; it wants a login: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
     return text
-
-
-@contextmanager
-def _only_one() -> Iterator[None]:
-    """Two processes that make a fresh sqlite store at once break it."""
-    with (HOME / "mlflow.lock").open("w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
