@@ -4,10 +4,8 @@ Made anew for every run, so what is not committed is not run. Beside the clone, 
 lie DVC's cache, MLflow's store and the work folders from which a run that was ended goes on.
 """
 
-import fcntl
 import shutil
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +15,7 @@ from flows.deployments import child
 from flows.pipeline import artifacts
 from flows.project import graph
 from flows.project.nodes import Node
-from flows.runtime import addresses, processes
+from flows.runtime import addresses, locks, processes
 from flows.runtime.environment import HOME
 from flows.runtime.errors import Passing
 from flows.versioning import command, dvc, remote
@@ -189,24 +187,13 @@ def only_one(root: Path, run: str, limit_s: float) -> Iterator[None]:
     What a run that was killed has left alive is ended first.
     """
     (root / SCHEDULED).mkdir(parents=True, exist_ok=True)
-    end = time.monotonic() + limit_s
-    with (root / SCHEDULED / "lock").open("a+") as stream:
-        while True:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > end:
-                    raise TimeoutError(f"{root}: another scheduled run holds it since {limit_s:.0f} s") from None
-                time.sleep(1.0)
-        stream.seek(0)
-        before = stream.read()
+    file = root / SCHEDULED / "lock"
+    with locks.exclusive(file, limit_s):
+        before = file.read_text(encoding="utf-8")
         if before:
             child.sweep(before)
-        stream.truncate(0)
-        stream.write(run)
-        stream.flush()
+        file.write_text(run, encoding="utf-8")
         try:
             yield
         finally:
-            stream.truncate(0)
+            file.write_text("", encoding="utf-8")

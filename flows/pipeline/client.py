@@ -10,7 +10,7 @@ from typing import Any
 
 from flows.pipeline import channel
 from flows.pipeline.channel import Content
-from flows.runtime import errors
+from flows.runtime import errors, locks
 from flows.runtime.environment import HOME
 from flows.runtime.errors import Passing, Refused
 from flows.telemetry import context
@@ -82,9 +82,7 @@ def _state() -> Mapping[str, Any] | None:
 
 def _another_than(path: str | None, leash: int | None) -> str:
     """A driver that is not the one at `path`: somebody else may have started one meanwhile."""
-    from filelock import FileLock
-
-    with FileLock(HOME / "driver.lock"):
+    with locks.exclusive(HOME / "driver.lock"):
         found = known()
         return found if found and found != path else start(leash)
 

@@ -6,7 +6,6 @@ reports, and the driver takes its lines over.
 
 import contextlib
 import errno
-import fcntl
 import json
 import os
 import platform
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.project.nodes import Node
+from flows.runtime import locks
 from flows.runtime.environment import HOME
 from flows.telemetry import context, jsonl
 
@@ -55,8 +55,7 @@ def append(line: Mapping[str, Any]) -> None:
 
 def _append(line: Mapping[str, Any]) -> None:
     FILE.parent.mkdir(parents=True, exist_ok=True)
-    with (FILE.parent / ".events.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locks.exclusive(FILE.parent / ".events.lock"):
         if FILE.is_file() and FILE.stat().st_size > LIMIT_BYTES:
             for number in range(KEPT, 0, -1):
                 older = FILE if number == 1 else FILE.with_name(f"{FILE.name}.{number - 1}")

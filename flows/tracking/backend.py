@@ -1,6 +1,5 @@
 """Where runs are kept: the sqlite file in mlruns/, or the team's MLflow server that MLFLOW_TRACKING_URI names."""
 
-import fcntl
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -8,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from flows.runtime import addresses
+from flows.runtime import addresses, locks
 from flows.runtime.environment import HOME
 from flows.runtime.errors import Passing
 
@@ -42,7 +41,7 @@ def connect(experiment: str) -> Store:
     """
     make_tables()
     client = _client()
-    with _only_one(), speaking():
+    with locks.exclusive(HOME / "mlflow.lock"), speaking():
         return Store(client, _experiment(client, experiment, None if addresses.is_server(uri()) else _files()))
 
 
@@ -63,7 +62,7 @@ def make_tables() -> None:
     if addresses.is_server(uri()) or FILE.is_file():
         return
     FILE.parent.mkdir(exist_ok=True)
-    with _only_one():
+    with locks.exclusive(HOME / "mlflow.lock"):
         if FILE.is_file():
             return
         from mlflow import MlflowClient
@@ -169,11 +168,3 @@ def _advice(error: Exception) -> str:
     if _STRANGER in str(error):
         return "it does not know the name that you call it by; add the name to FEWSTEP_MLFLOW_HOSTS where it runs"
     return f"{error}; it wants a login: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
-
-
-@contextmanager
-def _only_one() -> Iterator[None]:
-    """Two processes that make a fresh sqlite store at once break it."""
-    with (HOME / "mlflow.lock").open("w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        yield

@@ -3,13 +3,13 @@
 A server that is down, or a process that is killed while it writes, loses no run: the next run sends what is noted.
 """
 
-import fcntl
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from flows.project.nodes import Node
+from flows.runtime import locks
 from flows.runtime.environment import HOME
 
 FOLDER = HOME / "unsent"
@@ -20,13 +20,10 @@ def noted(node: Node, run: str) -> Iterator[None]:
     """Keep a note while the block tells MLflow of `run`; without an error the note goes."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     file = FOLDER / f"{run}.json"
-    with file.open("a+", encoding="utf-8") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        stream.truncate(0)
-        json.dump({"node": node.name}, stream)
-        stream.flush()
+    with locks.exclusive(file):
+        file.write_text(json.dumps({"node": node.name}), encoding="utf-8")
         yield
-        file.unlink(missing_ok=True)
+        file.unlink(missing_ok=True)  # whoever waits for its lock sees that it is gone, and makes one anew
 
 
 def waiting() -> Iterator[tuple[Node, str]]:
@@ -44,8 +41,11 @@ def drop(run: str) -> None:
 
 def _free(file: Path) -> Node | None:
     try:
-        with file.open(encoding="utf-8") as stream:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return Node.parse(json.load(stream)["node"])
-    except (BlockingIOError, FileNotFoundError, json.JSONDecodeError):
-        return None
+        with locks.exclusive(file, 0):
+            text = file.read_text(encoding="utf-8")
+            if text:
+                return Node.parse(json.loads(text)["node"])
+            file.unlink()  # it was sent while we looked, and the lock has made an empty one
+    except TimeoutError:
+        pass
+    return None

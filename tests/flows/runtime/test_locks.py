@@ -3,7 +3,9 @@
 import platform
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -51,3 +53,34 @@ def test_a_node_runs_once_at_a_time(home):
     with locks.hold("teacher"):  # kill -9 lets go of it
         pass
     assert locks.held("teacher") is None
+
+
+def test_who_only_looks_turns_nobody_away(home):
+    with locks.hold("teacher"):
+        pass
+    looking, looked = locks._lock(locks.FOLDER / "teacher.lock", 0), threading.Event()
+
+    def look():
+        with looking:
+            looked.set()
+            time.sleep(0.1)
+
+    other = threading.Thread(target=look)
+    other.start()
+    looked.wait()
+    with locks.hold("teacher"):
+        pass
+    other.join()
+
+
+def test_waiting_for_a_lock_has_a_bound_and_the_file_stays(home):
+    with locks.exclusive(home / "lock"), ThreadPoolExecutor(1) as other:
+        taken = other.submit(_take, home / "lock")
+        with pytest.raises(TimeoutError, match=r"lock: another process has held it for 0 s"):
+            taken.result()
+    assert (home / "lock").exists()
+
+
+def _take(file):
+    with locks.exclusive(file, 0):
+        pass
