@@ -27,6 +27,7 @@ from stages.models.verifier import (
     load_verifier,
     save_verifier,
 )  # fmt: skip
+from stages.training.cost import TOTALS
 
 SECTION = {
     "num_samples": 10, "batch_size": 4, "teacher_nfe": [1, 2], "guidance_nfe": 2, "guidance_scales": [1.0, 2.0],
@@ -71,9 +72,8 @@ def make_inputs(root: Path) -> None:
     for number, (name, spec) in enumerate(specs.items()):
         net = seeded_build(number, sizes, (1, 8, 8), [row["prompt"] for row in table])
         save(root / name / "model", net, spec)
-        artefacts.write_json(
-            root / name / "cost.json", {"network_evaluations": 1000 + number, "iterations": 5, "parameters": 1}
-        )
+        totals = dict.fromkeys(TOTALS, 0) | {"network_evaluations": 1000 + number}
+        artefacts.write_json(root / name / "cost.json", {**totals, "iterations": 5, "parameters": 1})
     (root / "reflow").mkdir()
     artefacts.write_json(root / "reflow" / "stats.json", {"straightness_teacher": 0.125})
     for folder in ("verifier", "dataset", "reflow", *specs):

@@ -1,5 +1,6 @@
 """From the teacher's trajectories to a student, in this process: what is stored how changes nothing but the bytes."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -137,6 +138,19 @@ def test_an_unknown_dtype_is_refused(base, tmp_path):
     root = beside(base, tmp_path, "dataset", "teacher")
     with pytest.raises(ValueError, match=r"trajectories\.dtype.*int8.*float16"):
         make(Node("trajectories"), compose("trajectories.dtype=int8"), root)
+
+
+@pytest.mark.slow
+def test_pairs_that_an_arm_draws_for_itself_are_part_of_its_cost(base, tmp_path):
+    """24 pairs in 3 guided steps, each of two branches; then 2 iterations of 16."""
+    root = beside(base, tmp_path, "dataset", "teacher")
+    draw = "distill.arms.kd.draw={num_pairs: 24, rule: euler, nfe: 3, guidance: 2.0}"
+    words = ["distill.arms.kd.data=data/dataset", "distill.arms.kd.batch_size=16"]
+    out = make(Node("distill", "kd"), compose(draw, *words, "distill.arms.kd.budget.iterations=2"), root)
+    cost = json.loads((out / "cost.json").read_text())
+    assert cost["networks"]["teacher"]["forward"] == 24 * 3 * 2
+    assert cost["networks"]["student"] == {"forward": 32, "forward_part": 0, "backward": 32, "backward_part": 0}
+    assert (cost["network_evaluations"], cost["backward_passes"]) == (24 * 3 * 2 + 32, 32)
 
 
 @pytest.mark.slow

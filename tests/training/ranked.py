@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 
@@ -78,7 +79,7 @@ def train(name, folder, resume):
     outcome = made.run(batch_at, resume=resume, sink=lambda *_: None)
     folder.mkdir(parents=True, exist_ok=True)
     save_file(dict(outcome.student.state_dict()), folder / f"{name}.safetensors")
-    facts = {"evaluations": outcome.evaluations, "metrics": dict(outcome.metrics), "curve": losses}
+    facts = {"cost": asdict(outcome.cost), "metrics": dict(outcome.metrics), "curve": losses}
     (folder / f"{name}.json").write_text(json.dumps(facts))
 
 
