@@ -73,7 +73,7 @@ def execute(node: Node) -> dict[str, float]:
         if error is not None:
             if not errors.prefect_is_gone(error):
                 settle_tasks(submitted)
-            events.write(f"failed: {error}", "error", node)
+            events.write(f"failed: {error}", "error", node, state="failed")
 
 
 def _run(task: Task, content: Params, submitted: list[Any]) -> dict[str, float]:
@@ -131,7 +131,7 @@ def _fan_out(
             futures.append(submit(task.job.to_json(), unit, parts[name], str(files[name]), together))
             submitted.append(futures[-1])
         get_run_logger().info("%d units on %d workers of %d CPUs each", len(units), gang.workers, gang.cpus)
-        return gather(futures, compute, files, Progress(node, task.job.section, len(units)))
+        return gather(futures, compute, files, Progress(node, task.job.section))
 
 
 def _prepare(node: Node, content: Params) -> Task:
