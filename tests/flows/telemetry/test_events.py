@@ -14,7 +14,7 @@ import pytest
 from flows.cli.main import main
 from flows.pipeline import timeline
 from flows.project.nodes import STAGES, Node
-from flows.telemetry import events, jsonl, reports, system_metrics
+from flows.telemetry import context, events, jsonl, reports, system_metrics
 from flows.tracking import records
 
 PARAMS = {stage: {} for stage in STAGES} | {"distill": {"arms": {}}, "rl": {"arms": {}}}
@@ -89,7 +89,7 @@ def test_who_follows_the_log_misses_nothing_when_it_is_rotated(home, monkeypatch
 
 
 def test_what_workers_say_is_taken_over_once_with_whose_it_is(home, monkeypatch):
-    monkeypatch.setenv("FEWSTEP_PIPELINE", "pipeline-x")
+    monkeypatch.setattr(context, "current", lambda: {"pipeline": "pipeline-x", "run": "r", "parent": None})
     file = home / "shard-0.events.jsonl"
     file.write_text(
         json.dumps({"time": 1.0, "level": "info", "unit": "shard-0", "worker": {}, "message": "old"}) + "\n"
