@@ -27,7 +27,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "rerun": "make a recorded run again in a folder of its own, and compare the bytes",
         "promote": "make a student the champion, if it passes the gate",
         "remote": "have DVC share artefacts on S3",
-        "gc": "delete objects of the S3 store that nothing names any more",
+        "gc": "delete work that was left, and objects of the S3 store that nothing names any more",
         "up": "start the Prefect server, the MLflow UI and Ray, and leave them running",
         "work": "run what Prefect schedules: pool, limits, deployments and a worker",
         "down": "stop what `up` and `work` started",

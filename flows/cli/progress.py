@@ -1,14 +1,15 @@
 """What a person sees of a running pipeline: a live table on a terminal, plain lines elsewhere."""
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from flows.project import graph
 from flows.project.nodes import Node, Params
-from flows.telemetry import reports
-from flows.telemetry.reports import last_report
+from flows.telemetry import progress, reports
 
 _SIGNS = {"waiting": "·", "running": "▶", "done": "✓", "cached": "=", "failed": "✗", "skipped": "-"}
 
@@ -44,7 +45,7 @@ def _live(params: Params, wanted: Collection[Node]) -> Iterator[Callable[[Node, 
     )
     bars = Progress(*columns, refresh_per_second=4)
     tasks = {
-        node: bars.add_task(node.name, start=False, total=_total(node, params), sign=_SIGNS["waiting"], words="")
+        node: bars.add_task(node.name, start=False, total=None, sign=_SIGNS["waiting"], words="")
         for node in graph.nodes(params)
         if node in wanted
     }
@@ -54,7 +55,8 @@ def _live(params: Params, wanted: Collection[Node]) -> Iterator[Callable[[Node, 
         bar = tasks[node]
         if state == "running":
             bars.start_task(bar)
-            _Watch(node, bars, bar, ends).start()
+            move = partial(bars.update, bar)
+            threading.Thread(target=_follow, args=(node, params, ends, move), daemon=True).start()
         else:
             ends.add(node)
             if state in ("done", "cached"):
@@ -66,26 +68,10 @@ def _live(params: Params, wanted: Collection[Node]) -> Iterator[Callable[[Node, 
         yield news
 
 
-def _total(node: Node, params: Params) -> int | None:
-    section = node.section(params)
-    return section.get("budget", section).get("iterations")
-
-
-class _Watch:
-    """Moves a node's bar by what its units report."""
-
-    def __init__(self, node: Node, bars: object, bar: int, ends: set[Node]) -> None:
-        self._node, self._bars, self._bar, self._ends = node, bars, bar, ends
-
-    def start(self) -> None:
-        """In a thread of its own, until the node ends."""
-        import threading
-
-        threading.Thread(target=self._watch, daemon=True).start()
-
-    def _watch(self) -> None:
-        while self._node not in self._ends:
-            time.sleep(1.0)
-            lines = [line for line in map(last_report, reports.of(self._node).values()) if line]
-            if len(lines) == 1 and self._node not in self._ends:
-                self._bars.update(self._bar, completed=lines[0]["step"])  # type: ignore[attr-defined]
+def _follow(node: Node, params: Params, ends: Collection[Node], move: Callable[..., None]) -> None:
+    """Move a node's bar by the steps of its only unit, until it ends. Of several, nobody here knows how many have."""
+    while node not in ends:
+        time.sleep(1.0)
+        found = progress.of(node.section(params), reports.of(node), num_ended=0)
+        if found and not found.by_units and node not in ends:
+            move(completed=found.done, total=found.total)

@@ -9,7 +9,7 @@ from typing import Any
 from flows.project import graph
 from flows.project.nodes import Node, Params
 from flows.runtime import locks
-from flows.telemetry import events, reports
+from flows.telemetry import events, progress, reports
 from flows.versioning import dvc
 
 _RECENT_S = 24 * 3600
@@ -58,7 +58,7 @@ def changed(params: Params, tries: int = 8) -> Mapping[str, Sequence[str]]:
 def states(params: Params, changed: Mapping[str, Sequence[str]]) -> list[State]:
     """Every node in the order of the pipeline; `changed` as `repro.changed` tells it."""
     found, stale = [], set()
-    log, made = events.read()[0][-2000:], dvc.locked()
+    log, made = events.read()[-2000:], dvc.locked()
     for node, reads in graph.nodes(params).items():
         holder = locks.held(node.name)
         if holder:
@@ -81,7 +81,7 @@ def states(params: Params, changed: Mapping[str, Sequence[str]]) -> list[State]:
 def failures(count: int = 3) -> list[Mapping[str, Any]]:
     """The newest errors of the last day, newest first, a node each."""
     newest: dict[Any, Mapping[str, Any]] = {}
-    for line in events.read()[0]:
+    for line in events.read():
         if line["level"] == "error" and line["time"] > time.time() - _RECENT_S and line.get("stage"):
             newest[line["stage"], line.get("arm")] = line
     return sorted(newest.values(), key=lambda line: -line["time"])[:count]
@@ -89,34 +89,13 @@ def failures(count: int = 3) -> list[Mapping[str, Any]]:
 
 def _running(node: Node, holder: locks.Holder, params: Params, log: Sequence[Mapping[str, Any]]) -> State:
     units = reports.of(node)
-    own = [
-        line
-        for line in log
-        if (line.get("stage"), line.get("arm")) == (node.stage, node.arm) and line["time"] >= holder.since
-    ]
-    working, ended = {}, set()
-    for line in own:
-        if line.get("unit") in units:
-            working[line["unit"]] = f"{line['worker']['host']}:{line['worker']['pid']}"
-            if line["message"].startswith(("took ", "failed")):
-                ended.add(line["unit"])
-    workers = tuple(sorted({worker for unit, worker in working.items() if unit not in ended}))
-    share, words = _progress(node, units, len(ended), params)
-    return State(node, "running", words or str(holder), share, time.time() - holder.since, workers)
-
-
-def _progress(node: Node, units: Mapping[str, Any], ended: int, params: Params) -> tuple[float | None, str]:
-    """How much is done: by units, or by the steps of the only one."""
-    if len(units) > 1:
-        return ended / len(units), f"{ended} of {len(units)} units"
-    last = next((line for line in map(reports.last_report, units.values()) if line), None)
-    if last is None:
-        return None, "starts"
-    section = node.section(params)
-    steps = section.get("budget", section).get("iterations")
-    if not steps:
-        return None, f"step {last['step']}"
-    return min(1.0, (last["step"] + 1) / steps), f"step {last['step'] + 1} of {steps}"
+    own = (e for e in log if e["time"] >= holder.since and (e["stage"], e["arm"]) == (node.stage, node.arm))
+    newest = {line["unit"]: line for line in own if line["unit"] in units}
+    working = [line["worker"] for line in newest.values() if line.get("state") not in events.ENDS]
+    workers = tuple(sorted({f"{worker['host']}:{worker['pid']}" for worker in working}))
+    found = progress.of(node.section(params), units, len(newest) - len(working)) if units else None
+    words = found.words if found else "starts" if units else str(holder)
+    return State(node, "running", words, found.share if found else None, time.time() - holder.since, workers)
 
 
 def _short(reasons: Sequence[str], shown: int = 3) -> str:

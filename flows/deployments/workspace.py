@@ -13,7 +13,7 @@ from pathlib import Path
 
 from flows.deployments import child
 from flows.pipeline import artifacts
-from flows.project import graph
+from flows.project import graph, work
 from flows.project.nodes import Node
 from flows.runtime import addresses, locks, processes
 from flows.runtime.environment import HOME
@@ -22,6 +22,8 @@ from flows.versioning import command, dvc, remote
 from stages.io import params
 
 SCHEDULED = HOME / "scheduled"
+WORK = SCHEDULED / "work"
+"""Unfinished work of scheduled runs; each takes it for its own clone's."""
 KEPT = 5
 """Clones of runs that failed or were not shared, the newest ones: to look into."""
 _FEWSTEP = (sys.executable, "-m", "flows")
@@ -85,7 +87,7 @@ class Checkout:
     def _share_with_worker(self) -> None:
         """DVC's cache, MLflow's store and unfinished work outlive the clone."""
         (self.folder / ".git/info/exclude").write_text("/mlruns\n", encoding="utf-8")
-        for theirs, ours in ((Path("mlruns"), Path("mlruns")), (HOME / "work", SCHEDULED / "work")):
+        for theirs, ours in ((Path("mlruns"), Path("mlruns")), (work.FOLDER, WORK)):
             (self.root / ours).mkdir(parents=True, exist_ok=True)
             (self.folder / theirs).parent.mkdir(parents=True, exist_ok=True)
             (self.folder / theirs).symlink_to((self.root / ours).resolve(), target_is_directory=True)

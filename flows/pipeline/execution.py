@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,11 @@ from prefect_ray.context import remote_options
 
 from flows.pipeline.monitor import Progress, gather
 from flows.pipeline.prefect_state import settle_tasks
-from flows.project import aside
+from flows.project import aside, work
 from flows.project.nodes import STAGES, Node, Params
 from flows.project.resources import Compute
 from flows.project.storage import Storage
 from flows.runtime import errors, leases
-from flows.runtime.environment import HOME
 from flows.servers.warm_workers import prestart
 from flows.telemetry import context, events, reports
 from flows.tracking import records, tracker
@@ -39,7 +38,6 @@ from stages.io import artefacts, params, places
 from stages.io.job import Job
 from stages.io.storage import Store
 
-WORK = HOME / "work"
 MIN_FREE_BYTES = 256 * 2**20
 
 
@@ -73,7 +71,7 @@ def execute(node: Node) -> dict[str, float]:
         if error is not None:
             if not errors.prefect_is_gone(error):
                 settle_tasks(submitted)
-            events.write(f"failed: {error}", "error", node)
+            events.write(f"failed: {error}", "error", node, state="failed")
 
 
 def _run(task: Task, content: Params, submitted: list[Any]) -> dict[str, float]:
@@ -131,7 +129,7 @@ def _fan_out(
             futures.append(submit(task.job.to_json(), unit, parts[name], str(files[name]), together))
             submitted.append(futures[-1])
         get_run_logger().info("%d units on %d workers of %d CPUs each", len(units), gang.workers, gang.cpus)
-        return gather(futures, compute, files, Progress(node, task.job.section, len(units)))
+        return gather(futures, compute, files, Progress(node, task.job.section))
 
 
 def _prepare(node: Node, content: Params) -> Task:
@@ -144,11 +142,8 @@ def _prepare(node: Node, content: Params) -> Task:
     compute, storage = Compute.of(content), Storage.of(content)
     store = storage.store()
     compute.check_shares(node, content)
-    job = Job(
-        stage=node.stage,
-        arm=node.arm,
-        seed=content["seed"],
-        section=node.section(content),
+    job = replace(
+        work.job(node, content),
         inputs={
             name: places.publish(store, Path(folder)) if store else str(Path(folder).resolve())
             for name, folder in inputs.items()
@@ -156,13 +151,12 @@ def _prepare(node: Node, content: Params) -> Task:
         device=compute.device_of(node.stage),
         threads=compute.cpus_of(node.stage),
         endpoint=storage.endpoint,
-        context=dict(STAGES[node.stage].context(content)),
         notes=_notes(node, inputs),
     )
-    room = f"{node.name}/{job.key()}"
-    work = (WORK / room).resolve()
-    work.mkdir(parents=True, exist_ok=True)
-    return Task(node, compute, job, work, f"{store.root}/work/{room}" if store else str(work), store)
+    own = f"{node.name}/{job.key()}"
+    folder = (work.FOLDER / own).resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    return Task(node, compute, job, folder, f"{store.root}/work/{own}" if store else str(folder), store)
 
 
 def _notes(node: Node, inputs: Mapping[str, str]) -> dict[str, Any]:

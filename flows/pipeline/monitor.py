@@ -12,7 +12,7 @@ from flows.pipeline import channel
 from flows.project.nodes import Node
 from flows.project.resources import Compute
 from flows.runtime.errors import Passing
-from flows.telemetry.reports import last_report
+from flows.telemetry import progress as counting
 from flows.workers.connection import check_alive
 
 _KEPT = "finished units are kept, run it again to go on from there"
@@ -22,9 +22,8 @@ _POLL_S, _SHOW_S, _ALIVE_S = 0.2, 5.0, 2.0
 class Progress:
     """How far a stage is, as a Prefect artefact and a plain line on stdout."""
 
-    def __init__(self, node: Node, section: Mapping[str, Any], num_units: int) -> None:
-        self._node, self._num_units = node, num_units
-        self._steps = section.get("budget", section).get("iterations")
+    def __init__(self, node: Node, section: Mapping[str, Any]) -> None:
+        self._node, self._section = node, section
         self._artefact: Any = None
         self._shown = time.monotonic()
 
@@ -33,13 +32,9 @@ class Progress:
         if time.monotonic() - self._shown < _SHOW_S:
             return
         self._shown = time.monotonic()
-        last = [line for line in map(last_report, files.values()) if line]
-        share = num_done / self._num_units
-        if self._steps and self._num_units == 1 and last:
-            share = min(1.0, (last[0]["step"] + 1) / self._steps)
-        text = f"{self._node.name}: {100 * share:.0f} %"
-        if last:
-            text += f", step {last[-1]['step']}"
+        found = counting.of(self._section, files, num_done)
+        share = found.share or 0.0 if found else 0.0
+        text = f"{self._node.name}: {100 * share:.0f} %" + (f", {found.words}" if found else "")
         channel.say(text)
         if self._artefact is None:
             key = "progress-" + self._node.name.replace("@", "-").replace("_", "-").lower()

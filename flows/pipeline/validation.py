@@ -7,8 +7,7 @@ import sys
 from pathlib import Path
 from subprocess import TimeoutExpired
 
-from flows.project import graph
-from flows.project.nodes import STAGES
+from flows.project import graph, work
 from flows.project.resources import Compute
 from flows.runtime import forks, processes
 from flows.runtime.environment import HOME
@@ -48,17 +47,12 @@ def result(process: Process) -> None:
 def main() -> int:
     """Print the faults, one a line; _FAULTS if there are any."""
     from stages.io import run
-    from stages.io.job import Job
 
     content = params.read(Path("params.yaml"))
     faults = []
     for node in graph.nodes(content):
-        inputs = dict(STAGES[node.stage].inputs(content, node.arm))
-        context = STAGES[node.stage].context(content)
-        section = node.section(content)
-        job = Job(stage=node.stage, arm=node.arm, seed=content["seed"], section=section, inputs=inputs, context=context)
         try:
-            run.configure(job)
+            run.configure(work.job(node, content))
             Compute.of(content).check_shares(node, content)
         except ValueError as error:
             faults.append(str(error))

@@ -5,6 +5,7 @@ holder renews it, and one that was not renewed belongs to a dead process or host
 machine is this one, its process table says at once whether it is dead.
 """
 
+import logging
 import os
 import platform
 import threading
@@ -16,11 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from prefect import get_run_logger
+from prefect.exceptions import MissingContextError
 
 from flows.runtime import processes
 from flows.runtime.errors import Passing
 from stages.io.storage import StorageError, Store
 
+SUFFIX = ".lease.json"
 RENEW_S = 15.0
 DEAD_S = 90.0
 """Not renewed for this long: its holder is gone. Clocks may differ by less than half of it."""
@@ -32,7 +35,7 @@ def hold(store: Store | None, node: str, key: str) -> Iterator[None]:
     if store is None:
         yield
         return
-    name = f"work/{node}/{key}.lease.json"
+    name = _name(node, key)
     mine = _holder()
     _take(store, name, node, mine)
     stop = threading.Event()
@@ -46,7 +49,22 @@ def hold(store: Store | None, node: str, key: str) -> Iterator[None]:
         try:
             store.remove(name)
         except StorageError as error:  # it runs out by itself; what the work raised, if anything, is what counts
-            get_run_logger().warning("%s: its lease is left in the store: %s", node, error)
+            _log().warning("%s: its lease is left in the store: %s", node, error)
+
+
+def held(store: Store, node: str, key: str) -> bool:
+    """Whether somebody makes `node` from these inputs and parameters now, as far as can be told."""
+    found = store.read_document(_name(node, key))
+    return found is not None and _lives(found)
+
+
+def _name(node: str, key: str) -> str:
+    return f"work/{node}/{key}{SUFFIX}"
+
+
+def _lives(holder: Mapping[str, Any]) -> bool:
+    """Whether it has given a sign of life lately, and is not known to have ended."""
+    return time.time() - holder["renewed"] < DEAD_S and not _ended(holder)
 
 
 def _holder() -> dict[str, Any]:
@@ -80,17 +98,25 @@ def _take(store: Store, name: str, node: str, mine: Mapping[str, Any]) -> None:
         if found is None:
             continue  # it was let go of meanwhile
         age = time.time() - found["renewed"]
-        if age < DEAD_S and not _ended(found):
+        if _lives(found):
             raise Passing(
                 f"{node}: process {found['pid']} on {found['host']} is making the same from another clone (last "
                 f"sign of life {age:.0f} s ago); wait for it, then run this again: its result will be used"
             )
-        get_run_logger().warning(
+        _log().warning(
             "%s: took over from process %s on %s, which has ended or gave no sign of life for %.0f s",
             node, found["pid"], found["host"], age,
         )  # fmt: skip
         store.remove(name)
     raise Passing(f"{node}: others took the lease of it three times; run this again")
+
+
+def _log() -> Any:
+    """The run's; outside of one, where work is collected, Python's own."""
+    try:
+        return get_run_logger()
+    except MissingContextError:
+        return logging.getLogger(__name__)
 
 
 def _renew(store: Store, name: str, mine: Mapping[str, Any], stop: threading.Event) -> None:

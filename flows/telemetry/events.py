@@ -23,6 +23,8 @@ from flows.telemetry import context, jsonl
 
 FILE = HOME / "logs" / "events.jsonl"
 LEVELS = ("debug", "info", "warning", "error")
+ENDS = ("done", "failed")
+"""States of a unit that computes no more; it begins as "running"."""
 LIMIT_BYTES, KEPT = 8 * 2**20, 3
 """Of one file, and how many older ones stay: events.jsonl.1 is the newest of them."""
 _FORWARD_S = 1.0
@@ -30,9 +32,9 @@ _LEVEL_OF = {"failed": "error", "skipped": "warning"}
 
 
 def write(message: str, level: str = "info", node: Node | None = None, **facts: Any) -> None:
-    """One event, by this process: `facts` may be unit, worker, mlflow_run, or a time other than now."""
+    """One event, by this process: `facts` may be state, unit, worker, mlflow_run, or a time other than now."""
     runs, stage, arm = context.current(), node and node.stage, node and node.arm
-    line = {"time": time.time(), "level": level, "run": runs["pipeline"], "mlflow_run": runs["run"]}
+    line = {"time": time.time(), "level": level, "state": None, "run": runs["pipeline"], "mlflow_run": runs["run"]}
     line |= {"stage": stage, "arm": arm, "unit": None}
     line |= {"worker": {"host": platform.node(), "pid": os.getpid()}, "message": message}
     append(line | facts)
@@ -41,7 +43,7 @@ def write(message: str, level: str = "info", node: Node | None = None, **facts: 
 def computed(node: Node, span: Mapping[str, Any]) -> None:
     """A light task of the node has ended; a unit's own worker tells of it instead."""
     worker, took = {"host": span["host"], "pid": span["pid"]}, f"took {span['end'] - span['start']:.1f} s"
-    write(took, node=node, unit=span["unit"], worker=worker, time=span["end"])
+    write(took, node=node, unit=span["unit"], worker=worker, time=span["end"], state="done")
 
 
 def append(line: Mapping[str, Any]) -> None:
@@ -65,17 +67,9 @@ def _append(line: Mapping[str, Any]) -> None:
             stream.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 
-def read(offset: int = 0) -> tuple[list[dict[str, Any]], int]:
-    """Whole lines from byte `offset` on, and where the next begin; from the start if the file was begun anew."""
-    if not FILE.is_file():
-        return [], 0
-    with FILE.open("rb") as stream:
-        size = os.fstat(stream.fileno()).st_size
-        stream.seek(offset if offset <= size else 0)
-        start = stream.tell()
-        text = stream.read()
-    found, taken = jsonl.whole(text)
-    return found, start + taken
+def read() -> list[jsonl.Line]:
+    """All that the newest file holds; `jsonl.Tail(FILE)` goes on from there."""
+    return jsonl.Tail(FILE).lines()
 
 
 def heard(news: Callable[[Node, str, str], None]) -> Callable[[Node, str, str], None]:
@@ -83,17 +77,18 @@ def heard(news: Callable[[Node, str, str], None]) -> Callable[[Node, str, str], 
 
     def tell(node: Node, state: str, words: str) -> None:
         news(node, state, words)
-        write(f"{state}: {words}" if words else state, _LEVEL_OF.get(state, "info"), node)
+        write(f"{state}: {words}" if words else state, _LEVEL_OF.get(state, "info"), node, state=state)
 
     return tell
 
 
-def spoken(file: Path, unit: str) -> Callable[[str, str], None]:
-    """For a worker: a function that writes (message, level) to `file`, for the driver to take over."""
+def spoken(file: Path, unit: str) -> Callable[[str, str, str], None]:
+    """For a worker: a function that writes (state, message, level) to `file`, for the driver to take over."""
     worker = {"host": platform.node(), "pid": os.getpid()}
 
-    def say(message: str, level: str = "info") -> None:
-        line = {"time": time.time(), "level": level, "unit": unit, "worker": worker, "message": message}
+    def say(state: str, message: str, level: str) -> None:
+        line = {"time": time.time(), "level": level, "state": state}
+        line |= {"unit": unit, "worker": worker, "message": message}
         with file.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(line, ensure_ascii=False) + "\n")
 
@@ -103,20 +98,13 @@ def spoken(file: Path, unit: str) -> Callable[[str, str], None]:
 @contextmanager
 def forwarding(node: Node, files: Mapping[str, Path]) -> Iterator[None]:
     """Take over what the node's workers write to `files`, from now on and until it ends."""
-    began, stop, offsets = time.time(), threading.Event(), dict.fromkeys(files, 0)
-    runs = context.current()
+    began, stop, runs = time.time(), threading.Event(), context.current()
+    tails = [jsonl.Tail(file) for file in files.values()]
     facts = {"run": runs["pipeline"], "mlflow_run": runs["run"], "stage": node.stage, "arm": node.arm}
 
     def forward() -> None:
-        for unit, file in files.items():
-            if not file.is_file() or file.stat().st_size == offsets[unit]:
-                continue
-            with file.open("rb") as stream:
-                stream.seek(offsets[unit])
-                text = stream.read()
-            found, taken = jsonl.whole(text)
-            offsets[unit] += taken
-            for line in found:
+        for tail in tails:
+            for line in tail.lines():
                 if line["time"] >= began:  # else of an earlier run, whose unit this one goes on with
                     append({"time": line["time"], "level": line["level"]} | facts | line)
 

@@ -9,21 +9,10 @@ from typing import Any
 
 from flows.project.nodes import Node
 from flows.runtime.environment import HOME
-from flows.telemetry import jsonl
 from stages.io.artefacts import write_json
 
 FOLDER = HOME / "records"
 """One file a node that runs: where its units report, for whoever follows."""
-
-
-def last_report(file: Path) -> dict[str, Any] | None:
-    """The last whole line of a report."""
-    if not file.is_file():
-        return None
-    with file.open("rb") as stream:
-        stream.seek(max(0, file.stat().st_size - 4096))
-        found, _ = jsonl.whole(stream.read())
-    return found[-1] if found else None
 
 
 def beside(report: Path, kind: str) -> Path:

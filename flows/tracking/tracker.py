@@ -29,7 +29,7 @@ class Tracker:
     def __init__(self, experiment: str = EXPERIMENT) -> None:
         self.client, self.experiment = backend.connect(experiment)
         self._lock = threading.Lock()
-        self._read: dict[str, int] = {}
+        self._tails: dict[str, jsonl.Tail] = {}
         self._vitals: dict[str, system_metrics.Summary] = {}
 
     def send_waiting(self) -> None:
@@ -76,18 +76,15 @@ class Tracker:
         with self._lock:
             for unit, file in reports.of(node).items():
                 prefix = "" if unit == "all" else f"{unit}/"
-                reported, end = self._new_lines(f"{run}:{unit}", file)
-                metrics = [
-                    Metric(metric_name(prefix + name), value, int(line["time"] * 1000), line["step"])
-                    for line in reported
-                    for name, value in line["metrics"].items()
-                ]
-                self._send(run, metrics)
-                self._read[f"{run}:{unit}"] = end  # only now: what a server did not take is sent again
-                breaths, end = self._new_lines(f"{run}:{unit}:system", reports.beside(file, "system"))
-                for line in breaths:
+                with self._tail(f"{run}:{unit}", file).once() as text:  # what a server does not take is sent again
+                    metrics = [
+                        Metric(metric_name(prefix + name), value, int(line["time"] * 1000), line["step"])
+                        for line in jsonl.parsed(text)
+                        for name, value in line["metrics"].items()
+                    ]
+                    self._send(run, metrics)
+                for line in self._tail(f"{run}:{unit}:system", reports.beside(file, "system")).lines():
                     self._summary(run).add(line)
-                self._read[f"{run}:{unit}:system"] = end
             until = float("inf") if last else time.time() - system_metrics.BIN_S
             found = self._summary(run).take(until)
             self._send(run, [Metric(name, value, int(at * 1000), step) for name, value, step, at in found])
@@ -99,15 +96,11 @@ class Tracker:
         for first in range(0, len(metrics), _BATCH):
             self.client.log_batch(run, metrics=metrics[first : first + _BATCH])
 
-    def _new_lines(self, key: str, file: Path) -> tuple[list[dict[str, Any]], int]:
-        try:
-            with file.open("rb") as stream:
-                stream.seek(self._read.get(key, 0))
-                text = stream.read()
-        except FileNotFoundError:  # not yet; or it was moved just now, and the next call reads it where it is
-            return [], self._read.get(key, 0)
-        found, taken = jsonl.whole(text)
-        return found, self._read.get(key, 0) + taken
+    def _tail(self, key: str, file: Path) -> jsonl.Tail:
+        """Of the file that may have been moved since; where it was moved just now, the next call reads it."""
+        tail = self._tails.setdefault(key, jsonl.Tail(file))
+        tail.file = file
+        return tail
 
     @backend.speaking()
     def complete(self, node: Node, run: str) -> None:

@@ -1,38 +1,140 @@
-"""Which objects of a store anybody still needs.
+"""What nobody needs any more: work that was begun and left, artefacts that were set aside, objects of a store.
+
+Work goes on where it was left while its key stands: the parameters, inputs and code that decide the result. Other work
+is left for good, unless somebody goes back to what decided it, so it is collected once it is old and nobody is at it.
+Of a store, which others use too, whose keys are not known here, age and leases alone decide.
 
 An object lives while a manifest names it that lies in this project's data/, in DVC's cache or in DVC's default remote
-(so that `dvc gc` decides, and colleagues' pushed artefacts count), while a running or interrupted stage names it, or
-while it is young: an artefact that a colleague has made but not pushed yet is protected by its age alone.
+(so that `dvc gc` decides, and colleagues' pushed artefacts count), while work that is there names it, or while it is
+young: an artefact that a colleague has made but not pushed yet is protected by its age alone.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+import os
+import shutil
+import time
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from flows.project.nodes import DATA
+from flows.project import aside, graph, work
+from flows.project.nodes import DATA, Params
+from flows.runtime import leases, locks
 from flows.versioning import remote
 from stages.io import artefacts
 from stages.io.storage import Store
 
+Guard = Callable[[str], AbstractContextManager[None]]
+"""Keeps others from a node while its work goes; raises Passing or TimeoutError while somebody is at it."""
+_DAY_S = 86400.0
+
 
 @dataclass(frozen=True)
 class Litter:
-    """What nobody needs."""
+    """A folder, here or in a store, that may go."""
 
-    objects: Mapping[str, int]
+    name: str
+    size: int
+    """Bytes."""
+    days: float
+    """Since anything in it was written."""
+    remove: Callable[[], None]
+    """Raises Passing or TimeoutError, and leaves it, where somebody has begun to use it."""
+
+
+def here(params: Params, older_than_days: float) -> list[Litter]:
+    """What this project's folder holds of it. A new kind of thing that piles up belongs in this sum."""
+    return [*_work(params, older_than_days), *_aside(older_than_days)]
+
+
+def _work(params: Params, older_than_days: float) -> Iterator[Litter]:
+    present = {node.name: work.key(node, params) for node in graph.nodes(params)}
+    for each in left(work.FOLDER, older_than_days, locks.hold):
+        _, node, key = each.name.rsplit("/", 2)
+        unknown = node in present and present[node] is None
+        if not unknown and present.get(node) != key and not locks.held(node):
+            yield each
+
+
+def left(folder: Path, older_than_days: float, guard: Guard) -> Iterator[Litter]:
+    """Work in `folder`/<node>/<key> that nobody has touched for so many days, whatever its key."""
+    for place in sorted(folder.glob("*/*")):
+        litter = _folder(place, partial(guard, place.parent.name))
+        if place.is_dir() and litter.days >= older_than_days:
+            yield litter
+
+
+def _aside(older_than_days: float) -> Iterator[Litter]:
+    for place in sorted(aside.FOLDER.glob("*/*")):
+        litter = _folder(place, partial(locks.hold, "pipeline"))
+        if place.is_dir() and litter.days >= older_than_days:
+            yield litter
+
+
+def _folder(place: Path, guard: Callable[[], AbstractContextManager[None]]) -> Litter:
+    facts = list(_facts(place))
+    days = (time.time() - max(each.st_mtime for each in facts)) / _DAY_S if facts else 0.0
+
+    def remove() -> None:
+        with guard():
+            shutil.rmtree(place)
+        if not any(place.parent.iterdir()):
+            place.parent.rmdir()
+
+    return Litter(place.as_posix(), sum(each.st_size for each in facts), days, remove)
+
+
+def _facts(place: Path) -> Iterator[os.stat_result]:
+    """Of the folder and all that it holds; somebody may be at it."""
+    for folder, _, names in os.walk(place):
+        for path in (folder, *(f"{folder}/{name}" for name in names)):
+            with suppress(FileNotFoundError):
+                yield os.lstat(path)
+
+
+def in_store(store: Store, params: Params, older_than_days: float) -> list[Litter]:
+    """Work in `store` that nobody has touched for so many days, holds a lease of, or would go on with from here."""
+    present = {f"work/{node.name}/{work.key(node, params)}" for node in graph.nodes(params)}
+    places: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for path, facts in store.list("work").items():
+        _, node, key, *_ = path.split("/")
+        places[f"work/{node}/{key.removesuffix(leases.SUFFIX)}"].append(facts)
+    found = []
+    for place, facts in sorted(places.items()):
+        days = (datetime.now(UTC) - max(each["LastModified"] for each in facts)).total_seconds() / _DAY_S
+        _, node, key = place.split("/")
+        if days >= older_than_days and place not in present and not leases.held(store, node, key):
+            size = sum(each["size"] for each in facts)
+            found.append(Litter(f"{store.root}/{place}", size, days, partial(_remove, store, node, key)))
+    return found
+
+
+def _remove(store: Store, node: str, key: str) -> None:
+    with leases.hold(store, node, key):
+        store.remove(f"work/{node}/{key}")
+
+
+@dataclass(frozen=True)
+class Objects:
+    """Those of a store that nobody needs."""
+
+    sizes: Mapping[str, int]
     """Path under the root -> bytes."""
     kept: int
     manifests: int
     """How many manifests were read to find out."""
 
 
-def find(store: Store, older_than_days: float) -> Litter:
+def objects(store: Store, older_than_days: float, but: Collection[str] = ()) -> Objects:
     """Every object of `store` that nothing names and that is older than `older_than_days`.
 
-    Raises ValueError, and nothing is to be deleted, where DVC's remote cannot be read.
+    What lies in the places of `but` names nothing any more. Raises ValueError, and nothing is to be deleted, where
+    DVC's remote cannot be read.
     """
     alive, manifests = set[str](), 0
     for manifest in _manifests():
@@ -41,17 +143,19 @@ def find(store: Store, older_than_days: float) -> Litter:
             alive.add(artefacts.sha256_of(manifest))
             alive.update(entry["sha256"] for entry in manifest["files"])
     for name in store.list("work"):
+        if any(f"{store.root}/{name}".startswith(f"{place}/") for place in but):
+            continue
         content = store.read_document(name)
         if content:  # a lease names nothing, a seal, a state and a manifest do
             alive.update(entry["sha256"] for entry in content.get("files", []))
     before = datetime.now(UTC) - timedelta(days=older_than_days)
-    objects = store.list("objects")
-    litter = {
+    there = store.list("objects")
+    sizes = {
         path: facts["size"]
-        for path, facts in objects.items()
+        for path, facts in there.items()
         if path.rpartition("/")[2] not in alive and facts["LastModified"] < before
     }
-    return Litter(litter, len(objects) - len(litter), manifests)
+    return Objects(sizes, len(there) - len(sizes), manifests)
 
 
 def _manifests() -> Iterator[Mapping[str, Any]]:

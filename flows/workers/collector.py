@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from flows.telemetry import jsonl
+
 OFFICE = "FEWSTEP_OFFICE"
 """Environment variable of workers: the actor's name. Not set where the driver's Ray is its own."""
 _NAMESPACE = "prefect"
@@ -87,7 +89,7 @@ def _office() -> Any:
 class _Courier:
     def __init__(self, office: Any, folder: Path, report: Path) -> None:
         self._office, self._folder, self._report = office, folder, report
-        self._sent: dict[str, int] = {}
+        self._tails: dict[str, jsonl.Tail] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True, name="courier")
 
@@ -113,11 +115,7 @@ class _Courier:
     def _send(self) -> list[Any]:
         sending = []
         for file in sorted(self._folder.glob("*.jsonl")):
-            with file.open("rb") as stream:
-                stream.seek(self._sent.get(file.name, 0))
-                text = stream.read()
-            whole = text[: text.rfind(b"\n") + 1]
-            if whole:
-                sending.append(self._office.append.remote(str(self._report.with_name(file.name)), whole))
-                self._sent[file.name] = self._sent.get(file.name, 0) + len(whole)
+            text = self._tails.setdefault(file.name, jsonl.Tail(file)).text()
+            if text:
+                sending.append(self._office.append.remote(str(self._report.with_name(file.name)), text))
         return sending

@@ -23,11 +23,11 @@ from flows.workers import collector
 from stages.core.judging import judged_by
 
 _SETTINGS: dict[str, Any] = {"cache_policy": NO_CACHE, "persist_result": False, "retries": 0}
-Say = Callable[[str, str], None]
-"""Takes (message, level) of an event."""
+Say = Callable[[str, str, str], None]
+"""Takes (state, message, level) of an event."""
 
 
-def _silent(_message: str, _level: str) -> None:
+def _silent(_state: str, _message: str, _level: str) -> None:
     """For tasks whose span the driver tells of."""
 
 
@@ -101,16 +101,16 @@ def _observed(
     task_name: str, job: dict[str, Any], unit: str, compute: Callable[[], Any], say: Say = _silent
 ) -> dict[str, Any]:
     log = get_run_logger()
-    say("starts", "info")
+    say("running", "starts", "info")
     log.info("%s starts on %s, process %d", unit, platform.node(), os.getpid())
     start = time.time()
     try:
         result = compute()
         log.info("%s took %.1f s", unit, time.time() - start)
-        say(f"took {time.time() - start:.1f} s", "info")
+        say("done", f"took {time.time() - start:.1f} s", "info")
     except OSError as error:
         log.exception("%s failed", unit)
-        say(f"failed: {error}", "error")
+        say("failed", f"failed: {error}", "error")
         if error.errno != errno.ENOSPC:
             raise
         raise ValueError(
@@ -118,7 +118,7 @@ def _observed(
         ) from None
     except Exception as error:
         log.exception("%s failed", unit)
-        say(f"failed: {type(error).__name__}: {error}", "error")
+        say("failed", f"failed: {type(error).__name__}: {error}", "error")
         # A traceback does not travel with its exception; a note does.
         error.add_note(f"{job['stage']} {unit} on {platform.node()}:\n{traceback.format_exc()}")
         raise

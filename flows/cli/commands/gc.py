@@ -1,40 +1,84 @@
-"""`fewstep gc`: delete objects of the S3 store that no artefact names any more."""
+"""`fewstep gc`: delete work that was begun and left, and objects of the S3 store that no artefact names any more."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from flows.versioning.gc import Litter
+    from stages.io.storage import Store
+
+_SHOWN = 20
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Whether to only look, and how young an object is left alone."""
+    """Whether to only look, and what is too young to go."""
     parser.add_argument("--dry-run", action="store_true", help="say what would go, delete nothing")
     parser.add_argument(
         "--older-than", type=float, default=7.0, metavar="DAYS",
-        help="leave younger objects alone (7): colleagues may not have pushed what names them",
+        help="leave younger work and objects alone (7): somebody may go back to the parameters of an interrupted "
+        "training, and colleagues may not have pushed what names an object",
     )  # fmt: skip
 
 
 def main(parsed: argparse.Namespace) -> int:
     """Look, say, delete."""
+    from flows.deployments import workspace
     from flows.project import storage
     from flows.versioning import gc
     from stages.io import params
 
-    store = storage.settle(params.read(Path("params.yaml"))).store()
-    if store is None:
-        raise ValueError("storage.root: null, no store to clean; for DVC's cache there is `dvc gc --workspace`")
-    if parsed.older_than < 0:
-        raise ValueError(f"--older-than {parsed.older_than:g}: cannot be negative")
-    litter = gc.find(store, parsed.older_than)
-    size = sum(litter.objects.values())
-    print(f"{store.root}: {litter.manifests} manifests name {litter.kept} objects, or they are young")
-    for path in sorted(litter.objects)[:20]:
-        print(f"  {path}  {litter.objects[path]} bytes")
-    if len(litter.objects) > 20:
-        print(f"  and {len(litter.objects) - 20} more")
-    if parsed.dry_run:
-        print(f"would delete {len(litter.objects)} objects, {size / 2**20:.1f} MiB; without --dry-run they go")
-        return 0
-    for path in litter.objects:
-        store.remove(path)
-    print(f"deleted {len(litter.objects)} objects, {size / 2**20:.1f} MiB")
+    if not parsed.older_than >= 0:
+        raise ValueError(f"--older-than {parsed.older_than:g}: a number of days, 0 or more")
+    content = params.read(Path("params.yaml"))
+    store = storage.settle(content).store()
+    found = gc.here(content, parsed.older_than)
+    found += gc.left(workspace.WORK, parsed.older_than, lambda _node: workspace.only_one(Path.cwd(), "gc", 0.0))
+    found += gc.in_store(store, content, parsed.older_than) if store else []
+    _collect(found, parsed)
+    if store:
+        _collect_objects(store, found, parsed)
     return 0
+
+
+def _collect(found: "Sequence[Litter]", parsed: argparse.Namespace) -> None:
+    from flows.runtime.errors import Passing
+
+    for litter in found:
+        print(f"  {litter.name}  {_size(litter.size)}, untouched for {litter.days:.1f} days")
+    gone = []
+    for litter in found:
+        try:
+            if not parsed.dry_run:
+                litter.remove()
+            gone.append(litter)
+        except (Passing, TimeoutError) as error:
+            print(f"  {litter.name} stays: {error}")
+    _tell(len(gone), "places of work that was left", sum(litter.size for litter in gone), parsed)
+
+
+def _collect_objects(store: "Store", found: "Sequence[Litter]", parsed: argparse.Namespace) -> None:
+    from flows.versioning import gc
+
+    litter = gc.objects(store, parsed.older_than, [each.name for each in found] if parsed.dry_run else [])
+    print(f"{store.root}: {litter.manifests} manifests name {litter.kept} objects, or they are young")
+    for path in sorted(litter.sizes)[:_SHOWN]:
+        print(f"  {path}  {litter.sizes[path]} bytes")
+    if len(litter.sizes) > _SHOWN:
+        print(f"  and {len(litter.sizes) - _SHOWN} more")
+    if not parsed.dry_run:
+        for path in litter.sizes:
+            store.remove(path)
+    _tell(len(litter.sizes), "objects", sum(litter.sizes.values()), parsed)
+
+
+def _tell(count: int, what: str, size: int, parsed: argparse.Namespace) -> None:
+    if parsed.dry_run:
+        print(f"would delete {count} {what}, {_size(size)}; without --dry-run they go")
+    else:
+        print(f"deleted {count} {what}, {_size(size)}")
+
+
+def _size(size: int) -> str:
+    return f"{size / 2**20:.1f} MiB"

@@ -23,18 +23,17 @@ def main(parsed: argparse.Namespace) -> int:
     """Print them."""
     import json
 
-    from flows.telemetry import events
+    from flows.telemetry import events, jsonl
 
     if parsed.stage:
         _check(parsed.stage)
-    lines, offset = events.read()
-    chosen = sorted((line for line in lines if _wanted(line, parsed)), key=lambda line: line["time"])
+    tail = jsonl.Tail(events.FILE)
+    chosen = sorted((line for line in tail.lines() if _wanted(line, parsed)), key=lambda line: line["time"])
     for line in chosen[max(0, len(chosen) - parsed.n) :]:
         print(json.dumps(line) if parsed.json else words(line))
     while parsed.follow:
         time.sleep(_POLL_S)
-        lines, offset = events.read(offset)
-        for line in filter(lambda each: _wanted(each, parsed), lines):
+        for line in filter(lambda each: _wanted(each, parsed), tail.lines()):
             print(json.dumps(line) if parsed.json else words(line), flush=True)
     return 0
 

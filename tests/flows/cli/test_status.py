@@ -49,10 +49,9 @@ def test_a_stage_that_trains_shows_its_steps_and_when_it_will_end(running, tmp_p
     running("teacher")
     (tmp_path / "dvc.lock").write_text("stages: {teacher: {outs: []}, trajectories: {outs: []}}")
     report = tmp_path / "all.jsonl"
-    report.write_text(json.dumps({"step": 3, "time": time.time(), "metrics": {}}) + "\n")
+    report.write_text(json.dumps({"step": 4, "time": time.time(), "metrics": {}}) + "\n")  # four of them are done
     reports.announce(Node("teacher"), {"all": report})
-    events.spoken(tmp_path / "all.events.jsonl", "all")
-    events.write("starts", node=Node("teacher"), unit="all", worker={"host": "h", "pid": 7})
+    events.write("starts", node=Node("teacher"), unit="all", worker={"host": "h", "pid": 7}, state="running")
     states = by_name(["teacher", "trajectories", "verifier"])
     teacher = states["teacher"]
     assert (teacher.word, teacher.words, teacher.share, teacher.workers) == ("running", "step 4 of 10", 0.4, ("h:7",))
@@ -66,8 +65,8 @@ def test_a_stage_that_trains_shows_its_steps_and_when_it_will_end(running, tmp_p
 def test_a_stage_of_many_units_shows_how_many_are_done(running, tmp_path):
     running("evaluate")
     reports.announce(Node("evaluate"), {f"u{i}": tmp_path / f"u{i}.jsonl" for i in range(4)})
-    for unit, pid, word in [("u0", 1, "starts"), ("u0", 1, "took 2.0 s"), ("u1", 1, "starts"), ("u2", 2, "starts")]:
-        events.write(word, node=Node("evaluate"), unit=unit, worker={"host": "h", "pid": pid})
+    for unit, pid, word in [("u0", 1, "running"), ("u0", 1, "done"), ("u1", 1, "running"), ("u2", 2, "running")]:
+        events.write("whatever", node=Node("evaluate"), unit=unit, worker={"host": "h", "pid": pid}, state=word)
     state = by_name()["evaluate"]
     assert (state.share, state.words, state.workers) == (0.25, "1 of 4 units", ("h:1", "h:2"))
 

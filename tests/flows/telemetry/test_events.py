@@ -14,7 +14,7 @@ import pytest
 from flows.cli.main import main
 from flows.pipeline import timeline
 from flows.project.nodes import STAGES, Node
-from flows.telemetry import events, reports, system_metrics
+from flows.telemetry import context, events, jsonl, reports, system_metrics
 from flows.tracking import records
 
 PARAMS = {stage: {} for stage in STAGES} | {"distill": {"arms": {}}, "rl": {"arms": {}}}
@@ -42,11 +42,9 @@ def test_processes_write_whole_lines_side_by_side(home):
         each.start()
     for each in writers:
         each.join()
-    lines, end = events.read()
+    lines = events.read()
     assert len(lines) == 100
     assert {line["worker"]["pid"] for line in lines} == {each.pid for each in writers}
-    events.write("one more")
-    assert [line["message"] for line in events.read(end)[0]] == ["one more"]
 
 
 def test_a_line_that_a_full_disk_cut_short_does_not_hide_the_others(home):
@@ -55,11 +53,8 @@ def test_a_line_that_a_full_disk_cut_short_does_not_hide_the_others(home):
         stream.write('{"message": "cut sh')
     events.write("lost with it")
     events.write("after")
-    assert [line["message"] for line in events.read()[0]] == ["before", "after"]
-    assert reports.last_report(events.FILE)["message"] == "after"
-    with events.FILE.open("a") as stream:
-        stream.write('{"message": "not')
-    assert reports.last_report(events.FILE)["message"] == "after"
+    assert [line["message"] for line in events.read()] == ["before", "after"]
+    assert jsonl.last(events.FILE)["message"] == "after"
 
 
 def test_a_full_disk_is_not_told_by_the_log(home, monkeypatch):
@@ -80,22 +75,32 @@ def test_the_log_is_bounded(home, monkeypatch):
     files = sorted(file.name for file in events.FILE.parent.glob("events.jsonl*"))
     assert files == ["events.jsonl", "events.jsonl.1", "events.jsonl.2", "events.jsonl.3"]
     assert all((events.FILE.parent / name).stat().st_size < 2500 for name in files)
-    assert events.read()[0][-1]["message"] == "event 199"
-    assert events.read(10**6)[0], "who read a longer file begins anew"
+    assert events.read()[-1]["message"] == "event 199"
+
+
+def test_who_follows_the_log_misses_nothing_when_it_is_rotated(home, monkeypatch):
+    monkeypatch.setattr(events, "LIMIT_BYTES", 2000)
+    tail, heard = jsonl.Tail(events.FILE), []
+    for number in range(60):
+        events.write(f"event {number}")
+        if number % 3 == 0:
+            heard += tail.lines()
+    assert [line["message"] for line in heard + tail.lines()] == [f"event {number}" for number in range(60)]
 
 
 def test_what_workers_say_is_taken_over_once_with_whose_it_is(home, monkeypatch):
-    monkeypatch.setenv("FEWSTEP_PIPELINE", "pipeline-x")
+    monkeypatch.setattr(context, "current", lambda: {"pipeline": "pipeline-x", "run": "r", "parent": None})
     file = home / "shard-0.events.jsonl"
     file.write_text(
         json.dumps({"time": 1.0, "level": "info", "unit": "shard-0", "worker": {}, "message": "old"}) + "\n"
     )
     with events.forwarding(Node("distill", "a"), {"shard-0": file, "shard-1": home / "none.events.jsonl"}):
         say = events.spoken(file, "shard-0")
-        say("starts", "info")
-        say("failed: no", "error")
-    lines = events.read()[0]
-    assert [(line["message"], line["level"]) for line in lines] == [("starts", "info"), ("failed: no", "error")]
+        say("running", "starts", "info")
+        say("failed", "failed: no", "error")
+    lines = events.read()
+    told = [(line["state"], line["message"], line["level"]) for line in lines]
+    assert told == [("running", "starts", "info"), ("failed", "failed: no", "error")]
     line = lines[0]
     assert (line["run"], line["stage"], line["arm"], line["unit"]) == ("pipeline-x", "distill", "a", "shard-0")
     assert line["worker"] == {"host": platform.node(), "pid": os.getpid()}

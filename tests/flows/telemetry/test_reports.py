@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from flows.project.nodes import Node
-from flows.telemetry import reports
+from flows.telemetry import jsonl, reports
 from flows.tracking import outbox
 
 NODE = Node("distill", "tdm1")
@@ -31,7 +31,7 @@ def test_reports_outlive_the_work_folder(home):
     reports.announce(NODE, files)
     reports.keep(NODE, work)
     shutil.rmtree(work)
-    assert {unit: reports.last_report(file) for unit, file in reports.of(NODE).items()} == {
+    assert {unit: jsonl.last(file) for unit, file in reports.of(NODE).items()} == {
         "all": {"unit": "all"},
         "part.2": {"unit": "part.2"},
         "silent": None,
