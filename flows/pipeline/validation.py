@@ -8,6 +8,7 @@ from pathlib import Path
 from subprocess import TimeoutExpired
 
 from flows.project import graph, work
+from flows.project.nodes import STAGES
 from flows.project.resources import Compute
 from flows.runtime import forks, processes
 from flows.runtime.environment import HOME

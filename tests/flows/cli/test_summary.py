@@ -1,7 +1,7 @@
 """Where a run says to look."""
 
 from flows.cli import summary
-from flows.pipeline import artifacts
+from flows.pipeline import results
 
 
 def test_only_places_that_there_are_are_named(tmp_path, monkeypatch):
@@ -13,6 +13,6 @@ def test_only_places_that_there_are_are_named(tmp_path, monkeypatch):
     assert "team:5000" in mlflow
     assert "secret" not in mlflow
     assert prefect == "Prefect   `fewstep up`, then http://127.0.0.1:4200 (kept in .fewstep/prefect/)"
-    artifacts.METRICS.parent.mkdir(parents=True)
-    artifacts.METRICS.write_text("{}")
+    results.METRICS.parent.mkdir(parents=True)
+    results.METRICS.write_text("{}")
     assert next(summary._places()) == "report    data/evaluate/report.html"
