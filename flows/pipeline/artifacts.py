@@ -6,7 +6,7 @@ from pathlib import Path
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
 from flows.pipeline.results import results
-from flows.servers import local
+from flows.servers import service
 from flows.telemetry import context
 from flows.tracking.tracker import Tracker
 
@@ -38,7 +38,7 @@ def _report() -> str:
 def mlflow() -> str | None:
     """Where a browser finds MLflow: the team's server, or this project's if it runs."""
     scheme, _, team = os.environ.get("MLFLOW_TRACKING_URI", "").rstrip("/").partition("://")
-    found = local.running("mlflow")
+    found = service.running("mlflow")
     if scheme in ("http", "https"):
         return f"{scheme}://{team.rpartition('@')[2]}"  # without a password
     return os.environ.get(MLFLOW) or (found.address if found else None)

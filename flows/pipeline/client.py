@@ -1,21 +1,20 @@
 """Asking the driver: the one that `fewstep up` left running, or one that is started for as long as it is needed."""
 
-import json
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from flows.pipeline import channel
 from flows.pipeline.channel import Content
 from flows.runtime import errors, locks
 from flows.runtime.environment import HOME
 from flows.runtime.errors import Passing, Refused
+from flows.servers import service
 from flows.telemetry import context
 
-STATE, LOG = HOME / "services" / "driver.json", HOME / "logs" / "driver.log"
+LOG = HOME / "logs" / "driver.log"
 
 
 def ask(request: Content, hear: Callable[[Content], None]) -> Content:
@@ -55,13 +54,12 @@ def start(leash: int | None) -> str:
     """
     from flows.runtime import processes
 
-    STATE.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "flows.pipeline.driver", *([str(leash)] if leash else [])]
     process = processes.launch(command, log=LOG, leashed=False, own_session=True)
     while process.poll() is None:
-        state = _state()
-        if state and state["pid"] == process.pid:
-            return state["address"]
+        found = service.read("driver")
+        if found and found.pid == process.pid:
+            return found.address
         time.sleep(0.02)
     said = processes.complaint(LOG.read_text(encoding="utf-8", errors="replace"))
     raise ValueError(f"driver: did not start ({said or 'no message'}); its log is {LOG}")
@@ -69,15 +67,8 @@ def start(leash: int | None) -> str:
 
 def known() -> str | None:
     """Where the project's driver listens, if there is one. Only asking it shows whether it lives."""
-    state = _state()
-    return state["address"] if state and Path(state["address"]).exists() else None
-
-
-def _state() -> Mapping[str, Any] | None:
-    try:
-        return json.loads(STATE.read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
-        return None
+    found = service.read("driver")
+    return found.address if found and Path(found.address).exists() else None
 
 
 def _another_than(path: str | None, leash: int | None) -> str:

@@ -21,10 +21,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from flows.pipeline import channel, client
+from flows.pipeline import channel
 from flows.pipeline.channel import Caller, Content
 from flows.runtime import environment, errors, processes
 from flows.runtime.errors import Passing, Refused
+from flows.servers import service
+from flows.servers.service import Service
 
 _LOOK_S, _PATIENCE_S = 0.3, 60.0
 _SECTIONS = ("compute", "storage")
@@ -99,13 +101,12 @@ class Driver:
         """Join and import what takes long. Whoever asks meanwhile waits, and gets the fault if there is one."""
         from flows.pipeline import run, stage
         from flows.project.resources import Compute
-        from flows.servers import warm_workers
-        from flows.workers import connection
+        from flows.workers import connection, warm
 
         assert run
         assert stage
         content = _params()
-        warm_workers.prestart(connection.num_cpus(Compute.of(content)))
+        warm.start(connection.num_cpus(Compute.of(content)))
         self._ready.set()
 
     def fail(self, error: BaseException) -> None:
@@ -199,15 +200,13 @@ def _listening(driver: Driver) -> Iterator[None]:
 
 
 def _announce(path: Path) -> None:
-    from stages.io.artefacts import write_json
-
-    pid = os.getpid()
-    write_json(client.STATE, {"name": "driver", "pid": pid, "born": processes.born(pid), "address": str(path)})
+    Service.of("driver", os.getpid(), str(path), leashed=False).write()
 
 
 def _forget(path: Path) -> None:
-    if client.known() == str(path):  # else another has taken its place
-        client.STATE.unlink(missing_ok=True)
+    found = service.read("driver")
+    if found and found.address == str(path):
+        found.forget()
 
 
 def main(leash: int | None) -> int:

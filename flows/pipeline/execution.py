@@ -27,11 +27,10 @@ from flows.project.nodes import STAGES, Node, Params
 from flows.project.resources import Compute
 from flows.project.storage import Storage
 from flows.runtime import errors, leases
-from flows.servers.warm_workers import prestart
 from flows.telemetry import context, events, reports
 from flows.tracking import records, tracker
 from flows.versioning import cache
-from flows.workers import connection, gpu_limit, tasks
+from flows.workers import gpu_limit, tasks, warm
 from flows.workers.reward_workers import Bench, room
 from flows.workers.train_group import Gang
 from stages.io import artefacts, params, places
@@ -83,6 +82,7 @@ def _run(task: Task, content: Params, submitted: list[Any]) -> dict[str, float]:
         submitted.append(_submit(job, task, light=True)(task.job.to_json(), *arguments))
         return gather(submitted[-1:], task.compute, {})[0]
 
+    warm.wait()
     planned = one(tasks.plan)
     spans.append(planned["span"])
     events.computed(node, planned["span"])
@@ -120,7 +120,6 @@ def _fan_out(
         num_gpus = (compute.gpus_of(node.stage) * gang.workers + bench.gpus) * len(units)
         stack.enter_context(gpu_limit.taken(num_gpus, compute.place_s))
         stack.enter_context(events.forwarding(node, spoken))
-        prestart(min(connection.num_cpus(compute), len(units)))
         futures = []
         for name, unit in zip(parts, units, strict=True):
             # A gang finds room by itself.

@@ -23,11 +23,10 @@ from flows.project.nodes import Node, Params
 from flows.project.resources import Compute
 from flows.runtime import errors
 from flows.runtime.environment import HOME
-from flows.servers.warm_workers import prestart
 from flows.telemetry import context, events, reports
 from flows.tracking.tracker import Tracker
 from flows.versioning import dvc
-from flows.workers import connection
+from flows.workers import connection, warm
 from stages.io.artefacts import write_json
 
 _LOOK_S = 0.2
@@ -195,7 +194,7 @@ def execute(plan: Plan, tracker: Tracker, news: News) -> None:
         ThreadPoolExecutor(1),
     )
     _EXECUTION.set(execution)
-    prestart(connection.num_cpus(compute))  # while DVC looks at the first stage
+    warm.start(connection.num_cpus(compute))  # while DVC looks at the first stage
     runner = ThreadPoolTaskRunner(max_workers=max(4, len(graph.nodes(content))))
     status = "FAILED"
     try:

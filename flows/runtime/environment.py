@@ -2,14 +2,13 @@
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from stages.io import hashing
 
 HOME = Path(".fewstep")
 """Untracked: locks, logs, work folders, local servers."""
-TICKETS = HOME / "services" / "warm"
-"""A file for each worker that the local Ray is to start and warm up ahead of its work."""
 
 SETTINGS = {
     "DO_NOT_TRACK": "1",
@@ -26,8 +25,7 @@ SETTINGS = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # a local Ray listens on loopback only
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a task without a GPU sees none
     "RAY_worker_niceness": "0",
-    "RAY_prestart_worker_first_driver": "false",  # warm_workers.prestart asks for warm workers instead
-    "RAY_preload_python_modules": "flows.servers.preload",
+    "RAY_prestart_worker_first_driver": "false",  # the head needs none; flows/workers/warm.py has the driver's started
     "MLFLOW_ENABLE_TELEMETRY": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_LOGGING_LEVEL": "CRITICAL",  # what fails is raised, and told once
@@ -41,6 +39,8 @@ SETTINGS = {
 }
 
 
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+"""Hosts that are never asked through a proxy, which would look for them on its own machine."""
 DIGEST = "FEWSTEP_ENVIRONMENT"
 """Environment variable: 16 hex digits of what a person's environment held when a command of ours began."""
 _DECIDES = ("AWS_", "CUDA_", "FEWSTEP_", "HF_", "MLFLOW_", "OMP_", "PREFECT_", "PYTHONPATH", "RAY_")
@@ -69,7 +69,20 @@ def settle(root: Path) -> None:
     paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     if str(root) not in paths:
         os.environ["PYTHONPATH"] = os.pathsep.join([str(root), *filter(None, paths)])
+    os.environ.update(_spared(os.environ))
     os.environ.setdefault(DIGEST, _digest())
+
+
+def _spared(environment: Mapping[str, str]) -> dict[str, str]:
+    """What no_proxy and NO_PROXY must hold for no server of this machine to be asked through a proxy.
+
+    Each keeps what it holds. Of one that is not set the other's value counts, as for programs that know only that.
+    """
+    found = {}
+    for name, other in (("no_proxy", "NO_PROXY"), ("NO_PROXY", "no_proxy")):
+        held = [host.strip() for host in environment.get(name, environment.get(other, "")).split(",") if host.strip()]
+        found[name] = ",".join(held if "*" in held else [*held, *(host for host in LOOPBACK if host not in held)])
+    return found
 
 
 def _digest() -> str:

@@ -1,211 +1,229 @@
-"""Local servers: Prefect, Ray and the MLflow UI, on loopback, started side by side and stopped by whom started them."""
+"""Local servers: Prefect, Ray and the MLflow UI, on loopback, started side by side and stopped by whom started them.
+
+Starts of one person's servers queue, over all projects on the machine: each takes both cores of a laptop for some
+seconds, and Ray gives its own processes 15 s to come up, which no setting changes (ray-project/ray#65983).
+"""
 
 import json
 import os
 import platform
-import signal
 import socket
-import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-
-import psutil
+from subprocess import Popen
 
 from flows.project.resources import Compute
-from flows.runtime import addresses, processes
+from flows.runtime import addresses, locks, logs, processes
 from flows.runtime.addresses import RAY
 from flows.runtime.environment import HOME
-from flows.runtime.leash import die_with_parent
-from stages.io.artefacts import write_json
+from flows.runtime.errors import PASSING, Passing, told
+from flows.servers import service
+from flows.servers.service import FOLDER, Service
 
-FOLDER = HOME / "services"
 HOST = "127.0.0.1"
 PORTS = {"prefect": 4200, "mlflow": 5000}
-PATIENCE_S = 120.0
+PATIENCE_S, QUEUE_S = 300.0, 900.0
+"""For a server to answer, and for others' starts to be over."""
+TRIES = 3
+"""Starts of a server whose own processes did not come up in time."""
+_LOOK_S = 0.05
+_KEPT, _SHOWN = 5, 6
+"""Logs of earlier starts, and lines of a failed one's that are shown."""
 
 
 @dataclass(frozen=True)
-class Service:
-    """A server that runs on this machine."""
+class Server:
+    """One that is to be started."""
 
     name: str
-    pid: int
-    born: float
-    """The process's start, in seconds since 1970: a later process with the same pid is another one."""
-    address: str
-
-    @property
-    def state(self) -> Path:
-        """Where it is written down."""
-        return FOLDER / f"{self.name}.json"
-
-    def alive(self) -> bool:
-        """Whether that very process still runs."""
-        return processes.lives(self.pid, self.born)
-
-    def stop(self) -> None:
-        """End it and all that it started: politely, then not."""
-        groups = {self.pid} | {child.pid for child in processes.descendants(self.pid)}
-        polite = 60.0 if self.name == "worker" else 5.0  # its runs end theirs first
-        for sign, patience in ((signal.SIGTERM, polite), (signal.SIGKILL, 2.0)):
-            processes.send(self.pid, sign)
-            _, groups_left = psutil.wait_procs([p for p in map(processes.find, groups) if p], timeout=patience)
-            groups = {process.pid for process in groups_left}
-            if not groups:
-                break
-            for pid in groups:
-                processes.send(pid, sign)
-        self.state.unlink(missing_ok=True)
-
-
-def running(name: str) -> Service | None:
-    """The service called `name`, if it runs."""
-    try:
-        service = Service(**json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8")))
-    except (FileNotFoundError, json.JSONDecodeError, TypeError):
-        return None
-    return service if service.alive() else None
-
-
-@dataclass
-class _Starting:
-    name: str
-    process: subprocess.Popen[bytes]
+    command: Sequence[str]
     ready: Callable[[], str | None]
     """Its address once it answers."""
-    log: Path
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def log(self) -> Path:
+        """What it says."""
+        return HOME / "logs" / f"{self.name}.log"
+
+    def launch(self, leashed: bool) -> Popen[str]:
+        """Its process; logs of earlier ones stay."""
+        logs.begin(self.log, _KEPT)
+        given = {"log": self.log, "environment": self.environment, "own_session": True}
+        return processes.launch(self.command, leashed=leashed, **given)
 
 
-def start(names: Sequence[str], compute: Compute, *, ports: dict[str, int | None], leashed: bool) -> list[Service]:
-    """Start those of `names` that do not run, all at once, and wait for each to answer.
+def start(
+    names: Sequence[str], compute: Compute, *, ports: Mapping[str, int | None], leashed: bool
+) -> tuple[list[Service], list[Service]]:
+    """Start those of `names` that do not run, all at once, and wait for each to answer: those that ran, and the rest.
 
-    `leashed` ties their lives to this process's. Raises ValueError where a port is taken or a server dies.
+    `leashed` ties their lives to this thread's. Raises ValueError where a port is taken or a server dies, Passing where
+    it takes too long.
     """
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    found = [service for service in map(running, names) if service]
-    makers = {"prefect": _prefect, "mlflow": _mlflow, "ray": _ray, "worker": _worker}
-    waiting: list[_Starting] = []
-    # Ray's workers inherit the head's environment, so the head must know the Prefect server that starts beside it.
-    names = sorted(names, key=list(makers).index)
-    started: list[Service] = []
+    found = _found(names)
+    if len(found) == len(names):
+        return found, []
+    with _queue():
+        found = _found(names)
+        there = {each.name: each.address for each in found}
+        return found, _start(_servers([name for name in names if name not in there], compute, ports, there), leashed)
+
+
+def _found(names: Sequence[str]) -> list[Service]:
+    return [each for each in map(service.running, names) if each and not each.leashed]
+
+
+@contextmanager
+def _queue() -> Iterator[None]:
+    file = Path(tempfile.gettempdir()) / f"fewstep-{os.getuid()}.starts"
     try:
-        for name in names:
-            if name not in {service.name for service in found}:
-                waiting.append(makers[name](compute, ports.get(name), leashed))
-        for each in waiting:
-            started.append(_await(each))
+        with locks.exclusive(file, QUEUE_S):
+            yield
+    except TimeoutError as error:
+        raise Passing(f"servers of other projects were still being started ({error}); run it again") from None
+
+
+def _start(servers: Sequence[Server], leashed: bool) -> list[Service]:
+    begun: list[_Starting] = []
+    try:
+        for server in servers:
+            begun.append(_Starting(server, leashed))
+        return [each.wait() for each in begun]
     except BaseException:  # an interrupt too must not leave servers behind
-        for each in waiting:
-            Service(each.name, each.process.pid, processes.born(each.process.pid), "").stop()
+        for each in begun:
+            each.end()
         raise
-    return found + started
+
+
+class _Starting:
+    """A server until it answers."""
+
+    def __init__(self, server: Server, leashed: bool) -> None:
+        self._server, self._leashed = server, leashed
+        self._process = server.launch(leashed)
+
+    def wait(self) -> Service:
+        """Once it answers, it is written down."""
+        end, tries = time.monotonic() + PATIENCE_S, TRIES
+        while time.monotonic() < end:
+            code = self._process.poll()
+            if code == PASSING and tries > 1:
+                tries -= 1
+                self._process = self._server.launch(self._leashed)
+            elif code is not None:
+                raise self._fault(f"ended with code {code}", code == PASSING)
+            address = self._server.ready()
+            if address:
+                made = Service.of(self._server.name, self._process.pid, address, leashed=self._leashed)
+                made.write()
+                return made
+            time.sleep(_LOOK_S)
+        raise self._fault(f"no answer within {PATIENCE_S:g} s", True)
+
+    def _fault(self, what: str, passing: bool) -> Exception:
+        log = self._server.log
+        words = "".join(f"\n{self._server.name}.log: {line}" for line in logs.last_words(log, _SHOWN))
+        return told(f"{self._server.name}: did not start ({what}); its log is {log}{words}", passing=passing)
+
+    def end(self) -> None:
+        """End it, and nobody finds it any more."""
+        processes.end(self._process, patience_s=5.0)
+        made = service.read(self._server.name)
+        if made and made.pid == self._process.pid:
+            made.forget()
 
 
 @contextmanager
 def session(compute: Compute) -> Iterator[dict[str, str]]:
     """Addresses of Prefect and Ray: from the environment, of those that run, or started here and stopped after."""
     addresses.require_servers()
-    wanted = [] if os.environ.get("PREFECT_API_URL") else ["prefect"]
+    wanted = [] if os.environ.get(addresses.PREFECT) else ["prefect"]
     if compute.backend == "local" and not os.environ.get(RAY):
         wanted.append("ray")
-    before = {name for name in wanted if running(name)}
-    services = {s.name: s for s in start(wanted, compute, ports={}, leashed=True)}
+    found, started = start(wanted, compute, ports={}, leashed=True)
+    at = {each.name: each.address for each in (*found, *started)}
     given = {}
-    if "prefect" in services:
-        given["PREFECT_API_URL"] = services["prefect"].address + "/api"
-    if "ray" in services:
-        given[RAY] = services["ray"].address
+    if "prefect" in at:
+        given[addresses.PREFECT] = at["prefect"] + "/api"
+    if "ray" in at:
+        given[RAY] = at["ray"]
     os.environ.update(given)
     try:
         yield {
-            "prefect": os.environ["PREFECT_API_URL"],
-            "ray": compute.address if compute.backend == "address" else os.environ[RAY],
+            "prefect": os.environ[addresses.PREFECT],
+            "ray": os.environ[RAY] if compute.backend == "local" else str(compute.address),
         }
     finally:
         for name in given:
             os.environ.pop(name, None)
-        for name, service in services.items():
-            if name not in before:
-                service.stop()
+        for each in started:
+            each.stop()
 
 
-def _prefect(_compute: Compute, port: int | None, leashed: bool) -> _Starting:
-    chosen = _port("prefect", port)
-    address = f"http://{HOST}:{chosen}"
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(chosen)]
-    extra = {"PREFECT_SERVER_LOGGING_LEVEL": "WARNING", "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING"}
-    extra |= {"PREFECT_SERVER_UI_API_URL": f"{address}/api"}  # else pages ask port 4200, whatever the server's
-    process, log = _spawn("prefect", command, leashed, extra)
-    write_json(FOLDER / "prefect.json", asdict(Service("prefect", process.pid, processes.born(process.pid), address)))
-    return _Starting("prefect", process, lambda: address if _answers(f"{address}/api/health") else None, log)
+def _servers(
+    names: Sequence[str], compute: Compute, ports: Mapping[str, int | None], there: Mapping[str, str]
+) -> list[Server]:
+    """What is to be started, beside what is `there`: name -> address."""
+    at = {name: f"http://{HOST}:{_port(name, ports.get(name))}" for name in names if name in PORTS}
+    makers = {
+        "prefect": lambda: _prefect(at["prefect"]),
+        "mlflow": lambda: _mlflow(at["mlflow"]),
+        "ray": lambda: _ray(compute, (dict(there) | at).get("prefect")),
+        "worker": _worker,
+    }
+    return [makers[name]() for name in names]
 
 
-def _mlflow(_compute: Compute, port: int | None, leashed: bool) -> _Starting:
-    chosen = _port("mlflow", port)
-    address = f"http://{HOST}:{chosen}"
+def _prefect(address: str) -> Server:
+    port = address.rpartition(":")[2]
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", port]
+    said = {"PREFECT_SERVER_LOGGING_LEVEL": "WARNING", "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING"}
+    said |= {"PREFECT_SERVER_UI_API_URL": f"{address}/api"}  # else pages ask port 4200, whatever the server's
+    return Server("prefect", command, lambda: address if _answers(f"{address}/api/health") else None, said)
+
+
+def _mlflow(address: str) -> Server:
+    port = address.rpartition(":")[2]
     store = f"sqlite:///{Path('mlruns/mlflow.db').resolve()}"
-    command = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(chosen), "--workers", "1"]
+    command = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", port, "--workers", "1"]
     command += ["--backend-store-uri", store, "--artifacts-destination", str(Path("mlruns/artifacts").resolve())]
-    process, log = _spawn("mlflow", command, leashed, {})
-    return _Starting("mlflow", process, lambda: address if _answers(f"{address}/health") else None, log)
+    return Server("mlflow", command, lambda: address if _answers(f"{address}/health") else None)
 
 
-def _ray(compute: Compute, _port_unused: int | None, leashed: bool) -> _Starting:
+def _ray(compute: Compute, prefect: str | None) -> Server:
+    """Its workers inherit the head's environment, so that must name the Prefect server which starts beside it."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
     where = FOLDER / "ray.address.json"
     where.unlink(missing_ok=True)
     command = [sys.executable, "-m", "flows.servers.ray_head", str(compute.local_cpus()), str(where)]
-    prefect = running("prefect")
-    known = {} if os.environ.get("PREFECT_API_URL") or not prefect else {"PREFECT_API_URL": prefect.address + "/api"}
-    process, log = _spawn("ray", command, leashed, known)
-    return _Starting("ray", process, lambda: _read_address(where), log)
+    known = {addresses.PREFECT: f"{prefect}/api"} if prefect and not os.environ.get(addresses.PREFECT) else {}
+    return Server("ray", command, lambda: _read_address(where), known)
 
 
-def _worker(_compute: Compute, _port_unused: int | None, leashed: bool) -> _Starting:
+def _worker() -> Server:
     """It takes one run at a time: a run uses the machine, and runs of one project share unfinished work."""
+    name = f"{platform.node()}-{os.getpid()}"
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "fewstep", "--type", "process"]
-    command += ["--name", f"{platform.node()}-{os.getpid()}", "--limit", "1", "--install-policy", "never"]
-    extra = {"PREFECT_WORKER_QUERY_SECONDS": os.environ.get("PREFECT_WORKER_QUERY_SECONDS", "5")}
-    process, log = _spawn("worker", command, leashed, extra)
-    address = os.environ["PREFECT_API_URL"].removesuffix("/api")
-    return _Starting("worker", process, lambda: address if b"started!" in log.read_bytes() else None, log)
+    command += ["--name", name, "--limit", "1", "--install-policy", "never"]
+    asks = {"PREFECT_WORKER_QUERY_SECONDS": os.environ.get("PREFECT_WORKER_QUERY_SECONDS", "5")}
+    address = os.environ[addresses.PREFECT].removesuffix("/api")
+    return Server("worker", command, lambda: address if _works(name) else None, asks)
 
 
-def _spawn(name: str, command: list[str], leashed: bool, extra: dict[str, str]) -> tuple[subprocess.Popen[bytes], Path]:
-    log = HOME / "logs" / f"{name}.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("wb") as stream:
-        process = subprocess.Popen(  # noqa: S603
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=stream,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            env=os.environ | extra,
-            preexec_fn=die_with_parent if leashed else None,  # noqa: PLW1509 (one prctl call, no locks)
-        )
-    return process, log
+def _works(name: str) -> bool:
+    """Whether Prefect's server has heard of the worker."""
+    from prefect.client.orchestration import get_client
 
-
-def _await(starting: _Starting) -> Service:
-    end = time.monotonic() + PATIENCE_S
-    while time.monotonic() < end:
-        if starting.process.poll() is not None:
-            break
-        address = starting.ready()
-        if address:
-            pid = starting.process.pid
-            service = Service(starting.name, pid, processes.born(pid), address)
-            write_json(service.state, asdict(service))
-            return service
-        time.sleep(0.05)
-    tail = starting.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
-    raise ValueError(f"{starting.name}: did not start ({' '.join(tail) or 'no message'}); its log is {starting.log}")
+    with get_client(sync_client=True) as client:
+        return any(worker.name == name for worker in client.read_workers_for_work_pool("fewstep"))
 
 
 def _port(name: str, port: int | None) -> int:

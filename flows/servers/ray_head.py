@@ -6,44 +6,54 @@ ends, non-zero: at once without a GCS, after a while without a raylet, so that d
 python -m flows.servers.ray_head <cpus> <file for the address>
 """
 
+import logging
 import os
-import shutil
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import psutil
 
 from flows.runtime import processes
-from flows.runtime.environment import TICKETS
-from flows.servers.warm_workers import request_workers
+from flows.runtime.errors import PASSING
 from stages.io.artefacts import write_json
 
 _LOOK_S = 0.5
 GRACE_S = 45.0
 """Without its GCS, Ray ends a driver on the spot, which then cannot say or settle anything."""
-_DEATH_S = 10.0
 _VITAL = ("gcs_server", "raylet")
 
 
 def main(num_cpus: int, state: Path) -> int:
-    """Start, announce, wait for SIGTERM (0) or for Ray's death (1)."""
+    """Start, announce, wait for SIGTERM (0) or for Ray's death (1). PASSING if Ray was too slow for itself."""
     import ray
 
-    shutil.rmtree(TICKETS, ignore_errors=True)  # of a Ray that was killed
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     signal.signal(signal.SIGINT, lambda *_: stop.set())
-    context = ray.init(
-        num_cpus=num_cpus, include_dashboard=False, log_to_driver=False, logging_level="error", namespace="prefect"
-    )
+    try:
+        context: Any = ray.init(
+            address="local",  # never one that RAY_ADDRESS or a file of another Ray's on this machine names
+            num_cpus=num_cpus,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            namespace="prefect",
+        )
+    except Exception:  # noqa: BLE001 (Ray raises bare ones where a process of its own missed a deadline)
+        traceback.print_exc()
+        print("Ray's processes did not come up in the time that it gives them; is the machine busy?", file=sys.stderr)  # noqa: T201
+        processes.kill(processes.descendants(os.getpid()))
+        sys.stderr.flush()
+        os._exit(PASSING)  # ray.shutdown would wait for the dead
     vital = _vital()
-    # A thread, since the requests below wait for the very processes that may be dead.
+    # A thread, since the main one may wait for the very processes that are dead.
     threading.Thread(target=_watch, args=(vital, state, stop), daemon=True).start()
     write_json(state, {"address": context.address_info["gcs_address"]})
-    request_workers(1)
     stop.wait()
     ray.shutdown()
     return 0
@@ -62,22 +72,12 @@ def _watch(vital: Mapping[str, psutil.Process], state: Path, stop: threading.Eve
         dead = [name for name, process in vital.items() if not processes.lives(process.pid, process.create_time())]
         if dead:
             state.unlink(missing_ok=True)
-            state.with_name("ray.json").unlink(missing_ok=True)  # what `services.running` reads
+            state.with_name("ray.json").unlink(missing_ok=True)  # what `service.running` reads
             print(f"Ray's {dead[0]} died; this head ends", file=sys.stderr, flush=True)  # noqa: T201
             if "gcs_server" not in dead:
                 stop.wait(GRACE_S)
-            children = psutil.Process().children(recursive=True)
-            for child in children:
-                _kill(child)
-            psutil.wait_procs(children, timeout=_DEATH_S)  # who sees this head gone may take its ports and memory
+            processes.kill(processes.descendants(os.getpid()))  # who sees this head gone may take its ports and memory
             os._exit(1)  # ray.shutdown would wait for the dead
-
-
-def _kill(process: psutil.Process) -> None:
-    try:
-        process.kill()
-    except psutil.Error:
-        return
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ The driver writes it. A worker may be on a machine that does not have this folde
 reports, and the driver takes its lines over.
 """
 
-import contextlib
 import errno
 import json
 import os
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.project.nodes import Node
-from flows.runtime import locks
+from flows.runtime import locks, logs
 from flows.runtime.environment import HOME
 from flows.telemetry import context, jsonl
 
@@ -59,10 +58,7 @@ def _append(line: Mapping[str, Any]) -> None:
     FILE.parent.mkdir(parents=True, exist_ok=True)
     with locks.exclusive(FILE.parent / ".events.lock"):
         if FILE.is_file() and FILE.stat().st_size > LIMIT_BYTES:
-            for number in range(KEPT, 0, -1):
-                older = FILE if number == 1 else FILE.with_name(f"{FILE.name}.{number - 1}")
-                with contextlib.suppress(FileNotFoundError):
-                    older.replace(FILE.with_name(f"{FILE.name}.{number}"))
+            logs.begin(FILE, KEPT)
         with FILE.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(line, ensure_ascii=False) + "\n")
 

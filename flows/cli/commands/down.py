@@ -10,12 +10,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(_parsed: argparse.Namespace) -> int:
     """Stop each server that runs."""
-    from flows.servers import local
+    from flows.servers import service
 
-    found = [service for service in map(local.running, ("worker", "driver", "ray", "mlflow", "prefect")) if service]
-    for service in found:
-        service.stop()
-        print(f"{service.name} stopped")
+    found = [each for name in service.NAMES if (each := service.running(name) or service.left(name))]
+    for each in found:
+        each.stop()
+        print(f"{each.name} stopped")
     if not found:
         print("nothing runs")
     return 0

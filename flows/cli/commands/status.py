@@ -49,10 +49,10 @@ def _told(state: Any) -> str:
 
 
 def _services() -> list[str]:
-    from flows.servers import local
+    from flows.servers import service
 
-    found = [(name, local.running(name)) for name in (*local.PORTS, "ray", "driver")]
-    return [f"{name:24} {service.address} (process {service.pid})" for name, service in found if service]
+    found = [each for each in map(service.running, reversed(service.NAMES)) if each]
+    return [f"{each.name:24} {each.address} (process {each.pid})" for each in found]
 
 
 def _watch(parsed: argparse.Namespace) -> int:

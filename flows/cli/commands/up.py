@@ -25,7 +25,7 @@ def main(parsed: argparse.Namespace) -> int:
     from flows.project import storage
     from flows.project.resources import Compute
     from flows.runtime import addresses
-    from flows.servers import local
+    from flows.servers import local, service
     from flows.tracking import backend
     from stages.io import params
 
@@ -44,9 +44,10 @@ def main(parsed: argparse.Namespace) -> int:
     if "mlflow" in names:
         backend.make_tables()  # the server would make them too, in steps that a kill may come between
     ports = {"prefect": parsed.prefect_port, "mlflow": parsed.mlflow_port}
-    for service in local.start(names, resources, ports=ports, leashed=False):
-        print(f"{service.name:8} {service.address}  (process {service.pid}, log .fewstep/logs/{service.name}.log)")
-    if "driver" not in parsed.without and local.running("driver") is None:
+    found, started = local.start(names, resources, ports=ports, leashed=False)
+    for each in (*found, *started):
+        print(f"{each.name:8} {each.address}  (process {each.pid}, log .fewstep/logs/{each.name}.log)")
+    if "driver" not in parsed.without and service.running("driver") is None:
         client.start(None)
         print(f"driver   gets ready  (log {client.LOG}); it runs what is asked for, and begins at once")
     print("stop them with `fewstep down`")

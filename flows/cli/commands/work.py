@@ -21,10 +21,11 @@ def main(parsed: argparse.Namespace) -> int:
     if parsed.gpus is not None and parsed.gpus < 0:
         raise ValueError(f"--gpus {parsed.gpus}: a number of GPUs, 0 or more")
     resources = Compute.of(params.read(Path("params.yaml")))
-    started = []
+    there = []
     if not os.environ.get("PREFECT_API_URL"):
-        started = local.start(["prefect"], resources, ports={"prefect": parsed.prefect_port}, leashed=False)
-        os.environ["PREFECT_API_URL"] = started[0].address + "/api"
+        found, started = local.start(["prefect"], resources, ports={"prefect": parsed.prefect_port}, leashed=False)
+        there += [*found, *started]
+        os.environ["PREFECT_API_URL"] = there[0].address + "/api"
     os.environ["FEWSTEP_ROOT"] = str(Path.cwd())
 
     from flows.deployments import setup  # imports Prefect, whose settings must be there
@@ -34,9 +35,10 @@ def main(parsed: argparse.Namespace) -> int:
     setup.prepare(num_gpus)
     setup.deploy()
     Tracker().send_waiting()
-    started += local.start(["worker"], resources, ports={}, leashed=False)
-    for service in started:
+    found, started = local.start(["worker"], resources, ports={}, leashed=False)
+    there += [*found, *started]
+    for service in there:
         print(f"{service.name:8} {service.address}  (process {service.pid}, log .fewstep/logs/{service.name}.log)")
-    print(f"deployments: {started[0].address}/deployments; limit {setup.LIMIT}: {num_gpus or 'none, no GPUs'}")
+    print(f"deployments: {there[0].address}/deployments; limit {setup.LIMIT}: {num_gpus or 'none, no GPUs'}")
     print("stop with `fewstep down`")
     return 0

@@ -1,10 +1,25 @@
-"""The servers of this machine: their ports."""
+"""The servers of this machine: their ports, their starts that fail, and the way to them."""
 
+import os
 import socket
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from flows.servers import local
+from flows.runtime import locks
+from flows.runtime.errors import PASSING, Passing
+from flows.servers import local, service
+from flows.servers.local import Server
+from tests.flows.clone import ROOT, give_databases
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    return tmp_path
 
 
 def test_a_taken_port_is_named():
@@ -15,3 +30,95 @@ def test_a_taken_port_is_named():
         with pytest.raises(ValueError, match=rf"port {port} is taken.*--prefect-port"):
             local._port("prefect", port)
         assert local._port("prefect", None) != port
+
+
+def server(home, code):
+    """A server called ray that runs `code`, and answers as soon as there is a file `address`."""
+    file = home / "address"
+    return Server("ray", [sys.executable, "-c", code], lambda: file.read_text() if file.is_file() else None)
+
+
+def test_a_start_that_fails_shows_its_last_words_and_the_log_stays(home):
+    code = "print('first\\n\\n-----\\nthe port\\nis taken'); raise SystemExit(3)"
+    with pytest.raises(ValueError, match=r"did not start \(ended with code 3\); its log is \.fewstep/logs/ray\.log"):
+        local._start([server(home, code)], leashed=True)
+    with pytest.raises(ValueError, match=r"\nray\.log: the port\nray\.log: is taken$"):
+        local._start([server(home, code)], leashed=True)
+    with pytest.raises(ValueError, match="ended with code 1"):
+        local._start([server(home, "raise SystemExit('other')")], leashed=True)
+    logs = [home / ".fewstep/logs" / name for name in ("ray.log", "ray.log.1", "ray.log.2")]
+    assert [log.read_text().split()[0] for log in logs] == ["other", "first", "first"]
+    assert service.running("ray") is None
+
+
+SLOW = f"""if True:
+    import sys, time
+    from pathlib import Path
+    tries = Path("tries")
+    tries.write_text(tries.read_text() + "x" if tries.exists() else "x")
+    if tries.read_text() != WANTED:
+        sys.exit({PASSING})
+    Path("address").write_text("there")
+    time.sleep(60)
+"""
+
+
+@pytest.mark.filterwarnings("ignore")  # its Popen goes before it ends, as it does where servers stay
+def test_a_server_that_was_too_slow_for_itself_is_started_again_so_many_times(home):
+    [made] = local._start([server(home, SLOW.replace("WANTED", "'xxx'"))], leashed=True)
+    assert made.address == "there"
+    assert service.running("ray") == made
+    made.stop()
+    assert service.running("ray") is None
+    for file in ("tries", "address"):
+        (home / file).unlink()
+    with pytest.raises(Passing, match=f"ended with code {PASSING}"):
+        local._start([server(home, SLOW.replace("WANTED", "'xxxx'"))], leashed=True)
+    assert (home / "tries").read_text() == "xxx"
+
+
+def test_a_start_waits_for_others_of_the_same_person(home, monkeypatch):
+    monkeypatch.setattr(local, "QUEUE_S", 0.0)
+
+    def start():
+        with local._queue():
+            return True
+
+    with ThreadPoolExecutor(1) as other:
+        assert other.submit(start).result()
+        with local._queue(), pytest.raises(Passing, match="servers of other projects were still being started"):
+            other.submit(start).result()
+    with locks.exclusive(home / f"fewstep-{os.getuid()}.starts", 0):  # over all projects: not in one's folder
+        pass
+
+
+REACH = """if True:
+    import os
+    from pathlib import Path
+    from flows.project.resources import Compute
+    from flows.runtime import addresses, environment
+    environment.settle(Path.cwd())
+    from flows.servers import local
+    from tests.flows.compute import COMPUTE
+
+    with local.session(Compute.of({"compute": COMPUTE})) as found:
+        from prefect.client.orchestration import get_client
+        with get_client(sync_client=True) as client:
+            print("prefect", client.api_healthcheck())
+        import ray
+        ray.init(address=found["ray"], log_to_driver=False)
+        print("ray", ray.get(ray.remote(lambda: os.environ["no_proxy"]).remote()))
+        ray.shutdown()
+"""
+
+
+@pytest.mark.integration
+def test_neither_proxies_nor_a_ray_elsewhere_keep_local_servers_from_being_reached(home):
+    give_databases(home)
+    dead = "http://127.0.0.1:9"
+    names = ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
+    others = ("PREFECT_", "FEWSTEP_", "RAY_", "MLFLOW_", "no_proxy", "NO_PROXY")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(others)}
+    environment |= dict.fromkeys(names, dead) | {"RAY_ADDRESS": "127.0.0.1:9", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", REACH], env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout == "prefect None\nray 127.0.0.1,localhost,::1\n", done.stderr
