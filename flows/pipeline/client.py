@@ -15,6 +15,8 @@ from flows.servers import service
 from flows.telemetry import context
 
 LOG = HOME / "logs" / "driver.log"
+_KEPT, _SHOWN = 5, 6
+"""Logs of earlier ones, and lines of one that did not start that are shown."""
 
 
 def ask(request: Content, hear: Callable[[Content], None]) -> Content:
@@ -52,8 +54,9 @@ def start(leash: int | None) -> str:
     """Start a driver, which ends with process `leash` if one is given; where it listens. It goes on by itself to get
     ready. Raises ValueError with its words if it dies.
     """
-    from flows.runtime import processes
+    from flows.runtime import logs, processes
 
+    logs.begin(LOG, _KEPT)
     command = [sys.executable, "-m", "flows.pipeline.driver", *([str(leash)] if leash else [])]
     process = processes.launch(command, log=LOG, leashed=False, own_session=True)
     while process.poll() is None:
@@ -61,8 +64,8 @@ def start(leash: int | None) -> str:
         if found and found.pid == process.pid:
             return found.address
         time.sleep(0.02)
-    said = processes.complaint(LOG.read_text(encoding="utf-8", errors="replace"))
-    raise ValueError(f"driver: did not start ({said or 'no message'}); its log is {LOG}")
+    said = "".join(f"\n{LOG.name}: {line}" for line in logs.last_words(LOG, _SHOWN))
+    raise ValueError(f"driver: did not start (ended with code {process.returncode}); its log is {LOG}{said}")
 
 
 def known() -> str | None:
