@@ -5,6 +5,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from flows.cli.output import sign
+
 _MAIN = (
     "method",
     "kind",
@@ -61,9 +63,8 @@ def main(parsed: argparse.Namespace) -> int:
 
 
 def _lines(entry: Any, today: Mapping[str, Mapping[str, Any]], *, everything: bool) -> list[str]:
-    sign = "✓" if entry.holds else "✗"
     faults = "".join(f"  ! {fault}" for fault in entry.faults)
-    lead = f"{'  ' * entry.depth}{sign} {entry.name}"
+    lead = f"{'  ' * entry.depth}{sign('good' if entry.holds else 'bad')} {entry.name}"
     if entry.record is None:
         return [lead + faults]
     record = entry.record

@@ -2,6 +2,8 @@
 
 import argparse
 
+from flows.cli.output import sign
+
 _CLOCKS = frozenset({"timing.json", "report.html", "manifest.json"})
 """Files of evaluate that hold what a clock measured, and the manifest, which holds their digests."""
 
@@ -29,11 +31,12 @@ def main(parsed: argparse.Namespace) -> int:
     with locks.hold(f"rerun-{name}"):
         folder, result = reproduce.make(record, history, print)
         if not result.differing:
-            print(f"✓ bitwise the same: {result.digest}")
+            print(f"{sign('good')} bitwise the same: {result.digest}")
             if not parsed.keep:
                 reproduce.discard(folder)
             return 0
-    print(f"✗ not the same: {result.digest[:8]} where {record['digest'][:8]} was recorded; these files differ:")
+    here, then = result.digest[:8], record["digest"][:8]
+    print(f"{sign('bad')} not the same: {here} where {then} was recorded; these files differ:")
     for file in result.differing:
         print(f"  {file}")
     if record["stage"] == "evaluate" and _CLOCKS.issuperset(result.differing):
