@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import NoReturn
 
-from flows.cli import output
+from flows.cli import output, paths
 from flows.runtime import environment, errors, outcomes
 from flows.runtime.outcomes import Outcome
 
@@ -42,7 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked, said, passing = outcomes.asked(), [], False
     output.prepare()
     try:
-        code = _run(list(sys.argv[1:] if arguments is None else arguments))
+        with paths.called_here():
+            code = _run(list(sys.argv[1:] if arguments is None else arguments))
         sys.stdout.flush()
         return code
     except output.ReaderGone:

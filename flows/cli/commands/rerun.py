@@ -3,6 +3,7 @@
 import argparse
 
 from flows.cli.output import sign
+from flows.cli.paths import given
 
 _CLOCKS = frozenset({"timing.json", "report.html", "manifest.json"})
 """Files of evaluate that hold what a clock measured, and the manifest, which holds their digests."""
@@ -10,7 +11,9 @@ _CLOCKS = frozenset({"timing.json", "report.html", "manifest.json"})
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Which run, and what to keep."""
-    parser.add_argument("run", help="an MLflow run id, distill@tdm1, distill-tdm1/3, a digest or a file under data/")
+    parser.add_argument(
+        "run", type=given, help="an MLflow run id, distill@tdm1, distill-tdm1/3, a digest or a file under data/"
+    )
     parser.add_argument("--keep", action="store_true", help="keep the folder even if the bytes are equal")
     parser.add_argument("--allow-dirty", action="store_true", help="though it was made with uncommitted changes")
 
@@ -23,7 +26,7 @@ def main(parsed: argparse.Namespace) -> int:
     from flows.tracking import records
 
     history = History()
-    record = resolve.find(parsed.run, history).record
+    record = resolve.find(parsed.run.text, parsed.run.path, history).record
     name = records.name_of(record)
     print(f"{name} {record['digest'][:8]}, made by run {record['mlflow'].get('run') or 'none'}")
     for note in reproduce.check(record, allow_dirty=parsed.allow_dirty):
