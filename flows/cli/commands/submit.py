@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flows.cli.paths import given
+from flows.runtime import errors
 from flows.workers import jobs
 
 
@@ -47,7 +48,9 @@ def main(parsed: argparse.Namespace) -> int:
             f"job {job}: lost sight of it ({jobs.last(str(error))}); it may go on, `{stop}` ends it"
         ) from None
     if status != "SUCCEEDED":
-        raise ValueError(f"job {job}: {status.lower()} ({jobs.last(client.get_job_info(job).message or '')})")
+        info = client.get_job_info(job)
+        words = f"job {job}: {status.lower()} ({jobs.last(info.message or '')})"
+        raise errors.told(words, passing=info.driver_exit_code == errors.PASSING)
     return 0
 
 
