@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import NoReturn
 
+from flows.cli import output, paths
 from flows.runtime import environment, errors, outcomes
 from flows.runtime.outcomes import Outcome
 
@@ -39,8 +40,15 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; its exit code: 0, or one of flows.runtime.errors, or 2 where it cannot be understood."""
     asked, said, passing = outcomes.asked(), [], False
+    output.prepare()
     try:
-        return _run(list(sys.argv[1:] if arguments is None else arguments))
+        with paths.called_here():
+            code = _run(list(sys.argv[1:] if arguments is None else arguments))
+        sys.stdout.flush()
+        return code
+    except output.ReaderGone:
+        outcomes.write(asked, Outcome(["nobody read its output to the end"], passing))
+        output.leave()
     except KeyboardInterrupt:
         said = ["interrupted; what was finished is kept"]
         return _failed(said, errors.INTERRUPTED)

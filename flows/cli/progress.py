@@ -7,11 +7,13 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from functools import partial
 
+from flows.cli.output import sign
 from flows.project import graph
 from flows.project.nodes import Node, Params
 from flows.telemetry import progress, reports
 
-_SIGNS = {"waiting": "·", "running": "▶", "done": "✓", "cached": "=", "failed": "✗", "skipped": "-"}
+_SIGNS = {"done": "good", "failed": "bad"}
+"""States that are called otherwise than their signs."""
 
 
 @contextmanager
@@ -45,7 +47,7 @@ def _live(params: Params, wanted: Collection[Node]) -> Iterator[Callable[[Node, 
     )
     bars = Progress(*columns, refresh_per_second=4)
     tasks = {
-        node: bars.add_task(node.name, start=False, total=None, sign=_SIGNS["waiting"], words="")
+        node: bars.add_task(node.name, start=False, total=None, sign=sign("waiting"), words="")
         for node in graph.nodes(params)
         if node in wanted
     }
@@ -62,7 +64,7 @@ def _live(params: Params, wanted: Collection[Node]) -> Iterator[Callable[[Node, 
             if state in ("done", "cached"):
                 bars.update(bar, completed=bars.tasks[bar].total or 1, total=bars.tasks[bar].total or 1)
             bars.stop_task(bar)
-        bars.update(bar, sign=_SIGNS[state], words="" if state == "done" else words or state)
+        bars.update(bar, sign=sign(_SIGNS.get(state, state)), words="" if state == "done" else words or state)
 
     with bars:
         yield news

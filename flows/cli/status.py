@@ -2,15 +2,15 @@
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from flows.project import graph
 from flows.project.nodes import Node, Params
-from flows.runtime import locks
+from flows.runtime import locks, processes
 from flows.telemetry import events, progress, reports
-from flows.versioning import dvc
+from flows.versioning import command, dvc
 
 _RECENT_S = 24 * 3600
 
@@ -21,7 +21,7 @@ class State:
 
     node: Node
     word: str
-    """up to date, changed, not made, waits, running"""
+    """up to date, changed, not made, waits, running, not known"""
     words: str
     """Why."""
     share: float | None = None
@@ -38,25 +38,30 @@ class State:
 
 
 def changed(params: Params, tries: int = 8) -> Mapping[str, Sequence[str]]:
-    """As `repro.changed`, but also while stages run: DVC cannot tell of those, nor of what reads them.
+    """As `dvc.changed`, but also while stages run: DVC cannot tell of those, nor of what reads them.
 
-    A stage may begin while DVC looks; then it looks again. ValueError with DVC's words after so many tries.
+    A stage may begin, or another dvc write, while DVC looks; then it looks again, so many times at most. NoAnswer with
+    DVC's words where nobody is in its way.
     """
+    nodes = graph.nodes(params)
     for left in reversed(range(tries)):
-        nodes = graph.nodes(params)
-        busy = {node for node in nodes if locks.held(node.name)}
+        busy, others = _busy(nodes), command.at_work()
         free = [node.name for node, reads in nodes.items() if node not in busy and not reads & busy]
         try:
             return dvc.changed(free if busy else ()) if free else {}
-        except ValueError:
-            if not left:
+        except processes.NoAnswer:
+            if not left or not (others or command.at_work() or _busy(nodes) != busy):
                 raise
             time.sleep(0.5)
-    return {}
+    raise AssertionError("the last try returns or raises")
 
 
-def states(params: Params, changed: Mapping[str, Sequence[str]]) -> list[State]:
-    """Every node in the order of the pipeline; `changed` as `repro.changed` tells it."""
+def _busy(nodes: Iterable[Node]) -> set[Node]:
+    return {node for node in nodes if locks.held(node.name)}
+
+
+def states(params: Params, changed: Mapping[str, Sequence[str]] | None) -> list[State]:
+    """Every node in the order of the pipeline; `changed` as `dvc.changed` tells it, None where DVC does not tell."""
     found, stale = [], set()
     log, made = events.read()[-2000:], dvc.locked()
     for node, reads in graph.nodes(params).items():
@@ -64,6 +69,8 @@ def states(params: Params, changed: Mapping[str, Sequence[str]]) -> list[State]:
         if holder:
             stale.add(node)
             found.append(_running(node, holder, params, log))
+        elif changed is None:
+            found.append(State(node, "not known", ""))
         elif node.name in changed:
             stale.add(node)
             if node.name in made:

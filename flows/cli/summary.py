@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 
+from flows.cli.paths import shown
 from flows.pipeline.results import METRICS, results
 from flows.project.nodes import Params
 from flows.runtime import addresses
@@ -21,21 +22,21 @@ def _places() -> Iterator[str]:
     """Where to look, of what there is."""
     is_evaluated = METRICS.is_file()
     if is_evaluated:
-        yield f"report    {METRICS.with_name('report.html')}"
+        yield f"report    {shown(METRICS.with_name('report.html'))}"
     for name, variable, kept in _SERVERS:
         address = os.environ.get(variable)
         port = local.PORTS[name.lower()]
         own = f"`fewstep up`, then http://{local.HOST}:{port} (kept in {kept})"
         yield f"{name:9} {addresses.shown(address) if address else own}"
     if is_evaluated:
-        yield "data      `dvc metrics show`, `dvc plots show`, `fewstep lineage data/evaluate`"
+        yield "data      `dvc metrics show`, `dvc plots show`, `fewstep lineage evaluate`"
     yield from _timeline()
 
 
 def _timeline() -> list[str]:
     """Where the newest run's picture is."""
     pages = [page for page in (HOME / "runs").glob("*.html") if not page.name.endswith(".report.html")]
-    return [f"timeline  {max(pages, key=lambda page: page.stat().st_mtime)}"] if pages else []
+    return [f"timeline  {shown(max(pages, key=lambda page: page.stat().st_mtime))}"] if pages else []
 
 
 def overhead(params: Params, started: float, finished: float) -> tuple[float, float]:

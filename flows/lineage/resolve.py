@@ -24,10 +24,12 @@ class Origin:
     """What was recognised, where the name alone does not say it."""
 
 
-def find(start: str, history: History) -> Origin:
-    """The version that `start` means; ValueError lists what could be meant."""
-    if start.strip("/").startswith(f"{DATA}/") or Path(start).exists():
-        return _file(start, history)
+def find(start: str, path: Path, history: History) -> Origin:
+    """The version that `start` means, which may be a file or folder at `path`; ValueError lists what could be meant."""
+    relative = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    is_data = relative.parts[:1] == (DATA.name,)
+    if is_data and path.exists():
+        return _file(start, relative, history)
     if start.partition("@")[0] in STAGES:
         return _today(Node.parse(start))
     if registry.is_version(start):
@@ -42,6 +44,8 @@ def find(start: str, history: History) -> Origin:
         if versions:
             names = ", ".join(f"{record['digest']} ({records.name_of(record)})" for record in versions)
             raise ValueError(f"{start}: begins several digests: {names}; give more of it")
+    if is_data:
+        return _file(start, relative, history)
     known = ", ".join(records.name_of(record) for record in history.today) or "none"
     raise ValueError(
         f"{start}: no artefact's file, stage, digest, MLflow run or registered version that is known here; start from "
@@ -66,9 +70,7 @@ def _version(name: str, history: History) -> Origin:
     return Origin(record, today=False, words=f"{found.name} version {found.number}")
 
 
-def _file(start: str, history: History) -> Origin:
-    path = Path(start)
-    relative = Path(path.resolve().relative_to(Path.cwd()) if path.is_absolute() else path)
+def _file(start: str, relative: Path, history: History) -> Origin:
     node = _maker(relative)
     if relative in (Path(node.folder), node.lineage) or node.folder.startswith(relative.as_posix()):
         return _today(node)
@@ -77,11 +79,11 @@ def _file(start: str, history: History) -> Origin:
     inner, md5 = relative.relative_to(node.folder).as_posix(), cache.digest(relative)
     for record in history.versions(node):
         if (cache.listing(record["digest"]) or _listed(node, record)).get(inner) == md5:
-            words = f"{relative} (md5 {md5[:8]}) belongs to {node.name} {record['digest'][:8]}"
+            words = f"{start} (md5 {md5[:8]}) belongs to {node.name} {record['digest'][:8]}"
             current = records.read(node)
             return Origin(record, today=bool(current) and current["digest"] == record["digest"], words=words)
     raise ValueError(
-        f"{relative}: its bytes (md5 {md5[:8]}) are those of no version that {node.name} is known to have made; it was "
+        f"{start}: its bytes (md5 {md5[:8]}) are those of no version that {node.name} is known to have made; it was "
         f"altered, or made elsewhere: `dvc checkout {node.name}` brings back the recorded one"
     )
 

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from filelock import FileLock, Timeout
 
-from flows.runtime import forks, processes
+from flows.runtime import forks, locks, processes
 from flows.runtime.errors import Passing
 from flows.runtime.processes import Environment
 from stages.io.artefacts import write_json
@@ -66,9 +65,9 @@ def at_work() -> bool:
     if not _LOCK.is_file():
         return False
     try:
-        with FileLock(_LOCK, timeout=0):
+        with locks.exclusive(_LOCK, 0):
             return bool(_named(HERE))
-    except Timeout:
+    except TimeoutError:
         return True
 
 
@@ -78,9 +77,9 @@ def _named(where: Path) -> set[int]:
     if not file.is_file():
         return set()
     try:
-        with FileLock(f"{file}.lock", timeout=_GUARD_S):  # DVC's own: a table that is being written looks cut short
+        with locks.exclusive(Path(f"{file}.lock"), _GUARD_S):  # DVC's own: a table being written looks cut short
             return _mended(file)
-    except Timeout:
+    except TimeoutError:
         raise Passing(f"{file}.lock: others have held DVC's table of locks for {_GUARD_S:g} s; run it again") from None
 
 

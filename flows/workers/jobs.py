@@ -6,6 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 _START_S, _END_S = 30.0, 30.0
+_NO_AGENT = "No available agent"
+"""Words of a head that has just started: whatever a dashboard answers, Ray's client makes of it prose."""
 
 
 def client(address: str) -> Any:
@@ -30,7 +32,7 @@ def submit(client: Any, entrypoint: str) -> str:
         try:
             return client.submit_job(entrypoint=entrypoint)
         except RuntimeError as error:
-            if "No available agent" not in str(error) or time.monotonic() > end:  # a head that has just started
+            if _NO_AGENT not in str(error) or time.monotonic() > end:  # a head that has just started
                 raise ValueError(f"{client.get_address()}: took no job ({last(str(error))})") from None
             time.sleep(1.0)
 

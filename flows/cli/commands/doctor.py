@@ -8,6 +8,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from flows.cli.output import sign
+
 _PACKAGES = (
     "torch",
     "diffusers",
@@ -41,7 +43,7 @@ def main(_parsed: argparse.Namespace) -> int:
         *_secrets(),
         _storage(),
     ]:
-        print(f"{'✓' if good else '✗'} {name:14} {fact}")
+        print(f"{sign('good' if good else 'bad')} {name:14} {fact}")
         faults += not good
     return 1 if faults else 0
 

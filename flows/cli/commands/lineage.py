@@ -5,6 +5,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from flows.cli.output import sign
+from flows.cli.paths import given
+
 _MAIN = (
     "method",
     "kind",
@@ -25,7 +28,9 @@ _WIDTH = 100
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Where to start, and how much to say."""
     parser.add_argument(
-        "start", help="distill@tdm1, any file under data/, distill-tdm1/3 or @champion, a digest, or an MLflow run id"
+        "start",
+        type=given,
+        help="distill@tdm1, any file under data/, distill-tdm1/3 or @champion, a digest, or an MLflow run id",
     )
     parser.add_argument("--params", action="store_true", help="every parameter, not the main and the changed ones")
     parser.add_argument("--json", action="store_true", help="one JSON object, for programs")
@@ -39,7 +44,7 @@ def main(parsed: argparse.Namespace) -> int:
     from flows.tracking import records
 
     history = History()
-    found = resolve.find(parsed.start, history)
+    found = resolve.find(parsed.start.text, parsed.start.path, history)
     if found.today:
         entries = list(verify.verify(Node.parse(records.name_of(found.record))))
     else:
@@ -47,7 +52,7 @@ def main(parsed: argparse.Namespace) -> int:
     broken = sum(not entry.holds for entry in entries)
     if parsed.json:
         tree = [_plain(entry) for entry in entries]
-        print(json.dumps({"start": parsed.start, "holds": not broken, "tree": tree}, indent=1))
+        print(json.dumps({"start": parsed.start.text, "holds": not broken, "tree": tree}, indent=1))
         return 1 if broken else 0
     if found.words:
         print(found.words)
@@ -61,9 +66,8 @@ def main(parsed: argparse.Namespace) -> int:
 
 
 def _lines(entry: Any, today: Mapping[str, Mapping[str, Any]], *, everything: bool) -> list[str]:
-    sign = "✓" if entry.holds else "✗"
     faults = "".join(f"  ! {fault}" for fault in entry.faults)
-    lead = f"{'  ' * entry.depth}{sign} {entry.name}"
+    lead = f"{'  ' * entry.depth}{sign('good' if entry.holds else 'bad')} {entry.name}"
     if entry.record is None:
         return [lead + faults]
     record = entry.record

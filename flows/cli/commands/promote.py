@@ -4,6 +4,8 @@ import argparse
 import time
 from pathlib import Path
 
+from flows.cli.output import sign
+
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Which student, and whether to only look."""
@@ -33,7 +35,7 @@ def main(parsed: argparse.Namespace) -> int:
         return 0
     found = list(findings(gate, candidate, champion, history))
     for each in found:
-        print(f"{'✓' if each.holds else '✗'} {each.condition:10} {each.words}")
+        print(f"{sign('good' if each.holds else 'bad')} {each.condition:10} {each.words}")
     failed = [each.condition for each in found if not each.holds]
     if failed:
         raise ValueError(f"not promoted: {', '.join(failed)} {'does' if len(failed) == 1 else 'do'} not hold")

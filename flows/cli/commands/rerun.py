@@ -2,13 +2,18 @@
 
 import argparse
 
+from flows.cli.output import sign
+from flows.cli.paths import given
+
 _CLOCKS = frozenset({"timing.json", "report.html", "manifest.json"})
 """Files of evaluate that hold what a clock measured, and the manifest, which holds their digests."""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Which run, and what to keep."""
-    parser.add_argument("run", help="an MLflow run id, distill@tdm1, distill-tdm1/3, a digest or a file under data/")
+    parser.add_argument(
+        "run", type=given, help="an MLflow run id, distill@tdm1, distill-tdm1/3, a digest or a file under data/"
+    )
     parser.add_argument("--keep", action="store_true", help="keep the folder even if the bytes are equal")
     parser.add_argument("--allow-dirty", action="store_true", help="though it was made with uncommitted changes")
 
@@ -21,7 +26,7 @@ def main(parsed: argparse.Namespace) -> int:
     from flows.tracking import records
 
     history = History()
-    record = resolve.find(parsed.run, history).record
+    record = resolve.find(parsed.run.text, parsed.run.path, history).record
     name = records.name_of(record)
     print(f"{name} {record['digest'][:8]}, made by run {record['mlflow'].get('run') or 'none'}")
     for note in reproduce.check(record, allow_dirty=parsed.allow_dirty):
@@ -29,11 +34,12 @@ def main(parsed: argparse.Namespace) -> int:
     with locks.hold(f"rerun-{name}"):
         folder, result = reproduce.make(record, history, print)
         if not result.differing:
-            print(f"✓ bitwise the same: {result.digest}")
+            print(f"{sign('good')} bitwise the same: {result.digest}")
             if not parsed.keep:
                 reproduce.discard(folder)
             return 0
-    print(f"✗ not the same: {result.digest[:8]} where {record['digest'][:8]} was recorded; these files differ:")
+    here, then = result.digest[:8], record["digest"][:8]
+    print(f"{sign('bad')} not the same: {here} where {then} was recorded; these files differ:")
     for file in result.differing:
         print(f"  {file}")
     if record["stage"] == "evaluate" and _CLOCKS.issuperset(result.differing):

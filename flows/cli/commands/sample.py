@@ -4,27 +4,31 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from flows.cli.paths import Given, given, shown
+
+MAX_NFE, MAX_PICTURES, MAX_PROMPTS = 1000, 64, 64
+"""Of one call: what an hour of the largest model's time may be, no mistyped number's."""
+
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Which model, what, how many."""
-    parser.add_argument("student", help="teacher, distill@tdm1, an artefact's folder, or a model's folder")
-    parser.add_argument("--prompt", action="append", required=True, help="may be given more than once")
+    parser.add_argument("student", type=given, help="teacher, distill@tdm1, an artefact's folder, or a model's folder")
     parser.add_argument(
-        "--nfe", type=int, help="network calls with even Euler steps, instead of the student's own grid"
+        "--prompt", action="append", required=True, help=f"may be given more than once, {MAX_PROMPTS} times at most"
     )
-    parser.add_argument("--n", type=int, default=1, help="pictures a prompt (1)")
+    parser.add_argument(
+        "--nfe",
+        type=int,
+        help=f"network calls with even Euler steps, instead of the student's own grid (1 to {MAX_NFE})",
+    )
+    parser.add_argument("--n", type=int, default=1, help=f"pictures a prompt (1; {MAX_PICTURES} at most)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("sample.png"))
+    parser.add_argument("--out", type=given, default="sample.png", help="the picture's file (sample.png)")
 
 
 def main(parsed: argparse.Namespace) -> int:
     """Write one picture: a row a prompt."""
-    if parsed.n < 1:
-        raise ValueError(f"--n {parsed.n}: at least one picture a prompt")
-    if parsed.nfe is not None and parsed.nfe < 1:
-        raise ValueError(f"--nfe {parsed.nfe}: at least one network call")
-    if parsed.out.suffix.lower() not in (".png", ".jpg", ".webp"):
-        raise ValueError(f"--out {parsed.out}: a picture ends in .png, .jpg or .webp")
+    _check(parsed)
     folder = find(parsed.student)
 
     from flows.project import storage
@@ -38,20 +42,33 @@ def main(parsed: argparse.Namespace) -> int:
     spec = even(parsed.nfe, guidance=student.spec.guidance) if parsed.nfe else student.spec
     prompts = [prompt for prompt in parsed.prompt for _ in range(parsed.n)]
     samples = draw(student.net, spec, prompts, Noise(parsed.seed, "sample"))
-    _picture(samples, parsed.n).save(parsed.out)
+    _picture(samples, parsed.n).save(parsed.out.path)
     print(f"{parsed.out}: {len(prompts)} pictures, {len(spec.times) - 1} steps of {spec.rule}")
     return 0
 
 
-def find(name: str) -> Path:
+def _check(parsed: argparse.Namespace) -> None:
+    if not 1 <= parsed.n <= MAX_PICTURES:
+        raise ValueError(f"--n {parsed.n}: pictures a prompt are 1 to {MAX_PICTURES}")
+    if parsed.nfe is not None and not 1 <= parsed.nfe <= MAX_NFE:
+        raise ValueError(f"--nfe {parsed.nfe}: network calls are 1 to {MAX_NFE}")
+    if len(parsed.prompt) > MAX_PROMPTS:
+        raise ValueError(f"--prompt: {len(parsed.prompt)} prompts, {MAX_PROMPTS} at most")
+    if parsed.out.path.suffix.lower() not in (".png", ".jpg", ".webp"):
+        raise ValueError(f"--out {parsed.out}: a picture ends in .png, .jpg or .webp")
+    if not parsed.out.path.parent.is_dir():
+        raise ValueError(f"--out {parsed.out}: there is no folder {shown(parsed.out.path.parent)}")
+
+
+def find(student: Given) -> Path:
     """The model's folder of a stage's name, an arm's name or a path; ValueError lists the models that are there."""
-    models = sorted(path.parent for path in Path("data").glob("**/model_index.json"))
-    places = [Path(name), Path(name) / "model", Path("data") / name.replace("@", "/") / "model"]
+    models, name = sorted(path.parent for path in Path("data").glob("**/model_index.json")), student.text
+    places = [student.path, student.path / "model", Path("data") / name.replace("@", "/") / "model"]
     places += [Path("data") / stage / name / "model" for stage in ("distill", "rl")]
     for place in places:
         if (place / "model_index.json").is_file():
             return place
-    there = ", ".join(str(path.parent) for path in models) or "none yet; `fewstep run` makes them"
+    there = ", ".join(shown(path.parent) for path in models) or "none yet; `fewstep run` makes them"
     raise ValueError(f"{name}: no model here; there are: {there}")
 
 

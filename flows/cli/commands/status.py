@@ -6,7 +6,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-_SIGNS = {"up to date": "✓", "changed": "·", "not made": "·", "waits": "·", "running": "▶"}
+from flows.cli.output import sign
+
+_SIGNS = {"up to date": "good", "running": "running", "not known": "unknown"}
+"""Of states; any other waits."""
 _BAR = 20
 
 
@@ -70,21 +73,23 @@ def _watch(parsed: argparse.Namespace) -> int:
     with Live(console=console, auto_refresh=False, transient=False) as screen:
         while True:
             content = params.read(Path("params.yaml"))
-            found = status.states(content, ask())
-            screen.update(_table(found, status.failures()), refresh=True)
+            changed, fault = ask()
+            screen.update(_table(status.states(content, changed), status.failures(), fault), refresh=True)
             if time.monotonic() >= end:
                 return 0
             time.sleep(min(parsed.every, max(0.0, end - time.monotonic())))
 
 
 def _asker() -> Callable[[], Any]:
-    """What has changed, by DVC, asked anew when another set of nodes runs or the parameters are others."""
+    """What has changed, by DVC, and why it does not say. It is asked anew when another set of nodes runs or the
+    parameters are others, and until it has said.
+    """
     from flows.cli import status
     from flows.project import graph
-    from flows.runtime import locks
+    from flows.runtime import locks, processes
     from stages.io import params
 
-    known: dict[str, Any] = {"at": None, "changed": {}}
+    known: dict[str, Any] = {"at": None, "changed": None, "fault": None}
 
     def ask() -> Any:
         text = Path("params.yaml").read_text(encoding="utf-8")
@@ -92,16 +97,15 @@ def _asker() -> Callable[[], Any]:
         at = (text, frozenset(node for node in graph.nodes(content) if locks.held(node.name)))
         if known["at"] != at:
             try:
-                known["changed"] = status.changed(content, tries=2)
-                known["at"] = at
-            except ValueError:  # a stage is being recorded just now: the next look will tell
-                pass
-        return known["changed"]
+                known.update(changed=status.changed(content, tries=2), at=at, fault=None)
+            except processes.NoAnswer as error:  # the next look may tell, where a stage is being recorded just now
+                known["fault"] = str(error)
+        return known["changed"], known["fault"]
 
     return ask
 
 
-def _table(found: Sequence[Any], failures: Sequence[Any]) -> Any:
+def _table(found: Sequence[Any], failures: Sequence[Any], fault: str | None) -> Any:
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
@@ -114,12 +118,14 @@ def _table(found: Sequence[Any], failures: Sequence[Any]) -> Any:
         table.add_column(column, no_wrap=True, overflow="ellipsis", min_width=least)
     for state in found:
         done = round((state.share or 0.0) * _BAR)
-        bar = f"{'█' * done}{'░' * (_BAR - done)} {100 * state.share:3.0f} %" if state.share is not None else ""
+        bar = sign("full") * done + sign("empty") * (_BAR - done)
+        bar = f"{bar} {100 * state.share:3.0f} %" if state.share is not None else ""
         elapsed = _span(state.elapsed_s) if state.word == "running" else ""
         style = {"running": "bold green", "up to date": "dim"}.get(state.word, "")
-        row = (_SIGNS[state.word], state.node.name, state.word, bar, elapsed, _span(state.left_s))
+        row = (sign(_SIGNS.get(state.word, "waiting")), state.node.name, state.word, bar, elapsed, _span(state.left_s))
         table.add_row(*row, _workers(state.workers), state.words, style=style)
     lines = [Text(""), Text("failures of the last day", style="bold red")] if failures else []
+    lines += [Text(f"{fault}; what is shown is older", style="bold red")] if fault else []
     lines += [Text(words(line), style="red", overflow="ellipsis", no_wrap=True) for line in failures]
     running = sum(state.word == "running" for state in found)
     made = sum(state.word == "up to date" for state in found)

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from flows.cli.paths import given
+from flows.runtime import errors
 from flows.workers import jobs
 
 
@@ -18,13 +20,18 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--address", metavar="URL", help="the head's dashboard (default: RAY_API_SERVER_ADDRESS, else port 8265 here)"
     )
-    parser.add_argument("--dir", metavar="PATH", help="the project's clone on the head (default: the path of this one)")
+    parser.add_argument(
+        "--dir",
+        type=given,
+        metavar="PATH",
+        help="the project's clone on the head, by its path here or from / (default: the path of this one)",
+    )
 
 
 def main(parsed: argparse.Namespace) -> int:
     """0 if the job succeeded, or was accepted with --no-wait."""
     client = jobs.client(parsed.address or os.environ.get("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:8265"))
-    entrypoint = command(Path(parsed.dir or Path.cwd()), parsed.overrides, parsed.until)
+    entrypoint = command(parsed.dir.path if parsed.dir else Path.cwd(), parsed.overrides, parsed.until)
     job = jobs.submit(client, entrypoint)
     stop = f"ray job stop --address {client.get_address()} {job}"
     print(f"job {job}; `{stop}` ends it", flush=True)
@@ -41,7 +48,9 @@ def main(parsed: argparse.Namespace) -> int:
             f"job {job}: lost sight of it ({jobs.last(str(error))}); it may go on, `{stop}` ends it"
         ) from None
     if status != "SUCCEEDED":
-        raise ValueError(f"job {job}: {status.lower()} ({jobs.last(client.get_job_info(job).message or '')})")
+        info = client.get_job_info(job)
+        words = f"job {job}: {status.lower()} ({jobs.last(info.message or '')})"
+        raise errors.told(words, passing=info.driver_exit_code == errors.PASSING)
     return 0
 
 

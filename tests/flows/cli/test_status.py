@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from flows.cli import status
+from flows.cli.commands import status as command
 from flows.project.nodes import STAGES, Node
+from flows.runtime.processes import NoAnswer
 from flows.telemetry import events, reports
 
 ROOT = Path(status.__file__).parents[2]
@@ -71,23 +73,42 @@ def test_a_stage_of_many_units_shows_how_many_are_done(running, tmp_path):
     assert (state.share, state.words, state.workers) == (0.25, "1 of 4 units", ("h:1", "h:2"))
 
 
-def test_dvc_is_asked_only_of_what_it_can_tell(running, monkeypatch):
+def test_dvc_is_asked_only_of_what_it_can_tell_and_again_only_if_others_were_in_its_way(running, monkeypatch):
     asked = []
 
     def changed(names):
         asked.append(sorted(names))
-        if len(asked) == 1:
-            raise ValueError("dvc status: busy")
+        if len(asked) == 1:  # a stage begins while DVC looks
+            running("verifier")
+            raise NoAnswer("dvc status: busy")
         return {}
 
     monkeypatch.setattr(status.dvc, "changed", changed)
     running("trajectories")
     assert status.changed(PARAMS) == {}
     # neither what runs nor what reads it
-    assert asked[1] == ["dataset", "distill@a", "evaluate", "teacher", "verifier"]
-    asked.clear()
-    with pytest.raises(ValueError, match="busy"):
-        status.changed(PARAMS, tries=1)
+    assert asked == [["dataset", "distill@a", "evaluate", "teacher", "verifier"], ["dataset", "distill@a", "teacher"]]
+
+
+def test_what_dvc_cannot_tell_is_said_at_once_and_shown_as_not_known(running, monkeypatch):
+    asked = []
+
+    def refuse(_names):
+        asked.append(1)
+        raise NoAnswer("dvc status: dvc.yaml is invalid")
+
+    monkeypatch.setattr(status.dvc, "changed", refuse)
+    with pytest.raises(NoAnswer, match=r"dvc\.yaml is invalid"):
+        status.changed(PARAMS)
+    assert len(asked) == 1
+    running("teacher")
+    words = {state.node.name: state.word for state in status.states(PARAMS, None)}
+    assert words.pop("teacher") == "running"
+    assert set(words.values()) == {"not known"}
+    ask = command._asker()
+    Path("params.yaml").write_text(json.dumps(PARAMS))
+    assert ask() == (None, "dvc status: dvc.yaml is invalid")
+    assert command._table(status.states(PARAMS, None), [], "dvc status: no")
 
 
 def test_failures_are_the_newest_a_node(tmp_path, monkeypatch):

@@ -187,17 +187,17 @@ def test_lineage_starts_from_anything(team, capsys):
         (old["digest"][:8], old["digest"]),
         (old["mlflow"]["run"], old["digest"]),
     ]:
-        assert resolve.find(start, history).record["digest"] == digest, start
+        assert resolve.find(start, Path(start).absolute(), history).record["digest"] == digest, start
     for run in (old_run, child.info.run_id):
-        assert resolve.find(run, history).record["stage"] == "evaluate"
+        assert resolve.find(run, Path(run).absolute(), history).record["stage"] == "evaluate"
     Path("data/distill/t/payload").write_text("one")  # as the older version had it
-    found = resolve.find("data/distill/t/payload", history)
+    found = resolve.find("payload", Path("data/distill/t/payload").absolute(), history)
     assert (found.record["digest"], found.today) == (old["digest"], False)
     Path("data/distill/t/payload").write_text("nobody's")
     with pytest.raises(ValueError, match="are those of no version that distill@t is known to have made"):
-        resolve.find("data/distill/t/payload", history)
+        resolve.find("payload", Path("data/distill/t/payload").absolute(), history)
     with pytest.raises(ValueError, match=r"no such version of distill-t; there are: 2 @candidate, 1"):
-        resolve.find("distill-t/9", history)
+        resolve.find("distill-t/9", Path("distill-t/9").absolute(), history)
     capsys.readouterr()
     assert call(lineage_command, "distill-t/1", "--json") == 0
     tree = json.loads(capsys.readouterr().out)

@@ -8,6 +8,7 @@ import time
 
 import psutil
 import pytest
+from filelock import FileLock
 
 from flows.project.nodes import Node
 from flows.runtime import errors
@@ -52,8 +53,34 @@ def test_a_lock_of_a_process_that_ended_is_taken_away(home):
 
 def test_a_table_of_locks_that_a_kill_cut_short_is_mended(home):
     table = rwlock(home, '{"write": {')
-    command.check_locks()
+    command.mend()
     assert not table.exists()
+
+
+def test_a_table_that_another_dvc_writes_just_now_is_no_broken_one(home, monkeypatch):
+    table = rwlock(home, "")
+    monkeypatch.setattr(command, "_GUARD_S", 0.0)
+    with FileLock(f"{table}.lock"), pytest.raises(errors.Passing, match=r"rwlock\.lock: others have held"):
+        command.mend()
+    assert table.exists()
+
+
+def test_a_kind_of_lock_that_nobody_holds_is_left_out_by_dvc(home):
+    table = rwlock(home, json.dumps({"read": {"data/dataset": [{"pid": os.getpid(), "cmd": "dvc status"}]}}))
+    before = table.read_text()
+    command.mend()
+    assert table.read_text() == before
+
+
+def test_another_dvc_at_work_is_seen_by_its_locks(home):
+    assert not command.at_work()
+    table = rwlock(home, "{}")
+    (home / ".dvc/tmp/lock").touch()
+    assert not command.at_work()
+    with FileLock(home / ".dvc/tmp/lock"):
+        assert command.at_work()
+    table.write_text(json.dumps({"write": {"data/teacher": {"pid": os.getpid(), "cmd": "dvc repro"}}}))
+    assert command.at_work()
 
 
 ASKED = "from flows.runtime import outcomes; import os, sys; told = outcomes.asked(); "
@@ -94,7 +121,10 @@ def test_what_a_stage_came_to_passes_through_dvc(project, home):
         assert errors.passes(outcome.fault) is passing
     made = project("made")
     assert (made.ran, made.code, made.fault) == (True, 0, None)
-    assert not project().ran, "nothing has changed since"
+    (home / ".dvc/tmp/rwlock").write_text('{"write": {')
+    assert not project().ran, "nothing has changed since, and whoever calls DVC mends its table of locks first"
+    (home / ".dvc/tmp/rwlock").write_text('{"write": {')
+    assert dvc.changed() == {}
     (home / "dvc.yaml").write_text("stages: {}")
     broken = project()
     assert (broken.ran, errors.passes(broken.fault)) == (False, False)
