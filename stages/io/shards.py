@@ -34,7 +34,7 @@ class Shard:
         Of a file only these are read; an object of a store is read whole, since its sha256 is that of the whole.
         """
         if self.file is not None:
-            # Read, not mapped: a map costs more, page by page, and shows what becomes of the file.
+            # Read, not mapped: where a mapped file is cut, or its shared disk goes away, the process is killed.
             with _named(str(self.file)), safe_open(self.file, framework="pt", backend="pread") as content:
                 return {name: content.get_tensor(name) for name in names or content.keys()}
         assert self.store is not None

@@ -61,9 +61,9 @@ def test_a_full_disk_is_not_told_by_the_log(home, monkeypatch):
     def full(number):
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(events.fcntl, "flock", lambda *_: full(errno.ENOSPC))
+    monkeypatch.setattr(events.locks, "exclusive", lambda *_: full(errno.ENOSPC))
     events.write("lost")
-    monkeypatch.setattr(events.fcntl, "flock", lambda *_: full(errno.EACCES))
+    monkeypatch.setattr(events.locks, "exclusive", lambda *_: full(errno.EACCES))
     with pytest.raises(PermissionError):
         events.write("not allowed")
 
