@@ -200,7 +200,7 @@ def objects(s3, prefix):
 def begin_writer(folder, *words, **settings):
     ours = ("PREFECT_", "FEWSTEP_", "RAY_", "MLFLOW_", "PG", "AWS_")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-    environment |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | settings
+    environment |= {"PYTHONPATH": str(ROOT)} | settings
     command = [sys.executable, "-m", "tests.deploy.writer", str(folder), *map(str, words)]
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=ROOT
