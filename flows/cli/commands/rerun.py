@@ -2,9 +2,6 @@
 
 import argparse
 
-_CLOCKS = frozenset({"timing.json", "report.html", "manifest.json"})
-"""Files of evaluate that hold what a clock measured, and the manifest, which holds their digests."""
-
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Which run, and what to keep."""
@@ -36,7 +33,5 @@ def main(parsed: argparse.Namespace) -> int:
     print(f"✗ not the same: {result.digest[:8]} where {record['digest'][:8]} was recorded; these files differ:")
     for file in result.differing:
         print(f"  {file}")
-    if record["stage"] == "evaluate" and _CLOCKS.issuperset(result.differing):
-        print("each of them holds what a clock measured, or their digests; every measured score is equal")
     print(f"the new one is in {folder}/{record['artefact']}")
     return 1
