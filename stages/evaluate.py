@@ -141,10 +141,16 @@ def _from_teacher(arms: Mapping[str, Mapping[str, Any]], arm: str) -> bool:
 
 
 def work(_cfg: Config, job: Job, unit: Mapping[str, Any], out: Path, sink: Sink) -> None:
-    """Measure one cell: cell.json, and samples to look at where it has some."""
+    """Measure one cell: cell.json, and samples to look at where it has some.
+
+    ValueError where the code is no longer what the plan was made by: the cell would have another's key.
+    """
+    cell = Cell(**unit["cell"])
+    if _key(cell, unit["input"], job, job.digests()) != unit["key"]:
+        raise ValueError(f"evaluate {unit['id']}: the code of stages/ has changed since this began; run it again")
     bench = Bench.load(job.input("dataset"), job.input("verifier"), job.device)
     model = job.input(unit["input"]) / "model" if unit["input"] else None
-    found = measure(Cell(**unit["cell"]), bench, model, unit["id"], sink)
+    found = measure(cell, bench, model, unit["id"], sink)
     write_json(out / "cell.json", found.numbers)
     if found.samples is not None and found.right is not None:
         shown = {"samples": found.samples, "right": found.right}

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from stages import evaluate
+from stages.cells import identity
 from stages.cells import measure as cells
 from stages.cells.bench import chosen, kept
 from stages.core.config import check
@@ -21,79 +22,18 @@ from stages.io.dataset import Dataset
 from stages.io.job import Job
 from stages.metrics.frechet import frechet_distance
 from stages.metrics.score import share
-from stages.models import Student, save
-from stages.models.transformer import NetworkConfig, seeded_build
-from stages.models.verifier import (
-    Classifier,
-    ClassifierConfig,
-    DigitVerifier,
-    load_verifier,
-    save_verifier,
-)  # fmt: skip
-from stages.training.cost import TOTALS
+from stages.models import Student
+from stages.models.verifier import load_verifier
+from tests.cells.rigs import ATTRIBUTES, SECTION, SILENT, job_on, make_inputs
 
-SECTION = {
-    "num_samples": 10, "batch_size": 4, "teacher_nfe": [1, 2], "guidance_nfe": 2, "guidance_scales": [1.0, 2.0],
-    "rl_nfe": 3, "fd_repeats": 2, "neighbours": 2, "straightness_samples": 2, "straightness_steps": 4,
-    "grid_prompts": 3,
-}  # fmt: skip
 CFG = check(evaluate.Config, SECTION, "evaluate")
-RL = {
-    "dgpo": {"init": "data/teacher", "rewards": {"digit": 0.25, "slant": 0.75}},
-    "again": {"init": "data/rl/dgpo", "rewards": {"all": 1.0}},
-    "tuned": {"init": "data/distill/fast", "rewards": {"all": 2.0}},
-}
-ATTRIBUTES = {"digit": ["0", "1", "2"], "weight": ["thin", "medium", "bold"], "slant": ["left", "upright", "right"]}
-SILENT = lambda _step, _metrics: None  # noqa: E731
-
-
-def make_inputs(root: Path) -> None:
-    """Pictures whose targets are what an untrained verifier measures on them, so that the truth is known."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        sizes = ClassifierConfig(channels=4, feature_dim=6)
-        verifier = DigitVerifier(Classifier(sizes, 8, 3), ATTRIBUTES, [20.0, 40.0], [-0.05, 0.05]).eval()
-        images = torch.rand(60, 1, 8, 8) * torch.linspace(0.2, 2, 60)[:, None, None, None] - 1
-    (root / "verifier").mkdir(parents=True)
-    save_verifier(root / "verifier", verifier, sizes, 8)
-    targets = verifier.measure(images)
-    known = sorted({tuple(row) for row in targets.tolist()})
-    assert len(known) >= 6, "the test needs prompts to hold out"
-    heldout = known[::3]
-    table = [
-        {"prompt": " ".join(ATTRIBUTES[name][i] for name, i in zip(ATTRIBUTES, row, strict=True)),
-         "targets": list(row), "split": "heldout" if row in heldout else "seen"}
-        for row in known
-    ]  # fmt: skip
-    (root / "dataset").mkdir()
-    Dataset(
-        train_images=images[:30], train_targets=targets[:30], test_images=images[30:], test_targets=targets[30:],
-        attributes=ATTRIBUTES, table=table, facts={"kind": "digits"},
-    ).save(root / "dataset")  # fmt: skip
-    sizes = NetworkConfig(width=16, num_layers=1, num_heads=2, patch_size=4, num_text_layers=1)
-    specs = {"teacher": even(2), "distill/fast": even(1), "rl/dgpo": even(8), "rl/again": even(8), "rl/tuned": even(1)}
-    for number, (name, spec) in enumerate(specs.items()):
-        net = seeded_build(number, sizes, (1, 8, 8), [row["prompt"] for row in table])
-        save(root / name / "model", net, spec)
-        totals = dict.fromkeys(TOTALS, 0) | {"network_evaluations": 1000 + number}
-        artefacts.write_json(root / name / "cost.json", {**totals, "iterations": 5, "parameters": 1})
-    (root / "reflow").mkdir()
-    artefacts.write_json(root / "reflow" / "stats.json", {"straightness_teacher": 0.125})
-    for folder in ("verifier", "dataset", "reflow", *specs):
-        artefacts.write_json(
-            root / folder / artefacts.MANIFEST, {"schema": 1, "files": artefacts.inventory(root / folder)}
-        )
 
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory) -> Job:
     root = tmp_path_factory.mktemp("inputs") / "data"
     make_inputs(root)
-    names = ("dataset", "verifier", "teacher", "reflow", "distill/fast", *(f"rl/{arm}" for arm in RL))
-    return Job(
-        stage="evaluate", arm=None, seed=3, section=SECTION, inputs={name: str(root / name) for name in names},
-        context={"distill": {"fast": {"method": "kd"}}, "rl": RL},
-    )  # fmt: skip
+    return job_on(root)
 
 
 @pytest.fixture(scope="module")
@@ -269,6 +209,36 @@ def test_two_runs_in_different_folders_make_the_same_bytes(job, evaluated, tmp_p
     inputs = {name: str(tmp_path / "data" / Path(place).relative_to(root)) for name, place in job.inputs.items()}
     assert run.run(replace(job, inputs=inputs), tmp_path / "out", tmp_path / "work", SILENT) == evaluated[1]
     assert artefacts.digest(tmp_path / "out") == artefacts.digest(evaluated[0])
+
+
+def test_cells_are_measured_once_and_the_artefact_does_not_tell(job, evaluated, tmp_path, monkeypatch):
+    job = replace(job, cells=str(tmp_path / "cells"))
+    assert run.kept(job, run.plan(job)) == []
+    run.run(job, tmp_path / "empty", tmp_path / "work", SILENT)
+    assert run.kept(job, run.plan(job)) == [unit["id"] for unit in run.plan(job)]
+    monkeypatch.setattr(evaluate, "work", None)
+    run.run(job, tmp_path / "full", tmp_path / "work", SILENT)
+    assert artefacts.digest(tmp_path / "full") == artefacts.digest(tmp_path / "empty") == artefacts.digest(evaluated[0])
+
+
+def test_a_damaged_cell_alone_is_measured_again(job, evaluated, tmp_path):
+    job = replace(job, cells=str(tmp_path / "cells"))
+    run.run(job, tmp_path / "out", tmp_path / "work", SILENT)
+    units = {unit["id"]: unit for unit in run.plan(job)}
+    damaged = Path(job.place_of(units["rl.dgpo"], "")) / "cell.json"
+    damaged.write_text(damaged.read_text().replace("1", "2"))
+    assert set(units) - set(run.kept(job, list(units.values()))) == {"rl.dgpo"}
+    with pytest.raises(ValueError, match="not finished or damaged"):
+        run.finish(job, [job.place_of(unit, "") for unit in units.values()], str(tmp_path / "out"))
+    run.run(job, tmp_path / "out", tmp_path / "work", SILENT)
+    assert artefacts.digest(tmp_path / "out") == artefacts.digest(evaluated[0])
+
+
+def test_code_that_was_edited_meanwhile_measures_nothing(job, tmp_path, monkeypatch):
+    unit = evaluate.plan(CFG, job)[0]
+    monkeypatch.setattr(identity, "source", lambda: "other")
+    with pytest.raises(ValueError, match="has changed since this began; run it again"):
+        evaluate.work(CFG, job, unit, tmp_path, SILENT)
 
 
 def test_tables_for_plots_hold_the_metrics(evaluated):

@@ -1,7 +1,9 @@
 """What decides a cell: its key. Equal keys, equal bytes, on the same kind of machine."""
 
 from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import version
+from pathlib import Path
 
 from stages.cells.measure import Cell
 from stages.io import code
@@ -22,9 +24,20 @@ def key(cell: Cell, inputs: Mapping[str, str], device: str, threads: int) -> str
     told = {
         "cell": cell.facts,
         "inputs": dict(inputs),
-        "code": sha256_of_files(code.ROOT, code.reached([MEASURES])),
-        "libraries": {name: version(name) for name in LIBRARIES},
+        "code": source(),
+        "libraries": _libraries(),
         "device": device,
         "threads": threads,
     }
     return sha256_of(told)[:32]
+
+
+@cache
+def source(root: Path = code.ROOT) -> str:
+    """sha256 of the code under `root` that measures, as it was when this process first asked: what it has in memory."""
+    return sha256_of_files(root, code.reached([MEASURES], root))
+
+
+@cache
+def _libraries() -> Mapping[str, str]:
+    return {name: version(name) for name in LIBRARIES}
