@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # orchestration imports this, and has no use for torch
 
 CELLS = "cells"
 """The folder of a store that holds them."""
+DAY_S = 86400.0
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Kept:
     key: str
     bytes: int
     used: float
-    """When it was last read, in seconds since 1970; in a store, when it was made."""
+    """When it was last read, in seconds since 1970; in a store, to within a day."""
 
 
 def read(place: str) -> Path | None:
@@ -45,6 +46,7 @@ def read(place: str) -> Path | None:
     try:
         if not places.sealed(place):
             return None
+        Store.of_place(place).renew(f"{places.name_in_store(place)}/{artefacts.SEAL}", DAY_S)
         folder = places.view(place)
         if not artefacts.sealed(folder):  # this machine's copy is damaged
             shutil.rmtree(folder)

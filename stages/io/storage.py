@@ -7,6 +7,7 @@ Credentials and the endpoint come from the environment or the AWS files; nothing
 import base64
 import json
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
@@ -165,6 +166,13 @@ class Store:
         """`read_document` of each name, several at once."""
         names = list(names)
         return dict(zip(names, _at_once(self.read_document, names), strict=True))
+
+    def renew(self, name: str, age_s: float) -> None:
+        """Write the document once more, for its age, if that is more than `age_s` seconds."""
+        with self._speaking():
+            written = _filesystem().info(f"{self.root}/{name}")["LastModified"]
+        if time.time() - written.timestamp() > age_s:
+            self.write_document(name, self.read_document(name))
 
     def remove(self, name: str) -> None:
         """Everything at and under `<root>/<name>`; nothing there is fine."""

@@ -198,6 +198,21 @@ def test_a_cell_that_is_read_is_young_again(tmp_path):
     assert [each.key for each in cells.listed(str(home))] == ["b", "a"]
 
 
+def test_a_stores_cell_that_is_read_is_young_again(endpoint, tmp_path, monkeypatch):
+    monkeypatch.setenv("FEWSTEP_CACHE", str(tmp_path / "cache"))
+    place = f"s3://team/{tmp_path.name}/cells/abc"
+    store, name = storage.Store.of_place(place), f"cells/abc/{artefacts.SEAL}"
+    cells.compute(place, Body(), SILENT)
+    written = store.list("cells")[name]["LastModified"]
+    cells.read(place)
+    assert store.list("cells")[name]["LastModified"] == written, "once a day is enough"
+    monkeypatch.setattr(cells, "DAY_S", -1.0)
+    content = store.read_document(name)
+    while store.list("cells")[name]["LastModified"] == written:  # S3 tells whole seconds
+        assert cells.read(place) is not None
+    assert store.read_document(name) == content
+
+
 def test_a_folder_that_cannot_be_written_is_told(tmp_path):
     (tmp_path / "cells").write_text("a file")
     with pytest.raises(OSError, match="cells"):
