@@ -1,41 +1,33 @@
 """What was gained: every model on the same prompts and noise, judged by the verifier, as numbers, figures and a report.
 
-A cell is one model sampled in one way; cells are the units of work. Everything in metrics.json follows from inputs,
-parameters and seed; what a clock measured goes to timing.json and the report alone.
+A cell is one model sampled in one way; cells are the units of work. What decides a cell is in its key, so whoever runs
+this may keep it and need not measure it again: parameters that only say which cells are shown are in no key. All that
+finish adds (rewards, training costs, the grid, the report) it makes from finished cells.
 """
 
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import torch
-from torch import Tensor
+from pydantic import Field
+from safetensors.torch import load_file
 
+from stages.cells import identity
+from stages.cells.bench import SHOWN, Bench, chosen, kept
+from stages.cells.measure import Cell, Following, Sampling, measure, spec_of
 from stages.core import tensors
 from stages.core.config import config
 from stages.core.ranges import Count, Guidance, Steps
-from stages.core.rng import normal_at
-from stages.core.spec import SamplerSpec, even
 from stages.core.types import Sink
 from stages.io.artefacts import write_json
-from stages.io.dataset import TENSORS, Dataset
+from stages.io.dataset import Dataset
 from stages.io.expected import Expected
 from stages.io.job import Job
-from stages.metrics.judgement import against_mixture, correctness, likeness
-from stages.metrics.straightness import straightness
-from stages.models import Student, load
-from stages.models.verifier import MixtureVerifier, Verifier, load_verifier
-from stages.report import collect, write
-from stages.rewards import weighted
-from stages.samplers.student import Noise, solutions
-from stages.training.checks import finite
-
-SPLITS = ("seen", "heldout")
-ADVICE = "the model has diverged; train it again with a lower learning rate, or take its arm out of the parameters"
-POINTS = 500
-"""Samples that a scatter plot shows."""
+from stages.models import sampler
+from stages.rewards import ALL, expected
+from stages.training.cost import TOTALS
 
 
 @config
@@ -59,7 +51,7 @@ class Config:
     straightness_samples: Count
     straightness_steps: Steps
     """Euler steps of the paths whose straightness S(Z) is measured; few bias it low."""
-    grid_prompts: Count
+    grid_prompts: Annotated[int, Field(ge=1, le=SHOWN)]
     """Columns of the sample grid."""
 
     def __post_init__(self) -> None:
@@ -83,67 +75,63 @@ def expect(cfg: Config, _job: Job, inputs: Mapping[str, Expected]) -> Expected:
     return Expected()
 
 
-@dataclass(frozen=True)
-class _Bench:
-    """What every cell is measured on."""
-
-    cfg: Config
-    seed: int
-    dataset: Dataset
-    verifier: Verifier
-    rewards: Mapping[str, Mapping[str, float]]
-    """RL arm -> weights of its rewards."""
-
-    @classmethod
-    def of(cls, cfg: Config, job: Job) -> "_Bench":
-        rewards = {arm: section["rewards"] for arm, section in job.context["rl"].items()}
-        data = Dataset.load(job.input("dataset"))
-        data = replace(data, **{name: getattr(data, name).to(job.device) for name in TENSORS})
-        return cls(cfg, job.seed, data, load_verifier(job.input("verifier"), job.device), rewards)
-
-    def prompts(self, name: str) -> list[str]:
-        """The prompts of "seen" and "heldout" [num_samples], in turn; "test": of the test images; "grid"."""
-        if name == "test":
-            return self.dataset.prompt_of(self.dataset.test_targets) * self.cfg.fd_repeats
-        if name == "grid":
-            return [row["prompt"] for row in self.grid()]
-        known = self.dataset.prompts(name)  # type: ignore[arg-type]
-        return [known[i % len(known)] for i in range(self.cfg.num_samples)] if known else []
-
-    def targets(self, name: str) -> Tensor:
-        """int64 [n, A], what `prompts(name)` ask for."""
-        return self.dataset.targets_of(self.prompts(name)).to(self.dataset.test_targets.device)
-
-    def grid(self) -> list[Mapping[str, Any]]:
-        """Rows of the prompt table that the grid shows: evenly spread over those that real images show, seen first."""
-        real = {tuple(row) for row in torch.cat([self.dataset.train_targets, self.dataset.test_targets]).tolist()}
-        shown = {
-            split: [row for row in self.dataset.table if row["split"] == split and tuple(row["targets"]) in real]
-            for split in SPLITS
-        }
-        apart = min(len(shown["heldout"]), self.cfg.grid_prompts // 3)
-        return [*_spread(shown["seen"], self.cfg.grid_prompts - apart), *_spread(shown["heldout"], apart)]
-
-
 def plan(cfg: Config, job: Job) -> list[dict[str, Any]]:
-    """One unit a cell: real images, the teacher (most steps first), its guidance frontier, and every arm."""
+    """One unit a cell: the teacher (most steps first), its guidance frontier, every arm, real images, and every flow.
+
+    `of` is the row of the results that a cell belongs to, `key` what decides it.
+    """
+    digests = job.digests()
+    return [
+        {"of": unit["id"]} | unit | {"key": _key(cell, unit["input"], job, digests), "cell": cell.facts}
+        for unit, cell in _cells(cfg, job)
+    ]
+
+
+def _cells(cfg: Config, job: Job) -> Iterator[tuple[dict[str, Any], Cell]]:
+    """Units, and what is measured in them. `sampler` null is the model's own; `input` null is real images."""
+    settings = {name: getattr(cfg, name) for name in Sampling.__dataclass_fields__}
+    cell = Cell(kind="samples", settings=settings, seed=job.seed)
+    models = list(_models(cfg, job))
+    for group, name, source, how in models:
+        yield {"id": f"{group}.{name}", "group": group, "input": source, "sampler": how}, replace(cell, sampler=how)
+    yield {"id": "real.images", "group": "real", "input": None, "sampler": None}, replace(cell, kind="real")
+    # A flow is the model's, however many steps it is followed in: of the teacher's rows one shows it.
+    settings = {name: getattr(cfg, name) for name in Following.__dataclass_fields__}
+    for group, name, source, how in models:
+        if group == "guidance" or (group == "teacher" and how != _plain(max(cfg.teacher_nfe))):
+            continue
+        spec = spec_of(how, sampler(job.input(source) / "model"))
+        if spec.rule == "euler" and spec.num_steps > 1 and spec.guidance == 1:
+            own = f"{group}.{name}"
+            unit = {"id": f"flow.{own}", "group": "flow", "input": source, "sampler": how, "of": own}
+            yield unit, Cell(kind="flow", settings=settings, seed=job.seed)
+
+
+def _models(cfg: Config, job: Job) -> Iterator[tuple[str, str, str, dict[str, float] | None]]:
+    """Group, name, input and sampler of every model in every way that it is sampled."""
     scales = sorted(set(cfg.guidance_scales))
     steps = set(cfg.teacher_nfe) | ({cfg.guidance_nfe} if 1.0 in scales else set())
-    cells = [_cell("teacher", f"nfe{n}", "teacher", {"nfe": n, "guidance": 1.0}) for n in sorted(steps, reverse=True)]
+    for nfe in sorted(steps, reverse=True):
+        yield "teacher", f"nfe{nfe}", "teacher", _plain(nfe)
     for scale in scales:
         if scale != 1:
-            sampler = {"nfe": cfg.guidance_nfe, "guidance": scale}
-            cells.append(_cell("guidance", f"w{scale:g}", "teacher", sampler))
-    cells += [_cell("distill", arm, f"distill/{arm}", None) for arm in job.context["distill"]]
-    many = {"nfe": cfg.rl_nfe, "guidance": 1.0}
+            yield "guidance", f"w{scale:g}", "teacher", {"nfe": cfg.guidance_nfe, "guidance": scale}
+    for arm in job.context["distill"]:
+        yield "distill", arm, f"distill/{arm}", None
     arms = job.context["rl"]
-    cells += [_cell("rl", arm, f"rl/{arm}", many if _from_teacher(arms, arm) else None) for arm in arms]
-    return [*cells, _cell("real", "images", None, None)]
+    for arm in arms:
+        yield "rl", arm, f"rl/{arm}", _plain(cfg.rl_nfe) if _from_teacher(arms, arm) else None
 
 
-def _cell(group: str, name: str, source: str | None, sampler: Mapping[str, float] | None) -> dict[str, Any]:
-    """`sampler` null is the model's own; `input` null is real images."""
-    return {"id": f"{group}.{name}", "group": group, "input": source, "sampler": sampler}
+def _plain(nfe: int) -> dict[str, float]:
+    return {"nfe": nfe, "guidance": 1.0}
+
+
+def _key(cell: Cell, source: str | None, job: Job, digests: Mapping[str, str]) -> str:
+    read = [name for name in (source, "dataset", "verifier") if name and (cell.kind, name) != ("flow", "verifier")]
+    # The place of a model in the experiment decides nothing, its bytes do.
+    by_role = {name if name in ("dataset", "verifier") else "model": digests[name] for name in read}
+    return identity.key(cell, by_role, job.device, job.threads)
 
 
 def _from_teacher(arms: Mapping[str, Mapping[str, Any]], arm: str) -> bool:
@@ -152,125 +140,72 @@ def _from_teacher(arms: Mapping[str, Mapping[str, Any]], arm: str) -> bool:
     return parts[-1] == "teacher" or (parts[-2:-1] == ("rl",) and parts[-1] in arms and _from_teacher(arms, parts[-1]))
 
 
-def work(cfg: Config, job: Job, unit: Mapping[str, Any], out: Path, sink: Sink) -> None:
-    """Measure one cell: cell.json, timing.json and samples to look at."""
-    bench = _Bench.of(cfg, job)
-    if unit["input"] is None:
-        numbers, shown, timing = *_real(bench), {}
-    else:
-        model = load(job.input(unit["input"]) / "model", job.device)
-        sampler = unit["sampler"]
-        spec = model.spec if sampler is None else even(sampler["nfe"], guidance=sampler["guidance"])
-        numbers, shown, timing = _measured(bench, Student(model.net, spec), unit["id"], sink)
-        if _flows(cfg, unit, spec):
-            numbers["straightness"] = _straightness(bench, model.net)
-    write_json(out / "cell.json", numbers)
-    write_json(out / "timing.json", timing)
-    tensors.save(out / "samples.safetensors", shown)
+def work(_cfg: Config, job: Job, unit: Mapping[str, Any], out: Path, sink: Sink) -> None:
+    """Measure one cell: cell.json, and samples to look at where it has some.
 
-
-def _flows(cfg: Config, unit: Mapping[str, Any], spec: SamplerSpec) -> bool:
-    """Whether a cell's model is a flow, followed in several Euler steps; the teacher counts once."""
-    again = unit["group"] == "teacher" and unit["sampler"]["nfe"] != max(cfg.teacher_nfe)
-    return spec.rule == "euler" and spec.num_steps > 1 and spec.guidance == 1 and not again
-
-
-def _measured(
-    bench: _Bench, model: Student, where: str, sink: Sink
-) -> tuple[dict[str, float], dict[str, Tensor], dict[str, float]]:
-    """Numbers, samples to show, and timing of a model."""
-    begin, images, calls = time.perf_counter(), {}, 0
-    for name in ("test", *SPLITS, "grid"):
-        prompts = bench.prompts(name)
-        if not prompts:
-            continue
-        noise, made = Noise(bench.seed, f"evaluate/{name}"), []
-        for solution in solutions(model.net, model.spec, prompts, noise, batch_size=bench.cfg.batch_size):
-            made.append(solution.x0)
-            calls = solution.nfe
-        images[name] = finite(torch.cat(made), f"{where}: samples of {name} prompts", ADVICE)
-        sink(len(images), {"images": float(sum(map(len, images.values())))})
-    timing = {"images_per_second": sum(map(len, images.values())) / (time.perf_counter() - begin)}
-    numbers: dict[str, float] = {
-        "nfe": calls,
-        "network_calls": calls if model.spec.guidance == 1 else 2 * calls,
-        "guidance": model.spec.guidance,
-        "parameters": sum(p.numel() for p in model.net.parameters()),
-    }
-    for split in (name for name in SPLITS if name in images):
-        numbers |= _scored(bench, images[split], bench.targets(split), split)
-    numbers |= _likeness(bench, images["test"], bench.targets("test")[:, 0])
-    return numbers, _shown(bench, images["grid"], images["test"], bench.targets("grid")), timing
-
-
-def _scored(bench: _Bench, images: Tensor, targets: Tensor, split: str) -> dict[str, float]:
-    """Score and accuracies; on seen prompts also reward_<arm>, the mean of what that RL arm was trained for."""
-    numbers = correctness(bench.verifier, images, targets, split)
-    if split == "seen":
-        for arm, weights in bench.rewards.items():
-            numbers[f"reward_{arm}"] = weighted(weights, bench.verifier)(images, targets).mean().item()
-    return numbers
-
-
-def _likeness(bench: _Bench, images: Tensor, component: Tensor) -> dict[str, float]:
-    """How near images are to the real test images, and to the truth where that is known in closed form."""
-    real = bench.dataset.test_images, bench.dataset.test_targets[:, 0]
-    numbers = likeness(bench.verifier, images, real[0], k=bench.cfg.neighbours)
-    if isinstance(bench.verifier, MixtureVerifier):
-        numbers |= against_mixture(bench.verifier.mixture, (images, component), real)
-    return numbers
-
-
-def _straightness(bench: _Bench, net: Any) -> float:
-    """S(Z) of a model's flow, mean over elements, for the test images' prompts in turn."""
-    cfg, known = bench.cfg, bench.prompts("test")
-    cond = net.tokens([known[i % len(known)] for i in range(cfg.straightness_samples)])
-    noise = normal_at(bench.seed, "evaluate/straightness", 0, len(cond), net.sample_shape).to(cond.device)
-    with torch.no_grad():
-        found = straightness(lambda x, t: net(x, t, cond), noise, num_steps=cfg.straightness_steps)
-    return found.mean().item() / noise[0].numel()
-
-
-def _real(bench: _Bench) -> tuple[dict[str, float], dict[str, Tensor]]:
-    """Real images in a model's place: the ceiling of the score, and the floor of the distance (train against test)."""
-    data = bench.dataset
-    split_of = {tuple(row["targets"]): row["split"] for row in data.table}
-    splits = [split_of[tuple(row)] for row in data.test_targets.tolist()]
-    numbers: dict[str, float] = {}
-    for name in ("test", *SPLITS):
-        rows = [i for i, split in enumerate(splits) if name in ("test", split)]
-        if rows:
-            numbers |= _scored(bench, data.test_images[rows], data.test_targets[rows], name)
-    numbers |= _likeness(bench, data.train_images, data.train_targets[:, 0])
-    targets = bench.targets("grid")
-    images = torch.cat([data.test_images, data.train_images])
-    asked = torch.cat([data.test_targets, data.train_targets])
-    first = [int((asked == row).all(dim=1).nonzero()[0]) for row in targets]
-    return numbers, _shown(bench, images[first], data.test_images, targets)
-
-
-def _shown(bench: _Bench, grid: Tensor, cloud: Tensor, targets: Tensor) -> dict[str, Tensor]:
-    """Pictures [P, C, H, W] of the grid's prompts and whether each is right; points [n, d] if they are none."""
-    right = (bench.verifier.measure(grid) == targets).all(dim=1)
-    pictorial = grid.shape[-1] > 1
-    return {"samples": grid if pictorial else cloud[:POINTS].flatten(1), "right": right}
-
-
-def _spread(rows: Sequence[Mapping[str, Any]], count: int) -> list[Mapping[str, Any]]:
-    """`count` rows at even distances."""
-    count = min(count, len(rows))
-    return [rows[(2 * i + 1) * len(rows) // (2 * count)] for i in range(count)]
+    ValueError where the code is no longer what the plan was made by: the cell would have another's key.
+    """
+    cell = Cell(**unit["cell"])
+    if _key(cell, unit["input"], job, job.digests()) != unit["key"]:
+        raise ValueError(f"evaluate {unit['id']}: the code of stages/ has changed since this began; run it again")
+    bench = Bench.load(job.input("dataset"), job.input("verifier"), job.device)
+    model = job.input(unit["input"]) / "model" if unit["input"] else None
+    found = measure(cell, bench, model, unit["id"], sink)
+    write_json(out / "cell.json", found.numbers)
+    if found.samples is not None and found.right is not None:
+        shown = {"samples": found.samples, "right": found.right}
+        tensors.save(out / "samples.safetensors", shown)
 
 
 def finish(cfg: Config, job: Job, parts: Sequence[Path], out: Path) -> Mapping[str, float]:
-    """metrics.json, timing.json, tables for plots, figures and the report; returns every metric, flat."""
-    bench = _Bench.of(cfg, job)
-    study = collect(job, plan(cfg, job), parts, bench.dataset, bench.grid())
+    """metrics.json, tables for plots, figures and the report; returns every metric, flat."""
+    from stages import report  # matplotlib, which no cell needs
+
+    units, dataset = plan(cfg, job), Dataset.load(job.input("dataset"))
+    numbers: dict[str, dict[str, float]] = {}
+    for unit, part in zip(units, parts, strict=True):
+        numbers.setdefault(unit["of"], {}).update(_read(part / "cell.json"))
+    sampled = [(unit, part) for unit, part in zip(units, parts, strict=True) if unit["of"] == unit["id"]]
+    for unit, _ in sampled:
+        numbers[unit["id"]] |= _rewards(job, numbers[unit["id"]]) | _cost(job, unit["input"])
+    rows = kept(dataset, cfg.num_samples)
+    grid = chosen(rows, cfg.grid_prompts)
+    shown = {unit["id"]: load_file(part / "samples.safetensors") for unit, part in sampled}
+    study = report.collect(
+        job,
+        dataset,
+        [report.row(unit, numbers[unit["id"]]) for unit, _ in sampled],
+        report.gallery(grid, [rows.index(row) for row in grid], shown),
+    )
     metrics: dict[str, dict[str, Any]] = {}
     for row in study.rows:
         metrics.setdefault(row.group, {})[row.name] = dict(row.numbers)
     metrics["reflow"] = dict(study.pairs)
     write_json(out / "metrics.json", metrics)
-    write_json(out / "timing.json", {row.id: dict(row.timing) for row in study.rows})
-    write(study, out)
+    report.write(study, out)
     return {f"{row.id}.{name}": value for row in study.rows for name, value in row.numbers.items()}
+
+
+def _rewards(job: Job, numbers: Mapping[str, float]) -> dict[str, float]:
+    """reward_<arm>: the mean on seen prompts of what that RL arm was trained for; none without such prompts."""
+    prefix = "accuracy_seen_"
+    shares = {name.removeprefix(prefix): value for name, value in numbers.items() if name.startswith(prefix)}
+    if not shares:
+        return {}
+    shares[ALL] = numbers["score_seen"]
+    return {f"reward_{arm}": expected(section["rewards"], shares) for arm, section in job.context["rl"].items()}
+
+
+def _cost(job: Job, source: str | None) -> dict[str, float]:
+    """What it took to train the model; a teacher in closed form, or imported, was not trained here."""
+    if source is None:
+        return {}
+    file = job.input(source) / "cost.json"
+    if source == "teacher" and not file.is_file():
+        return {}
+    spent = _read(file)
+    return {f"training_{name}": float(spent[name]) for name in (*TOTALS, "iterations")}
+
+
+def _read(file: Path) -> dict[str, float]:
+    return json.loads(file.read_text(encoding="utf-8"))

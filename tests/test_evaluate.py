@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from stages import evaluate
+from stages.cells import identity
+from stages.cells import measure as cells
+from stages.cells.bench import chosen, kept
 from stages.core.config import check
 from stages.core.rng import normal_at
 from stages.core.spec import SamplerSpec, even
@@ -18,80 +22,18 @@ from stages.io.dataset import Dataset
 from stages.io.job import Job
 from stages.metrics.frechet import frechet_distance
 from stages.metrics.score import share
-from stages.models import Student, save
-from stages.models.transformer import NetworkConfig, seeded_build
-from stages.models.verifier import (
-    Classifier,
-    ClassifierConfig,
-    DigitVerifier,
-    load_verifier,
-    save_verifier,
-)  # fmt: skip
-from stages.training.cost import TOTALS
+from stages.models import Student
+from stages.models.verifier import load_verifier
+from tests.cells.rigs import ATTRIBUTES, SECTION, SILENT, job_on, make_inputs
 
-SECTION = {
-    "num_samples": 10, "batch_size": 4, "teacher_nfe": [1, 2], "guidance_nfe": 2, "guidance_scales": [1.0, 2.0],
-    "rl_nfe": 3, "fd_repeats": 2, "neighbours": 2, "straightness_samples": 2, "straightness_steps": 4,
-    "grid_prompts": 3,
-}  # fmt: skip
 CFG = check(evaluate.Config, SECTION, "evaluate")
-RL = {
-    "dgpo": {"init": "data/teacher", "rewards": {"digit": 0.25, "slant": 0.75}},
-    "again": {"init": "data/rl/dgpo", "rewards": {"all": 1.0}},
-    "tuned": {"init": "data/distill/fast", "rewards": {"all": 2.0}},
-}
-ATTRIBUTES = {"digit": ["0", "1", "2"], "weight": ["thin", "medium", "bold"], "slant": ["left", "upright", "right"]}
-SILENT = lambda _step, _metrics: None  # noqa: E731
-
-
-def make_inputs(root: Path) -> None:
-    """Pictures whose targets are what an untrained verifier measures on them, so that the truth is known."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        sizes = ClassifierConfig(channels=4, feature_dim=6)
-        verifier = DigitVerifier(Classifier(sizes, 8, 3), ATTRIBUTES, [20.0, 40.0], [-0.05, 0.05]).eval()
-        images = torch.rand(60, 1, 8, 8) * torch.linspace(0.2, 2, 60)[:, None, None, None] - 1
-    (root / "verifier").mkdir(parents=True)
-    save_verifier(root / "verifier", verifier, sizes, 8)
-    targets = verifier.measure(images)
-    known = sorted({tuple(row) for row in targets.tolist()})
-    assert len(known) >= 6, "the test needs prompts to hold out"
-    heldout = known[::3]
-    table = [
-        {"prompt": " ".join(ATTRIBUTES[name][i] for name, i in zip(ATTRIBUTES, row, strict=True)),
-         "targets": list(row), "split": "heldout" if row in heldout else "seen"}
-        for row in known
-    ]  # fmt: skip
-    (root / "dataset").mkdir()
-    Dataset(
-        train_images=images[:30], train_targets=targets[:30], test_images=images[30:], test_targets=targets[30:],
-        attributes=ATTRIBUTES, table=table, facts={"kind": "digits"},
-    ).save(root / "dataset")  # fmt: skip
-    sizes = NetworkConfig(width=16, num_layers=1, num_heads=2, patch_size=4, num_text_layers=1)
-    specs = {"teacher": even(2), "distill/fast": even(1), "rl/dgpo": even(8), "rl/again": even(8), "rl/tuned": even(1)}
-    for number, (name, spec) in enumerate(specs.items()):
-        net = seeded_build(number, sizes, (1, 8, 8), [row["prompt"] for row in table])
-        save(root / name / "model", net, spec)
-        totals = dict.fromkeys(TOTALS, 0) | {"network_evaluations": 1000 + number}
-        artefacts.write_json(root / name / "cost.json", {**totals, "iterations": 5, "parameters": 1})
-    (root / "reflow").mkdir()
-    artefacts.write_json(root / "reflow" / "stats.json", {"straightness_teacher": 0.125})
-    for folder in ("verifier", "dataset", "reflow", *specs):
-        artefacts.write_json(
-            root / folder / artefacts.MANIFEST, {"schema": 1, "files": artefacts.inventory(root / folder)}
-        )
 
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory) -> Job:
     root = tmp_path_factory.mktemp("inputs") / "data"
     make_inputs(root)
-    names = ("dataset", "verifier", "teacher", "reflow", "distill/fast", *(f"rl/{arm}" for arm in RL))
-    return Job(
-        stage="evaluate", arm=None, seed=3, section=SECTION, inputs={name: str(root / name) for name in names},
-        context={"distill": {"fast": {"method": "kd"}}, "rl": RL},
-        notes={"seconds": {"distill@fast": 71.25}},
-    )  # fmt: skip
+    return job_on(root)
 
 
 @pytest.fixture(scope="module")
@@ -135,15 +77,19 @@ def stubborn(dataset: Dataset):
 
 
 def measure(job: Job, monkeypatch, tmp_path: Path, net: nn.Module, spec: SamplerSpec, **changes) -> dict[str, float]:
-    monkeypatch.setattr(evaluate, "load", lambda _folder, _device: Student(net, spec))
-    unit = {"id": "distill.fast", "group": "distill", "input": "distill/fast", "sampler": None}
-    evaluate.work(replace(CFG, **changes), job, unit, tmp_path, SILENT)
-    return json.loads((tmp_path / "cell.json").read_text())
+    monkeypatch.setattr(cells, "load", lambda _folder, _device: Student(net, spec))
+    monkeypatch.setattr(evaluate, "sampler", lambda _folder: spec)
+    found: dict[str, float] = {}
+    for unit in evaluate.plan(replace(CFG, **changes), job):
+        if unit["of"] == "distill.fast":
+            evaluate.work(CFG, job, unit, tmp_path, SILENT)
+            found |= json.loads((tmp_path / "cell.json").read_text())
+    return found | evaluate._rewards(job, found)
 
 
 def test_the_plan_has_a_cell_for_every_way_of_sampling(job):
-    cells = {unit["id"]: unit["sampler"] for unit in evaluate.plan(CFG, job)}
-    assert cells == {
+    planned = {unit["id"]: unit["sampler"] for unit in evaluate.plan(CFG, job) if unit["group"] != "flow"}
+    assert planned == {
         "teacher.nfe2": {"nfe": 2, "guidance": 1.0},
         "teacher.nfe1": {"nfe": 1, "guidance": 1.0},
         "guidance.w2": {"nfe": 2, "guidance": 2.0},
@@ -155,9 +101,17 @@ def test_the_plan_has_a_cell_for_every_way_of_sampling(job):
     }
 
 
+def test_a_flow_is_measured_once_a_model_whatever_its_steps(job):
+    planned = {unit["id"]: unit["of"] for unit in evaluate.plan(CFG, job) if unit["group"] == "flow"}
+    assert planned == {
+        "flow.teacher.nfe2": "teacher.nfe2",
+        "flow.rl.dgpo": "rl.dgpo",
+        "flow.rl.again": "rl.again",
+    }, "one step is no flow"
+
+
 def test_the_frontier_starts_at_an_unguided_teacher_with_as_many_steps(job):
-    cells = [unit["id"] for unit in evaluate.plan(replace(CFG, guidance_nfe=7), job)]
-    assert "teacher.nfe7" in cells
+    assert "teacher.nfe7" in [unit["id"] for unit in evaluate.plan(replace(CFG, guidance_nfe=7), job)]
     assert "teacher.nfe7" not in [
         unit["id"] for unit in evaluate.plan(replace(CFG, guidance_nfe=7, guidance_scales=(2.0,)), job)
     ]
@@ -240,19 +194,51 @@ def test_real_images_are_the_ceiling_and_the_floor(job, evaluated):
     assert real["frechet_distance"] == pytest.approx(floor, rel=1e-5)
 
 
-def test_metrics_have_stable_names_and_hold_no_clock(job, evaluated, tmp_path):
+def test_metrics_have_stable_names(evaluated):
     out, flat = evaluated
     metrics = json.loads((out / "metrics.json").read_text())
     assert set(metrics) == {"teacher", "guidance", "distill", "rl", "real", "reflow"}
     assert metrics["teacher"]["nfe2"]["score_seen"] == flat["teacher.nfe2.score_seen"]
     assert metrics["distill"]["fast"]["training_network_evaluations"] == 1001
     assert metrics["reflow"] == {"straightness_teacher": 0.125}
-    assert "71.25" not in (out / "metrics.json").read_text()
-    assert json.loads((out / "timing.json").read_text())["distill.fast"]["training_seconds"] == 71.25
-    again = run.run(job, tmp_path / "out", tmp_path / "work", SILENT)
-    assert again == flat
-    for name in ("metrics.json", "leaderboard.csv", "figures/score_distance.png", "figures/samples.png"):
-        assert (tmp_path / "out" / name).read_bytes() == (out / name).read_bytes()
+
+
+def test_two_runs_in_different_folders_make_the_same_bytes(job, evaluated, tmp_path):
+    root = Path(job.inputs["teacher"]).parent
+    shutil.copytree(root, tmp_path / "data")
+    inputs = {name: str(tmp_path / "data" / Path(place).relative_to(root)) for name, place in job.inputs.items()}
+    assert run.run(replace(job, inputs=inputs), tmp_path / "out", tmp_path / "work", SILENT) == evaluated[1]
+    assert artefacts.digest(tmp_path / "out") == artefacts.digest(evaluated[0])
+
+
+def test_cells_are_measured_once_and_the_artefact_does_not_tell(job, evaluated, tmp_path, monkeypatch):
+    job = replace(job, cells=str(tmp_path / "cells"))
+    assert run.kept(job, run.plan(job)) == []
+    run.run(job, tmp_path / "empty", tmp_path / "work", SILENT)
+    assert run.kept(job, run.plan(job)) == [unit["id"] for unit in run.plan(job)]
+    monkeypatch.setattr(evaluate, "work", None)
+    run.run(job, tmp_path / "full", tmp_path / "work", SILENT)
+    assert artefacts.digest(tmp_path / "full") == artefacts.digest(tmp_path / "empty") == artefacts.digest(evaluated[0])
+
+
+def test_a_damaged_cell_alone_is_measured_again(job, evaluated, tmp_path):
+    job = replace(job, cells=str(tmp_path / "cells"))
+    run.run(job, tmp_path / "out", tmp_path / "work", SILENT)
+    units = {unit["id"]: unit for unit in run.plan(job)}
+    damaged = Path(job.place_of(units["rl.dgpo"], "")) / "cell.json"
+    damaged.write_text(damaged.read_text().replace("1", "2"))
+    assert set(units) - set(run.kept(job, list(units.values()))) == {"rl.dgpo"}
+    with pytest.raises(ValueError, match="not finished or damaged"):
+        run.finish(job, [job.place_of(unit, "") for unit in units.values()], str(tmp_path / "out"))
+    run.run(job, tmp_path / "out", tmp_path / "work", SILENT)
+    assert artefacts.digest(tmp_path / "out") == artefacts.digest(evaluated[0])
+
+
+def test_code_that_was_edited_meanwhile_measures_nothing(job, tmp_path, monkeypatch):
+    unit = evaluate.plan(CFG, job)[0]
+    monkeypatch.setattr(identity, "source", lambda: "other")
+    with pytest.raises(ValueError, match="has changed since this began; run it again"):
+        evaluate.work(CFG, job, unit, tmp_path, SILENT)
 
 
 def test_tables_for_plots_hold_the_metrics(evaluated):
@@ -268,7 +254,7 @@ def test_tables_for_plots_hold_the_metrics(evaluated):
 
 
 def test_the_grid_shows_seen_and_held_out_prompts_on_the_same_noise(job, evaluated):
-    bench = evaluate._Bench.of(CFG, job)
-    assert [row["split"] for row in bench.grid()] == ["seen", "seen", "heldout"]
+    grid = chosen(kept(Dataset.load(job.input("dataset")), CFG.num_samples), CFG.grid_prompts)
+    assert [row["split"] for row in grid] == ["seen", "seen", "heldout"]
     page = (evaluated[0] / "report.html").read_text()
-    assert all(row["prompt"] in page for row in bench.grid())
+    assert all(row["prompt"] in page for row in grid)

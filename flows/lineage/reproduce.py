@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from flows.lineage.history import History
+from flows.project import cells
 from flows.project.nodes import Node
 from flows.runtime import errors, outcomes, processes
 from flows.runtime.environment import HOME
@@ -157,7 +158,7 @@ def _write_record(folder: Path, node: Node, record: Record) -> None:
 def _run(node: Node, folder: Path) -> None:
     words = [sys.executable, "-m", "flows", "stage", node.stage, *([node.arm] if node.arm else [])]
     log, told = folder / f"{HOME}-rerun.log", folder / f"{node.name}.json"
-    environment = {**_unset(), outcomes.FILE: str(told)}
+    environment = {**_unset(), outcomes.FILE: str(told), cells.VARIABLE: ""}
     process = processes.launch(words, log=log, where=folder, environment=environment)
     try:
         code = process.wait()  # bounded by the stage itself: compute.stall_s

@@ -22,7 +22,7 @@ from prefect_ray.context import remote_options
 
 from flows.pipeline.monitor import Progress, gather
 from flows.pipeline.prefect_state import settle_tasks
-from flows.project import aside, work
+from flows.project import aside, cells, work
 from flows.project.nodes import STAGES, Node, Params
 from flows.project.resources import Compute
 from flows.project.storage import Storage
@@ -86,9 +86,12 @@ def _run(task: Task, content: Params, submitted: list[Any]) -> dict[str, float]:
     planned = one(tasks.plan)
     spans.append(planned["span"])
     events.computed(node, planned["span"])
-    units = planned["result"]
-    parts = {unit["id"]: f"{task.place}/{unit['id']}" for unit in units}
-    done = _fan_out(task, units, parts, submitted)
+    units, kept = planned["result"]["units"], planned["result"]["kept"]
+    parts = {unit["id"]: task.job.place_of(unit, task.place) for unit in units}
+    if kept:
+        events.write(f"{len(kept)} of {len(units)} units are kept from earlier runs", node=node)
+    missing = [unit for unit in units if unit["id"] not in kept]
+    done = _fan_out(task, missing, parts, submitted) if missing else []
     spans += [each["span"] | each["result"] for each in done]
     out = Path(node.folder).resolve()
     finished = one(tasks.finish, list(parts.values()), f"{task.place}/artefact" if task.store else str(out))
@@ -99,7 +102,8 @@ def _run(task: Task, content: Params, submitted: list[Any]) -> dict[str, float]:
         places.check_out(task.store.read_document(f"{room}/artefact/{artefacts.MANIFEST}"), out)
         task.store.remove(room)
     artefacts.read_manifest(out)
-    _record(task, content, {"inputs": sources, "git": code, "spans": spans}, started)
+    keys = {unit["id"]: unit["key"] for unit in units if "key" in unit}
+    _record(task, content, {"inputs": sources, "git": code, "spans": spans, "cells": keys}, started)
     reports.keep(node, task.work)
     shutil.rmtree(task.work, ignore_errors=True)  # the artefact holds it all now
     return finished["result"]
@@ -108,12 +112,12 @@ def _run(task: Task, content: Params, submitted: list[Any]) -> dict[str, float]:
 def _fan_out(
     task: Task, units: Sequence[Mapping[str, Any]], parts: Mapping[str, str], submitted: list[Any]
 ) -> list[dict[str, Any]]:
-    """All units, each at its place in `parts`, with the workers it needs beside it; what their tasks returned."""
+    """Compute `units`, each at its place in `parts`, with the workers it needs beside it; what their tasks returned."""
     node, compute = task.node, task.compute
     gang, bench = Gang.of(compute, node.stage), Bench.of(compute, node.stage)
     alone, together = gang.workers == 1, {"gang": gang.to_json(), "bench": bench.to_json()}
     assert len(units) == 1 or not bench.count, "units of one stage would wait for each other's rooms"
-    files = {name: (task.work / f"{name}.jsonl").resolve() for name in parts}
+    files = {unit["id"]: (task.work / f"{unit['id']}.jsonl").resolve() for unit in units}
     spoken = {name: reports.beside(file, "events") for name, file in files.items()}
     reports.announce(node, files)
     with ExitStack() as stack:
@@ -121,7 +125,7 @@ def _fan_out(
         stack.enter_context(gpu_limit.taken(num_gpus, compute.place_s))
         stack.enter_context(events.forwarding(node, spoken))
         futures = []
-        for name, unit in zip(parts, units, strict=True):
+        for name, unit in zip(files, units, strict=True):
             # A gang finds room by itself.
             place = stack.enter_context(room(bench, compute.needs(node.stage))) if alone else {}
             submit = _submit(tasks.work, task, gang=not alone, **place)
@@ -150,20 +154,12 @@ def _prepare(node: Node, content: Params) -> Task:
         device=compute.device_of(node.stage),
         threads=compute.cpus_of(node.stage),
         endpoint=storage.endpoint,
-        notes=_notes(node, inputs),
+        cells=cells.place(store),
     )
     own = f"{node.name}/{job.key()}"
     folder = (work.FOLDER / own).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     return Task(node, compute, job, folder, f"{store.root}/work/{own}" if store else str(folder), store)
-
-
-def _notes(node: Node, inputs: Mapping[str, str]) -> dict[str, Any]:
-    """What decides nothing: evaluate shows how long each model was trained."""
-    if node.stage != "evaluate":
-        return {}
-    found = [records.read(Node.of_folder(folder)) for folder in inputs.values()]
-    return {"seconds": {Node.of_folder(r["artefact"]).name: r["compute_seconds"] for r in found if r}}
 
 
 def _submit(task: Any, what: Task, *, light: bool = False, gang: bool = False, **more: Any) -> Any:

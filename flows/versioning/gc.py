@@ -1,8 +1,11 @@
-"""What nobody needs any more: work that was begun and left, artefacts that were set aside, objects of a store.
+"""What nobody needs any more: work that was begun and left, artefacts that were set aside, cells, objects of a store.
 
 Work goes on where it was left while its key stands: the parameters, inputs and code that decide the result. Other work
 is left for good, unless somebody goes back to what decided it, so it is collected once it is old and nobody is at it.
 Of a store, which others use too, whose keys are not known here, age and leases alone decide.
+
+A cell may be of use again whenever somebody goes back to a model, so it stays for as long as it was read lately or this
+project's evaluation shows it.
 
 An object lives while a manifest names it that lies in this project's data/, in DVC's cache or in DVC's default remote
 (so that `dvc gc` decides, and colleagues' pushed artefacts count), while work that is there names it, or while it is
@@ -22,11 +25,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from flows.project import aside, graph, work
+from flows.project import aside, cells, graph, work
 from flows.project.nodes import DATA, Params
 from flows.runtime import leases, locks
 from flows.versioning import remote
 from stages.io import artefacts
+from stages.io import cells as kept
 from stages.io.storage import Store
 
 Guard = Callable[[str], AbstractContextManager[None]]
@@ -49,7 +53,7 @@ class Litter:
 
 def here(params: Params, older_than_days: float) -> list[Litter]:
     """What this project's folder holds of it. A new kind of thing that piles up belongs in this sum."""
-    return [*_work(params, older_than_days), *_aside(older_than_days)]
+    return [*_work(params, older_than_days), *_aside(older_than_days), *_cells(cells.place(None), older_than_days)]
 
 
 def _work(params: Params, older_than_days: float) -> Iterator[Litter]:
@@ -76,6 +80,19 @@ def _aside(older_than_days: float) -> Iterator[Litter]:
             yield litter
 
 
+def _cells(home: str | None, older_than_days: float) -> Iterator[Litter]:
+    """Cells at `home` that nobody has read for so many days, and what killed processes left of some."""
+    for each in cells.unused(home) if home else ():
+        days = (time.time() - each.used) / _DAY_S
+        if days >= older_than_days:
+            yield Litter(f"{home}/{each.key}", each.bytes, days, partial(_forget, str(home), each.key))
+
+
+def _forget(home: str, key: str) -> None:
+    with locks.hold("evaluate"):
+        kept.remove(home, [key])
+
+
 def _folder(place: Path, guard: Callable[[], AbstractContextManager[None]]) -> Litter:
     facts = list(_facts(place))
     days = (time.time() - max(each.st_mtime for each in facts)) / _DAY_S if facts else 0.0
@@ -98,7 +115,10 @@ def _facts(place: Path) -> Iterator[os.stat_result]:
 
 
 def in_store(store: Store, params: Params, older_than_days: float) -> list[Litter]:
-    """Work in `store` that nobody has touched for so many days, holds a lease of, or would go on with from here."""
+    """What `store` holds of it: cells, and work.
+
+    Of work, that which nobody has touched for so many days, holds a lease of, or would go on with from here.
+    """
     present = {f"work/{node.name}/{work.key(node, params)}" for node in graph.nodes(params)}
     places: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for path, facts in store.list("work").items():
@@ -111,7 +131,7 @@ def in_store(store: Store, params: Params, older_than_days: float) -> list[Litte
         if days >= older_than_days and place not in present and not leases.held(store, node, key):
             size = sum(each["size"] for each in facts)
             found.append(Litter(f"{store.root}/{place}", size, days, partial(_remove, store, node, key)))
-    return found
+    return [*found, *_cells(f"{store.root}/{kept.CELLS}", older_than_days)]
 
 
 def _remove(store: Store, node: str, key: str) -> None:
@@ -142,20 +162,19 @@ def objects(store: Store, older_than_days: float, but: Collection[str] = ()) -> 
             manifests += 1
             alive.add(artefacts.sha256_of(manifest))
             alive.update(entry["sha256"] for entry in manifest["files"])
-    for name in store.list("work"):
-        if any(f"{store.root}/{name}".startswith(f"{place}/") for place in but):
-            continue
-        content = store.read_document(name)
+    there = [*store.list("work"), *store.list(kept.CELLS)]
+    stays = [name for name in there if not any(f"{store.root}/{name}".startswith(f"{place}/") for place in but)]
+    for content in store.read_documents(stays).values():
         if content:  # a lease names nothing, a seal, a state and a manifest do
             alive.update(entry["sha256"] for entry in content.get("files", []))
     before = datetime.now(UTC) - timedelta(days=older_than_days)
-    there = store.list("objects")
+    stored = store.list("objects")
     sizes = {
         path: facts["size"]
-        for path, facts in there.items()
+        for path, facts in stored.items()
         if path.rpartition("/")[2] not in alive and facts["LastModified"] < before
     }
-    return Objects(sizes, len(there) - len(sizes), manifests)
+    return Objects(sizes, len(stored) - len(sizes), manifests)
 
 
 def _manifests() -> Iterator[Mapping[str, Any]]:

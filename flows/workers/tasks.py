@@ -33,13 +33,14 @@ def _silent(_state: str, _message: str, _level: str) -> None:
 
 @task(name="plan", **_SETTINGS)
 def plan(job: dict[str, Any]) -> dict[str, Any]:
-    """The stage's units, after its inputs were found whole and its parameters valid."""
+    """The stage's units, after its inputs were found whole and its parameters valid, and which are kept already."""
 
     def compute() -> Any:
         from stages.io import run
         from stages.io.job import Job
 
-        return run.plan(Job(**job))
+        units = run.plan(Job(**job))
+        return {"units": units, "kept": run.kept(Job(**job), units)}
 
     return _observed("plan", job, "plan", compute)
 

@@ -26,8 +26,8 @@ class Job:
     """Of an S3 server other than AWS. Decides nothing."""
     context: Mapping[str, Any] = field(default_factory=dict)
     """Other parameters that the result depends on: for evaluate, the arms by name."""
-    notes: Mapping[str, Any] = field(default_factory=dict)
-    """What may be shown but decides nothing, such as how long an input took to make."""
+    cells: str | None = None
+    """Where units with a key are kept for later jobs: a folder, or <root>/cells in a store. Decides nothing."""
 
     @property
     def name(self) -> str:
@@ -38,6 +38,14 @@ class Job:
     def where(self) -> str:
         """The address of `section` in params.yaml, for messages."""
         return self.stage if self.arm is None else f"{self.stage}.arms.{self.arm}"
+
+    def place_of(self, unit: Mapping[str, Any], work: str) -> str:
+        """Where `unit` lies: among the cells if it has a key and they are kept, else in this job's `work`."""
+        return f"{self.cells}/{unit['key']}" if self.cells and "key" in unit else f"{work}/{unit['id']}"
+
+    def keeps(self, place: str) -> bool:
+        """Whether the unit at `place` is a cell, which outlives this job."""
+        return self.cells is not None and place.startswith(f"{self.cells}/")
 
     def input(self, name: str) -> Path:
         """A folder to read input `name` from."""

@@ -157,6 +157,10 @@ def check_out(manifest: Mapping[str, Any], out: Path) -> None:
     artefacts.replace(build, out)
 
 
+def name_in_store(place: str) -> str:
+    """The path of `place` under the root of its store."""
+    return place.removeprefix(f"{Store.of_place(place).root}/")
+
+
 def _split(place: str) -> tuple[Store, str]:
-    store = Store.of_place(place)
-    return store, place.removeprefix(f"{store.root}/")
+    return Store.of_place(place), name_in_store(place)

@@ -7,7 +7,8 @@ Orchestration calls the functions here with plain JSON; a notebook calls `run`.
 import importlib
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -16,12 +17,13 @@ from typing import Any
 from stages.core.config import check
 from stages.core.ranks import ALONE, Ranks, joined
 from stages.core.types import Reward, Sink
-from stages.io import artefacts, places
+from stages.io import artefacts, cells, places
 from stages.io.job import Job
 from stages.io.storage import Store, is_url, use
 
 Unit = Mapping[str, Any]
-"""A piece of work in JSON. `id`, a file-name, is all that is common."""
+"""A piece of work in JSON. `id`, a file-name, is all that is common. One that has a `key` as well, a file-name that
+changes with whatever decides it, may be kept for later jobs."""
 
 
 def module_of(job: Job) -> ModuleType:
@@ -47,6 +49,14 @@ def plan(job: Job) -> list[Unit]:
     return module_of(job).plan(configure(job), job)
 
 
+def kept(job: Job, units: Sequence[Unit]) -> list[str]:
+    """The ids of those units that an earlier job has computed: nothing is left to do for them."""
+    use(job.endpoint)
+    at = {unit["id"]: place for unit in units if job.keeps(place := job.place_of(unit, ""))}
+    found = _at_once(cells.read, list(at.values()))
+    return [name for name, folder in zip(at, found, strict=True) if folder is not None]
+
+
 def run_unit(job: Job, unit: Unit, place: str, sink: Sink, ranks: Ranks = ALONE) -> None:
     """Compute `unit` at `place`, a folder or a place in a store, unless that was done before.
 
@@ -62,7 +72,7 @@ def run_unit(job: Job, unit: Unit, place: str, sink: Sink, ranks: Ranks = ALONE)
             module_of(job).work(configure(job), job, unit, out, told)
 
     if ranks.leads:
-        places.compute(place, body, sink)
+        (cells if job.keeps(place) else places).compute(place, body, sink)
         return
     with tempfile.TemporaryDirectory(prefix="fewstep-rank-") as scratch:
         body(Path(scratch), lambda _step, _metrics: None)
@@ -83,13 +93,9 @@ def finish(job: Job, parts: Sequence[str], out: str) -> Mapping[str, float]:
     In a store, `<out>/manifest.json` is the artefact's manifest; `places.check_out` makes a folder of it.
     """
     use(job.endpoint)
-    for part in parts:
-        if not places.sealed(part):
-            raise ValueError(
-                f"{part}: not finished or damaged; run `dvc repro -s {job.name}` again, whole units are kept"
-            )
+    folders = _at_once(lambda part: _finished(job, part), parts)
     with _building(out) as build:
-        metrics = module_of(job).finish(configure(job), job, [places.view(part) for part in parts], build)
+        metrics = module_of(job).finish(configure(job), job, folders, build)
         facts = {
             "stage": job.stage,
             "arm": job.arm,
@@ -105,6 +111,19 @@ def finish(job: Job, parts: Sequence[str], out: str) -> Mapping[str, float]:
         else:
             artefacts.commit(build, Path(out), **facts)
     return metrics
+
+
+def _at_once(call: Callable[[str], Any], found: Sequence[str]) -> list[Any]:
+    """`call` of each place; those in a store are far away."""
+    with ThreadPoolExecutor(8) as pool:
+        return list(pool.map(call, found))
+
+
+def _finished(job: Job, part: str) -> Path:
+    found = cells.read(part) if job.keeps(part) else places.view(part) if places.sealed(part) else None
+    if found is None:
+        raise ValueError(f"{part}: not finished or damaged; run `dvc repro -s {job.name}` again, whole units are kept")
+    return found
 
 
 @contextmanager
@@ -123,7 +142,7 @@ def _building(out: str) -> Iterator[Path]:
 def run(job: Job, out: Path, work: Path, sink: Sink) -> Mapping[str, float]:
     """The whole stage in this process: verify the inputs, do every unit under `work`, write artefact `out`."""
     units = plan(job)
-    folders = [str(work / job.name / job.key() / unit["id"]) for unit in units]
+    folders = [job.place_of(unit, str(work / job.name / job.key())) for unit in units]
     for unit, folder in zip(units, folders, strict=True):
         run_unit(job, unit, folder, sink)
     return finish(job, folders, str(out))

@@ -7,6 +7,7 @@ Credentials and the endpoint come from the environment or the AWS files; nothing
 import base64
 import json
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
@@ -42,6 +43,10 @@ class TransientStorageError(StorageError):
     """It did not answer, or is busy, or half a file arrived: the same may do later, with nothing put right."""
 
 
+class AlteredStorageError(StorageError):
+    """An object holds other bytes than its name says."""
+
+
 def is_url(place: str | Path) -> bool:
     """Whether `place` is in a store rather than a folder."""
     return "://" in str(place)
@@ -63,12 +68,12 @@ class Store:
 
     @classmethod
     def of_place(cls, place: str) -> "Store":
-        """The store that holds a work place or an object."""
-        for room in ("/work/", "/objects/"):
-            root, found, _ = place.rpartition(room)
-            if found:
-                return cls(root)
-        raise ValueError(f"{place}: not a place in a store")
+        """The store that holds a work place, a cell or an object."""
+        # The last one: a root may hold such names too.
+        end = max(place.rfind(folder) for folder in ("/work/", "/cells/", "/objects/"))
+        if end < 0:
+            raise ValueError(f"{place}: not a place in a store")
+        return cls(place[:end])
 
     def url(self, sha256: str) -> str:
         """Where the object with this digest lies."""
@@ -100,7 +105,7 @@ class Store:
                 content = _filesystem().cat_file(url)
             if hashing.sha256(content) == entry["sha256"]:
                 return content
-        raise StorageError(
+        raise AlteredStorageError(
             f"{url}: altered, {len(content)} bytes with another sha256 where {entry['path']} should be "
             f"({entry['bytes']} bytes); delete the object and make the artefact anew with `dvc repro -f -s <stage>`"
         )
@@ -156,6 +161,18 @@ class Store:
             except FileNotFoundError:
                 self.require()
                 return None
+
+    def read_documents(self, names: Iterable[str]) -> dict[str, Any]:
+        """`read_document` of each name, several at once."""
+        names = list(names)
+        return dict(zip(names, _at_once(self.read_document, names), strict=True))
+
+    def renew(self, name: str, age_s: float) -> None:
+        """Write the document once more, for its age, if that is more than `age_s` seconds."""
+        with self._speaking():
+            written = _filesystem().info(f"{self.root}/{name}")["LastModified"]
+        if time.time() - written.timestamp() > age_s:
+            self.write_document(name, self.read_document(name))
 
     def remove(self, name: str) -> None:
         """Everything at and under `<root>/<name>`; nothing there is fine."""

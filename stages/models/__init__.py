@@ -1,5 +1,5 @@
 """Networks and their file formats: the only room that knows diffusers and transformers, or converts times and signs."""
 
-from stages.models.store import Student, load, save
+from stages.models.store import Student, load, sampler, save
 
-__all__ = ["Student", "load", "save"]
+__all__ = ["Student", "load", "sampler", "save"]

@@ -68,9 +68,8 @@ def load(folder: Path, device: str | torch.device = "cpu") -> Student:
     """Read what `save` wrote, in evaluation mode, without gradients. ValueError if no model is there."""
     if (folder / MIXTURE).is_file():
         mixture = GaussianMixture(**load_file(folder / MIXTURE))
-        return Student(_frozen(mixture, device), _spec(_read(folder / SAMPLER), folder))
-    if not (folder / INDEX).is_file():
-        raise ValueError(f"{folder}: no model here ({INDEX} is missing); expected a folder such as data/teacher/model")
+        return Student(_frozen(mixture, device), sampler(folder))
+    spec = sampler(folder)
     from diffusers import SD3Transformer2DModel
     from transformers import CLIPTextModel, PreTrainedTokenizerFast
     from transformers.utils import logging
@@ -83,7 +82,16 @@ def load(folder: Path, device: str | torch.device = "cpu") -> Student:
         CLIPTextModel.from_pretrained(folder / "text_encoder", local_files_only=True),
         PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer", local_files_only=True),
     )
-    return Student(_frozen(net, device), _spec(_read(folder / INDEX)["sampler"], folder))
+    return Student(_frozen(net, device), spec)
+
+
+def sampler(folder: Path) -> SamplerSpec:
+    """The sampler that the model in `folder` carries. ValueError if no model is there."""
+    if (folder / MIXTURE).is_file():
+        return _spec(_read(folder / SAMPLER), folder)
+    if not (folder / INDEX).is_file():
+        raise ValueError(f"{folder}: no model here ({INDEX} is missing); expected a folder such as data/teacher/model")
+    return _spec(_read(folder / INDEX)["sampler"], folder)
 
 
 def _forget_origin(file: Path) -> None:

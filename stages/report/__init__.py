@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from stages.report.collect import collect
+from stages.report.collect import collect, gallery, row
 from stages.report.figures import quality_against_calls, score_against_distance
 from stages.report.page import page
 from stages.report.pictures import samples
@@ -10,7 +10,7 @@ from stages.report.plots import write_tables
 from stages.report.records import Gallery, Row, Study
 from stages.report.theme import png
 
-__all__ = ["Gallery", "Row", "Study", "collect", "write"]
+__all__ = ["Gallery", "Row", "Study", "collect", "gallery", "row", "write"]
 
 FIGURES = {"score_distance": score_against_distance, "quality_nfe": quality_against_calls, "samples": samples}
 

@@ -1,36 +1,22 @@
-"""From the files that cells left to one study."""
+"""From the numbers and samples of cells to one study."""
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
+from torch import Tensor
 
 from stages.io.dataset import Dataset
 from stages.io.job import Job
 from stages.report.records import SPLITS, Gallery, Row, Study
-from stages.training.cost import TOTALS
-
-Prompt = Mapping[str, Any]
-"""A row of the dataset's table of prompts."""
 
 
-def collect(
-    job: Job, units: Sequence[Mapping[str, Any]], parts: Sequence[Path], dataset: Dataset, grid: Sequence[Prompt]
-) -> Study:
-    """The study of finished `parts`, one for each of `units`; `grid` are the prompts of their samples."""
-    rows = [_row(job, unit, part) for unit, part in zip(units, parts, strict=True)]
-    shown = {row.id: load_file(part / "samples.safetensors") for row, part in zip(rows, parts, strict=True)}
+def collect(job: Job, dataset: Dataset, rows: Sequence[Row], gallery: Gallery) -> Study:
+    """The study of all that was measured."""
     sections = {f"{stage}@{arm}": section for stage in ("distill", "rl") for arm, section in job.context[stage].items()}
     return Study(
         rows=sorted(rows, key=lambda row: row.group != "real"),
-        gallery=Gallery(
-            prompts=[row["prompt"] for row in grid],
-            heldout=[row["split"] == "heldout" for row in grid],
-            pictures={name: tensors["samples"] for name, tensors in shown.items()},
-            right={name: tensors["right"].tolist() for name, tensors in shown.items()},
-        ),
+        gallery=gallery,
         attributes=dataset.attributes,
         counts={
             "train_images": len(dataset.train_images),
@@ -44,18 +30,24 @@ def collect(
     )
 
 
-def _row(job: Job, unit: Mapping[str, Any], part: Path) -> Row:
-    numbers, timing = _read(part / "cell.json"), _read(part / "timing.json")
-    if unit["input"] is not None:
-        cost = job.input(unit["input"]) / "cost.json"
-        # A teacher in closed form, or imported, was not trained here.
-        if cost.is_file() or unit["input"] != "teacher":
-            spent = _read(cost)
-            numbers |= {f"training_{name}": float(spent[name]) for name in (*TOTALS, "iterations")}
-        maker = unit["input"].replace("/", "@")
-        if maker in job.notes.get("seconds", {}):
-            timing["training_seconds"] = float(job.notes["seconds"][maker])
-    return Row(id=unit["id"], group=unit["group"], label=_label(unit), numbers=numbers, timing=timing)
+def gallery(
+    grid: Sequence[Mapping[str, Any]], columns: Sequence[int], shown: Mapping[str, Mapping[str, Tensor]]
+) -> Gallery:
+    """What there is to look at: of each cell's samples, those for the prompts `grid`, its `columns`; points all of them."""
+    return Gallery(
+        prompts=[row["prompt"] for row in grid],
+        heldout=[row["split"] == "heldout" for row in grid],
+        pictures={
+            name: tensors["samples"][list(columns)] if tensors["samples"].dim() == 4 else tensors["samples"]
+            for name, tensors in shown.items()
+        },
+        right={name: tensors["right"][list(columns)].tolist() for name, tensors in shown.items()},
+    )
+
+
+def row(unit: Mapping[str, Any], numbers: Mapping[str, float]) -> Row:
+    """A cell's row."""
+    return Row(id=unit["id"], group=unit["group"], label=_label(unit), numbers=numbers)
 
 
 def _label(unit: Mapping[str, Any]) -> str:
@@ -65,7 +57,3 @@ def _label(unit: Mapping[str, Any]) -> str:
     if unit["group"] == "guidance":
         return f"teacher, w = {sampler['guidance']:g}"
     return "real test images" if unit["group"] == "real" else unit["id"].split(".", 1)[1]
-
-
-def _read(file: Path) -> dict[str, float]:
-    return json.loads(file.read_text(encoding="utf-8"))

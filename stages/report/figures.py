@@ -11,7 +11,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from stages.report.labels import Label, place
 from stages.report.plots import frontier
 from stages.report.records import SPLITS, Group, Row, Study
-from stages.report.theme import LIGHT, Theme, drawing
+from stages.report.theme import LIGHT, Theme, drawing, lay_out
 
 DISTANCE = "Fréchet distance on verifier features"
 GROUPS: tuple[Group, ...] = ("guidance", "teacher", "distill", "rl")
@@ -34,7 +34,7 @@ def score_against_distance(study: Study, theme: Theme = LIGHT) -> Figure:
             axes.set_title(f"Score on {SPLITS[split]}")
         panels[0].set_ylabel("score (all attributes right)")
         _legend(figure, panels)
-        figure.canvas.draw()  # labels keep clear of each other in pixels, which exist only once it is laid out
+        lay_out(figure)  # labels keep clear of each other in pixels
         for axes, split in zip(panels, study.splits, strict=True):
             _name_points(axes, study, split, theme)
     return figure
@@ -96,7 +96,7 @@ def quality_against_calls(study: Study, theme: Theme = LIGHT) -> Figure:
         panels[-1].set_yscale("log")
         _plain_log(panels[-1].yaxis, [row.numbers["frechet_distance"] for row in study.rows])
         _legend(figure, panels)
-        figure.canvas.draw()
+        lay_out(figure)
         for axes, name in zip(panels, [*(f"score_{split}" for split in study.splits), "frechet_distance"], strict=True):
             arms = study.of("distill", "rl")
             place(

@@ -28,7 +28,7 @@ class Label:
 def place(axes: Axes, labels: Sequence[Label]) -> None:
     """Write the labels in order, each at the first offset that overlaps no point, no earlier label and no edge.
 
-    The figure must have been drawn once. A label that fits nowhere takes the offset with the least overlap.
+    The figure must have been laid out. A label that fits nowhere takes the offset with the least overlap.
     """
     figure = axes.get_figure(root=True)
     assert figure is not None

@@ -88,7 +88,7 @@ def _sections(study: Study, figures: Mapping[str, Figure]) -> list[Markup]:
         ),
         _section(
             "Where this comes from",
-            "Equal inputs, parameters and seed give equal numbers; only speeds and seconds differ.",
+            "Equal inputs, parameters and seed give this very page. What took how long is in MLflow and in the run's timeline.",
             _origin(study),
         ),
     ]

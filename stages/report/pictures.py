@@ -1,15 +1,13 @@
 """Samples to look at: pictures in a grid, or points in the plane where samples are no pictures."""
 
-import io
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.image import imsave
 from torch import Tensor
 
 from stages.report.records import Row, Study
-from stages.report.theme import LIGHT, Theme, drawing
+from stages.report.theme import LIGHT, Theme, drawing, encoded, lay_out
 
 ENLARGED = 64
 """Least pixels a side of a picture in the grid that trackers show."""
@@ -25,9 +23,7 @@ def pixels(image: Tensor) -> np.ndarray:
 
 def picture(image: Tensor) -> bytes:
     """One image at its own size, as a PNG."""
-    buffer = io.BytesIO()
-    imsave(buffer, pixels(image), format="png", metadata={"Software": None})
-    return buffer.getvalue()
+    return encoded(pixels(image))
 
 
 def shown(study: Study) -> Iterator[Row]:
@@ -114,6 +110,7 @@ def _scatter(study: Study, theme: Theme) -> Figure:
     for axes in panels[len(rows) :]:
         axes.set_visible(False)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper left", ncols=2, markerscale=2)
+    lay_out(figure)
     return figure
 
 

@@ -20,8 +20,6 @@ class Row:
     label: str
     numbers: Mapping[str, float]
     """Every metric by its name; equal runs give equal numbers."""
-    timing: Mapping[str, float]
-    """What was measured with a clock, and so differs between equal runs."""
 
     @property
     def name(self) -> str:
@@ -29,8 +27,8 @@ class Row:
         return self.id.split(".", 1)[1]
 
     def get(self, name: str) -> float | None:
-        """A number or a timing, or None where this row has none of that name."""
-        return self.numbers.get(name, self.timing.get(name))
+        """A number, or None where this row has none of that name."""
+        return self.numbers.get(name)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -64,12 +64,7 @@ def leaderboard(study: Study) -> Markup:
         )
     ]
     columns += [Column(heading, name, three, hint) for name, (heading, hint) in NUMBERS.items()]
-    columns += [
-        Column("parameters", "parameters", short),
-        Column(
-            "images/s", "images_per_second", whole, "One worker; measured with a clock, so it differs from run to run"
-        ),
-    ]
+    columns.append(Column("parameters", "parameters", short))
     names = sorted({name for row in study.rows for name in row.numbers if name.startswith("reward_")})
     columns += [
         Column(f"reward: {name.removeprefix('reward_')}", name, three, "Mean on seen prompts") for name in names
@@ -113,7 +108,6 @@ def training(study: Study) -> Markup:
             "backward passes", "training_backward_passes", short, "Samples whose gradient came back through a network"
         ),
         Column("samples scored", "training_samples_scored", short, "Samples that a reward judged"),
-        Column("training seconds", "training_seconds", whole, "As recorded in the lineage of the run that made it"),
         Column("parameters", "parameters", short),
         Column("network calls per image", "network_calls", whole),
     ]

@@ -9,8 +9,10 @@ from types import MappingProxyType
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 
 DOTS_PER_INCH = 160
 
@@ -39,7 +41,7 @@ class Theme:
     def rc(self) -> dict[str, Any]:
         """matplotlib's settings."""
         return {
-            "figure.facecolor": self.paper, "axes.facecolor": self.paper, "savefig.facecolor": self.paper,
+            "figure.dpi": DOTS_PER_INCH, "figure.facecolor": self.paper, "axes.facecolor": self.paper, "savefig.facecolor": self.paper,
             "text.color": self.ink, "axes.labelcolor": self.ink, "axes.edgecolor": self.rule,
             "xtick.color": self.faint, "ytick.color": self.faint, "xtick.labelcolor": self.ink,
             "ytick.labelcolor": self.ink, "axes.grid": True, "grid.color": self.rule, "grid.linewidth": 0.6,
@@ -70,11 +72,25 @@ def drawing(theme: Theme) -> AbstractContextManager[None]:
     return mpl.rc_context(theme.rc)
 
 
+def lay_out(figure: Figure) -> None:
+    """Settle where everything stands: positions in pixels exist from now on, and later drawings do not compute them."""
+    engine = figure.get_layout_engine()
+    assert engine is not None
+    engine.execute(figure)
+    figure.set_layout_engine(None)
+
+
 def png(figure: Figure) -> bytes:
     """The figure as a PNG."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return encoded(np.asarray(canvas.buffer_rgba())[..., :3])
+
+
+def encoded(pixels: np.ndarray) -> bytes:
+    """uint8 [H, W, 3] as a PNG."""
     buffer = io.BytesIO()
-    FigureCanvasAgg(figure)
-    figure.savefig(buffer, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None})
+    Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, "PNG", dpi=(DOTS_PER_INCH, DOTS_PER_INCH))
     return buffer.getvalue()
 
 

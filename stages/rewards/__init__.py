@@ -76,3 +76,11 @@ def weighted(weights: Mapping[str, float], verifier: Verifier) -> Reward:
         return torch.where(finite, total, torch.nan)
 
     return reward
+
+
+def expected(weights: Mapping[str, float], shares: Mapping[str, float]) -> float:
+    """The mean of `weighted(weights, ...)` over samples, from the share of them in which each name's reward is 1.
+
+    ValueError for a name that has no share.
+    """
+    return math.fsum(weight * choose(shares, name, "reward", "rewards") for name, weight in weights.items())

@@ -30,8 +30,7 @@ def row(group: str, name: str, nfe: int, score: float, distance: float, guidance
         value = score + shift
         numbers |= {f"score_{split}": value, f"score_{split}_low": value - 0.03, f"score_{split}_high": value + 0.02}
         numbers[f"accuracy_{split}_digit"] = value + 0.01
-    timing = {"images_per_second": 1234.0}
-    return Row(id=f"{group}.{name}", group=group, label=name, numbers=numbers | more, timing=timing)
+    return Row(id=f"{group}.{name}", group=group, label=name, numbers=numbers | more)
 
 
 def study() -> Study:
@@ -125,7 +124,6 @@ def test_the_leaderboard_says_the_numbers(page):
     assert rows["tdm1"][2].startswith("0.613 0.58–0.63")
     assert rows["tdm1"][3].startswith("0.513 0.48–0.53")
     assert rows["tdm1"][4] == "29.0 ×1.16"
-    assert "1\u202f234" in rows["tdm1"]
     assert rows["images"][1] == "–"
 
 

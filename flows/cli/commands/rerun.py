@@ -5,9 +5,6 @@ import argparse
 from flows.cli.output import sign
 from flows.cli.paths import given
 
-_CLOCKS = frozenset({"timing.json", "report.html", "manifest.json"})
-"""Files of evaluate that hold what a clock measured, and the manifest, which holds their digests."""
-
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Which run, and what to keep."""
@@ -42,7 +39,5 @@ def main(parsed: argparse.Namespace) -> int:
     print(f"{sign('bad')} not the same: {here} where {then} was recorded; these files differ:")
     for file in result.differing:
         print(f"  {file}")
-    if record["stage"] == "evaluate" and _CLOCKS.issuperset(result.differing):
-        print("each of them holds what a clock measured, or their digests; every measured score is equal")
     print(f"the new one is in {folder}/{record['artefact']}")
     return 1

@@ -12,13 +12,14 @@ import yaml
 from flows.cli.main import main
 from flows.deployments import workspace
 from flows.project import aside, work
-from flows.project.nodes import STAGES, Node
+from flows.project.nodes import LINEAGE, STAGES, Node
 from flows.runtime import leases, locks
 from flows.runtime.errors import Passing
 from flows.versioning import gc
+from stages.io import cells as kept
 from stages.io import storage
 from stages.io.artefacts import inventory
-from stages.io.storage import Store
+from stages.io.storage import Store, is_url
 from tests import s3
 from tests.flows import project
 
@@ -112,6 +113,57 @@ def test_what_was_set_aside_today_is_young_however_old_it_is(home):
     aside.set_aside(PARAMS)
     assert (aside.FOLDER / "distill/gone").is_dir()
     assert gc.here(PARAMS, 1.0) == []
+
+
+def keep(home, key, seconds=OLD_S):
+    """A cell that nobody has read for so long."""
+    kept.compute(f"{home}/{key}", lambda folder, _: (folder / "cell.json").write_text(key) and None, lambda *_: None)
+    if not is_url(home):
+        os.utime(Path(home) / key / "unit.json", (time.time() - seconds,) * 2)
+
+
+def use(key):
+    """The evaluation in data/ was made of this cell."""
+    LINEAGE.mkdir(parents=True)
+    (LINEAGE / "evaluate.json").write_text(json.dumps({"cells": {"teacher.nfe8": key}}))
+
+
+def test_a_cell_goes_that_is_old_and_that_the_evaluation_does_not_show(home, capsys, monkeypatch):
+    cells = home / ".fewstep" / "cells"
+    for key in ("left", "shown"):
+        keep(cells, key)
+    keep(cells, "read", seconds=3600)
+    killed = cells / ".dead.1234"
+    killed.mkdir()
+    os.utime(killed, (time.time() - OLD_S,) * 2)
+    use("shown")
+    main(["gc", "--dry-run"])
+    assert {folder.name for folder in cells.iterdir()} == {"left", "shown", "read", ".dead.1234"}
+    with locks.hold("evaluate"):
+        main(["gc"])
+        assert "cells/left stays: evaluate: process" in capsys.readouterr().out
+    main(["gc"])
+    assert {folder.name for folder in cells.iterdir()} == {"shown", "read"}
+    monkeypatch.setenv("FEWSTEP_CELLS", "")
+    main(["gc", "--older-than", "0"])
+    assert {folder.name for folder in cells.iterdir()} == {"shown", "read"}
+
+
+@pytest.mark.filterwarnings("ignore")  # of moto's server, which runs in this process
+def test_a_stores_cell_keeps_its_objects_while_it_stays(store, home):
+    project.begin()
+    for key in ("left", "shown"):
+        keep(f"{store.root}/cells", key)
+    use("shown")
+    assert not gc.in_store(store, PARAMS, 1.0), "both are young"
+    assert not gc.objects(store, 0.0).sizes
+    [litter] = gc.in_store(store, PARAMS, 0.0)
+    assert litter.name == f"{store.root}/cells/left"
+    assert len(gc.objects(store, 0.0, [litter.name]).sizes) == 1
+    litter.remove()
+    assert len(gc.objects(store, 0.0).sizes) == 1
+    assert kept.read(f"{store.root}/cells/shown") is not None
+    assert kept.read(f"{store.root}/cells/left") is None
 
 
 def test_a_negative_age_is_refused(home, capsys):

@@ -1,0 +1,43 @@
+"""What decides a cell: its key. Equal keys, equal bytes, on the same kind of machine."""
+
+from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+
+from stages.cells.measure import Cell
+from stages.io import code
+from stages.io.artefacts import sha256_of
+from stages.io.hashing import sha256_of_files
+
+MEASURES = "stages.cells.measure"
+LIBRARIES = ("torch", "numpy", "diffusers", "transformers")
+"""What computes, besides our own code."""
+
+
+def key(cell: Cell, inputs: Mapping[str, str], device: str, threads: int) -> str:
+    """32 hex digits that change with whatever a measurement may depend on.
+
+    `inputs` are the digests of all that it reads: model, dataset, verifier. How many threads share a sum decides its
+    last bits.
+    """
+    told = {
+        "cell": cell.facts,
+        "inputs": dict(inputs),
+        "code": source(),
+        "libraries": _libraries(),
+        "device": device,
+        "threads": threads,
+    }
+    return sha256_of(told)[:32]
+
+
+@cache
+def source(root: Path = code.ROOT) -> str:
+    """sha256 of the code under `root` that measures, as it was when this process first asked: what it has in memory."""
+    return sha256_of_files(root, code.reached([MEASURES], root))
+
+
+@cache
+def _libraries() -> Mapping[str, str]:
+    return {name: version(name) for name in LIBRARIES}

@@ -1,0 +1,175 @@
+"""The measurements: of a model's samples, of its flow, and of real images in a model's place.
+
+Each is given what it depends on and nothing else, since that is what a cell's key is made from.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from stages.cells.bench import SPLITS, Bench, in_turn, kept
+from stages.core.rng import normal_at
+from stages.core.spec import SamplerSpec, even
+from stages.core.types import Sink
+from stages.metrics.judgement import against_mixture, correctness, likeness
+from stages.metrics.straightness import straightness
+from stages.models import Student, load
+from stages.models.verifier import MixtureVerifier
+from stages.samplers.student import Noise, solutions
+from stages.training.checks import finite
+
+ADVICE = "the model has diverged; train it again with a lower learning rate, or take its arm out of the parameters"
+POINTS = 500
+"""Samples that a scatter plot shows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How many samples there are, how they are drawn, and how they are compared with real images."""
+
+    num_samples: int
+    """On each split of prompts."""
+    fd_repeats: int
+    """For each test image's prompt."""
+    batch_size: int
+    """Decides the last bits: a product of matrices rounds by their shape."""
+    neighbours: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Following:
+    """How a flow is followed."""
+
+    straightness_samples: int
+    straightness_steps: int
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What is known of a cell, and samples of it to look at."""
+
+    numbers: Mapping[str, float]
+    samples: Tensor | None = None
+    """[P, C, H, W], one for each row of `bench.kept`; [n, d] points of the test prompts where they are no pictures."""
+    right: Tensor | None = None
+    """bool [P], whether the verifier finds in a picture all that its prompt asked for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """What is measured, on which model and in which way; plain values, so that it can travel."""
+
+    kind: Literal["samples", "flow", "real"]
+    settings: Mapping[str, int]
+    """Of `Sampling`, for a flow of `Following`."""
+    sampler: Mapping[str, float] | None = None
+    """Euler steps `nfe` and `guidance`; None is the model's own."""
+    seed: int
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """As JSON."""
+        return asdict(self)
+
+
+def spec_of(sampler: Mapping[str, float] | None, own: SamplerSpec) -> SamplerSpec:
+    """How a model is sampled: as a cell says, else in its own way."""
+    return own if sampler is None else even(int(sampler["nfe"]), guidance=sampler["guidance"])
+
+
+def measure(cell: Cell, bench: Bench, model: Path | None, name: str, sink: Sink) -> Measured:
+    """Measure the model in folder `model`, or real images if there is none; `name` is for messages."""
+    if model is None:
+        return real(bench, Sampling(**cell.settings))
+    found = load(model, bench.dataset.test_images.device)
+    if cell.kind == "flow":
+        return flow(bench, found.net, Following(**cell.settings), cell.seed)
+    student = Student(found.net, spec_of(cell.sampler, found.spec))
+    return samples(bench, student, Sampling(**cell.settings), cell.seed, name, sink)
+
+
+def samples(bench: Bench, model: Student, settings: Sampling, seed: int, name: str, sink: Sink) -> Measured:
+    """Sample the model called `name` for the prompts of each split and of the test images.
+
+    ValueError with that name if it has diverged.
+    """
+    begin, images, targets, calls = time.perf_counter(), dict[str, Tensor](), dict[str, Tensor](), 0
+    for split in ("test", *SPLITS):
+        prompts = _prompts(bench, split, settings)
+        if not prompts:
+            continue
+        noise, made = Noise(seed, f"evaluate/{split}"), []
+        for solution in solutions(model.net, model.spec, prompts, noise, batch_size=settings.batch_size):
+            made.append(solution.x0)
+            calls = solution.nfe
+        images[split] = finite(torch.cat(made), f"{name}: samples of {split} prompts", ADVICE)
+        targets[split] = bench.targets(prompts)
+        count = sum(map(len, images.values()))
+        sink(len(images), {"images": count, "images_per_second": count / (time.perf_counter() - begin)})
+    numbers: dict[str, float] = {
+        "nfe": calls,
+        "network_calls": calls if model.spec.guidance == 1 else 2 * calls,
+        "guidance": model.spec.guidance,
+        "parameters": sum(p.numel() for p in model.net.parameters()),
+    }
+    for split in (name for name in SPLITS if name in images):
+        numbers |= correctness(bench.verifier, images[split], targets[split], split)
+    numbers |= _likeness(bench, images["test"], targets["test"], settings)
+    rows = kept(bench.dataset, settings.num_samples)
+    first = [images[row["split"]][bench.dataset.prompts(row["split"]).index(row["prompt"])] for row in rows]
+    return _shown(bench, numbers, torch.stack(first), images["test"], rows)
+
+
+def flow(bench: Bench, net: Any, settings: Following, seed: int) -> Measured:
+    """Straightness S(Z) of a model's flow, mean over elements, for the test images' prompts in turn."""
+    known, count = bench.test_prompts(1), settings.straightness_samples
+    cond = net.tokens([known[i % len(known)] for i in range(count)])
+    noise = normal_at(seed, "evaluate/straightness", 0, count, net.sample_shape).to(cond.device)
+    with torch.no_grad():
+        found = straightness(lambda x, t: net(x, t, cond), noise, num_steps=settings.straightness_steps)
+    return Measured({"straightness": found.mean().item() / noise[0].numel()})
+
+
+def real(bench: Bench, settings: Sampling) -> Measured:
+    """Real images in a model's place: the ceiling of the score, and the floor of the distance (train against test)."""
+    data = bench.dataset
+    split_of = {tuple(row["targets"]): row["split"] for row in data.table}
+    splits = [split_of[tuple(row)] for row in data.test_targets.tolist()]
+    numbers: dict[str, float] = {}
+    for name in ("test", *SPLITS):
+        rows = [i for i, split in enumerate(splits) if name in ("test", split)]
+        if rows:
+            numbers |= correctness(bench.verifier, data.test_images[rows], data.test_targets[rows], name)
+    numbers |= _likeness(bench, data.train_images, data.train_targets, settings)
+    shown = kept(data, settings.num_samples)
+    images, asked = torch.cat([data.test_images, data.train_images]), torch.cat([data.test_targets, data.train_targets])
+    targets = bench.targets([row["prompt"] for row in shown])
+    first = [int((asked == row).all(dim=1).nonzero()[0]) for row in targets]
+    return _shown(bench, numbers, images[first], data.test_images, shown)
+
+
+def _prompts(bench: Bench, name: str, settings: Sampling) -> list[str]:
+    if name == "test":
+        return bench.test_prompts(settings.fd_repeats)
+    return in_turn(bench.dataset, name, settings.num_samples)
+
+
+def _likeness(bench: Bench, images: Tensor, targets: Tensor, settings: Sampling) -> dict[str, float]:
+    """How near images are to the real test images, and to the truth where that is known in closed form."""
+    truth = bench.dataset.test_images, bench.dataset.test_targets[:, 0]
+    numbers = likeness(bench.verifier, images, truth[0], k=settings.neighbours)
+    if isinstance(bench.verifier, MixtureVerifier):
+        numbers |= against_mixture(bench.verifier.mixture, (images, targets[:, 0]), truth)
+    return numbers
+
+
+def _shown(bench: Bench, numbers: Mapping[str, float], pictures: Tensor, cloud: Tensor, rows: Any) -> Measured:
+    targets = bench.targets([row["prompt"] for row in rows])
+    right = (bench.verifier.measure(pictures) == targets).all(dim=1)
+    pictorial = pictures.shape[-1] > 1
+    return Measured(numbers, pictures if pictorial else cloud[:POINTS].flatten(1), right)
