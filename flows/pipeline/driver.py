@@ -89,10 +89,10 @@ class Driver:
             return "it ends"
         if request["version"] != self.version:
             return "it began with other code or another environment"
-        if self._fault is not None:
-            return None  # told once, to whoever waits for it
-        if not self._ready.is_set():
-            return None
+        if self._fault is not None or not self._ready.is_set():
+            return None  # the fault is told to whoever waits
+        if request["runs"]["pipeline"]:
+            return None  # of a pipeline that this driver runs: another would find the same
         if _sections() != self.sections:
             return "it began with other resources"
         return _dead_server()

@@ -185,6 +185,16 @@ def lives(pid: int, born: float | None = None) -> bool:
         return False
 
 
+def ports(pid: int) -> set[int]:
+    """Where it and what it started listen."""
+    found: set[int] = set()
+    for process in _family([pid]):
+        with contextlib.suppress(psutil.Error):  # it has ended meanwhile
+            open_ones = process.net_connections("tcp")
+            found |= {each.laddr.port for each in open_ones if each.status == psutil.CONN_LISTEN}
+    return found
+
+
 def descendants(pid: int) -> list[psutil.Process]:
     """What it started, and what that started; none if it has ended."""
     try:

@@ -119,14 +119,19 @@ class _Starting:
                 tries -= 1
                 self._process = self._server.launch(self._leashed)
             elif code is not None:
-                raise self._fault(f"ended with code {code}", code == PASSING)
+                raise self._fault(f"ended with code {code}", code == PASSING or bool(self._server.ready()))
             address = self._server.ready()
-            if address:
+            if address and self._listens(address):
                 made = Service.of(self._server.name, self._process.pid, address, leashed=self._leashed)
                 made.write()
                 return made
             time.sleep(_LOOK_S)
         raise self._fault(f"no answer within {PATIENCE_S:g} s", True)
+
+    def _listens(self, address: str) -> bool:
+        """Whether it is this server that answers: another program may have been faster at a port that was free."""
+        port = int(address.rpartition(":")[2]) if self._server.name in PORTS else None
+        return port is None or port in processes.ports(self._process.pid)
 
     def _fault(self, what: str, passing: bool) -> Exception:
         log = self._server.log

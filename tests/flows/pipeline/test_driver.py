@@ -18,6 +18,9 @@ def home(tmp_path, monkeypatch):
     return tmp_path
 
 
+RUNS = {"pipeline": None, "run": None, "parent": None}
+
+
 class Caller:
     def __init__(self):
         self.gone = threading.Event()
@@ -31,7 +34,7 @@ def ready(leash=None):
 
 
 def asked(made, **more):
-    return made.answer(Caller(), {"do": "stage", "node": "teacher", "version": made.version, **more})
+    return made.answer(Caller(), {"do": "stage", "node": "teacher", "version": made.version, "runs": RUNS, **more})
 
 
 def test_work_is_done_for_whoever_has_the_same_code_and_resources(home, monkeypatch):
