@@ -4,6 +4,7 @@ Made anew for every run, so what is not committed is not run. Beside the clone, 
 lie DVC's cache, MLflow's store and the work folders from which a run that was ended goes on.
 """
 
+import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -90,12 +91,14 @@ class Checkout:
         for theirs, ours in ((Path("mlruns"), Path("mlruns")), (work.FOLDER, WORK)):
             (self.root / ours).mkdir(parents=True, exist_ok=True)
             (self.folder / theirs).parent.mkdir(parents=True, exist_ok=True)
-            (self.folder / theirs).symlink_to((self.root / ours).resolve(), target_is_directory=True)
+            (self.folder / theirs).symlink_to(_seen_from((self.folder / theirs).parent, self.root / ours))
         private = self.root / ".dvc/config.local"  # a remote's address or credentials that are this machine's alone
         if private.is_file():
             shutil.copy(private, self.folder / ".dvc/config.local")
-        cache = command.ask("cache", "dir", where=self.root)
-        self._call([*command.DVC, "config", "--local", "cache.dir", str((self.root / cache).resolve())])
+        cache = (self.root / command.ask("cache", "dir", where=self.root)).resolve()
+        if cache.is_relative_to(self.root.resolve()):
+            cache = _seen_from(self.folder / ".dvc", cache)
+        self._call([*command.DVC, "config", "--local", "cache.dir", str(cache)])
 
     def compose(self, overrides: Sequence[str], node: Node | None) -> None:
         """Write and commit the parameters; ValueError with Hydra's or a stage's own words where they are refused."""
@@ -173,6 +176,11 @@ class Checkout:
             if error.code == _REFUSED:
                 raise
             raise Passing(str(error)) from None
+
+
+def _seen_from(folder: Path, place: Path) -> Path:
+    """The way there: where a project is copied with its clones, they go on with the copy's things."""
+    return Path(os.path.relpath(place.resolve(), folder.resolve()))
 
 
 def origin(root: Path) -> str:

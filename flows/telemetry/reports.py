@@ -1,6 +1,7 @@
 """The lines that units report while they compute, and who may read them where."""
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -33,7 +34,8 @@ def keep(node: Node, work: Path) -> None:
 def announce(node: Node, units: Mapping[str, Path]) -> None:
     """Say where the node's units report."""
     FOLDER.mkdir(parents=True, exist_ok=True)
-    write_json(FOLDER / f"{node.name}.json", {unit: str(file) for unit, file in units.items()})
+    # From here: a copy of this folder must not take another's files for its own.
+    write_json(FOLDER / f"{node.name}.json", {unit: os.path.relpath(file) for unit, file in units.items()})
 
 
 def of(node: Node) -> dict[str, Path]:

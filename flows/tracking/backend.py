@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from flows.runtime import addresses, locks
 from flows.runtime.environment import HOME
 from flows.runtime.errors import Passing
+from flows.tracking import places
 
 FILE = Path("mlruns/mlflow.db")
 _TRIES = 8
@@ -46,9 +47,14 @@ def connect(experiment: str) -> Store:
 
 
 def look(experiment: str) -> Store | None:
-    """For those who only read: makes nothing; None where nothing was ever tracked. Raises as `connect` does."""
-    if not addresses.is_server(uri()) and not FILE.is_file():
-        return None
+    """For those who only read: makes nothing; None where nothing was ever tracked. Raises as `connect` does.
+
+    It writes in one case alone: in a folder that was moved or copied, where else it would read from the first.
+    """
+    if not addresses.is_server(uri()):
+        if not FILE.is_file():
+            return None
+        places.settle(FILE)
     client = _client()
     with speaking():
         found = client.get_experiment_by_name(experiment)
@@ -59,11 +65,12 @@ def make_tables() -> None:
     """Those of mlruns/, where it is the store and there are none. In one step: a process that is killed while MLflow
     makes them would leave a file that nothing can read.
     """
-    if addresses.is_server(uri()) or FILE.is_file():
+    if addresses.is_server(uri()):
         return
     FILE.parent.mkdir(exist_ok=True)
     with locks.exclusive(HOME / "mlflow.lock"):
         if FILE.is_file():
+            places.settle(FILE)
             return
         from mlflow import MlflowClient
 
