@@ -97,7 +97,7 @@ class Checkout:
             shutil.copy(private, self.folder / ".dvc/config.local")
         cache = (self.root / command.ask("cache", "dir", where=self.root)).resolve()
         if cache.is_relative_to(self.root.resolve()):
-            cache = _seen_from(self.folder / ".dvc", cache)
+            cache = _seen_from(self.folder, cache)  # DVC writes down the way from .dvc/
         self._call([*command.DVC, "config", "--local", "cache.dir", str(cache)])
 
     def compose(self, overrides: Sequence[str], node: Node | None) -> None:
