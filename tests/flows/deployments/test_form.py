@@ -11,7 +11,7 @@ import yaml
 from prefect.utilities.callables import parameter_schema
 from prefect.utilities.schema_tools.validation import validate
 
-from flows.deployments import child, flows, form, setup
+from flows.deployments import child, flows, form, setup, workspace
 from flows.project.nodes import STAGES
 from flows.runtime import errors
 from flows.workers import gpu_limit
@@ -160,3 +160,18 @@ def test_gpus_are_counted_as_nvidia_smi_lists_them(tmp_path, monkeypatch):
     tool.write_text("#!/bin/sh\necho 'GPU access blocked by the operating system'\nexit 4\n")
     with pytest.raises(ValueError, match=r"GPU access blocked .* say how many GPUs there are"):
         gpu_limit.count()
+
+
+def test_a_clone_knows_the_things_of_its_project_by_the_way_there(tmp_path, monkeypatch):
+    root, clone = tmp_path / "root", tmp_path / "root/.fewstep/scheduled/clones/a-run"
+    for folder in (root, clone):
+        (folder / ".git/info").mkdir(parents=True)
+        monkeypatch.chdir(folder)
+        subprocess.run([sys.executable, "-m", "dvc", "init", "--no-scm", "-q"], check=True)
+    workspace.Checkout(root, "a-run", "run", print)._share_with_worker()
+    moved = root.rename(tmp_path / "moved")
+    monkeypatch.chdir(moved / clone.relative_to(root))
+    asked = subprocess.run([sys.executable, "-m", "dvc", "cache", "dir"], check=True, capture_output=True, text=True)
+    assert asked.stdout.strip() == str(moved / ".dvc/cache")
+    assert Path("mlruns").resolve() == moved / "mlruns"
+    assert Path(".fewstep/work").resolve() == moved / ".fewstep/scheduled/work"
