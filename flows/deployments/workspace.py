@@ -1,7 +1,7 @@
 """A scheduled run's own clone: the code and parameters of one commit, the team's data, and the way back to the team.
 
 Made anew for every run, so what is not committed is not run. Beside the clone, and shared by the runs of one worker,
-lie DVC's cache, MLflow's store and the work folders from which a run that was ended goes on.
+lie DVC's cache, MLflow's store, cells and the work folders from which a run that was ended goes on.
 """
 
 import os
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from flows.deployments import child
 from flows.pipeline import artifacts
-from flows.project import graph, work
+from flows.project import cells, graph, work
 from flows.project.nodes import Node
 from flows.runtime import addresses, locks, processes
 from flows.runtime.environment import HOME
@@ -86,9 +86,9 @@ class Checkout:
         raise ValueError(f"ref {ref}: origin has no such branch, tag or commit; its branches: {branches}, runs/...")
 
     def _share_with_worker(self) -> None:
-        """DVC's cache, MLflow's store and unfinished work outlive the clone."""
+        """DVC's cache, MLflow's store, cells and unfinished work outlive the clone."""
         (self.folder / ".git/info/exclude").write_text("/mlruns\n", encoding="utf-8")
-        for theirs, ours in ((Path("mlruns"), Path("mlruns")), (work.FOLDER, WORK)):
+        for theirs, ours in ((Path("mlruns"), Path("mlruns")), (cells.FOLDER, cells.FOLDER), (work.FOLDER, WORK)):
             (self.root / ours).mkdir(parents=True, exist_ok=True)
             (self.folder / theirs).parent.mkdir(parents=True, exist_ok=True)
             (self.folder / theirs).symlink_to(_seen_from((self.folder / theirs).parent, self.root / ours))

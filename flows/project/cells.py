@@ -10,6 +10,7 @@ from stages.io import cells
 from stages.io.cells import CELLS, Kept
 from stages.io.storage import Store
 
+FOLDER = HOME / CELLS
 VARIABLE = "FEWSTEP_CELLS"
 """Environment variable: a folder for cells, which clones may share; empty, every cell is computed anew."""
 
@@ -19,7 +20,7 @@ def place(store: Store | None) -> str | None:
     given = os.environ.get(VARIABLE)
     if given is not None:
         return str(Path(given).resolve()) if given else None
-    return f"{store.root}/{CELLS}" if store else str((_project() / HOME / CELLS).resolve())
+    return f"{store.root}/{CELLS}" if store else str((_project() / FOLDER).resolve())
 
 
 def unused(home: str) -> list[Kept]:

@@ -38,7 +38,7 @@ class Theme:
         return {name: getattr(self, name) for name in plain} | dict(self.groups)
 
     @property
-    def rc(self) -> dict[str, Any]:
+    def rc(self) -> dict[Any, Any]:
         """matplotlib's settings."""
         return {
             "figure.dpi": DOTS_PER_INCH, "figure.facecolor": self.paper, "axes.facecolor": self.paper, "savefig.facecolor": self.paper,

@@ -227,6 +227,19 @@ def test_labels_of_close_points_do_not_overlap():
     assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
 
 
+@pytest.mark.parametrize("draw", [score_against_distance, quality_against_calls])
+def test_labels_stand_where_they_were_placed_once_all_is_drawn(draw):
+    """They are placed in pixels: of the picture that is drawn, not of one that is laid out anew."""
+    figure = draw(study())
+    before = [axes.get_position().bounds for axes in figure.axes]
+    png(figure)
+    assert [axes.get_position().bounds for axes in figure.axes] == before
+    for axes in figure.axes:
+        boxes = [text.get_window_extent() for text in axes.texts if isinstance(text, Annotation)]
+        assert boxes
+        assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+
+
 def test_text_is_escaped_and_markup_is_not():
     assert element("p", "<b>", element("i", "x"), title='"') == '<p title="&quot;">&lt;b&gt;<i>x</i></p>'
     assert inline(b"\x00") == "data:image/png;base64,AA=="

@@ -280,4 +280,6 @@ def test_one_arms_parameter_runs_that_arm_and_an_arm_no_longer_named_is_set_asid
     assert ran(finished) == {"distill@tdm1", "evaluate"}
     assert not (finished.root / "data/distill/cd").exists()
     assert "cd" not in json.loads((finished.root / "data/evaluate/metrics.json").read_text())["distill"]
+    spans = json.loads((finished.root / "data/lineage/evaluate.json").read_text())["spans"]
+    assert [span["unit"] for span in spans] == ["plan", "distill.tdm1", "finish"], "other models are not measured again"
     assert Path(finished.root / ".fewstep/aside/distill/cd").is_dir()
