@@ -49,7 +49,10 @@ class Network(Velocity, Protocol):
 
 @dataclass(frozen=True)
 class World:
-    """What a loss may call: the networks by role ("teacher" is frozen and always there) and the reward, if any."""
+    """What a loss may call: the networks by role ("teacher" is frozen and always there) and the reward, if any.
+
+    In a training these are `stages.training.networks.RoleNetwork`s, which count calls and answer in float32 or wider.
+    """
 
     nets: Mapping[str, nn.Module]
     reward: Reward | None = None

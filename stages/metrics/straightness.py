@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from stages.core.precision import widened
+
 
 def straightness(velocity: Callable[[Tensor, Tensor], Tensor], noise: Tensor, *, num_steps: int) -> Tensor:
     """S of each sample [B], from `num_steps` equal Euler steps of `velocity` (x, t [B]) -> v from `noise`.
@@ -20,7 +22,7 @@ def straightness(velocity: Callable[[Tensor, Tensor], Tensor], noise: Tensor, *,
     """
     x, mean, squares = noise, torch.zeros_like(noise), torch.zeros_like(noise)
     for i in range(num_steps):
-        v = velocity(x, torch.full((len(x),), 1 - i / num_steps, dtype=x.dtype, device=x.device))
+        v = widened(velocity(x, torch.full((len(x),), 1 - i / num_steps, dtype=x.dtype, device=x.device)))
         x = x - v / num_steps
         ahead = mean + (v - mean) / (i + 1)
         squares = squares + (v - mean) * (v - ahead)

@@ -1,7 +1,8 @@
 """What a method says of itself: the networks it needs, one pure loss for each phase, and how its student is sampled.
 
 A method is a module. The loop owns optimisers, averages, clipping, precision, checkpoints and counting; a method
-owns mathematics. Kinds of batch, by `NEEDS` (every batch also holds `cond` and `null`, tokens [B, L]):
+owns mathematics. Networks answer it in float32 or wider, whatever they compute in, and each call is counted
+(`networks.py`), so a loss says nothing of either. Kinds of batch, by `NEEDS` (every batch also holds `cond` and `null`, tokens [B, L]):
 
 - "pairs": noise [B, C, H, W] and x0, the sample a model makes of it
 - "images": x0, real data

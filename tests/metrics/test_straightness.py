@@ -92,3 +92,12 @@ def test_uneven_times_are_weighted_by_their_length():
     """Velocity 4 for a quarter of the time and 0 for the rest: chord 1, S = 1/4 (4 - 1)^2 + 3/4 (0 - 1)^2 = 3."""
     states = torch.tensor([2.0, 1.0, 1.0], dtype=F64)[:, None, None]
     assert straightness_of_states(states, [1.0, 0.75, 0.0]).item() == pytest.approx(3)
+
+
+def test_answers_in_bfloat16_are_averaged_in_float32():
+    def rounded(told):
+        flow = gaussian(0.4)
+        return straightness(lambda x, t: flow(x, t).bfloat16().to(told), normal(6, 1, 2, 2).float(), num_steps=7)
+
+    assert rounded(torch.bfloat16).dtype == torch.float32
+    assert torch.equal(rounded(torch.bfloat16), rounded(torch.float32))
