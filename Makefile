@@ -1,6 +1,6 @@
 # Two commands are all a newcomer needs: `make run` and `make test`.
 .DEFAULT_GOAL := help
-.PHONY: help install run test check gpu-test clean
+.PHONY: help install run test check lint types unit gpu-test clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -31,12 +31,19 @@ run: install ## Run the pipeline on `experiment` (default: digits), print the re
 test: check ## Everything: the fast lane, then real DVC, Prefect, Ray and MLflow on the smoke experiment
 	@$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "(integration or slow) and not gpu" -p no:randomly
 
-check: install ## The fast lane, about a minute: lint, types, import rules, unit tests
+check: install ## The fast lane, about a minute: the three below, beside each other
+	@$(MAKE) --no-print-directory -j 3 lint types unit
+
+lint: install ## Ruff, and the import rules
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/basedpyright
 	@$(BIN)/lint-imports
-	@$(BIN)/pytest -n 2 -m "not gpu and not slow and not integration"
+
+types: install ## The type checker
+	@$(BIN)/basedpyright
+
+unit: install ## The tests that take seconds at most
+	@$(BIN)/pytest -n 2 --dist loadfile -m "not gpu and not slow and not integration"
 
 gpu-test: install ## Tests that need a CUDA device
 	@$(BIN)/pytest -m gpu

@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from unittest import mock
 
+from tests.waiting import PATIENCE_S
+
 CREDENTIALS = {
     "AWS_ACCESS_KEY_ID": "test",
     "AWS_SECRET_ACCESS_KEY": "test",
@@ -115,7 +117,7 @@ class Network:
                 return
             case "slow":
                 time.sleep(1.5)
-        behind = http.client.HTTPConnection(self.behind, timeout=30)
+        behind = http.client.HTTPConnection(self.behind, timeout=PATIENCE_S)
         headers = {name: value for name, value in handler.headers.items() if name.lower() != "transfer-encoding"}
         behind.request(handler.command, handler.path, body, headers | {"Host": handler.headers["Host"]})
         reply = behind.getresponse()

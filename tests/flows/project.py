@@ -1,9 +1,12 @@
 """A project's folder with artefacts, records, a lock and DVC's cache, made by hand: quick, and easily broken."""
 
+import atexit
+import functools
 import json
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import yaml
@@ -13,9 +16,17 @@ from flows.tracking import records
 from flows.versioning import cache
 
 
+@functools.cache
+def _initialised():
+    folder = tempfile.mkdtemp(prefix="fewstep-dvc-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    subprocess.run([sys.executable, "-m", "dvc", "init", "--no-scm", "-q"], cwd=folder, check=True)
+    return Path(folder)
+
+
 def begin():
     """DVC in the working folder; what an earlier test learned of its cache is forgotten."""
-    subprocess.run([sys.executable, "-m", "dvc", "init", "--no-scm", "-q"], check=True)
+    shutil.copytree(_initialised(), ".", dirs_exist_ok=True)
     cache.folder.cache_clear()
 
 

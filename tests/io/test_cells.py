@@ -11,6 +11,7 @@ import pytest
 
 from stages.io import artefacts, cells, storage
 from tests import s3
+from tests.waiting import wait_for
 
 SILENT = lambda _step, _metrics: None  # noqa: E731
 ROOT = Path(__file__).parents[2]
@@ -137,9 +138,8 @@ cells.compute(place, body, lambda *_: None)
 
 def start(place: str, begun: Path, go: Path) -> subprocess.Popen[bytes]:
     process = subprocess.Popen([sys.executable, "-c", PROCESS, place, str(begun), str(go)], cwd=ROOT)
-    while not begun.exists():
-        assert process.poll() is None, "it ended before it began"
-        os.sched_yield()
+    wait_for(lambda: begun.exists() or process.poll() is not None)
+    assert process.poll() is None, "it ended before it began"
     return process
 
 

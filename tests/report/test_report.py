@@ -162,8 +162,9 @@ def test_figures_take_their_colours_from_the_page(page):
 
 @pytest.mark.parametrize("draw", [score_against_distance, quality_against_calls, samples])
 def test_equal_studies_give_equal_bytes(draw):
-    assert png(draw(study())) == png(draw(study()))
-    assert svg(draw(study()), LIGHT) == svg(draw(study()), LIGHT)
+    one, other = draw(study()), draw(study())
+    assert png(one) == png(other)
+    assert svg(one, LIGHT) == svg(other, LIGHT)
 
 
 def lines(figure: Figure, panel: int, label: str) -> tuple[list[float], list[float]]:

@@ -4,6 +4,7 @@ import json
 import sys
 from dataclasses import asdict
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from stages.models.transformer import NetworkConfig, seeded_build
 from stages.policies import dgpo
 from stages.training import flow_matching
 from stages.training.loop import Budget, Start, Trainer
+from tests.waiting import PATIENCE_S
 
 PROMPTS = [f"a {thickness} {digit}" for thickness in ("bold", "thin") for digit in range(6)]
 TINY = NetworkConfig(width=8, num_layers=1, num_heads=1, patch_size=2, num_text_layers=1)
@@ -30,6 +32,7 @@ DGPO = dgpo.Config(
     clip_range=0.01, old_decay=0.3, old_decay_rate=1e-3, student_lr=1e-3,
 )  # fmt: skip
 NUM_PROMPTS, GROUP = 12, 3
+ITERATIONS = 6
 CASES = {
     "flow, 2 slices": (flow_matching, FLOW, 2),
     "flow, 4 slices": (flow_matching, FLOW, 4),
@@ -43,20 +46,27 @@ def network():
     return seeded_build(0, TINY, (1, 4, 4), PROMPTS)
 
 
+@cache
+def conditions():
+    """Tokens of each prompt, and those of none."""
+    net = network()
+    return net.tokens(PROMPTS), net.null(1)
+
+
 def batch_at(iteration):
     """12 prompts in groups of 3; the images and the order of prompts differ by iteration."""
     rng = stream(5, "batch", iteration)
     order = torch.randperm(NUM_PROMPTS, generator=rng).repeat_interleave(GROUP)
     x0 = torch.randn(len(order), 1, 4, 4, generator=rng)
-    cond = network().tokens([PROMPTS[i] for i in order])
-    return {"x0": x0, "cond": cond, "null": network().null(len(order)), "targets": order[:, None]}
+    cond, null = conditions()
+    return {"x0": x0, "cond": cond[order], "null": null.repeat(len(order), 1), "targets": order[:, None]}
 
 
 def reward(images, targets):
     return images.flatten(1).mean(dim=1) * (1 + targets[:, 0])
 
 
-def trainer(name, iterations=12):
+def trainer(name, iterations=ITERATIONS):
     method, cfg, slices = CASES[name]
     budget = Budget(
         iterations=iterations, ema=0.9, clip=1.0, warmup=2, final_lr=0.5, precision="float32", slices=slices
@@ -84,8 +94,10 @@ def train(name, folder, resume):
 
 
 def main(rank, world, folder):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=world, timeout=timedelta(seconds=60))
+    """One worker's part of every case."""
+    dist.init_process_group(
+        "gloo", f"file://{folder}/meet", rank=rank, world_size=world, timeout=timedelta(seconds=PATIENCE_S)
+    )
     with joined(Ranks(rank, world)):
         for name in CASES:
             # only the first worker finds a checkpoint, where there is one
@@ -95,4 +107,5 @@ def main(rank, world, folder):
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(1)
     main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))

@@ -15,32 +15,33 @@ from stages.core.ranks import Ranks, joined
 from stages.training import checkpoint
 from stages.training.parallel import Pairwise
 from tests.training import ranked
+from tests.waiting import PATIENCE_S
 
 ROOT = Path(__file__).parents[2]
-RESUMED = "flow, 4 slices"
+RESUMED, RESUMED_AT = "flow, 4 slices", 2
 EXACT = [name for name in ranked.CASES if "6 slices" not in name]
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """What one worker makes in this process, and what two make together; one case resumes from iteration 5."""
+    """What one worker makes, and what two make together, of which this process is one; one case resumes half-way."""
     folder = tmp_path_factory.mktemp("ranks")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as the workers: the bits of a matrix product depend on it
     first = ranked.trainer(RESUMED)
-    for iteration in range(5):
+    for iteration in range(RESUMED_AT):
         first.step(ranked.batch_at(iteration))
     checkpoint.save(first, folder / "resume" / RESUMED)
-    command = [sys.executable, "-m", "tests.training.ranked"]
-    ranks = [subprocess.Popen([*command, str(rank), "2", str(folder)], cwd=ROOT) for rank in range(2)]
+    other = subprocess.Popen([sys.executable, "-m", "tests.training.ranked", "1", "2", str(folder)], cwd=ROOT)
     try:
         for name in ranked.CASES:
             ranked.train(name, folder / "alone", folder / "none" / name)
-        assert [process.wait(timeout=240) for process in ranks] == [0, 0]
+        ranked.main(0, 2, folder)
+        assert other.wait(PATIENCE_S) == 0
     finally:
         torch.set_num_threads(threads)
-        for process in ranks:
-            process.kill()
+        other.kill()
+        other.wait()
     return folder
 
 
@@ -65,7 +66,9 @@ def test_cost_is_counted_over_all_workers(folders, name):
 
 
 def test_all_workers_resume_from_the_first_ones_checkpoint(folders):
-    assert len(facts(folders / "rank1", RESUMED)["curve"]) == 7, "only the missing iterations may run"
+    assert len(facts(folders / "rank1", RESUMED)["curve"]) == ranked.ITERATIONS - RESUMED_AT, (
+        "only the missing iterations may run"
+    )
     assert facts(folders / "rank1", RESUMED)["cost"] == facts(folders / "alone", RESUMED)["cost"]
 
 

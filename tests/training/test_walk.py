@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from stages.training.walk import Walk
+from tests.waiting import PATIENCE_S
 
 PARTS = [7, 5, 6, 1, 6]
 
@@ -79,7 +80,7 @@ def test_the_next_parts_are_read_while_the_present_ones_are_used():
 
     store.read = read
     walk(store, buffer=8)(0)
-    assert arrived.wait(10), "two parts for the batch, and two after them"
+    assert arrived.wait(PATIENCE_S), "two parts for the batch, and two after them"
 
 
 def test_rows_of_a_batch_are_drawn_from_all_that_is_held():

@@ -21,8 +21,9 @@ PARAMS = {stage: {} for stage in STAGES} | {
     "distill": {"arms": {"a": {"teacher": "data/teacher", "init": "data/teacher", "data": "data/reflow"}}},
     "rl": {"arms": {}},
 }
-HOLD = "import sys, time; from flows.runtime import locks\n"
-HOLD += "with locks.hold(sys.argv[1]): print(1, flush=True); time.sleep(60)"
+HOLD = "import sys; from flows.runtime import locks\n"
+HOLD += "with locks.hold(sys.argv[1]): print(1, flush=True); sys.stdin.read()"
+PIPES = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
 
 
 @pytest.fixture
@@ -33,14 +34,13 @@ def running(tmp_path, monkeypatch):
 
     def start(name):
         command = [sys.executable, "-c", HOLD, name]
-        started.append(subprocess.Popen(command, stdout=subprocess.PIPE, env={"PYTHONPATH": str(ROOT)}))
+        started.append(subprocess.Popen(command, env={"PYTHONPATH": str(ROOT)}, **PIPES))
         assert started[-1].stdout.readline()
 
     yield start
     for process in started:
         process.kill()
-        process.wait()
-        process.stdout.close()
+        process.communicate()
 
 
 def by_name(changed=()):

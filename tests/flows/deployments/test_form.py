@@ -15,6 +15,7 @@ from flows.deployments import child, flows, form, setup, workspace
 from flows.project.nodes import STAGES
 from flows.runtime import errors
 from flows.workers import gpu_limit
+from tests.waiting import PATIENCE_S
 
 ROOT = Path(__file__).parents[3]
 DEPLOYMENTS = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
@@ -106,7 +107,7 @@ FAILS = "outcomes.write(told, outcomes.Outcome({}, passing={})); print('error: n
 )
 def test_a_failure_is_a_persons_to_mend_or_may_pass(tmp_path, code, kind, message):
     with pytest.raises(kind, match=message):
-        child.call([sys.executable, "-c", code], ROOT, uuid.uuid4().hex, lambda _: None, limit_s=60)
+        child.call([sys.executable, "-c", code], ROOT, uuid.uuid4().hex, lambda _: None, limit_s=PATIENCE_S)
 
 
 def test_only_what_may_pass_is_tried_again_and_the_making_only_once():
@@ -118,14 +119,9 @@ def test_only_what_may_pass_is_tried_again_and_the_making_only_once():
 def test_what_takes_too_long_is_ended_with_all_it_started(tmp_path):
     """A grandchild in a session of its own, as servers are."""
     run, said = uuid.uuid4().hex, []
-    code = (
-        "import subprocess, sys, time\n"
-        "p = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(300)'], start_new_session=True)\n"
-        "print('started', p.pid, flush=True)\n"
-        "time.sleep(300)"
-    )
+    code = "setsid sleep 300 & echo started $!; sleep 300"  # by a shell, which has begun before its time is over
     with pytest.raises(TimeoutError, match="not done after 2 s"):
-        child.call([sys.executable, "-c", code], tmp_path, run, said.append, limit_s=2)
+        child.call(["sh", "-c", code], tmp_path, run, said.append, limit_s=2)
     assert said[0].startswith("started")
     assert not list(child.of_run(run))
 
@@ -135,7 +131,7 @@ def test_a_clean_environment_reaches_the_clone(tmp_path, monkeypatch):
     monkeypatch.setenv("PREFECT__FLOW_RUN_ID", "x")
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:1/api")
     code = "import os; print(sorted(n for n in os.environ if n.startswith(('FEWSTEP_', 'PREFECT_'))))"
-    said = child.call([sys.executable, "-c", code], tmp_path, "r", lambda _: None, limit_s=60)
+    said = child.call([sys.executable, "-c", code], tmp_path, "r", lambda _: None, limit_s=PATIENCE_S)
     assert "'FEWSTEP_PARENT'" in said[0]
     assert "'PREFECT_API_URL'" in said[0]
     assert "FEWSTEP_RELAY" not in said[0]

@@ -4,6 +4,7 @@ import threading
 
 from flows.pipeline.scheduler import Slots
 from flows.project.nodes import STAGES, Node
+from tests.waiting import wait_for
 
 ARMS = {stage: {} for stage in STAGES} | {
     "distill": {"arms": {"a": {"teacher": "data/teacher", "init": "data/teacher", "data": "data/reflow"}}},
@@ -22,7 +23,7 @@ def test_the_longest_chain_goes_first_even_if_it_asks_last():
         slots.over(Node(name), made=True)
     first = threading.Thread(target=make, args=(Node("rl", "r"),))
     first.start()
-    first.join(timeout=0.2)
+    wait_for(lambda: slots._turn._waiters or order)
     assert order == [], "trajectories could start now, and more waits for it"
     make(Node("trajectories"))
     first.join()

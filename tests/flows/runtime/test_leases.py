@@ -12,6 +12,7 @@ from flows.runtime.errors import Passing
 from stages.io import storage
 from stages.io.storage import Store
 from tests import s3
+from tests.waiting import PATIENCE_S, wait_for
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of moto's server, which runs in this process
 
@@ -38,7 +39,7 @@ def held_by(process, **changes):
 @pytest.fixture
 def other():
     """A process of this machine that lives."""
-    with subprocess.Popen(["sleep", "60"]) as process:
+    with subprocess.Popen(["sleep", str(PATIENCE_S)]) as process:
         yield psutil.Process(process.pid)
         process.kill()
 
@@ -58,7 +59,7 @@ def test_a_lease_left_by_a_dead_process_of_this_machine_is_taken_over_at_once(st
     for facts in (left | {"born": left["born"] - 60}, left):  # another process has its pid now; nobody has
         if facts == left:
             other.kill()
-            other.wait(timeout=10)
+            other.wait(PATIENCE_S)
         store.write_document(NAME, facts)
         with leases.hold(store, "teacher", "k"):
             assert store.read_document(NAME)["pid"] == os.getpid()
@@ -100,8 +101,7 @@ def test_a_lease_in_use_is_renewed(store, monkeypatch):
     monkeypatch.setattr(leases, "RENEW_S", 0.1)
     with leases.hold(store, "teacher", "k"):
         first = store.read_document(NAME)["renewed"]
-        time.sleep(0.5)
-        assert store.read_document(NAME)["renewed"] > first
+        wait_for(lambda: store.read_document(NAME)["renewed"] > first)
 
 
 def test_without_a_store_there_is_no_lease():

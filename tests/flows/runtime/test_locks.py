@@ -22,15 +22,16 @@ def home(tmp_path, monkeypatch):
 
 def test_a_node_runs_once_at_a_time(home):
     code = """if True:
-        import time
+        import sys
         from flows.runtime import locks
         with locks.hold("teacher"):
             print("held", flush=True)
-            time.sleep(60)
+            sys.stdin.read()
     """
     began = time.time()
     other = subprocess.Popen(
         [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env={"PYTHONPATH": str(ROOT)},
     )
@@ -48,8 +49,7 @@ def test_a_node_runs_once_at_a_time(home):
             pass
     finally:
         other.kill()
-        other.wait()
-        other.stdout.close()
+        other.communicate()
     with locks.hold("teacher"):  # kill -9 lets go of it
         pass
     assert locks.held("teacher") is None

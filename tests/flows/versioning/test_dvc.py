@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 
 import psutil
 import pytest
@@ -14,6 +13,7 @@ from flows.project.nodes import Node
 from flows.runtime import errors
 from flows.versioning import command, dvc
 from tests.flows.clone import ROOT
+from tests.waiting import PATIENCE_S, wait_for
 
 
 @pytest.fixture
@@ -42,8 +42,8 @@ def test_a_lock_whose_process_is_no_dvc_is_named(home):
 
 def test_a_lock_of_a_process_that_ended_is_taken_away(home):
     ended = subprocess.Popen([sys.executable, "-c", ""])
-    while psutil.Process(ended.pid).status() != psutil.STATUS_ZOMBIE:  # as in a container whose init reaps nobody
-        time.sleep(0.01)
+    # as in a container whose init reaps nobody
+    wait_for(lambda: psutil.Process(ended.pid).status() == psutil.STATUS_ZOMBIE)
     owner = {"pid": ended.pid, "cmd": "dvc repro"}
     table = rwlock(home, json.dumps({"write": {"data/teacher": owner}, "read": {"data/dataset": [owner]}}))
     command.check_locks()
@@ -104,7 +104,7 @@ def project(home, monkeypatch):
         if end:
             (home / "stage.py").write_text(ASKED + ENDS[end])
         process = dvc.start(Node("teacher"), {})
-        process.wait(timeout=120)
+        process.wait(timeout=PATIENCE_S)
         return dvc.outcome(Node("teacher"), process)
 
     return repro
