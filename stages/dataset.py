@@ -13,7 +13,7 @@ from stages.core.ranges import NonNegative, Positive, Size
 from stages.core.rng import stream
 from stages.core.types import Sink
 from stages.io.dataset import Dataset
-from stages.io.expected import Expected, Outline
+from stages.io.expected import Expected, Inputs, Outline
 from stages.io.job import Job
 from stages.models.mixture import GaussianMixture, component_prompts
 from stages.models.verifier import ink_mass, slope
@@ -61,7 +61,7 @@ class Mixture:
 Config = Annotated[Digits | Mixture, Field(discriminator="name")]
 
 
-def expect(cfg: Digits | Mixture, job: Job, _inputs: Mapping[str, Expected]) -> Expected:
+def expect(cfg: Digits | Mixture, job: Job, _inputs: Inputs) -> Expected:
     """Its sizes; ValueError where evaluate could not compare a mixture's component with its test samples."""
     if isinstance(cfg, Digits):
         test = round(cfg.test_fraction * IMAGES)

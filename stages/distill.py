@@ -8,14 +8,15 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
-from stages.core.config import at, config, together
+from stages.core.config import config
+from stages.core.messages import at, together
 from stages.core.ranges import Count, Guidance, Steps, row_of
 from stages.core.rng import stream
 from stages.core.spec import SamplerSpec, even
 from stages.core.types import Sink
 from stages.distillers import METHODS
 from stages.io.dataset import Dataset
-from stages.io.expected import Expected
+from stages.io.expected import Expected, Inputs, outline
 from stages.io.job import Job
 from stages.io.pairs import INDEX, Pairs
 from stages.models import Student, load
@@ -67,7 +68,7 @@ def configure(job: Job) -> arm.Arm[Common]:
     return arm.configure(job.section, Common, METHODS, job.where, "distillation method")
 
 
-def expect(cfg: arm.Arm[Common], job: Job, inputs: Mapping[str, Expected]) -> Expected:
+def expect(cfg: arm.Arm[Common], job: Job, inputs: Inputs) -> Expected:
     """A student."""
     together(
         *(lambda name=name: _holds_a_model(cfg.common, job, name, inputs[name]) for name in ("teacher", "init")),
@@ -77,29 +78,28 @@ def expect(cfg: arm.Arm[Common], job: Job, inputs: Mapping[str, Expected]) -> Ex
     return Expected(model="trained")
 
 
-def _holds_a_model(common: Common, job: Job, name: str, given: Expected) -> None:
-    if given.model is None:
+def _holds_a_model(common: Common, job: Job, name: str, given: Expected | None) -> None:
+    if given and given.model is None:
         raise ValueError(
             f"{job.where}.{name}={getattr(common, name)}: holds no model; name data/teacher, or the folder of an arm"
         )
 
 
-def _has_data(cfg: arm.Arm[Common], job: Job, given: Expected) -> None:
-    needs, draws, source = cfg.method.NEEDS, cfg.common.draw is not None, f"{job.where}.data={cfg.common.data}"
+def _has_data(cfg: arm.Arm[Common], job: Job, given: Expected | None) -> None:
+    needs, draws = cfg.method.NEEDS, cfg.common.draw is not None
     if draws and needs != "pairs":
         raise ValueError(f"{job.where}.draw: {cfg.name} trains on no pairs, none are drawn for it; set it to null")
-    if needs == "pairs" and not draws and given.pairs is None:
-        raise ValueError(_no_pairs(job, source))
+    if needs == "pairs" and not draws and given and not given.has_pairs:
+        raise ValueError(_no_pairs(job, f"{job.where}.data={cfg.common.data}"))
 
 
 def _no_pairs(job: Job, source: str) -> str:
     return f"{source}: holds no pairs; name data/reflow, or say in {job.where}.draw how to draw them"
 
 
-def _has_a_size(common: Common, job: Job, inputs: Mapping[str, Expected]) -> None:
-    data = inputs["dataset"].dataset
-    assert data is not None
-    if inputs["init"].model == "closed form":
+def _has_a_size(common: Common, job: Job, inputs: Inputs) -> None:
+    data, init = outline(inputs), inputs["init"]
+    if data and init and init.model == "closed form":
         with at(f"{job.where}.network"):
             common.network.fit(data.sample_shape)
 

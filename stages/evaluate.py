@@ -23,7 +23,7 @@ from stages.core.ranges import Count, Guidance, Steps
 from stages.core.types import Sink
 from stages.io.artefacts import write_json
 from stages.io.dataset import Dataset
-from stages.io.expected import Expected
+from stages.io.expected import Expected, Inputs, outline
 from stages.io.job import Job
 from stages.models import sampler
 from stages.rewards import ALL, expected
@@ -62,11 +62,10 @@ class Config:
             raise ValueError(f"guidance_scales={list(self.guidance_scales)}: two are the same in six digits; drop one")
 
 
-def expect(cfg: Config, _job: Job, inputs: Mapping[str, Expected]) -> Expected:
+def expect(cfg: Config, _job: Job, inputs: Inputs) -> Expected:
     """No more than that every neighbourhood can be measured."""
-    data = inputs["dataset"].dataset
-    assert data is not None
-    for split, count in (("test", data.num_test), ("training", data.num_train)):
+    data = outline(inputs)
+    for split, count in (("test", data.num_test), ("training", data.num_train)) if data else ():
         if cfg.neighbours >= count:
             raise ValueError(
                 f"evaluate.neighbours={cfg.neighbours}: the dataset has {count} {split} images at most, each with "

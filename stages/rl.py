@@ -7,11 +7,12 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from stages.core import judging
-from stages.core.config import config, join, together
+from stages.core.config import config
+from stages.core.messages import join, together
 from stages.core.ranges import Count, Weight
 from stages.core.types import Reward, Sink
 from stages.io.dataset import Dataset
-from stages.io.expected import Expected
+from stages.io.expected import Expected, Inputs, outline
 from stages.io.job import Job
 from stages.models import load
 from stages.models.transformer import VelocityTransformer
@@ -45,14 +46,13 @@ def configure(job: Job) -> arm.Arm[Common]:
     return arm.configure(job.section, Common, POLICIES, job.where, "RL algorithm")
 
 
-def expect(cfg: arm.Arm[Common], job: Job, inputs: Mapping[str, Expected]) -> Expected:
+def expect(cfg: arm.Arm[Common], job: Job, inputs: Inputs) -> Expected:
     """An aligned model."""
-    common, dataset = cfg.common, inputs["dataset"].dataset
-    assert dataset is not None
+    common, dataset, init = cfg.common, outline(inputs), inputs["init"]
     together(
-        lambda: _has_weights(common, job, inputs["init"].model),
-        lambda: chosen(common.rewards, dataset.attributes, join(job.where, "rewards")),
-        lambda: data.enough_prompts(common.prompts_per_iteration, dataset.num_seen, job.where),
+        lambda: init and _has_weights(common, job, init.model),
+        lambda: dataset and chosen(common.rewards, dataset.attributes, join(job.where, "rewards")),
+        lambda: dataset and data.enough_prompts(common.prompts_per_iteration, dataset.num_seen, job.where),
     )
     return Expected(model="trained")
 

@@ -7,12 +7,13 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import Field
 
-from stages.core.config import at, config
+from stages.core.config import config
+from stages.core.messages import at
 from stages.core.ranges import Count, Steps
 from stages.core.spec import even
 from stages.core.types import Sink
 from stages.io.dataset import Dataset
-from stages.io.expected import Expected
+from stages.io.expected import Expected, Inputs, outline
 from stages.io.job import Job
 from stages.models import save
 from stages.models.mixture import GaussianMixture
@@ -49,16 +50,15 @@ class Exact:
 Config = Annotated[Trained | Exact, Field(discriminator="kind")]
 
 
-def expect(cfg: Trained | Exact, job: Job, inputs: Mapping[str, Expected]) -> Expected:
+def expect(cfg: Trained | Exact, job: Job, inputs: Inputs) -> Expected:
     """A model for samples of the dataset's shape."""
-    data = inputs["dataset"].dataset
-    assert data is not None
-    if isinstance(cfg, Exact):
+    data = outline(inputs)
+    if data and isinstance(cfg, Exact):
         _is_known(data.kind)
-        return Expected(model="closed form")
-    with at(f"{job.where}.network"):
-        cfg.network.fit(data.sample_shape)
-    return Expected(model="trained")
+    if data and isinstance(cfg, Trained):
+        with at(f"{job.where}.network"):
+            cfg.network.fit(data.sample_shape)
+    return Expected(model="trained" if isinstance(cfg, Trained) else "closed form")
 
 
 def _is_known(kind: str) -> None:

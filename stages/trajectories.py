@@ -17,7 +17,7 @@ from stages.core.types import Sink
 from stages.io import shards
 from stages.io.artefacts import adopt, write_json
 from stages.io.dataset import Dataset
-from stages.io.expected import Expected
+from stages.io.expected import Expected, Inputs
 from stages.io.job import Job
 from stages.io.pairs import DTYPES, Layout, Origin
 from stages.models import load
@@ -57,9 +57,9 @@ class Config:
             raise ValueError(f"keep={list(self.keep)} must lie strictly between 0 and steps={self.steps}")
 
 
-def expect(cfg: Config, _job: Job, _inputs: Mapping[str, Expected]) -> Expected:
+def expect(cfg: Config, _job: Job, _inputs: Inputs) -> Expected:
     """Shards of pairs."""
-    return Expected(pairs=cfg.shard_size)
+    return Expected(has_pairs=True, shard_size=cfg.shard_size)
 
 
 def plan(cfg: Config, _job: Job) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ from stages.core.rng import stream
 from stages.core.types import Sink
 from stages.io.artefacts import adopt, write_json
 from stages.io.dataset import Dataset
-from stages.io.expected import Expected
+from stages.io.expected import Expected, Inputs, outline
 from stages.io.job import Job
 from stages.models.mixture import GaussianMixture
 from stages.models.verifier import Classifier, ClassifierConfig, DigitVerifier, load_verifier, save_verifier
@@ -48,11 +48,11 @@ class Exact:
 Config = Annotated[Trained | Exact, Field(discriminator="kind")]
 
 
-def expect(cfg: Trained | Exact, _job: Job, inputs: Mapping[str, Expected]) -> Expected:
+def expect(cfg: Trained | Exact, _job: Job, inputs: Inputs) -> Expected:
     """No more than that it can be made."""
-    data = inputs["dataset"].dataset
-    assert data is not None
-    _judges(cfg, data.kind)
+    data = outline(inputs)
+    if data:
+        _judges(cfg, data.kind)
     return Expected()
 
 

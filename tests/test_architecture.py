@@ -30,7 +30,7 @@ def test_a_stage_has_one_name_everywhere():
         assert FLOWS[name].name == name
         assert (ROOT / "params" / name).is_dir()
         module = importlib.import_module(f"stages.{name}")
-        assert all(hasattr(module, part) for part in ("plan", "work", "finish"))
+        assert all(hasattr(module, part) for part in ("expect", "plan", "work", "finish"))
 
 
 def test_stages_make_what_they_are_called_after():
@@ -41,6 +41,17 @@ def test_stages_make_what_they_are_called_after():
         folder, lineage = body["outs"]
         assert folder == f"data/{name}" + (f"/{key}" if key else "")
         assert lineage == f"data/lineage/{name}" + (f"@{key}" if key else "") + ".json"
+
+
+def test_no_value_reaches_a_command_line():
+    dag = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    assert {entry.get("do", entry)["cmd"] for entry in dag.values()} == {"python -m flows stage"}
+
+
+def test_parameters_are_read_in_shape_or_not_at_all():
+    """flows.project.parameters is the one reader of params.yaml in flows/."""
+    readers = [file for file in ROOT.glob("flows/**/*.py") if "params.read(" in file.read_text()]
+    assert [file.name for file in readers] == ["parameters.py"]
 
 
 def test_imports_go_down_only():

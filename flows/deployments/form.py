@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 from pydantic import Field
 
+from flows.project import nodes
 from flows.project.nodes import STAGES
 
 _PARAMS = Path(__file__).parents[2] / "params"
@@ -25,7 +26,7 @@ Place = Annotated[
 ]
 Override = Annotated[str, Field(pattern=r"^(~[\w/][\w./@-]*(=.*)?|\+{0,2}[\w/][\w./@-]*=.*)$")]
 Overrides = Annotated[list[Override], Field(description="Hydra overrides: distill.arms.tdm1.nfe=2, ~rl.arms.dgpo")]
-Seed = Annotated[int | None, Field(ge=0, description="Empty: the experiment's own")]
+Seed = Annotated[int | None, Field(ge=0, le=2**53, description="Empty: the experiment's own")]  # exact in a browser
 Ref = Annotated[
     str,
     Field(
@@ -42,7 +43,7 @@ ArmStage = Annotated[
     Literal[tuple(name for name, row in STAGES.items() if row.arms)],  # type: ignore[valid-type]
     Field(description="The stage that has the arm"),
 ]
-Arm = Annotated[str, Field(pattern=r"^\w[\w-]*$", description="One of the experiment's arms, such as tdm1")]
+Arm = Annotated[str, Field(pattern=nodes.NAME, description="One of the experiment's arms, such as tdm1")]
 
 
 def words(experiment: str, compute: str, seed: int | None, overrides: list[str]) -> list[str]:

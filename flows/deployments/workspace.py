@@ -14,13 +14,12 @@ from pathlib import Path
 
 from flows.deployments import child
 from flows.pipeline import artifacts
-from flows.project import cells, graph, work
+from flows.project import cells, graph, parameters, work
 from flows.project.nodes import Node
 from flows.runtime import addresses, locks, processes
 from flows.runtime.environment import HOME
 from flows.runtime.errors import Passing
 from flows.versioning import command, dvc, remote
-from stages.io import params
 
 SCHEDULED = HOME / "scheduled"
 WORK = SCHEDULED / "work"
@@ -104,8 +103,7 @@ class Checkout:
         """Write and commit the parameters; ValueError with Hydra's or a stage's own words where they are refused."""
         self._call([*_FEWSTEP, "compose", *overrides])
         if node:
-            graph.find(node.name, params.read(self.folder / "params.yaml"))
-        self._call([sys.executable, "-m", "flows.pipeline.validation"])
+            graph.find(node.name, parameters.read(self.folder / "params.yaml"))
         self.commit(["params.yaml"], f"Parameters of {self.name}: {' '.join(overrides)}")
 
     def remote(self) -> str | None:

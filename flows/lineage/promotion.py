@@ -11,6 +11,7 @@ from flows.project.nodes import Node
 from flows.tracking import evaluations, records
 from flows.tracking.registry import Version
 from stages.core.config import check, config
+from stages.core.ranges import NonNegative
 
 
 @config
@@ -19,21 +20,15 @@ class Gate:
 
     metric: str
     higher_is_better: bool
-    tolerance: float
+    tolerance: NonNegative
     """How much worse than the present champion a candidate may score."""
     same_judge: bool
     clean_git: bool
 
-    def __post_init__(self) -> None:
-        if self.tolerance < 0:
-            raise ValueError(f"tolerance={self.tolerance}: at least 0; a candidate may be so much worse, not less")
-
     @classmethod
     def of(cls, params: Mapping[str, Any]) -> "Gate":
         """Checked; ValueError names what is wrong in it."""
-        if "registry" not in params:
-            raise ValueError("params.yaml: no section 'registry'; write it anew with `fewstep compose`")
-        return check(cls, params["registry"], "registry")
+        return check(cls, params.get("registry"), "registry")
 
 
 @dataclass(frozen=True)

@@ -93,9 +93,14 @@ class Driver:
             return None  # the fault is told to whoever waits
         if request["runs"]["pipeline"]:
             return None  # of a pipeline that this driver runs: another would find the same
-        if _sections() != self.sections:
-            return "it began with other resources"
-        return _dead_server()
+        return self._outdated()
+
+    def _outdated(self) -> str | None:
+        try:
+            sections = _sections(_params())
+        except ValueError:
+            return None  # the fault is told by what looks at parameters before any work
+        return _dead_server() if sections == self.sections else "it began with other resources"
 
     def prepare(self) -> None:
         """Join and import what takes long. Whoever asks meanwhile waits, and gets the fault if there is one."""
@@ -138,9 +143,9 @@ def _pipeline(caller: Caller, request: Content) -> bool:
     from flows.workers import checks
 
     if request["changed"] is None:
-        checking = validation.start()
+        checking = validation.Check()
         made = plan.make(request["until"])
-        validation.result(checking)
+        checking.result()
     else:
         made = plan.Plan(*plan.wanted(request["until"]), request["changed"])
     if not made.is_empty:
@@ -157,14 +162,18 @@ def _check_wanted(caller: Caller) -> None:
 
 
 def _params() -> Mapping[str, Any]:
-    from stages.io import params
+    from flows.project import parameters
+    from flows.project.resources import Compute
+    from flows.project.storage import Storage
 
-    return params.read(Path("params.yaml"))
+    content = parameters.read()
+    Compute.of(content)
+    Storage.of(content)
+    return content
 
 
-def _sections() -> Mapping[str, Any]:
-    content = _params()
-    return {name: content.get(name) for name in _SECTIONS}
+def _sections(content: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {name: content[name] for name in _SECTIONS}
 
 
 def _dead_server() -> str | None:
@@ -236,8 +245,9 @@ def _work(driver: Driver) -> None:
     from flows.workers import connection
 
     forks.begin((*dvc.MODULES, *validation.MODULES))
-    content = _params()
-    driver.sections = {name: content.get(name) for name in _SECTIONS}
+    with validation.whole():
+        content = _params()
+    driver.sections = _sections(content)
     storage.settle(content)
     with local.session(Compute.of(content)) as addresses:
         connection.connect(addresses["ray"])

@@ -22,7 +22,7 @@ from prefect_ray.context import remote_options
 
 from flows.pipeline.monitor import Progress, gather
 from flows.pipeline.prefect_state import settle_tasks
-from flows.project import aside, cells, work
+from flows.project import aside, cells, parameters, work
 from flows.project.nodes import STAGES, Node, Params
 from flows.project.resources import Compute
 from flows.project.storage import Storage
@@ -33,7 +33,7 @@ from flows.versioning import cache
 from flows.workers import gpu_limit, tasks, warm
 from flows.workers.reward_workers import Bench, room
 from flows.workers.train_group import Gang
-from stages.io import artefacts, params, places
+from stages.io import artefacts, places
 from stages.io.job import Job
 from stages.io.storage import Store
 
@@ -59,7 +59,7 @@ def execute(node: Node) -> dict[str, float]:
 
     Raises ValueError for what a person can put right; whatever a task raised is raised here.
     """
-    content = params.read(Path("params.yaml"))
+    content = parameters.read()
     submitted: list[Any] = []
     try:
         task = _prepare(node, content)

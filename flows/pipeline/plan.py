@@ -2,15 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from flows.project import aside, graph
+from flows.pipeline import validation
+from flows.project import aside, graph, parameters
 from flows.project.nodes import Node, Params
 from flows.project.resources import Compute
 from flows.project.storage import Storage
-from flows.runtime.errors import Refused
 from flows.versioning import command, dvc
-from stages.io import params
 
 
 @dataclass(frozen=True)
@@ -33,13 +31,11 @@ def wanted(until: Sequence[str]) -> tuple[Params, frozenset[Node]]:
 
     Raises Refused for what the parameters alone show to be wrong.
     """
-    content = params.read(Path("params.yaml"))
-    try:
+    with validation.whole():
+        content = parameters.read()
         Compute.of(content)
         Storage.of(content)
         return content, graph.needed(until, content)
-    except ValueError as error:
-        raise Refused(str(error)) from None
 
 
 def make(until: Sequence[str]) -> Plan:

@@ -3,15 +3,14 @@
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from prefect import tags
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from prefect_ray import RayTaskRunner
 
-from flows.pipeline import prefect_state
+from flows.pipeline import prefect_state, validation
 from flows.pipeline.flows import FLOWS
-from flows.project import graph, resources, storage
+from flows.project import graph, parameters, resources, storage
 from flows.project.nodes import Node, Params
 from flows.runtime import locks
 from flows.runtime.environment import HOME
@@ -19,12 +18,13 @@ from flows.telemetry import context, reports
 from flows.telemetry.context import Runs
 from flows.tracking.tracker import Tracker
 from flows.workers import capacity, checks
-from stages.io import params
 
 
 def perform(name: str, runs: Runs) -> None:
     """Run node `name` by the parameters in params.yaml, for the `runs` of whoever asked, in the Ray that is joined."""
-    content = params.read(Path("params.yaml"))
+    if not runs["pipeline"]:  # a pipeline has looked
+        validation.Check().result()
+    content = parameters.read()
     storage.settle(content)
     node = graph.find(name, content)
     with locks.hold(node.name), _tracked(node, runs):

@@ -4,18 +4,17 @@ from collections.abc import Iterable, Mapping
 from graphlib import CycleError, TopologicalSorter
 
 from flows.project.nodes import STAGES, Node, Params, arms
+from stages.core.messages import at, join, listed, shown, together
 
 
 def nodes(params: Params) -> Mapping[Node, frozenset[Node]]:
     """Every node of the experiment -> the nodes it reads, in an order that DVC can run.
 
-    Raises ValueError for an arm that names itself, a cycle, or an input that nothing makes.
+    Raises ValueError, a line a fault, for an arm that names itself, an input that nothing makes, or a cycle.
     """
-    missing = [stage for stage in STAGES if stage not in params]
-    if missing:
-        raise ValueError(f"params.yaml: no section {missing[0]!r}; write it anew with `fewstep compose`")
     known = [Node(stage) for stage, row in STAGES.items() if not row.arms] + list(arms(params))
-    reads = {node: _reads(node, params, set(known)) for node in known}
+    found = together(*(lambda node=node: _reads(node, params, set(known)) for node in known))
+    reads = dict(zip(known, found, strict=True))
     try:
         ordered = list(TopologicalSorter(reads).static_order())
     except CycleError as error:
@@ -41,33 +40,41 @@ def height(node: Node, params: Params) -> int:
 
 
 def _reads(node: Node, params: Params, known: set[Node]) -> frozenset[Node]:
-    found = set()
-    for name, folder in _inputs(node, params).items():
-        where = f"{node.stage}.arms.{node.arm}.{name}" if node.arm else f"{node.stage}: input {name}"
-        try:
-            maker = Node.of_folder(folder)
-        except ValueError as error:
-            raise ValueError(f"{where}: {error}") from None
-        if maker == node:
-            raise ValueError(f"{where}={folder}: the arm names itself; name what it starts from, such as data/teacher")
-        if maker not in known:
-            choices = ", ".join(sorted(each.folder for each in known if each != node and each.stage != "evaluate"))
-            raise ValueError(f"{where}={folder}: no such artefact in this experiment; valid: {choices}")
-        found.add(maker)
-    return frozenset(found)
+    inputs = _inputs(node, params)
+    return frozenset(together(*(lambda name=name: _maker(node, name, inputs[name], known) for name in inputs)))
 
 
-def _inputs(node: Node, params: Params) -> Mapping[str, str]:
+def _inputs(node: Node, params: Params) -> Mapping[str, object]:
     try:
         return STAGES[node.stage].inputs(params, node.arm)
     except KeyError as error:
-        raise ValueError(f"{node.stage}.arms.{node.arm}.{error.args[0]}: missing; name an artefact's folder") from None
+        raise ValueError(f"{join(node.where, error.args[0])}: missing; name an artefact's folder") from None
+
+
+def _maker(node: Node, name: str, folder: object, known: set[Node]) -> Node:
+    """The node that makes input `name` of `node`."""
+    where = join(node.where, name)
+    if not isinstance(folder, str):
+        raise ValueError(f"{where}: should be an artefact's folder, such as data/teacher (got {shown(folder)})")
+    with at(where):
+        maker = Node.of_folder(folder)
+    if maker == node:
+        raise ValueError(f"{where}={folder}: the arm names itself; name what it starts from, such as data/teacher")
+    if maker not in known:
+        choices = listed(sorted(each.folder for each in known if each != node and each.stage != "evaluate"))
+        raise ValueError(f"{where}={folder}: no such artefact in this experiment; valid: {choices}")
+    return maker
 
 
 def find(name: str, params: Params) -> Node:
     """The node called `name`; ValueError lists the valid names."""
     node = Node.parse(name)
-    if node.arm is not None and node.arm not in params[node.stage]["arms"]:
-        valid = ", ".join(params[node.stage]["arms"]) or "none"
-        raise ValueError(f"{node.stage}.arms.{node.arm}: no such arm in params.yaml; valid: {valid}")
+    require(node, params)
     return node
+
+
+def require(node: Node, params: Params) -> None:
+    """ValueError, which lists the valid names, if the parameters name no such arm."""
+    if node.arm is not None and node.arm not in params[node.stage]["arms"]:
+        valid = listed(params[node.stage]["arms"])
+        raise ValueError(f"{node.where}: no such arm in params.yaml; valid: {valid}")

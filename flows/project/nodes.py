@@ -1,14 +1,28 @@
 """The one table of stages: what each reads, and whether it has arms."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from stages.core.messages import brief, join, listed, shown
+
 Params = Mapping[str, Any]
 DATA = Path("data")
 LINEAGE = DATA / "lineage"
+NAME = r"^[A-Za-z][A-Za-z0-9_-]{0,63}$"
+"""What an arm may be called: it becomes a parameter's address, a folder, DVC's target, a URL's part, MLflow's model."""
+
+
+def named(text: object) -> str:
+    """`text`, if an arm may be called so; ValueError states the rule."""
+    if isinstance(text, str) and re.fullmatch(NAME, text):
+        return text
+    raise ValueError(
+        f"{shown(text)} is no arm's name: one is a letter of A-Z or a-z, then at most 63 of those, 0-9, _ and -"
+    )
 
 
 @dataclass(frozen=True)
@@ -17,6 +31,15 @@ class Node:
 
     stage: str
     arm: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.arm is not None:
+            named(self.arm)
+
+    @property
+    def where(self) -> str:
+        """The address of its section in params.yaml."""
+        return self.stage if self.arm is None else join(self.stage, "arms", self.arm)
 
     @property
     def name(self) -> str:
@@ -40,19 +63,20 @@ class Node:
     @classmethod
     def of_folder(cls, folder: str) -> "Node":
         """The maker of an artefact's folder; ValueError if no stage makes it."""
-        parts = Path(folder).parts
-        if len(parts) > 1 and parts[0] == DATA.name and parts[1] in STAGES and len(parts) == 2 + STAGES[parts[1]].arms:
+        parts = folder.split("/")
+        if parts[0] == DATA.name and parts[1:2] and parts[1] in STAGES and len(parts) == 2 + STAGES[parts[1]].arms:
             return cls(parts[1], parts[2] if len(parts) > 2 else None)
-        raise ValueError(f"{folder}: no stage makes this; inputs are data/<stage> or data/<stage>/<arm>")
+        raise ValueError(f"{brief(folder)}: no stage makes this; inputs are data/<stage> or data/<stage>/<arm>")
 
     @classmethod
     def parse(cls, name: str) -> "Node":
         """From DVC's name; ValueError if there is no such stage."""
         stage, _, arm = name.partition("@")
         if stage not in STAGES:
-            raise ValueError(f"no stage is called {stage!r}; valid: {', '.join(STAGES)}")
+            raise ValueError(f"no stage is called {shown(stage)}; valid: {listed(STAGES)}")
         if STAGES[stage].arms != bool(arm):
-            raise ValueError(f"{name}: name one arm, {stage}@<arm>" if not arm else f"{name}: {stage} has no arms")
+            short = brief(name)
+            raise ValueError(f"{short}: name one arm, {stage}@<arm>" if not arm else f"{short}: {stage} has no arms")
         return cls(stage, arm or None)
 
 

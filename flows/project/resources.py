@@ -1,33 +1,59 @@
 """The section `compute` of the parameters: where stages compute, and with how much."""
 
 import os
-from collections.abc import Mapping
-from typing import Any, Literal
+import re
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
+from pydantic import AfterValidator, Field
 
-from flows.project.nodes import Node
+from flows.project.nodes import STAGES, Node
 from stages.core.config import check, config
+from stages.core.messages import brief, join, listed, shown
+from stages.core.ranges import Positive, Size
 
 TRAINING = ("teacher", "distill", "rl")
 """Stages whose units several workers can compute together."""
-
-
 JUDGED = ("rl",)
 """Stages whose samples reward workers can score."""
+
+
+def _in_steps(value: float) -> float:
+    if 0 < value < 1e-4:
+        raise ValueError(f"{value:g}: Ray counts in steps of 0.0001")
+    return value
+
+
+def _undivided(value: float) -> float:
+    if value > 1 and value != int(value):
+        raise ValueError(f"{value:g} GPUs: name a part of one, or whole ones")
+    return value
+
+
+def _not_ray_s(name: str) -> str:
+    if name in ("", "CPU", "GPU", "memory", "object_store_memory"):
+        raise ValueError(
+            f"{shown(name)} is no resource that nodes are started with; cpus and gpus have their own words"
+        )
+    return name
+
+
+Amount = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False), AfterValidator(_in_steps)]
+Gpus = Annotated[Amount, AfterValidator(_undivided)]
+Resources = Mapping[Annotated[str, AfterValidator(_not_ray_s)], Amount]
 
 
 @config
 class RewardWorkers:
     """What scores the samples of a unit, beside it."""
 
-    workers: NonNegativeInt
+    workers: Annotated[int, Field(ge=0, le=10**4)]
     """Of each unit; with 0 it scores its samples itself."""
-    cpus: PositiveInt
+    cpus: Size
     """Of each worker; also its torch threads."""
-    gpus: NonNegativeFloat
+    gpus: Gpus
     """Of each worker."""
-    resources: Mapping[str, float]
+    resources: Resources
     """Of each worker: whatever else the cluster's nodes were started with."""
 
     def needs(self) -> dict[str, float]:
@@ -41,39 +67,46 @@ class Compute:
 
     backend: Literal["local", "address"]
     address: str | None
-    num_cpus: int | None
-    nodes: int | None
+    num_cpus: Size | None
+    nodes: Size | None
     """The cluster at `address` must have at least so many."""
     device: Literal["cpu", "cuda"]
-    cpus: Mapping[str, int]
+    cpus: Mapping[str, Size]
     """Of one task, by stage, with a default; also its torch threads."""
-    gpus: Mapping[str, float]
+    gpus: Mapping[str, Gpus]
     """Of one task, by stage, with a default; half a GPU lets two tasks share one."""
-    workers: Mapping[str, int]
+    workers: Mapping[str, Size]
     """That train one model together, by stage, each with the cpus and gpus of a task; they share a batch's slices."""
-    resources: Mapping[str, Mapping[str, float]]
+    resources: Mapping[str, Resources]
     """Of one task, by stage: whatever else the cluster's nodes were started with."""
     rewards: RewardWorkers
-    stall_s: float
+    stall_s: Positive
     """A unit that reports nothing for this long is taken for hung, and ended."""
-    place_s: float
+    place_s: Positive
     """A gang, reward workers, or a stage that waits for GPU slots: what finds no room for this long gives up."""
 
     @classmethod
     def of(cls, params: Mapping[str, Any]) -> "Compute":
         """The section `compute`, checked."""
         made = check(cls, params["compute"], "compute")
-        if made.backend == "address" and not made.address:
-            raise ValueError("compute.address: missing; compute.backend=address needs the head's host:port")
-        for name in ("cpus", "gpus", "workers"):
-            if "default" not in getattr(made, name):
-                raise ValueError(f"compute.{name}.default: missing")
-        for stage, count in made.workers.items():
-            if stage not in (*TRAINING, "default"):
-                raise ValueError(f"compute.workers.{stage}: only {', '.join(TRAINING)} are trained by several workers")
-            if count < 1:
-                raise ValueError(f"compute.workers.{stage}={count}: one worker at least")
+        faults = list(made._faults())
+        if faults:
+            raise ValueError("\n".join(faults))
         return made
+
+    def _faults(self) -> Iterator[str]:
+        if self.backend == "address" and not self.address:
+            yield "compute.address: missing; compute.backend=address needs the head's host:port"
+        elif self.address and not re.fullmatch(r"[^\s/@]+:\d{1,5}", self.address):
+            yield f"compute.address={brief(self.address)}: should be host:port"
+        named = {"cpus": (self.cpus, STAGES), "gpus": (self.gpus, STAGES), "workers": (self.workers, TRAINING)}
+        for name, (by_stage, stages) in named.items():
+            if "default" not in by_stage:
+                yield f"compute.{name}.default: missing"
+            for stage in by_stage.keys() - {"default", *stages}:
+                yield f"{join('compute', name, stage)}: only {listed([*stages, 'default'])} may be named here"
+        for stage in self.resources.keys() - STAGES:
+            yield f"{join('compute.resources', stage)}: no such stage; valid: {listed(STAGES)}"
 
     def cpus_of(self, stage: str) -> int:
         """CPU cores of one task of `stage`."""

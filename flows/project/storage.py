@@ -1,10 +1,12 @@
 """Where bulk data lies, and the one setting of an S3 endpoint, which DVC, MLflow, workers and our own code obey."""
 
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from stages.core.config import check, config
+from stages.core.messages import brief, together
 from stages.io.storage import Store, check_root, use
 
 
@@ -20,16 +22,18 @@ class Storage:
     @classmethod
     def of(cls, params: Mapping[str, Any]) -> "Storage":
         """The section, checked."""
-        made = check(cls, params.get("storage", {}), "storage")
-        if made.root is not None:
-            check_root(made.root)
-        if made.endpoint is not None and not made.endpoint.startswith(("http://", "https://")):
-            raise ValueError(f"storage.endpoint={made.endpoint}: must start with http:// or https://")
+        made = check(cls, params["storage"], "storage")
+        together(lambda: made.root and check_root(made.root), lambda: made.endpoint and _check_server(made.endpoint))
         return made
 
     def store(self) -> Store | None:
         """The store at `root`, if there is one."""
         return Store(self.root) if self.root else None
+
+
+def _check_server(endpoint: str) -> None:
+    if not re.fullmatch(r"https?://[A-Za-z0-9.\[\]:_-]+/?", endpoint):
+        raise ValueError(f"storage.endpoint={brief(endpoint)}: must be http://host:port or https://host:port")
 
 
 def settle(params: Mapping[str, Any]) -> Storage:

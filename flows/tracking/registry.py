@@ -8,6 +8,7 @@ from typing import Any
 
 from flows.project.nodes import STAGES, Node
 from flows.tracking import backend
+from stages.core.messages import brief
 from stages.io.artefacts import read_manifest
 
 CANDIDATE, CHAMPION = "candidate", "champion"
@@ -39,8 +40,8 @@ def student_of(name: str) -> str:
     """The other way; ValueError if no stage makes such models."""
     stage, _, arm = name.partition("-")
     if arm and stage in STAGES and STAGES[stage].arms:
-        return f"{stage}@{arm}"
-    raise ValueError(f"{name}: not a registered student; they are called distill-<arm> and rl-<arm>")
+        return Node(stage, arm).name
+    raise ValueError(f"{brief(name)}: not a registered student; they are called distill-<arm> and rl-<arm>")
 
 
 def is_version(text: str) -> bool:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
-from stages.core.config import pick
+from stages.core.messages import pick
 
 Unit = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 """A time or a share, both ends included."""
@@ -41,7 +41,7 @@ NonNegativeCount = Annotated[int, Field(ge=0, le=10**12)]
 Size = Annotated[int, Field(ge=1, le=2**16)]
 """Of a network or a sample, in one direction."""
 
-Seed = Annotated[int, Field(ge=0, lt=2**64)]
+Seed = Annotated[int, Field(ge=0, le=2**64 - 1)]
 """What torch takes, but no negative one."""
 
 

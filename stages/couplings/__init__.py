@@ -5,7 +5,7 @@ from types import MappingProxyType
 
 from torch import Generator, Tensor
 
-from stages.core.config import choose
+from stages.core.messages import choose
 from stages.couplings.independent import independent
 from stages.couplings.minibatch_ot import minibatch_ot
 from stages.couplings.teacher_ode import teacher_ode

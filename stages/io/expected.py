@@ -1,9 +1,10 @@
 """What parameters tell of an artefact before it is made, so that what cannot come of them is refused before any work.
 
 A stage's `expect(cfg, job, inputs)` says it of its own artefact from what is known of its inputs; it raises ValueError,
-a line a fault, where they do not go together.
+a line a fault, where they do not go together. Of an input whose own parameters are at fault nothing is known.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -30,5 +31,17 @@ class Expected:
     dataset: Outline | None = None
     model: Literal["trained", "closed form"] | None = None
     """None: it holds no model."""
-    pairs: int | None = None
-    """Of noise and sample in each shard; None: it holds none."""
+    has_pairs: bool = False
+    """Whether it holds pairs of noise and sample."""
+    shard_size: int | None = None
+    """Of those, where it is known."""
+
+
+Inputs = Mapping[str, Expected | None]
+"""Name of the input -> what is known of it, None if nothing."""
+
+
+def outline(inputs: Inputs) -> Outline | None:
+    """Of the input called dataset."""
+    known = inputs["dataset"]
+    return known.dataset if known else None

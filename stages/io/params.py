@@ -6,36 +6,47 @@ from typing import Any
 
 import yaml
 
+from stages.core.messages import brief
+
 
 def compose(config_dir: Path, overrides: Sequence[str] = ()) -> str:
     """The resolved parameters as YAML text, exactly as `dvc exp run -S` writes them (a test compares the bytes).
 
-    Raises ValueError with Hydra's own explanation where an override names nothing that exists.
+    Raises ValueError, which names the override at fault and what would be valid.
     """
-    from hydra import compose as hydra_compose
-    from hydra import initialize_config_dir
-    from hydra.errors import HydraException
     from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
+
+    from stages.io import overrides as hydra
 
     try:
-        with initialize_config_dir(str(config_dir.resolve()), version_base=None):
-            cfg = hydra_compose(config_name="config", overrides=list(overrides))
+        cfg = hydra.composed(config_dir, overrides)
         OmegaConf.resolve(cfg)
-    except (HydraException, OmegaConfBaseException) as error:
-        cause = error.__cause__ or error
-        raise ValueError(f"params/: {' '.join(str(cause).split())}") from None
+    except hydra.REFUSALS as error:
+        raise ValueError(hydra.fault(config_dir, overrides, error)) from None
     return OmegaConf.to_yaml(cfg)
 
 
 def read(file: Path) -> dict[str, Any]:
     """The parameters of a run; ValueError if the file is missing or not YAML."""
+    return parse(text(file), str(file))
+
+
+def text(file: Path) -> str:
+    """What the parameters are read from; ValueError if it is missing."""
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        return file.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ValueError(f"{file}: missing; write it with `fewstep compose`") from None
+
+
+def parse(content: str, where: str) -> dict[str, Any]:
+    """The parameters in `content`, which is YAML; ValueError if it is not."""
+    try:
+        found = yaml.safe_load(content)
     except yaml.YAMLError as error:
-        raise ValueError(f"{file}: not YAML ({error}); write it anew with `fewstep compose`") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{file}: holds no parameters; write it anew with `fewstep compose`")
-    return content
+        raise ValueError(
+            f"{where}: not YAML ({brief(' '.join(str(error).split()))}); write it anew with `fewstep compose`"
+        ) from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{where}: holds no parameters; write it anew with `fewstep compose`")
+    return found

@@ -1,6 +1,7 @@
 """Running a stage: unit by unit on any worker, or whole in one plain process.
 
-A stage module has `Config`, `plan(cfg, job)`, `work(cfg, job, unit, out, sink)` and `finish(cfg, job, parts, out)`.
+A stage module has `Config`, `expect(cfg, job, inputs)`, `plan(cfg, job)`, `work(cfg, job, unit, out, sink)` and
+`finish(cfg, job, parts, out)`.
 Orchestration calls the functions here with plain JSON; a notebook calls `run`.
 """
 
@@ -18,6 +19,7 @@ from stages.core.config import check
 from stages.core.ranks import ALONE, Ranks, joined
 from stages.core.types import Reward, Sink
 from stages.io import artefacts, cells, places
+from stages.io.expected import Expected, Inputs
 from stages.io.job import Job
 from stages.io.storage import Store, is_url, use
 
@@ -36,6 +38,14 @@ def configure(job: Job) -> Any:
     module = module_of(job)
     # A stage with arms builds its configuration from two tables, so it brings its own check.
     return module.configure(job) if hasattr(module, "configure") else check(module.Config, job.section, job.where)
+
+
+def expect(job: Job, cfg: Any, inputs: Inputs) -> Expected:
+    """What is known of the artefact before it is made, from its own configuration and what is known of its inputs.
+
+    Raises ValueError, a line a fault, where they do not go together.
+    """
+    return module_of(job).expect(cfg, job, inputs)
 
 
 def plan(job: Job) -> list[Unit]:

@@ -7,6 +7,7 @@ Credentials and the endpoint come from the environment or the AWS files; nothing
 import base64
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
+from stages.core.messages import brief
 from stages.io import hashing
 
 Entry = Mapping[str, Any]
@@ -54,9 +56,11 @@ def is_url(place: str | Path) -> bool:
 
 def check_root(root: str) -> str:
     """`root` without a slash at its end; ValueError if it is not s3://bucket[/prefix]."""
-    bucket = root.removeprefix("s3://").partition("/")[0]
-    if not root.startswith("s3://") or not bucket:
-        raise ValueError(f"storage.root={root}: must be s3://bucket/prefix, or null for the folder data/")
+    if not re.fullmatch(r"s3://[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9_=-][A-Za-z0-9._=-]*)*/?", root):
+        raise ValueError(
+            f"storage.root={brief(root)}: must be s3://bucket/prefix, of letters, digits and ._=-, or null for the "
+            "folder data/"
+        )
     return root.rstrip("/")
 
 

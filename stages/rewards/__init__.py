@@ -12,7 +12,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from stages.core.config import choose, join, listed, together
+from stages.core.messages import choose, join, listed, together
 from stages.core.types import Reward
 from stages.rewards.correctness import Right, all_correct, attribute
 

@@ -12,7 +12,7 @@ from types import MappingProxyType
 import torch
 from torch import Generator, Tensor
 
-from stages.core.config import choose
+from stages.core.messages import choose
 from stages.core.path import LINEAR, Path
 from stages.samplers.dpmpp_2m import dpmpp_2m
 from stages.samplers.euler import euler

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Generic, TypeVar
 
-from stages.core.config import check, choose, listed, together
+from stages.core.config import check
+from stages.core.messages import choose, listed, together
 from stages.training.method import Method
 
 T = TypeVar("T")

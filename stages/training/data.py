@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from stages.core.config import join
+from stages.core.messages import join
 from stages.core.rng import stream
 from stages.core.types import Batch
 from stages.io.dataset import Dataset

@@ -1,6 +1,7 @@
 """`fewstep compose [overrides...]`: params/ to params.yaml, as `dvc exp run -S` does it."""
 
 import argparse
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,29 +13,37 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(parsed: argparse.Namespace) -> int:
-    """Write or show."""
-    if parsed.show:
-        from stages.io.params import compose
-
-        print(compose(Path("params"), parsed.overrides), end="")
-        return 0
+    """Write, unless something in it is at fault, or show."""
+    from flows.pipeline import validation
     from flows.runtime import locks
 
-    with locks.hold("pipeline"):
-        write(parsed.overrides)
+    text = _composed(parsed.overrides)
+    if parsed.show:
+        print(text, end="")
+        return 0
+    with locks.hold("pipeline"), tempfile.TemporaryDirectory(prefix="fewstep-compose-") as folder:
+        file = Path(folder) / "params.yaml"
+        file.write_text(text, encoding="utf-8")
+        validation.Check(file).result()
+        _keep(text)
     print("params.yaml written")
     return 0
 
 
 def write(overrides: Sequence[str]) -> None:
-    """Compose params.yaml, and check the graph of arms that it describes."""
-    import yaml
+    """Compose params.yaml, unlooked at."""
+    _keep(_composed(overrides))
 
-    from flows.project import graph
+
+def _composed(overrides: Sequence[str]) -> str:
     from stages.io.params import compose
 
-    text = compose(Path("params"), overrides)
-    graph.nodes(yaml.safe_load(text))
-    target = Path("params.yaml")
-    if not target.is_file() or target.read_text(encoding="utf-8") != text:
-        target.write_text(text, encoding="utf-8")
+    return compose(Path("params"), overrides)
+
+
+def _keep(text: str) -> None:
+    """Write params.yaml; one that says the same is left as it is."""
+    from flows.project.parameters import FILE
+
+    if not FILE.is_file() or FILE.read_text(encoding="utf-8") != text:
+        FILE.write_text(text, encoding="utf-8")

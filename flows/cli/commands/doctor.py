@@ -119,11 +119,10 @@ def _secrets() -> list[tuple[str, str, bool]]:
 
 def _storage() -> tuple[str, str, bool]:
     """Whether the S3 store of the parameters, if there is one, lets us in."""
-    from flows.project import storage
-    from stages.io import params
+    from flows.project import parameters, storage
 
     try:
-        store = storage.settle(params.read(Path("params.yaml"))).store()
+        store = storage.settle(parameters.read()).store()
         if store is None:
             return "storage", "data/ and .fewstep/ on this disk", True
         store.require()

@@ -25,13 +25,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def main(parsed: argparse.Namespace) -> int:
     """Look, say, delete."""
     from flows.deployments import workspace
-    from flows.project import storage
+    from flows.project import parameters, storage
     from flows.versioning import gc
-    from stages.io import params
 
     if not parsed.older_than >= 0:
         raise ValueError(f"--older-than {parsed.older_than:g}: a number of days, 0 or more")
-    content = params.read(Path("params.yaml"))
+    content = parameters.read()
     store = storage.settle(content).store()
     found = gc.here(content, parsed.older_than)
     found += gc.left(workspace.WORK, parsed.older_than, lambda _node: workspace.only_one(Path.cwd(), "gc", 0.0))

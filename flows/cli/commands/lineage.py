@@ -114,12 +114,11 @@ def _parameters(record: Mapping[str, Any], today: Mapping[str, Any] | None, *, e
 def _sections() -> dict[str, Mapping[str, Any]]:
     from pathlib import Path
 
-    from flows.project import graph
-    from stages.io import params
+    from flows.project import graph, parameters
 
     if not Path("params.yaml").is_file():
         return {}
-    content = params.read(Path("params.yaml"))
+    content = parameters.read()
     return {node.name: node.section(content) for node in graph.nodes(content)}
 
 

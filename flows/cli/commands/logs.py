@@ -59,6 +59,7 @@ def _wanted(line: Mapping[str, Any], parsed: argparse.Namespace) -> bool:
 
 def _check(name: str) -> None:
     from flows.project.nodes import STAGES
+    from stages.core.messages import listed, shown
 
     if name.partition("@")[0] not in STAGES:
-        raise ValueError(f"no stage is called {name!r}; valid: {', '.join(STAGES)}")
+        raise ValueError(f"no stage is called {shown(name)}; valid: {listed(STAGES)}")

@@ -2,7 +2,6 @@
 
 import argparse
 import time
-from pathlib import Path
 
 from flows.cli.output import sign
 
@@ -19,10 +18,10 @@ def main(parsed: argparse.Namespace) -> int:
     """Print each condition; 1 if one does not hold."""
     from flows.lineage.history import History
     from flows.lineage.promotion import Gate, findings, scored
+    from flows.project import parameters
     from flows.tracking.registry import CHAMPION, Registry
-    from stages.io import params
 
-    gate = Gate.of(params.read(Path("params.yaml")))
+    gate = Gate.of(parameters.read())
     history = History()
     if history.store is None:
         raise ValueError("nothing is registered here yet; `fewstep run` registers each student that it makes")

@@ -1,7 +1,6 @@
 """`fewstep remote`: have DVC share artefacts at the place that the parameters name."""
 
 import argparse
-from pathlib import Path
 
 NAME = "team"
 
@@ -13,12 +12,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(parsed: argparse.Namespace) -> int:
     """Write DVC's default remote to .dvc/config, with storage.endpoint, after the bucket was found to be there."""
-    from flows.project import storage
+    from flows.project import parameters, storage
     from flows.versioning import remote
-    from stages.io import params
     from stages.io.storage import Store
 
-    settled = storage.settle(params.read(Path("params.yaml")))
+    settled = storage.settle(parameters.read())
     if parsed.url is None and settled.root is None:
         raise ValueError("storage.root is null; name a place, `fewstep remote s3://bucket/prefix`, or set storage=s3")
     url = Store(parsed.url or f"{settled.root}/dvc")

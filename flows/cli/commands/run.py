@@ -32,7 +32,9 @@ def main(parsed: argparse.Namespace) -> int:
             compose.write(parsed.overrides)
             _run(parsed.until, started)
         except Refused:
-            if before is not None:
+            if before is None:
+                file.unlink(missing_ok=True)
+            else:
                 file.write_text(before, encoding="utf-8")
             raise
     summary.show()
@@ -48,11 +50,11 @@ def _run(until: Sequence[str], started: float) -> None:
     content, wanted = plan.wanted(until)
     changed, empty = None, f"{len(wanted)} stages, all up to date"
     if not client.known():
-        checking = validation.start()
+        checking = validation.Check()
         made = plan.make(until)
         if not made.is_empty:
             client.start_early()
-        validation.result(checking)
+        checking.result()
         if made.is_empty:
             print(empty)
             _tell_mlflow()

@@ -31,13 +31,13 @@ def main(parsed: argparse.Namespace) -> int:
     _check(parsed)
     folder = find(parsed.student)
 
-    from flows.project import storage
+    from flows.project import parameters, storage
     from stages.core.spec import even
-    from stages.io import params, places
+    from stages.io import places
     from stages.models import load
     from stages.samplers.student import Noise, draw
 
-    storage.settle(params.read(Path("params.yaml")))
+    storage.settle(parameters.read())
     student = load(places.view(str(folder.parent)) / folder.name)
     spec = even(parsed.nfe, guidance=student.spec.guidance) if parsed.nfe else student.spec
     prompts = [prompt for prompt in parsed.prompt for _ in range(parsed.n)]

@@ -26,9 +26,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def main(parsed: argparse.Namespace) -> int:
     """One line a node: up to date, changed and why, not made, waits for a changed one, or running and how far."""
     from flows.cli import status
-    from stages.io import params
+    from flows.project import parameters
 
-    content = params.read(Path("params.yaml"))
+    content = parameters.read()
     if parsed.watch:
         return _watch(parsed)
     found = status.states(content, status.changed(content))
@@ -64,7 +64,7 @@ def _watch(parsed: argparse.Namespace) -> int:
     from rich.live import Live
 
     from flows.cli import status
-    from stages.io import params
+    from flows.project import parameters
 
     if parsed.every <= 0:
         raise ValueError(f"--every {parsed.every:g}: more than 0 seconds")
@@ -72,7 +72,7 @@ def _watch(parsed: argparse.Namespace) -> int:
     ask, console = _asker(), Console()
     with Live(console=console, auto_refresh=False, transient=False) as screen:
         while True:
-            content = params.read(Path("params.yaml"))
+            content = parameters.read()
             changed, fault = ask()
             screen.update(_table(status.states(content, changed), status.failures(), fault), refresh=True)
             if time.monotonic() >= end:
@@ -85,15 +85,14 @@ def _asker() -> Callable[[], Any]:
     parameters are others, and until it has said.
     """
     from flows.cli import status
-    from flows.project import graph
+    from flows.project import graph, parameters
     from flows.runtime import locks, processes
-    from stages.io import params
 
     known: dict[str, Any] = {"at": None, "changed": None, "fault": None}
 
     def ask() -> Any:
         text = Path("params.yaml").read_text(encoding="utf-8")
-        content = params.read(Path("params.yaml"))
+        content = parameters.read()
         at = (text, frozenset(node for node in graph.nodes(content) if locks.held(node.name)))
         if known["at"] != at:
             try:

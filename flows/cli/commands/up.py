@@ -22,16 +22,15 @@ def main(parsed: argparse.Namespace) -> int:
     """Start what does not run, and print the addresses."""
     from flows.cli.commands import compose
     from flows.pipeline import client
-    from flows.project import storage
+    from flows.project import parameters, storage
     from flows.project.resources import Compute
     from flows.runtime import addresses
     from flows.servers import local, service
     from flows.tracking import backend
-    from stages.io import params
 
     if not Path("params.yaml").is_file():
         compose.write([])
-    content = params.read(Path("params.yaml"))
+    content = parameters.read()
     storage.settle(content)
     resources = Compute.of(content)
     names = ["ray"] if resources.backend == "local" else []

@@ -13,14 +13,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(parsed: argparse.Namespace) -> int:
     """Use the server in PREFECT_API_URL, or start one; then the pool, limit, watch, deployments and the worker."""
+    from flows.project import parameters
     from flows.project.resources import Compute
     from flows.servers import local
     from flows.workers import gpu_limit
-    from stages.io import params
 
     if parsed.gpus is not None and parsed.gpus < 0:
         raise ValueError(f"--gpus {parsed.gpus}: a number of GPUs, 0 or more")
-    resources = Compute.of(params.read(Path("params.yaml")))
+    resources = Compute.of(parameters.read())
     there = []
     if not os.environ.get("PREFECT_API_URL"):
         found, started = local.start(["prefect"], resources, ports={"prefect": parsed.prefect_port}, leashed=False)

@@ -1,0 +1,69 @@
+"""What `dvc repro` runs: a constant command, which takes the stage from DVC, and never a name's own words."""
+
+import argparse
+
+import pytest
+import yaml
+
+from flows.cli.commands import stage
+from tests.flows.clone import Clone, refused
+
+NAMES = ["x;touch PWNED;", "$(touch PWNED)", "a b", "`touch PWNED`"]
+
+
+@pytest.mark.parametrize(
+    ("given", "address", "name"),
+    [
+        (["teacher", None], "dataset", "teacher"),
+        (["distill", "a"], None, "distill@a"),
+        (["distill@a", None], None, "distill@a"),
+        ([None, None], "distill@a", "distill@a"),
+        ([None, None], "../dvc.yaml:distill@a", "distill@a"),
+        ([None, None], "../../dvc.yaml:teacher", "teacher"),
+        ([None, None], "distill@../dvc.yaml:teacher", "distill@../dvc.yaml:teacher"),  # a name, and no good one
+    ],
+)
+def test_the_stage_is_the_one_that_is_named_or_that_dvc_runs(monkeypatch, given, address, name):
+    monkeypatch.delenv(stage.DVC_STAGE, raising=False)
+    if address:
+        monkeypatch.setenv(stage.DVC_STAGE, address)
+    assert stage._named(argparse.Namespace(name=given[0], arm=given[1])) == name
+
+
+def test_without_dvc_a_name_is_wanted(monkeypatch):
+    monkeypatch.delenv(stage.DVC_STAGE, raising=False)
+    with pytest.raises(ValueError, match=r"name a stage, such as teacher or distill@tdm1"):
+        stage._named(argparse.Namespace(name=None, arm=None))
+
+
+@pytest.fixture
+def clone(tmp_path):
+    return Clone(tmp_path)
+
+
+@pytest.mark.integration
+def test_dvc_runs_nothing_of_an_arms_name(clone):
+    """A params.yaml written by hand, whose arms are called like commands, and all that they read is there."""
+    content = yaml.safe_load(clone.fewstep("compose", "--show").stdout)
+    content["distill"]["arms"] = dict.fromkeys(NAMES, content["distill"]["arms"]["tdm1"])
+    (clone.root / "params.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    for folder in ("dataset", "teacher"):
+        (clone.root / "data" / folder).mkdir()
+        (clone.root / "data" / folder / "file").touch()
+    before = {path.name for path in clone.root.iterdir()}
+    for name in NAMES:
+        done = clone.dvc("repro", "--single-item", f"distill@{name}")
+        assert f"Running stage 'distill@{name}'" in done.stdout, done.stderr
+        refused(done, r"is no arm's name: one is a letter of A-Z or a-z")
+    done = clone.dvc("repro", "--single-item", "dataset")  # another stage does not run beside such names either
+    assert done.returncode != 0
+    assert done.stderr.count("is no arm's name") == len(NAMES)
+    assert {path.name for path in clone.root.iterdir()} == before
+
+
+@pytest.mark.integration
+def test_dvc_tells_the_stage_also_from_a_folder_below(clone):
+    assert clone.fewstep("compose", "experiment=smoke").returncode == 0
+    done = clone._call(["env", "-C", "params", "python", "-m", "dvc", "repro", "-s", "../dvc.yaml:dataset"])
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (clone.root / "data/dataset/manifest.json").is_file()

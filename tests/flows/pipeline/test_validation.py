@@ -1,0 +1,155 @@
+"""What parameters and graph can tell is told before anything starts, all of it, and each fault once."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import yaml
+
+from flows.pipeline import validation
+from stages.io import params
+
+ROOT = Path(__file__).parents[3]
+
+
+def composed(preset):
+    return yaml.safe_load(params.compose(ROOT / "params", [f"experiment={preset}"]))
+
+
+FULL, MIXTURE = composed("digits_full"), composed("gmm")
+
+
+def changed(base, **changes):
+    """`base` with values put at addresses, whose dots are written __."""
+    content = copy.deepcopy(base)
+    for address, value in changes.items():
+        *above, last = address.split("__")
+        place = content
+        for key in above:
+            place = place[key]
+        place[last] = value
+    return content
+
+
+@pytest.mark.parametrize("content", [FULL, MIXTURE], ids=["digits_full", "gmm"])
+def test_a_preset_has_no_fault(content):
+    assert validation.faults(content) == []
+
+
+ARM, POLICY = "distill__arms__kd__", "rl__arms__dgpo__"
+DRAW = {"num_pairs": 8, "rule": "euler", "nfe": 1, "guidance": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        # each section by itself
+        ({POLICY + "group_size": 1}, "rl.arms.dgpo.group_size: Input should be greater than or equal to 2 (got 1)"),
+        ({"teacher__network__num_heads": 3}, "teacher.network: num_heads=3 does not divide width=64"),
+        ({"teacher__network__width": 6}, "teacher.network: width=6: positions are"),
+        ({POLICY + "rewards__digit": float("nan")}, "rl.arms.dgpo.rewards.digit: Input should be a finite number"),
+        ({"teacher__budget__final_lr": -1}, "teacher.budget.final_lr: "),
+        ({"teacher__budget__ema": 1}, "teacher.budget.ema: Input should be less than 1"),
+        ({"teacher__method__lr": 0}, "teacher.method.lr: Input should be greater than 0"),
+        ({"trajectories__rule": "edm_heun"}, "trajectories.rule: no sampler rule is called 'edm_heun'"),
+        ({ARM + "draw": DRAW | {"rule": "eular"}}, "distill.arms.kd.draw.rule: no sampler rule is called 'eular'; did"),
+        ({"dataset__num_heldout_prompts": 84}, "dataset.num_heldout_prompts: Input should be less than 84"),
+        (
+            {"evaluate__guidance_scales": [1.0000001, 1.0]},
+            "evaluate: guidance_scales=[1.0000001, 1.0]: two are the same",
+        ),
+        ({"evaluate__teacher_nfe": [10**8]}, "evaluate.teacher_nfe.0: Input should be less than or equal to 10000"),
+        ({"registry__tolerance": float("inf")}, "registry.tolerance: Input should be a finite number"),
+        ({"storage__endpoint": "http://a b"}, "storage.endpoint=http://a b: must be http://host:port"),
+        ({"storage__root": "s3://b/../c"}, "storage.root=s3://b/../c: must be s3://bucket/prefix"),
+        ({"compute__gpus__default": 1.5}, "compute.gpus.default: 1.5 GPUs: name a part of one, or whole ones"),
+        ({"compute__cpus__techer": 1}, "compute.cpus.techer: only dataset, verifier"),
+        (
+            {"compute__resources": {"rl": {"GPU": 1}}},
+            "compute.resources.rl.GPU: 'GPU' is no resource that nodes are started",
+        ),
+        ({"compute__resources": {"rll": {}}}, "compute.resources.rll: no such stage"),
+        ({"compute__backend": "address", "compute__address": "head"}, "compute.address=head: should be host:port"),
+        # one against another
+        ({"verifier": {"kind": "exact"}}, "verifier.kind=exact does not judge a dataset of digits"),
+        ({"teacher": {"kind": "exact", "nfe": 8}}, "teacher.kind=exact needs a mixture, the dataset holds digits"),
+        ({"teacher__network__patch_size": 3}, "teacher.network: patch_size=3 does not divide square samples of 8x8"),
+        ({"reflow__coupling": "minibatch_ot", "reflow__ot_batch": 4096}, "reflow.ot_batch=4096: a shard has 2048"),
+        ({ARM + "data": "data/dataset"}, "distill.arms.kd.data=data/dataset: holds no pairs; name data/reflow"),
+        ({ARM + "teacher": "data/dataset"}, "distill.arms.kd.teacher=data/dataset: holds no model; name data/teacher"),
+        ({ARM + "init": "data/reflow"}, "distill.arms.kd.init=data/reflow: holds no model"),
+        ({"distill__arms__cd__draw": DRAW}, "distill.arms.cd.draw: cd trains on no pairs"),
+        ({POLICY + "init": "data/dataset"}, "rl.arms.dgpo.init=data/dataset: holds no model"),
+        (
+            {POLICY + "rewards": {"digits": 1.0}},
+            "rl.arms.dgpo.rewards: no reward is called 'digits'; did you mean 'digit'?",
+        ),
+        ({POLICY + "rewards": {"digit": 0.0}}, "rl.arms.dgpo.rewards: give one a weight other than 0"),
+        ({POLICY + "rewards": {}}, "rl.arms.dgpo.rewards: give one a weight other than 0"),
+        (
+            {POLICY + "prompts_per_iteration": 67},
+            "rl.arms.dgpo.prompts_per_iteration=67: the dataset has 66 seen prompts",
+        ),
+        ({"evaluate__neighbours": 359}, "evaluate.neighbours=359: the dataset has 359 test images"),
+        ({"compute__workers__teacher": 2}, "compute.workers.teacher=2 does not divide teacher.budget.slices=1"),
+        ({POLICY + "init": "data/rl/dgpo"}, "rl.arms.dgpo.init=data/rl/dgpo: the arm names itself"),
+    ],
+)
+def test_a_fault_is_told_in_one_line(changes, message):
+    (line,) = validation.faults(changed(FULL, **changes))
+    assert line.startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"dataset__num_test": 16}, "dataset.num_test=16: component "),
+        ({"dataset__min_std": 0.5}, "dataset: min_std=0.5 exceeds max_std=0.3"),
+        ({POLICY + "init": "data/teacher"}, "rl.arms.dgpo.init=data/teacher: a closed form has no weights to train"),
+        ({"distill__arms__rectified__network__patch_size": 2}, "distill.arms.rectified.network: patch_size=2 does not"),
+        ({POLICY + "rewards": {"digit": 1.0}}, "rl.arms.dgpo.rewards: no reward is called 'digit'"),
+        ({POLICY + "prompts_per_iteration": 9}, "rl.arms.dgpo.prompts_per_iteration=9: the dataset has 8 seen prompts"),
+    ],
+)  # fmt: skip
+def test_a_fault_of_a_mixture_is_told(changes, message):
+    (line,) = validation.faults(changed(MIXTURE, **changes))
+    assert line.startswith(message)
+
+
+def test_all_faults_of_all_sections_are_in_one_list():
+    changes = {
+        "seed": "abc", "compute__gpus__default": -1, "storage__root": "???", "registry__metric": 3,
+        "teacher__method__lr": 0, "teacher__budget__ema": 1, "trajectories__keep": [99], "evaluate__neighbours": 4000,
+        ARM + "student_lr": 0, ARM + "batch_size": 0, POLICY + "rewards": {"none": 1.0},
+        "distill__arms__cd__method": "ce",
+    }  # fmt: skip
+    told = [line.partition(":")[0] for line in validation.faults(changed(FULL, **changes))]
+    assert len(told) == len(set(told))
+    assert set(told) == {
+        "seed", "compute.gpus.default", "storage.root", "registry.metric", "teacher.method.lr", "teacher.budget.ema",
+        "trajectories", "evaluate.neighbours=4000", "distill.arms.kd.student_lr", "distill.arms.kd.batch_size",
+        "rl.arms.dgpo.rewards", "distill.arms.cd.method",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "section", ["rl", "distill", "compute", "storage", "registry", "evaluate", "teacher", "network"]
+)
+@pytest.mark.parametrize("value", [None, [], 3, "x"])
+def test_a_section_of_another_shape_is_told_beside_the_rest(section, value):
+    content = changed(FULL, trajectories__steps=0, **{section: value})
+    told = {line.partition(":")[0] for line in validation.faults(content)}
+    assert told == {section, "trajectories.steps"}
+
+
+def test_what_was_found_good_needs_no_second_look(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    good, bad = params.text(ROOT / "params.yaml"), "seed: 1"
+    first = validation.Check(good)
+    other = validation.Check(bad)
+    first.result()
+    assert validation.Check(good)._process is None
+    with pytest.raises(validation.Refused, match=r"(?m)^dataset: missing"), other.whole():
+        raise ValueError("one of them")
+    assert validation.Check(good)._process is None, "a refusal forgets nothing"
