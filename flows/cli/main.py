@@ -32,7 +32,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "up": "start the Prefect server, the MLflow UI and Ray, and leave them running",
         "work": "run what Prefect schedules: pool, limits, deployments and a worker",
         "down": "stop what `up` and `work` started",
-        "doctor": "versions, ports, disk, GPU, credentials",
+        "doctor": "try what a run needs: packages, ports, disk, GPU, git, DVC, stores, servers",
     }
 )
 
