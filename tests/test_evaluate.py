@@ -17,13 +17,14 @@ from stages.cells.bench import chosen, kept
 from stages.core.config import check
 from stages.core.rng import normal_at
 from stages.core.spec import SamplerSpec, even
-from stages.io import artefacts, run
+from stages.io import artefacts, places, run, storage
 from stages.io.dataset import Dataset
 from stages.io.job import Job
 from stages.metrics.frechet import frechet_distance
 from stages.metrics.score import share
 from stages.models import Student
 from stages.models.verifier import load_verifier
+from tests import s3
 from tests.cells.rigs import ATTRIBUTES, SECTION, SILENT, job_on, make_inputs
 
 CFG = check(evaluate.Config, SECTION, "evaluate")
@@ -203,35 +204,62 @@ def test_metrics_have_stable_names(evaluated):
     assert metrics["reflow"] == {"straightness_teacher": 0.125}
 
 
-def test_two_runs_in_different_folders_make_the_same_bytes(job, evaluated, tmp_path):
-    root = Path(job.inputs["teacher"]).parent
-    shutil.copytree(root, tmp_path / "data")
-    inputs = {name: str(tmp_path / "data" / Path(place).relative_to(root)) for name, place in job.inputs.items()}
-    assert run.run(replace(job, inputs=inputs), tmp_path / "out", tmp_path / "work", SILENT) == evaluated[1]
-    assert artefacts.digest(tmp_path / "out") == artefacts.digest(evaluated[0])
-
-
-def test_cells_are_measured_once_and_the_artefact_does_not_tell(job, evaluated, tmp_path, monkeypatch):
-    job = replace(job, cells=str(tmp_path / "cells"))
+@pytest.fixture(scope="module")
+def filled(job, tmp_path_factory) -> tuple[Job, Path]:
+    """The same evaluation in another folder, whose cells are kept, and its artefact."""
+    home, root = tmp_path_factory.mktemp("elsewhere"), Path(job.inputs["teacher"]).parent
+    shutil.copytree(root, home / "data")
+    inputs = {name: str(home / "data" / Path(place).relative_to(root)) for name, place in job.inputs.items()}
+    job = replace(job, inputs=inputs, cells=str(home / "cells"))
     assert run.kept(job, run.plan(job)) == []
-    run.run(job, tmp_path / "empty", tmp_path / "work", SILENT)
-    assert run.kept(job, run.plan(job)) == [unit["id"] for unit in run.plan(job)]
+    run.run(job, home / "out", home / "work", SILENT)
+    return job, home / "out"
+
+
+def test_two_runs_in_different_folders_make_the_same_bytes(evaluated, filled):
+    assert artefacts.digest(filled[1]) == artefacts.digest(evaluated[0])
+
+
+def test_cells_are_measured_once_and_the_artefact_does_not_tell(filled, tmp_path, monkeypatch):
+    job, out = filled
     monkeypatch.setattr(evaluate, "work", None)
-    run.run(job, tmp_path / "full", tmp_path / "work", SILENT)
-    assert artefacts.digest(tmp_path / "full") == artefacts.digest(tmp_path / "empty") == artefacts.digest(evaluated[0])
-
-
-def test_a_damaged_cell_alone_is_measured_again(job, evaluated, tmp_path):
-    job = replace(job, cells=str(tmp_path / "cells"))
     run.run(job, tmp_path / "out", tmp_path / "work", SILENT)
+    assert artefacts.digest(tmp_path / "out") == artefacts.digest(out)
+
+
+def test_a_damaged_cell_alone_is_measured_again(filled, tmp_path):
+    job = replace(filled[0], cells=str(tmp_path / "cells"))
+    shutil.copytree(filled[0].cells, job.cells)
     units = {unit["id"]: unit for unit in run.plan(job)}
-    damaged = Path(job.place_of(units["rl.dgpo"], "")) / "cell.json"
-    damaged.write_text(damaged.read_text().replace("1", "2"))
+    places_of = {name: job.place_of(unit, "") for name, unit in units.items()}
+    damaged = Path(places_of["rl.dgpo"]) / "cell.json"
+    whole = damaged.read_bytes()
+    damaged.write_bytes(whole.replace(b"1", b"2"))
     assert set(units) - set(run.kept(job, list(units.values()))) == {"rl.dgpo"}
     with pytest.raises(ValueError, match="not finished or damaged"):
-        run.finish(job, [job.place_of(unit, "") for unit in units.values()], str(tmp_path / "out"))
-    run.run(job, tmp_path / "out", tmp_path / "work", SILENT)
-    assert artefacts.digest(tmp_path / "out") == artefacts.digest(evaluated[0])
+        run.finish(job, list(places_of.values()), str(tmp_path / "out"))
+    for name, unit in units.items():
+        run.run_unit(job, unit, places_of[name], SILENT)
+    assert damaged.read_bytes() == whole
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of moto's server, which runs in this process
+def test_a_colleague_s_cells_are_taken_from_the_store(job, evaluated, tmp_path, monkeypatch):
+    with s3.server("team") as endpoint:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", endpoint)
+        monkeypatch.setenv("FEWSTEP_CACHE", str(tmp_path / "theirs"))
+        storage._connected.cache_clear()
+        store = storage.Store("s3://team/x")
+        inputs = {name: places.publish(store, Path(folder)) for name, folder in job.inputs.items()}
+        job = replace(job, inputs=inputs, cells=f"{store.root}/cells")
+        run.run(job, tmp_path / "out", tmp_path / "work", SILENT)
+        assert artefacts.digest(tmp_path / "out") == artefacts.digest(evaluated[0])
+        assert not (tmp_path / "work").exists(), "no unit was made anywhere else"
+        monkeypatch.setenv("FEWSTEP_CACHE", str(tmp_path / "mine"))
+        units = run.plan(job)
+        assert run.kept(job, units) == [unit["id"] for unit in units]
+    storage._connected.cache_clear()
 
 
 def test_code_that_was_edited_meanwhile_measures_nothing(job, tmp_path, monkeypatch):
