@@ -94,12 +94,13 @@ def stop(process: Process) -> None:
 
 def outcome(node: Node, process: Process) -> Outcome:
     """What a finished `start` came to, as the stage that DVC ran told it; where DVC ran none, by DVC's exit code."""
-    log, told, fault = log_of(node), outcomes.read(_told(node)), None
-    if process.returncode:
+    log, told, code, fault = log_of(node), outcomes.read(_told(node)), process.returncode, None
+    assert code is not None, f"{node.name}: it has not ended"
+    if code:
         said = " / ".join(told.errors) if told else ""
         words = said or processes.complaint(log.read_text(encoding="utf-8", errors="replace")) or "no message"
-        fault = errors.told(words, passing=told.passing if told and said else process.returncode < 0)
-    return Outcome(ran=told is not None, code=process.returncode, log=log, fault=fault)
+        fault = errors.told(words, passing=told.passing if told and said else code < 0)
+    return Outcome(ran=told is not None, code=code, log=log, fault=fault)
 
 
 def _told(node: Node) -> Path:

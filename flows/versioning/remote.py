@@ -19,8 +19,11 @@ def configure(name: str, url: str, endpoint: str | None) -> None:
 
 def default(where: Path) -> str | None:
     """The default remote's name in the project `where`, None if it has none."""
-    settings = command.ask("config", "--list", where=where).splitlines()
-    return dict(line.partition("=")[::2] for line in settings).get("core.remote")
+    for line in command.ask("config", "--list", where=where).splitlines():
+        key, _, value = line.partition("=")
+        if key == "core.remote":
+            return value
+    return None
 
 
 def require(where: Path) -> None:
