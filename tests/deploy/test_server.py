@@ -9,7 +9,7 @@ import yaml
 
 from tests.deploy.team import SECRET, SERVER, begin_writer, end, end_writer, objects
 from tests.deploy.writer import STEPS, WRITERS
-from tests.flows.clone import Clone
+from tests.flows.clone import Clone, ask
 from tests.waiting import PATIENCE_S
 
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("ignore")]
@@ -115,10 +115,8 @@ def test_a_stage_runs_against_the_teams_servers_and_starts_none(team, clone, mon
     assert [status for _, status in found] == ["FINISHED"]
     record = yaml.safe_load((clone.root / "data/lineage/dataset.json").read_text())
     assert record["mlflow"]["run"] == found[0][0]
-    with urllib.request.urlopen(
-        f"{team.prefect}/api/flow_runs/{record['prefect']['flow_run']}", timeout=PATIENCE_S
-    ) as reply:
-        assert yaml.safe_load(reply.read())["state_type"] == "COMPLETED"
+    flow_run = ask(f"{team.prefect}/api/flow_runs/{record['prefect']['flow_run']}")
+    assert flow_run["state_type"] == "COMPLETED"
 
 
 def test_a_server_that_is_down_is_one_clear_message(clone, monkeypatch):
