@@ -20,7 +20,7 @@ from tests import s3
 from tests.flows.clone import give_databases
 
 ROOT = Path(__file__).parents[1]
-BOUND_S = 240.0
+BOUND_S = 600.0
 STAGES = ("teacher", "trajectories")
 RUN = (
     "run", "--until", "trajectories", "experiment=smoke",

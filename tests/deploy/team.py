@@ -6,7 +6,6 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,17 +17,12 @@ from typing import Any
 
 import psutil
 
+from tests.ports import free_port
 from tests.waiting import PATIENCE_S, wait_for
 
 ROOT = Path(__file__).parents[2]
 SERVER = ROOT / "deploy" / "server"
 SECRET = "p@ss/word:1 "  # what an address would have to escape
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def postgres_binaries() -> Path:

@@ -9,15 +9,15 @@ import sys
 
 import pytest
 
-from tests.flows.clone import ask, give_databases
+from tests.flows.clone import ROOT, ask, give_databases
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(900), pytest.mark.filterwarnings("ignore")]
+pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("ignore")]
 
 
 HISTORY = """
-import time
 from prefect import flow, get_client, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
+from tests.waiting import wait_for
 @task
 def unit():
     get_run_logger().info("of the task")
@@ -35,12 +35,10 @@ def bad():
 pipeline()
 bad(return_state=True)
 with get_client(sync_client=True) as client:  # task runs are written down a little later than flow runs
-    end = time.monotonic() + 60
-    while time.monotonic() < end:
+    def written():
         states = [client.read_task_run_states(run.id) for run in client.read_task_runs()]
-        if states and all(each and each[-1].is_completed() for each in states):
-            break
-        time.sleep(0.2)
+        return states and all(each and each[-1].is_completed() for each in states)
+    wait_for(written)
 """
 
 
@@ -52,6 +50,7 @@ def history(tmp_path_factory):
     give_databases(folder)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     environment |= {"PREFECT_HOME": str(folder / ".fewstep/prefect"), "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true"}
+    environment["PYTHONPATH"] = str(ROOT)
     done = subprocess.run(
         [sys.executable, "-c", HISTORY], env=environment, cwd=folder, capture_output=True, text=True, check=False
     )

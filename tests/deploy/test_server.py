@@ -9,9 +9,10 @@ import yaml
 
 from tests.deploy.team import SECRET, SERVER, begin_writer, end, end_writer, objects
 from tests.deploy.writer import STEPS, WRITERS
-from tests.flows.clone import Clone
+from tests.flows.clone import Clone, ask
+from tests.waiting import PATIENCE_S
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(900), pytest.mark.filterwarnings("ignore")]
+pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("ignore")]
 
 
 def test_eight_writers_at_once_lose_nothing(team, written, s3):
@@ -53,7 +54,7 @@ def ask_as(team, host):
     request = urllib.request.Request(f"{team.mlflow}/api/2.0/mlflow/experiments/get-by-name?experiment_name=Default")
     request.add_header("Host", host)
     try:
-        with urllib.request.urlopen(request, timeout=10) as reply:
+        with urllib.request.urlopen(request, timeout=PATIENCE_S) as reply:
             return reply.status
     except urllib.error.HTTPError as error:
         return error.code
@@ -114,8 +115,8 @@ def test_a_stage_runs_against_the_teams_servers_and_starts_none(team, clone, mon
     assert [status for _, status in found] == ["FINISHED"]
     record = yaml.safe_load((clone.root / "data/lineage/dataset.json").read_text())
     assert record["mlflow"]["run"] == found[0][0]
-    with urllib.request.urlopen(f"{team.prefect}/api/flow_runs/{record['prefect']['flow_run']}", timeout=10) as reply:
-        assert yaml.safe_load(reply.read())["state_type"] == "COMPLETED"
+    flow_run = ask(f"{team.prefect}/api/flow_runs/{record['prefect']['flow_run']}")
+    assert flow_run["state_type"] == "COMPLETED"
 
 
 def test_a_server_that_is_down_is_one_clear_message(clone, monkeypatch):
@@ -124,7 +125,7 @@ def test_a_server_that_is_down_is_one_clear_message(clone, monkeypatch):
         environment = before | {name: f"http://me:hidden@127.0.0.1:9{path}"}
         with monkeypatch.context() as patch:
             patch.setattr(clone, "_environment", lambda given=environment: given)
-            done = clone.fewstep("stage", "verifier", timeout=100)
+            done = clone.fewstep("stage", "verifier")
         assert done.returncode == 1
         assert done.stderr.startswith(f"error: {name}=http://127.0.0.1:9{path}: no server answers there")
         assert "hidden" not in done.stderr
@@ -137,7 +138,7 @@ def test_a_server_that_dies_under_a_run_loses_nothing_of_it(team, written, tmp_p
     run = process.stdout.readline().strip()
     end(team.processes["mlflow"])
     gate.touch()
-    _, err = process.communicate(timeout=120)
+    _, err = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 1
     assert "Max retries exceeded" in err
     assert [file.stem for file in (tmp_path / ".fewstep/unsent").iterdir()] == [run]

@@ -8,13 +8,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+from tests.ports import free_port
+from tests.waiting import PATIENCE_S, wait_for
 
 ROOT = Path(__file__).parents[2]
 PARTS = ("stages", "flows", "params", "dvc.yaml", ".dvcignore", ".gitignore", ".dvc/config", ".dvc/.gitignore")
@@ -49,27 +50,21 @@ def refused(done: subprocess.CompletedProcess[str], message: str) -> None:
     assert "Traceback" not in done.stdout + done.stderr
 
 
-def wait_for(holds: Callable[[], object], seconds: float = 120) -> None:
-    """Until it `holds`; AssertionError after so many seconds."""
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end, "it did not come to it"
-        time.sleep(0.2)
-
-
 def ask(address: str, content: Any = None) -> Any:
     """What a Prefect server answers; 503 says that its database is busy, which Prefect's own client waits for too."""
     body = None if content is None else json.dumps(content).encode()
     request = urllib.request.Request(address, body, {"Content-Type": "application/json"})
-    for _ in range(60):
+
+    def answer() -> list[Any]:
         try:
-            with urllib.request.urlopen(request, timeout=60) as reply:
-                return json.loads(reply.read())
+            with urllib.request.urlopen(request, timeout=PATIENCE_S) as reply:
+                return [json.loads(reply.read())]
         except urllib.error.HTTPError as error:
             if error.code != 503:
                 raise
-            time.sleep(1.0)
-    raise AssertionError(f"{address}: busy for a minute")
+            return []
+
+    return wait_for(answer, lambda: f"{address}: busy")[0]
 
 
 class Clone:
@@ -89,8 +84,15 @@ class Clone:
             self._call(["git", "-c", "user.name=t", "-c", "user.email=t@localhost", *words])
         self.original = {}
 
-    def fewstep(self, *words: str, timeout: float = 600) -> subprocess.CompletedProcess[str]:
-        return self._call([sys.executable, "-m", "flows", *words], timeout)
+    def fewstep(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return self._call([sys.executable, "-m", "flows", *words])
+
+    def up(self, *words: str) -> None:
+        """Servers of its own, on ports that nobody else uses."""
+        prefect, mlflow = free_port(), free_port()
+        self.api = f"http://127.0.0.1:{prefect}/api"
+        done = self.fewstep("up", "--prefect-port", str(prefect), "--mlflow-port", str(mlflow), *words)
+        assert done.returncode == 0, done.stderr
 
     def begin(self, *words: str, stderr: int | None = None) -> subprocess.Popen[bytes]:
         """The command line, not waited for."""
@@ -98,8 +100,8 @@ class Clone:
         where = {"cwd": self.root, "env": self._environment()}
         return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stderr, **where)
 
-    def dvc(self, *words: str, timeout: float = 600) -> subprocess.CompletedProcess[str]:
-        return self._call([sys.executable, "-m", "dvc", *words], timeout)
+    def dvc(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return self._call([sys.executable, "-m", "dvc", *words])
 
     def lock(self) -> str:
         return (self.root / "dvc.lock").read_text()
@@ -115,13 +117,14 @@ class Clone:
             (self.root / file).write_text(text)
         self.original.clear()
 
-    def _call(self, command: list[str], timeout: float = 600) -> subprocess.CompletedProcess[str]:
+    def _call(self, command: list[str]) -> subprocess.CompletedProcess[str]:
         where = {"cwd": self.root, "env": self._environment()}
-        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout, **where)
+        return subprocess.run(command, capture_output=True, text=True, check=False, **where)
 
     def _environment(self) -> dict[str, str]:
-        # dvc.yaml says `python`: that must be the one that runs the tests
-        ours = ("PREFECT_", "FEWSTEP_", "RAY_", "MLFLOW_")
+        # dvc.yaml says `python`: that must be the one that runs the tests. Threads are as many as the stage says, as
+        # they are for a person.
+        ours = ("PREFECT_", "FEWSTEP_", "RAY_", "MLFLOW_", "OMP_")
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
         # DVC remembers, by a clone's path, what a remote holds; an earlier clone may have had the same path.
         site = self.root / ".dvc/tmp/site"

@@ -6,18 +6,14 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import psutil
 
+from tests.ports import free_port
+from tests.waiting import PATIENCE_S, wait_for
+
 RAY = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Cluster:
@@ -75,11 +71,11 @@ class Cluster:
         return [info.node_id.hex() for info in infos.values() if info.state == 0]
 
     def wait_for(self, count: int) -> None:
-        end = time.monotonic() + 90
-        while len(self._alive()) != count:
-            logs = [file.read_text()[-500:] for file in self.folder.glob("node*.log")]
-            assert time.monotonic() < end, logs
-            time.sleep(0.2)
+        """Until the cluster has so many nodes."""
+        wait_for(
+            lambda: len(self._alive()) == count,
+            lambda: [file.read_text()[-500:] for file in self.folder.glob("node*.log")],
+        )
 
     def kill(self, node: subprocess.Popen[bytes]) -> None:
         """SIGKILL its raylet, as a machine that loses power."""
@@ -93,5 +89,5 @@ class Cluster:
             for process in [*children, psutil.Process(node.pid)] if children else []:
                 if process.is_running():
                     process.kill()
-            node.wait(timeout=10)
+            node.wait(timeout=PATIENCE_S)
         shutil.rmtree(self.temporary, ignore_errors=True)

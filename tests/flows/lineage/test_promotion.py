@@ -16,7 +16,7 @@ from flows.tracking import evaluations, tracker
 from flows.tracking.registry import Registry, is_version, student_of
 from tests.flows import project
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(400), pytest.mark.filterwarnings("ignore")]
+pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("ignore")]
 GATE = {"metric": "score_heldout", "higher_is_better": True, "tolerance": 0.0, "same_judge": True, "clean_git": False}
 
 

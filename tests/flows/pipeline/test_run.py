@@ -5,7 +5,6 @@ The tests run in order and share one clone, since the first run is what the othe
 
 import json
 import re
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,18 +16,17 @@ from stages.io import artefacts
 from stages.io import run as stages_run
 from stages.io.job import Job
 from tests.flows import gang
-from tests.flows.clone import Clone, ask, refused, wait_for
+from tests.flows.clone import Clone, ask, refused
+from tests.waiting import PATIENCE_S, wait_for
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.integration
 
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory):
     made = Clone(tmp_path_factory.mktemp("clone"))
     assert made.fewstep("compose", "experiment=smoke").returncode == 0
-    up = made.fewstep("up", "--prefect-port", "4297", "--mlflow-port", "5297")
-    assert up.returncode == 0, up.stderr
-    made.api = "http://127.0.0.1:4297/api"
+    made.up()
     yield made
     down = made.fewstep("down")
     assert down.stdout.count("stopped") == 3
@@ -37,7 +35,7 @@ def clone(tmp_path_factory):
 @pytest.fixture(scope="module")
 def finished(clone):
     """The clone after one whole run."""
-    done = clone.fewstep("run", "experiment=smoke", timeout=900)
+    done = clone.fewstep("run", "experiment=smoke")
     assert done.returncode == 0, done.stdout + done.stderr
     clone.said = done.stdout
     return clone
@@ -71,6 +69,22 @@ def work(cfg, job, unit, out, sink):
         {}
     _work(cfg, job, unit, out, sink)
 """
+
+
+GATED = """
+SAVE_EVERY_S = 0.0
+_step = Trainer.step
+
+
+def step(self, batch):
+    while self.iteration >= 50 and not Path({!r}).exists():
+        time.sleep(0.05)
+    return _step(self, batch)
+
+
+Trainer.step = step
+"""
+"""A training that does not come to its end before the gate is there, so that it can be struck."""
 
 
 def test_a_run_makes_every_node_and_says_what_came_of_it(finished):
@@ -208,9 +222,8 @@ def test_a_run_that_is_stopped_leaves_no_process(spoiled):
     spoiled.spoil("stages/trajectories.py", SHARD_1.format("__import__('time').sleep(600)"))
     run = spoiled.begin("run", *AS_IT_IS, "trajectories.guidance=1.5")
     wait_for(lambda: any((spoiled.root / ".fewstep/work/trajectories").rglob("shard-00001.jsonl")))
-    time.sleep(2)
     run.terminate()
-    assert run.wait(timeout=120) == 130
+    assert run.wait(PATIENCE_S) == 130
     here = [p for p in psutil.process_iter(["cmdline", "cwd"]) if p.info["cwd"] == str(spoiled.root)]
     words = [" ".join(p.info["cmdline"]) for p in here]
     assert not [line for line in words if "flows stage" in line or "flows run" in line or "dvc" in line], words
@@ -239,7 +252,8 @@ def test_a_truncated_shard_names_the_file_and_the_repair(finished):
 
 
 def test_two_workers_train_what_one_trains_even_if_one_is_killed(spoiled, tmp_path):
-    spoiled.spoil("stages/training/loop.py", "SAVE_EVERY_S = 0.2")
+    gate = tmp_path / "gate"
+    spoiled.spoil("stages/training/loop.py", GATED.format(str(gate)))
     sizes = ("teacher.budget.slices=2", "teacher.budget.iterations=100", "+compute.workers.teacher=2")
     assert spoiled.fewstep("compose", "experiment=smoke", *sizes).returncode == 0
     section = yaml.safe_load((spoiled.root / "params.yaml").read_text())["teacher"]
@@ -253,14 +267,15 @@ def test_two_workers_train_what_one_trains_even_if_one_is_killed(spoiled, tmp_pa
         found = gang.ranks(spoiled)
         assert len(found) == 2
         found[1].kill()
-        killed = running.result(timeout=120)
+        killed = running.result(PATIENCE_S)
     refused(killed, "a worker was killed or crashed; finished units are kept, run it again to go on from there")
     assert 20 <= gang.reported(spoiled) < 100
 
+    gate.touch()
     again = spoiled.fewstep("stage", "teacher")
     assert again.returncode == 0, again.stderr
     assert artefacts.digest(spoiled.root / "data/teacher") == artefacts.digest(tmp_path / "alone")
-    wait_for(lambda: not gang.ranks(spoiled), 20)
+    wait_for(lambda: not gang.ranks(spoiled))
 
 
 def test_an_artefact_of_other_parameters_is_refused(spoiled):

@@ -12,9 +12,10 @@ from stages.io import artefacts
 from stages.io.job import Job
 from stages.io.run import run
 from tests import s3
-from tests.flows.clone import Clone, refused, wait_for
+from tests.flows.clone import Clone, refused
+from tests.waiting import PATIENCE_S, wait_for
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(600), pytest.mark.filterwarnings("ignore")]
+pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("ignore")]
 
 STAGES = ("dataset", "teacher", "trajectories")
 
@@ -36,8 +37,7 @@ def mine(tmp_path_factory, network):
     store = ("storage=s3", "storage.root=s3://team/fewstep", f"storage.endpoint={network.endpoint}")
     composed = clone.fewstep("compose", "experiment=smoke", *store)
     assert composed.returncode == 0, composed.stderr
-    up = clone.fewstep("up", "--prefect-port", "24297", "--without", "mlflow")
-    assert up.returncode == 0, up.stderr
+    clone.up("--without", "mlflow")
     network.fault("503", 6, r"PUT .*/objects/")
     made = clone.fewstep("run", "experiment=smoke", *store, "--until", "trajectories")
     assert made.returncode == 0, made.stdout + made.stderr
@@ -102,7 +102,7 @@ def test_the_same_work_in_two_clones_is_done_by_one(mine, yours):
     second = yours.fewstep("stage", "teacher")
     refused(second, r"teacher: process \d+ on .* is making the same from another clone .*wait for it")
     first.terminate()
-    assert first.wait(timeout=120) != 0
+    assert first.wait(PATIENCE_S) != 0
     for clone, text in texts.items():
         (clone.root / "params.yaml").write_text(text)
     assert not _leases(), "a stage that was stopped lets go"

@@ -18,6 +18,7 @@ from stages.io.dataset import Dataset
 from stages.io.job import Job
 from stages.io.params import compose
 from tests.flows.compute import COMPUTE
+from tests.waiting import PATIENCE_S, wait_for
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of Ray Train's settings
 
@@ -26,7 +27,7 @@ def compute(**changes):
     return Compute.of({"compute": COMPUTE | {"rewards": COMPUTE["rewards"] | changes}})
 
 
-def bench(place_s=120.0, **changes):
+def bench(place_s=PATIENCE_S, **changes):
     made = Compute.of({"compute": COMPUTE | {"place_s": place_s, "rewards": COMPUTE["rewards"] | changes}})
     return Bench.of(made, "rl")
 
@@ -99,8 +100,7 @@ def test_they_say_what_the_reward_says_even_if_one_dies(cluster, job, truth):
         first.kill()
         assert panel(images, targets).tolist() == rewards.tolist()
         assert second in living()
-    psutil.wait_procs(living(), timeout=20)
-    assert not living()
+    wait_for(lambda: not living())
 
 
 @pytest.mark.integration
@@ -140,8 +140,8 @@ def test_no_room_is_said_after_a_while(cluster, job):
 
 @pytest.mark.integration
 def test_a_gang_too_says_that_it_found_no_room(cluster, job, tmp_path):
-    gang = train_group.Gang(workers=3, cpus=1, gpus=0, place_s=5.0, silence_s=9.0)
-    message = r"no room for 3 workers of 1 CPU each within 5 s; end what holds it, lower compute\.workers"
+    gang = train_group.Gang(workers=3, cpus=1, gpus=0, place_s=2.0, silence_s=PATIENCE_S)
+    message = r"no room for 3 workers of 1 CPU each within 2 s; end what holds it, lower compute\.workers"
     with pytest.raises(ValueError, match=message):
         train_group.train(job.to_json(), {"id": "all"}, str(tmp_path / "all"), str(tmp_path / "report"), gang, None)
 
@@ -163,6 +163,6 @@ def test_two_units_do_not_wait_for_each_others_judges(cluster, job):
         places = [held.enter_context(reward_workers.room(asked, {"CPU": 1.0})) for held in (soon, stack)]
         first, second = (unit.options(num_cpus=1, **place).remote(job.to_json()) for place in places)
         with soon:
-            assert len(ray.get(first, timeout=60)) == 1
+            assert len(ray.get(first, timeout=PATIENCE_S)) == 1
             assert not ray.wait([second], timeout=1)[0], "there is no room for two"
-        assert len(ray.get(second, timeout=60)) == 1
+        assert len(ray.get(second, timeout=PATIENCE_S)) == 1
