@@ -2,7 +2,9 @@
 
 A method is a module. The loop owns optimisers, averages, clipping, precision, checkpoints and counting; a method
 owns mathematics. Networks answer it in float32 or wider, whatever they compute in, and each call is counted
-(`networks.py`), so a loss says nothing of either. Kinds of batch, by `NEEDS` (every batch also holds `cond` and `null`, tokens [B, L]):
+(`networks.py`), so that a loss says nothing of either.
+
+Kinds of batch, by `NEEDS` (every batch also holds `cond` and `null`, tokens [B, L]):
 
 - "pairs": noise [B, C, H, W] and x0, the sample a model makes of it
 - "images": x0, real data
