@@ -1,1 +1,1 @@
-"""The project as its parameters describe it: the table of stages, the graph of nodes, storage and resources."""
+"""The project as its parameters describe it: the table of stages, the graph, a node's work, storage and resources."""

@@ -1,1 +1,1 @@
-"""DVC, and nothing else knows it: what is out of date, running a node, digests, its cache and its garbage."""
+"""DVC, and nothing else knows it: what is out of date, running a node, its cache; and what nobody needs any more."""
