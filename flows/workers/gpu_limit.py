@@ -9,8 +9,8 @@ from flows.runtime import processes
 
 LIMIT = "fewstep-gpu"
 """Prefect's global concurrency limit; `fewstep work` sets it to the number of GPUs."""
-_NO_DRIVER = 9
-"""nvidia-smi's exit code where it is installed and no GPU's driver is."""
+_NO_GPU, _NO_DRIVER = 6, 9
+"""nvidia-smi's exit codes where it finds no GPU, and where it is installed and no driver is."""
 
 
 def count() -> int:
@@ -19,10 +19,10 @@ def count() -> int:
     if tool is None:
         return 0
     try:
-        answer = processes.ask(tool, "--list-gpus", codes=(0, _NO_DRIVER))
+        answer = processes.ask(tool, "--query-gpu=index", "--format=csv,noheader", codes=(0, _NO_GPU, _NO_DRIVER))
     except processes.NoAnswer as error:
         raise ValueError(f"{error}; say how many GPUs there are: `fewstep work --gpus <number>`") from None
-    return sum(line.startswith("GPU ") for line in answer.out.splitlines())
+    return 0 if answer.code else len(answer.out.splitlines())
 
 
 @contextmanager

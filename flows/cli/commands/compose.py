@@ -46,4 +46,14 @@ def _keep(text: str) -> None:
     from flows.project.parameters import FILE
 
     if not FILE.is_file() or FILE.read_text(encoding="utf-8") != text:
-        FILE.write_text(text, encoding="utf-8")
+        put(text)
+
+
+def put(text: str) -> None:
+    """Make `text` the parameters, in one step: half of them could be read as others."""
+    from flows.project.parameters import FILE
+    from flows.runtime.environment import HOME
+
+    begun = HOME / f"{FILE.name}.begun"
+    begun.write_text(text, encoding="utf-8")
+    begun.replace(FILE)

@@ -35,7 +35,7 @@ def main(parsed: argparse.Namespace) -> int:
             if before is None:
                 file.unlink(missing_ok=True)
             else:
-                file.write_text(before, encoding="utf-8")
+                compose.put(before)
             raise
     summary.show()
     return 0

@@ -50,7 +50,7 @@ def test_outside_a_project_the_message_says_so(home, capsys, monkeypatch):
 def test_what_cannot_be_understood_does_not_pass(home, monkeypatch):
     monkeypatch.setenv(outcomes.FILE, str(home / "told.json"))
     with pytest.raises(SystemExit):
-        main(["stage"])
+        main(["stage", "--nonsense"])
     assert outcomes.read(home / "told.json") == Outcome([], passing=False)
 
 

@@ -15,7 +15,7 @@ from flows.runtime.processes import NoAnswer
 from flows.telemetry import events, reports
 
 ROOT = Path(status.__file__).parents[2]
-PARAMS = {stage: {} for stage in STAGES} | {
+PARAMS = {name: {} for name in (*STAGES, "compute", "storage", "network", "registry")} | {
     "seed": 0,
     "teacher": {"budget": {"iterations": 10}},
     "distill": {"arms": {"a": {"teacher": "data/teacher", "init": "data/teacher", "data": "data/reflow"}}},

@@ -1,5 +1,6 @@
 """The driver: who may ask it, whom it outlives, and what it answers where it cannot begin."""
 
+import shutil
 import subprocess
 import sys
 import threading
@@ -10,11 +11,13 @@ import pytest
 from flows.pipeline import channel, client, driver
 from flows.runtime import environment
 
+ROOT = Path(client.__file__).parents[2]
+
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "params.yaml").write_text("compute: {cpus: 1}\nstorage: {}\n")
+    shutil.copy(ROOT / "params.yaml", tmp_path)
     return tmp_path
 
 
@@ -28,7 +31,7 @@ class Caller:
 
 def ready(leash=None):
     made = driver.Driver(leash)
-    made.sections = driver._sections()
+    made.sections = driver._sections(driver._params())
     made._ready.set()
     return made
 
@@ -50,7 +53,8 @@ def test_a_stale_driver_ends_for_another_to_take_its_place(home, monkeypatch, ho
     monkeypatch.setattr(driver, "_dead_server", lambda: "Ray died" if how == "server" else None)
     made = ready()
     if how == "resources":
-        (home / "params.yaml").write_text("compute: {cpus: 2}\nstorage: {}\n")
+        text = (ROOT / "params.yaml").read_text()
+        (home / "params.yaml").write_text(text.replace("num_cpus: null", "num_cpus: 1"))
     answer = asked(made, **({"version": "another"} if how == "code" else {}))
     assert answer["stale"]
     assert answer["stays"] is True
@@ -107,7 +111,7 @@ def test_it_ends_with_the_process_that_it_was_started_for(home):
 
 def test_a_driver_that_cannot_start_says_why(home, monkeypatch):
     for package in ("flows", "stages"):
-        (home / package).symlink_to(Path(client.__file__).parents[2] / package)
+        (home / package).symlink_to(ROOT / package)
     with pytest.raises(ValueError, match=r"(?s)driver: did not start .*no dvc.yaml and params/ here"):
         client.start(None)
 

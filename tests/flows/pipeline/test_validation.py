@@ -1,12 +1,16 @@
 """What parameters and graph can tell is told before anything starts, all of it, and each fault once."""
 
 import copy
+import shutil
 from pathlib import Path
 
 import pytest
 import yaml
 
 from flows.pipeline import validation
+from flows.project import parameters
+from flows.project.nodes import Node
+from flows.runtime.errors import Refused
 from stages.io import params
 
 ROOT = Path(__file__).parents[3]
@@ -145,11 +149,24 @@ def test_a_section_of_another_shape_is_told_beside_the_rest(section, value):
 def test_what_was_found_good_needs_no_second_look(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    good, bad = params.text(ROOT / "params.yaml"), "seed: 1"
-    first = validation.Check(good)
-    other = validation.Check(bad)
-    first.result()
-    assert validation.Check(good)._process is None
-    with pytest.raises(validation.Refused, match=r"(?m)^dataset: missing"), other.whole():
-        raise ValueError("one of them")
-    assert validation.Check(good)._process is None, "a refusal forgets nothing"
+    shutil.copy(ROOT / "params.yaml", "params.yaml")
+    Path("other.yaml").write_text("seed: 1")
+    looks = [validation.Check(), validation.Check(Path("other.yaml"))]
+    looks[0].result()
+    with pytest.raises(Refused, match=r"(?m)^dataset: missing"):
+        looks[1].result()
+    assert validation.Check()._process is None
+    Path("params.yaml").write_text(Path("params.yaml").read_text() + "# another text")
+    again = validation.Check()
+    assert again._process is not None
+    again.result()
+
+
+def test_one_fault_is_told_among_all(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    Path("params.yaml").write_text(yaml.safe_dump(changed(FULL, rl={"arms": None}, teacher__method__lr=0)))
+    with pytest.raises(Refused, match=r"(?s)rl\.arms: should be a mapping.*teacher\.method\.lr: "), validation.whole():
+        parameters.read()
+    with pytest.raises(Refused, match="no stage is called 'nope'"), validation.whole(ROOT / "params.yaml"):
+        Node.parse("nope")

@@ -23,7 +23,7 @@ from stages.io.storage import Store, is_url
 from tests import s3
 from tests.flows import project
 
-PARAMS = {stage: {} for stage in STAGES} | {
+PARAMS = {name: {} for name in (*STAGES, "compute", "storage", "network", "registry")} | {
     "seed": 0,
     "storage": {"root": None, "endpoint": None},
     "distill": {
