@@ -208,13 +208,10 @@ def speaking(what: str) -> Iterator[None]:
     """Every fault of a store, met where `what` is read or written, as one clear message: a StorageError."""
     try:
         yield
-    except FileExistsError:
-        raise
-    except StorageError:
+    except (FileExistsError, StorageError):
         raise
     except Exception as error:
-        fault = _explain(error)
-        if fault is None:
+        if not (fault := _explain(error)):
             raise
         kind = TransientStorageError if _may_pass(error) else StorageError
         raise kind(f"{what}: {fault}; what was finished is kept") from error
