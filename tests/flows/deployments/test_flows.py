@@ -167,7 +167,7 @@ def test_hydra_s_refusal_is_the_runs_message_and_no_work_is_done(team):
     run = team.begin(stage="dataset", experiment="smoke", overrides=["teacher.colour=red"])
     state = team.end(run)
     assert (state["name"], team.children(run)) == ("Failed", [])
-    assert state["message"].startswith("params/: Key 'colour' is not in struct")
+    assert state["message"].startswith("teacher.colour=red: teacher has no 'colour'; valid: kind, ")
     assert not list((team.worker.root / ".fewstep/scheduled/clones").iterdir())
 
 
