@@ -40,7 +40,8 @@ class Driver:
         self.version = channel.fingerprint()
         self.sections: Mapping[str, Any] = {}
         self.stop = threading.Event()
-        self._leash = (leash, processes.born(leash)) if leash else None
+        self.leash = (leash, processes.born(leash)) if leash else None
+        """The process that it must not outlive, and when that was born."""
         self._ready = threading.Event()
         self._fault: BaseException | None = None
         self._callers: set[Caller] = set()
@@ -54,7 +55,7 @@ class Driver:
             if fault:
                 if not self._callers:
                     self.stop.set()
-                return {"stale": fault, "stays": self._leash is None and not self._callers}
+                return {"stale": fault, "stays": self.leash is None and not self._callers}
             self._callers.add(caller)
         try:
             while not self._ready.wait(_LOOK_S):
@@ -111,7 +112,8 @@ class Driver:
         assert run
         assert stage
         content = _params()
-        warm.start(connection.num_cpus(Compute.of(content)))
+        # One is enough to begin with; a driver that stays may as well have all before they are needed.
+        warm.start(1 if self.leash else connection.num_cpus(Compute.of(content)))
         self._ready.set()
 
     def fail(self, error: BaseException) -> None:
@@ -122,7 +124,7 @@ class Driver:
     def watch(self) -> None:
         """Wait for the end: asked for, or that of the process which this one must not outlive, and of all work then."""
         while not self.stop.wait(_LOOK_S):
-            ended = self._leash is not None and not processes.lives(*self._leash)
+            ended = self.leash is not None and not processes.lives(*self.leash)
             if (ended or self._fault is not None) and not self._callers:
                 self.stop.set()
 
@@ -244,7 +246,8 @@ def _work(driver: Driver) -> None:
     from flows.versioning import dvc
     from flows.workers import connection
 
-    forks.begin((*dvc.MODULES, *validation.MODULES))
+    # Whoever starts one for itself has looked at the parameters itself.
+    forks.begin(dvc.MODULES if driver.leash else (*dvc.MODULES, *validation.MODULES))
     with validation.whole():
         content = _params()
     driver.sections = _sections(content)

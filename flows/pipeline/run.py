@@ -194,7 +194,7 @@ def execute(plan: Plan, tracker: Tracker, news: News) -> None:
         ThreadPoolExecutor(1),
     )
     _EXECUTION.set(execution)
-    warm.start(connection.num_cpus(compute))  # while DVC looks at the first stage
+    warm.start(min(connection.num_cpus(compute), len(plan.changed)))  # while DVC looks at the first stage
     runner = ThreadPoolTaskRunner(max_workers=max(4, len(graph.nodes(content))))
     status = "FAILED"
     try:
