@@ -80,14 +80,8 @@ def _busy(clone: Path, since: float) -> float:
 
 def _call(clone: Path, *words: str) -> None:
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    done = subprocess.run(
-        [sys.executable, *words],
-        cwd=clone,
-        env=os.environ | {"PATH": path},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    where = {"cwd": clone, "env": os.environ | {"PATH": path}}
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False, **where)
     if done.returncode:
         raise SystemExit(f"{' '.join(words)}: {done.stdout[-2000:]}{done.stderr[-2000:]}")
 
