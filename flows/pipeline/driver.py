@@ -243,9 +243,11 @@ def _work(driver: Driver) -> None:
     from flows.project.resources import Compute
     from flows.runtime import forks
     from flows.servers import local
+    from flows.tracking import backend
     from flows.versioning import dvc
     from flows.workers import connection
 
+    backend.import_ahead()
     # Whoever starts one for itself has looked at the parameters itself.
     forks.begin(dvc.MODULES if driver.leash else (*dvc.MODULES, *validation.MODULES))
     with validation.whole():

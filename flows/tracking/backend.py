@@ -1,6 +1,8 @@
 """Where runs are kept: the sqlite file in mlruns/, or the team's MLflow server that MLFLOW_TRACKING_URI names."""
 
+import importlib
 import random
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -44,6 +46,11 @@ def connect(experiment: str) -> Store:
     client = _client()
     with locks.exclusive(HOME / "mlflow.lock"), speaking():
         return Store(client, _experiment(client, experiment, None if addresses.is_server(uri()) else _files()))
+
+
+def import_ahead() -> None:
+    """MLflow takes two seconds to import: in a thread, while others start what else is needed."""
+    threading.Thread(target=importlib.import_module, args=("mlflow.tracking",)).start()
 
 
 def look(experiment: str) -> Store | None:
