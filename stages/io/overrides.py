@@ -94,7 +94,7 @@ def _misplaced(raw: DictConfig, parsed: Override, *, is_group: bool) -> str | No
     return f"{owner} has no {shown(keys[depth])}; {hint}valid: {listed(known)}{new}"
 
 
-def _another_kind(there: Mapping[str, Any], keys: list[str], parsed: Override) -> str | None:
+def _another_kind(there: Mapping[Any, Any], keys: list[str], parsed: Override) -> str | None:
     old, new = type(_at(there, keys)), type(parsed.value())
     kinds = {dict: "mapping", list: "list"}
     if old != new and old in kinds and new in kinds:
@@ -102,7 +102,7 @@ def _another_kind(there: Mapping[str, Any], keys: list[str], parsed: Override) -
     return None
 
 
-def _referred(raw: DictConfig, there: Mapping[str, Any], keys: list[str], parsed: Override) -> str | None:
+def _referred(raw: DictConfig, there: Mapping[Any, Any], keys: list[str], parsed: Override) -> str | None:
     """For a key that params.yaml shows, since one above it refers to another section."""
     for depth in range(1, len(keys)):
         node = OmegaConf.select(raw, ".".join(keys[: depth - 1])) if depth > 1 else raw

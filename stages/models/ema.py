@@ -1,14 +1,15 @@
 """Exponential moving averages of weights, in float32 whatever the network computes in."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 @torch.no_grad()
 def follow(average: nn.Module, network: nn.Module, decay: float) -> None:
     """average <- decay * average + (1 - decay) * network, for parameters; buffers are copied."""
-    targets, sources = list(average.parameters()), list(network.parameters())
-    torch._foreach_lerp_(targets, sources, 1 - decay)
+    targets: list[Tensor] = list(average.parameters())
+    sources: list[Tensor] = list(network.parameters())
+    torch._foreach_lerp_(targets, sources, 1 - decay)  # pyright: ignore[reportPrivateImportUsage] (no public name)
     for target, source in zip(average.buffers(), network.buffers(), strict=True):
         target.copy_(source)
 

@@ -22,11 +22,16 @@ def component_prompts(count: int) -> list[str]:
 class GaussianMixture(nn.Module):
     """sum_k w_k N(mu_k, s_k^2 I) on the flow path; x is [B, d, 1, 1]. Computes in float64, answers in x's type."""
 
+    weights: Tensor  # [K]
+    means: Tensor  # [K, d]
+    stds: Tensor  # [K]
+    component_of: Tensor  # [vocabulary]
+
     def __init__(self, weights: Tensor, means: Tensor, stds: Tensor) -> None:
         super().__init__()
-        self.register_buffer("weights", weights.double())  # [K]
-        self.register_buffer("means", means.double())  # [K, d]
-        self.register_buffer("stds", stds.double())  # [K]
+        self.register_buffer("weights", weights.double())
+        self.register_buffer("means", means.double())
+        self.register_buffer("stds", stds.double())
         self.sample_shape = (means.shape[1], 1, 1)
         self.feature_dim = 2 * means.shape[1]
         # Read with the tokeniser that a network for these prompts has, so that both understand one batch.

@@ -46,7 +46,9 @@ def save(folder: Path, net: torch.nn.Module, spec: SamplerSpec) -> None:
     from transformers.utils import logging
 
     from stages.models import pipeline
+    from stages.models.transformer import VelocityTransformer
 
+    assert isinstance(net, VelocityTransformer)
     logging.disable_progress_bar()  # "Writing model shards" is no news at this size, and it is not ours to draw
     parts = {"transformer": net.transformer, "text_encoder": net.text_encoder, "tokenizer": net.vocabulary.tokenizer}
     for name, part in parts.items():
@@ -70,7 +72,7 @@ def load(folder: Path, device: str | torch.device = "cpu") -> Student:
         mixture = GaussianMixture(**load_file(folder / MIXTURE))
         return Student(_frozen(mixture, device), sampler(folder))
     spec = sampler(folder)
-    from diffusers import SD3Transformer2DModel
+    from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
     from transformers import CLIPTextModel, PreTrainedTokenizerFast
     from transformers.utils import logging
 

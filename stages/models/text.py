@@ -35,6 +35,9 @@ def build_encoder(tokenizer: "PreTrainedTokenizerFast", width: int, num_layers: 
     """A text encoder for `tokenizer`'s vocabulary and length; width is also the pooled size."""
     from transformers import CLIPTextConfig, CLIPTextModel
 
+    pad, end = tokenizer.pad_token_id, tokenizer.eos_token_id
+    assert isinstance(pad, int)
+    assert isinstance(end, int)
     return CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer),
@@ -44,9 +47,9 @@ def build_encoder(tokenizer: "PreTrainedTokenizerFast", width: int, num_layers: 
             num_hidden_layers=num_layers,
             num_attention_heads=num_heads,
             max_position_embeddings=tokenizer.model_max_length,
-            pad_token_id=tokenizer.pad_token_id,
-            bos_token_id=tokenizer.eos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=pad,
+            bos_token_id=end,
+            eos_token_id=end,
         )
     )
 

@@ -15,7 +15,7 @@ from stages.core.types import Tokens
 from stages.models.text import Vocabulary, build_encoder, build_tokenizer
 
 if TYPE_CHECKING:  # see text.py
-    from diffusers import SD3Transformer2DModel
+    from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
     from transformers import CLIPTextModel, PreTrainedTokenizerFast
 
 DIFFUSERS_TIME = 1000.0
@@ -55,15 +55,15 @@ class VelocityTransformer(nn.Module):
         self.text_encoder = text_encoder
         self.vocabulary = Vocabulary(tokenizer)
         settings = transformer.config
-        self.sample_shape = (settings.in_channels, settings.sample_size, settings.sample_size)
-        self.feature_dim = settings.attention_head_dim * settings.num_attention_heads
+        self.sample_shape = (settings["in_channels"], settings["sample_size"], settings["sample_size"])
+        self.feature_dim = settings["attention_head_dim"] * settings["num_attention_heads"]
 
     @classmethod
     def build(
         cls, cfg: NetworkConfig, sample_shape: tuple[int, int, int], prompts: Sequence[str]
     ) -> "VelocityTransformer":
         """A fresh network for samples of `sample_shape` (C, H, W) and the words of `prompts`, from torch's seed."""
-        from diffusers import SD3Transformer2DModel
+        from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
 
         cfg.fit(sample_shape)
         channels, height, _ = sample_shape

@@ -84,6 +84,9 @@ class Classifier(nn.Module):
 class DigitVerifier(nn.Module):
     """Digit by classifier, weight and slant by measurement against the dataset's thresholds."""
 
+    mass_edges: Tensor
+    slope_edges: Tensor
+
     def __init__(
         self,
         classifier: Classifier,
@@ -116,7 +119,7 @@ class MixtureVerifier:
 
     def __init__(self, mixture: GaussianMixture) -> None:
         self.mixture = mixture
-        self.attributes = {"component": [str(k) for k in range(len(mixture.weights))]}
+        self.attributes: Mapping[str, Sequence[str]] = {"component": [str(k) for k in range(len(mixture.weights))]}
 
     def measure(self, images: Tensor) -> Tensor:
         """int64 [B, 1]."""
