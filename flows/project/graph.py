@@ -7,7 +7,7 @@ from flows.project.nodes import STAGES, Node, Params, arms
 from stages.core.messages import at, join, listed, shown, together
 
 
-def nodes(params: Params) -> Mapping[Node, frozenset[Node]]:
+def nodes(params: Params) -> dict[Node, frozenset[Node]]:
     """Every node of the experiment -> the nodes it reads, in an order that DVC can run.
 
     Raises ValueError, a line a fault, for an arm that names itself, an input that nothing makes, or a cycle.

@@ -12,6 +12,8 @@ import tempfile
 import threading
 from collections.abc import Sequence
 from multiprocessing import forkserver
+from multiprocessing.context import ForkServerProcess
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from subprocess import Popen, TimeoutExpired
 
@@ -24,7 +26,7 @@ _begun = False
 class Forked:
     """A process like subprocess.Popen's, as far as it is needed here."""
 
-    def __init__(self, process: "multiprocessing.context.ForkServerProcess") -> None:
+    def __init__(self, process: ForkServerProcess) -> None:
         self._process = process
         assert process.pid is not None
         self.pid: int = process.pid
@@ -58,6 +60,14 @@ class Forked:
 
 
 Process = Popen[str] | Forked
+
+
+def end(process: Process) -> None:
+    """End what `launch` started, and all that it started."""
+    if isinstance(process, Forked):
+        process.end()
+    else:
+        processes.end(process)
 
 
 def begun() -> bool:
@@ -125,7 +135,7 @@ def _become(module: str, arguments: list[str], says: list[str], environment: dic
         sys.stdout.flush()
 
 
-def _end_with(parent: "multiprocessing.process.ParentProcess | None") -> None:
+def _end_with(parent: BaseProcess | None) -> None:
     """Whoever asked for the fork, not the process that it was forked from: that one may outlive it."""
     if parent is not None:
         parent.join()

@@ -53,7 +53,7 @@ def sampled(file: Path, device: str) -> Iterator[None]:
 def _gpu() -> Callable[[], Sample]:
     """Samples the first GPU that this process may use; without NVML's bindings, nothing."""
     try:
-        import pynvml
+        import pynvml  # type: ignore[import-not-found] (comes with the extra `gpu` alone)
     except ImportError:
         return dict
     try:
