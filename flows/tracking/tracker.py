@@ -167,7 +167,7 @@ class Tracker:
     def _inputs(self, run: str, record: Mapping[str, Any]) -> None:
         from mlflow.data.filesystem_dataset_source import FileSystemDatasetSource  # noqa: F401 (registers file sources)
         from mlflow.data.meta_dataset import MetaDataset
-        from mlflow.data.sources import LocalArtifactDatasetSource
+        from mlflow.data.sources import LocalArtifactDatasetSource  # type: ignore[attr-defined] (made at run time)
         from mlflow.entities import DatasetInput, InputTag
 
         inputs = []

@@ -89,7 +89,7 @@ def stop(process: Process) -> None:
     try:
         process.wait(timeout=processes.PATIENCE_S)
     except TimeoutExpired:
-        processes.end(process)
+        forks.end(process)
 
 
 def outcome(node: Node, process: Process) -> Outcome:

@@ -6,7 +6,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flows.project.nodes import Params
 from flows.project.resources import Compute
@@ -15,6 +15,9 @@ from flows.runtime import source
 from flows.runtime.environment import HOME
 from flows.runtime.errors import Passing
 from flows.workers.capacity import require
+
+if TYPE_CHECKING:
+    from ray import ObjectRef
 
 JOIN_S = 60.0
 """How long nodes that are announced may take to come."""
@@ -97,9 +100,9 @@ def _check_nodes(facts: Mapping[str, Any]) -> None:
         raise ValueError("\n".join(faults))
 
 
-def _fault(answer: Any, facts: Mapping[str, Any]) -> str | None:
+def _fault(answer: "ObjectRef[dict[str, Any]]", facts: Mapping[str, Any]) -> str | None:
     """What is wrong with the node that gave `answer`."""
-    import ray
+    import ray.exceptions
 
     try:
         found = ray.get(answer, timeout=5)
@@ -147,7 +150,7 @@ def _probe() -> Callable[[dict[str, Any]], dict[str, Any]]:
             from stages.io.storage import Store
         except ImportError as error:
             return {"absent": str(error)}
-        found = {"python": ".".join(platform.python_version_tuple()[:2]), "ray": ray.__version__}
+        found: dict[str, Any] = {"python": ".".join(platform.python_version_tuple()[:2]), "ray": ray.__version__}
         found |= {"code": checks.code(), "where": str(Path(checks.__file__).parents[2]), "store": "", "prefect": ""}
         found["token"] = bool(facts["token"]) and Path(facts["token"]).is_file()
         if facts["store"]:

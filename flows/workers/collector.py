@@ -98,7 +98,7 @@ class _Courier:
         self._thread.start()
 
     def finish(self) -> None:
-        import ray
+        import ray.exceptions
 
         self._stop.set()
         self._thread.join()

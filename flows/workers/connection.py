@@ -1,7 +1,9 @@
 """Ray: where tasks run and with how much, joining it, and noticing that it died."""
 
+import logging
 import os
 import socket
+from typing import Any
 
 from flows.project.resources import Compute
 from flows.runtime import addresses
@@ -31,9 +33,9 @@ def connect(address: str) -> None:
 
     # A pipeline's own Ray has the right environment already; workers of any other get it here.
     own = address == os.environ.get(addresses.RAY)
-    foreign = {} if own else {"runtime_env": {"env_vars": _worker_environment()}}
+    foreign: dict[str, Any] = {} if own else {"runtime_env": {"env_vars": _worker_environment()}}
     try:
-        ray.init(address=address, namespace="prefect", log_to_driver=False, logging_level="error", **foreign)
+        ray.init(address=address, namespace="prefect", log_to_driver=False, logging_level=logging.ERROR, **foreign)
     except (RuntimeError, ConnectionError) as error:  # another version, no node of the cluster here, another token
         if own:
             raise Passing(f"Ray died as it was joined ({address}); run it again") from None

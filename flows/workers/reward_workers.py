@@ -125,7 +125,7 @@ def seated(bench: Bench, job: Mapping[str, Any]) -> Iterator[tuple[Panel | None,
         yield Panel(judges, bench.silence_s), _places(judges, bench)
     finally:
         for each in judges:
-            ray.kill(each)
+            ray.kill(each)  # type: ignore[arg-type] (ray has two types of handles)
 
 
 @contextmanager
@@ -171,7 +171,7 @@ def _places(judges: Sequence[Any], bench: Bench) -> list[str]:
 
 
 def _answers(asked: Sequence[Any], limit_s: float) -> list[Any]:
-    import ray
+    import ray.exceptions
 
     try:
         return ray.get(list(asked), timeout=limit_s)
