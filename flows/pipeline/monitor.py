@@ -83,7 +83,7 @@ def gather(
 
 
 def _result(future: Any, hung: bool, compute: Compute) -> dict[str, Any]:
-    import ray
+    import ray.exceptions
 
     if hung:
         raise TimeoutError(

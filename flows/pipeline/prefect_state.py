@@ -5,7 +5,13 @@ from typing import Any
 from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType, FlowRunFilterTags
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterId,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+    FlowRunFilterTags,
+)
 from prefect.client.schemas.objects import StateType
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Crashed
@@ -29,7 +35,7 @@ def settle_flows(tag: str) -> None:
     with get_client(sync_client=True) as client:
         for run in client.read_flow_runs(flow_run_filter=running):
             client.set_flow_run_state(run.id, Crashed(message="its process ended without a word"), force=True)
-            for task_run in client.read_task_runs(flow_run_filter=FlowRunFilter(id={"any_": [run.id]})):
+            for task_run in client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run.id]))):
                 if task_run.state is None or not task_run.state.is_final():
                     _crash_task(client, task_run.id)
 

@@ -23,6 +23,7 @@ from flows.project.nodes import Node, Params
 from flows.project.resources import Compute
 from flows.runtime import errors
 from flows.runtime.environment import HOME
+from flows.runtime.forks import Process
 from flows.telemetry import context, events, reports
 from flows.tracking.tracker import Tracker
 from flows.versioning import dvc
@@ -50,7 +51,7 @@ class Execution:
     """Writes to MLflow while the next stage computes."""
     ran: set[Node] = field(default_factory=set)
     failed: dict[Node, BaseException] = field(default_factory=dict)
-    processes: dict[Node, subprocess.Popen[str]] = field(default_factory=dict)
+    processes: dict[Node, Process] = field(default_factory=dict)
     times: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def stop(self) -> None:
@@ -144,7 +145,7 @@ def pipeline() -> None:
             if node not in execution.wanted:
                 execution.slots.over(node, made=False)
                 continue
-            futures[node] = make.submit(node.name, wait_for=[futures[each] for each in reads])
+            futures[node] = make.submit(node.name, return_state=False, wait_for=[futures[each] for each in reads])
         for node, future in futures.items():
             while not _has_ended(future.state):
                 future.wait(timeout=_LOOK_S)
@@ -195,7 +196,7 @@ def execute(plan: Plan, tracker: Tracker, news: News) -> None:
     )
     _EXECUTION.set(execution)
     warm.start(min(connection.num_cpus(compute), len(plan.changed)))  # while DVC looks at the first stage
-    runner = ThreadPoolTaskRunner(max_workers=max(4, len(graph.nodes(content))))
+    runner: Any = ThreadPoolTaskRunner(max_workers=max(4, len(graph.nodes(content))))
     status = "FAILED"
     try:
         with tags(tag, "fewstep", *context.parent_tag()):

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from prefect import tags
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
@@ -51,7 +52,7 @@ def _flow(node: Node, content: Params) -> None:
     pipeline = context.current()["pipeline"]
     # A pipeline sees its stages end, and their heartbeats would cost a second each. A stage alone has one, and the tag
     # by which the watch over dead runs finds it.
-    beats = {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None} if pipeline else {}
+    beats: dict[Any, None] = {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None} if pipeline else {}
     flow = FLOWS[node.stage].with_options(task_runner=RayTaskRunner(), flow_run_name=node.name)
     try:
         with temporary_settings(beats), tags(node.name, *context.parent_tag(), pipeline or "fewstep"):
