@@ -20,8 +20,8 @@ _SIGNS = {"done": "good", "failed": "bad"}
 def board(params: Params, wanted: Collection[Node]) -> Iterator[Callable[[Node, str, str], None]]:
     """A function to tell of news: (node, state, words)."""
     if sys.stdout.isatty():
-        with _live(params, wanted) as news:
-            yield news
+        with _live(params, wanted) as table:
+            yield table
     else:
         began: dict[Node, float] = {}
 

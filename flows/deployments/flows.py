@@ -40,6 +40,8 @@ _OPTIONS: Mapping[str, Any] = {
     "retry_condition_fn": _may_pass,
     "log_prints": False,
 }
+_AFTER_LEASES: Mapping[str, Any] = {**_OPTIONS, "retry_delay_seconds": leases.DEAD_S + DELAY_S}
+"""Those of a killed making have run out by then."""
 
 
 @flow(name="experiment", persist_result=False, description="An experiment of params/experiment/, in a fresh clone")
@@ -139,7 +141,7 @@ def pull(checkout: Checkout) -> None:
     checkout.pull()
 
 
-@task(retries=1, **_OPTIONS | {"retry_delay_seconds": leases.DEAD_S + DELAY_S})  # a killed one's leases have run out
+@task(retries=1, **_AFTER_LEASES)
 def make(checkout: Checkout, overrides: list[str], node: Node | None, shares: bool, limit_s: float) -> None:
     """The experiment, or the node."""
     checkout.repro(overrides, node, pull=shares, limit_s=limit_s)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 from pydantic import Field
 
@@ -16,14 +16,25 @@ def _presets(group: str) -> tuple[str, ...]:
     return tuple(sorted(file.stem for file in (_PARAMS / group).glob("*.yaml")))
 
 
-Experiment = Annotated[
-    Literal[_presets("experiment")],  # type: ignore[valid-type]
-    Field(description="A preset of params/experiment/"),
-]
-Place = Annotated[
-    Literal[_presets("compute")],  # type: ignore[valid-type]
-    Field(description="Where stages compute: a preset of params/compute/"),
-]
+if TYPE_CHECKING:  # which names there are is known only when this runs
+    Experiment = Place = Stage = ArmStage = str
+else:
+    Experiment = Annotated[
+        Literal[_presets("experiment")],
+        Field(description="A preset of params/experiment/"),
+    ]
+    Place = Annotated[
+        Literal[_presets("compute")],
+        Field(description="Where stages compute: a preset of params/compute/"),
+    ]
+    Stage = Annotated[
+        Literal[tuple(name for name, row in STAGES.items() if not row.arms)],
+        Field(description="The stage to make, with what it reads"),
+    ]
+    ArmStage = Annotated[
+        Literal[tuple(name for name, row in STAGES.items() if row.arms)],
+        Field(description="The stage that has the arm"),
+    ]
 Override = Annotated[str, Field(pattern=r"^(~[\w/][\w./@-]*(=.*)?|\+{0,2}[\w/][\w./@-]*=.*)$")]
 Overrides = Annotated[list[Override], Field(description="Hydra overrides: distill.arms.tdm1.nfe=2, ~rl.arms.dgpo")]
 Seed = Annotated[int | None, Field(ge=0, le=2**53, description="Empty: the experiment's own")]  # exact in a browser
@@ -35,14 +46,6 @@ Ref = Annotated[
 ]
 Push = Annotated[bool, Field(description="Push data to the DVC remote, dvc.lock and params.yaml to a branch of origin")]
 Hours = Annotated[float, Field(gt=0, le=240, description="The run is ended after this long; what it finished is kept")]
-Stage = Annotated[
-    Literal[tuple(name for name, row in STAGES.items() if not row.arms)],  # type: ignore[valid-type]
-    Field(description="The stage to make, with what it reads"),
-]
-ArmStage = Annotated[
-    Literal[tuple(name for name, row in STAGES.items() if row.arms)],  # type: ignore[valid-type]
-    Field(description="The stage that has the arm"),
-]
 Arm = Annotated[str, Field(pattern=nodes.NAME, description="One of the experiment's arms, such as tdm1")]
 
 

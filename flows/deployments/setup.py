@@ -69,9 +69,11 @@ def watch(beat_s: float) -> AutomationCore:
         ),
         actions=[
             ChangeFlowRunState(
+                name=None,
                 state=StateType.CRASHED,
                 message=f"no sign of life for {within.total_seconds():.0f} s: its process or its machine has died; "
                 "run it again, it goes on from what was finished",
+                force=False,
             )
         ],
     )
