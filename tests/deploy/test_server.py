@@ -109,8 +109,8 @@ def test_a_stage_runs_against_the_teams_servers_and_starts_none(team, clone, mon
         done = clone.fewstep("stage", "dataset")
         assert done.returncode == 0, done.stdout + done.stderr
     finally:
-        stopped = clone.fewstep("down").stdout
-    assert stopped.split() == ["ray", "stopped"]
+        stopped = clone.down()
+    assert stopped == {"driver", "ray"}
     assert [file.read_bytes() for file in files] == own
     found = team.query("SELECT run_uuid, status FROM runs WHERE name = 'dataset'")
     assert [status for _, status in found] == ["FINISHED"]

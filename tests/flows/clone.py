@@ -100,6 +100,11 @@ class Clone:
         where = {"cwd": self.root, "env": self._environment()}
         return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stderr, **where)
 
+    def down(self) -> set[str]:
+        """Stop the servers: which there were."""
+        lines = self.fewstep("down").stdout.splitlines()
+        return {line.partition(" ")[0] for line in lines if line.endswith(" stopped")}
+
     def dvc(self, *words: str) -> subprocess.CompletedProcess[str]:
         return self._call([sys.executable, "-m", "dvc", *words])
 

@@ -5,6 +5,7 @@ The tests run in order and share one clone, since the first run is what the othe
 
 import json
 import re
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -28,8 +29,7 @@ def clone(tmp_path_factory):
     assert made.fewstep("compose", "experiment=smoke").returncode == 0
     made.up()
     yield made
-    down = made.fewstep("down")
-    assert down.stdout.count("stopped") == 3
+    assert {"prefect", "mlflow", "ray"} <= made.down()
 
 
 @pytest.fixture(scope="module")
@@ -220,13 +220,17 @@ def test_a_stage_that_fails_fails_the_run_and_what_it_finished_is_not_computed_a
 
 def test_a_run_that_is_stopped_leaves_no_process(spoiled):
     spoiled.spoil("stages/trajectories.py", SHARD_1.format("__import__('time').sleep(600)"))
+    began = time.time()
     run = spoiled.begin("run", *AS_IT_IS, "trajectories.guidance=1.5")
-    wait_for(lambda: any((spoiled.root / ".fewstep/work/trajectories").rglob("shard-00001.jsonl")))
+    reports = (spoiled.root / ".fewstep/work/trajectories").rglob
+    wait_for(lambda: any(file.stat().st_mtime > began for file in reports("shard-00001.jsonl")))
     run.terminate()
     assert run.wait(PATIENCE_S) == 130
-    here = [p for p in psutil.process_iter(["cmdline", "cwd"]) if p.info["cwd"] == str(spoiled.root)]
-    words = [" ".join(p.info["cmdline"]) for p in here]
-    assert not [line for line in words if "flows stage" in line or "flows run" in line or "dvc" in line], words
+    here = [p for p in psutil.process_iter(["cmdline", "cwd", "ppid"]) if p.info["cwd"] == str(spoiled.root)]
+    lines = {p.pid: " ".join(p.info["cmdline"]) for p in here}
+    forks = [p.pid for p in here if "forkserver" in lines.get(p.info["ppid"], "")]  # of dvc; what they come from stays
+    left = [line for line in lines.values() if "flows stage" in line or "flows run" in line or "-m dvc" in line]
+    assert not [*forks, *left], lines
     states = {run["state_name"] for run in ask(f"{spoiled.api}/flow_runs/filter", {})}
     assert "Running" not in states
 
