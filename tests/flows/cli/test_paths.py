@@ -11,7 +11,7 @@ from flows.cli.main import main
 from flows.cli.paths import given, shown
 from flows.lineage import resolve
 from flows.lineage.history import History
-from tests.flows import project
+from tests.flows import handmade
 
 
 @pytest.fixture
@@ -78,8 +78,8 @@ def test_what_sample_cannot_do_is_said_before_anything_is_loaded(home, monkeypat
 
 
 def test_lineage_starts_from_the_caller_s_file_and_from_names_anywhere(home):
-    project.begin()
-    record = project.make("teacher", "t")
+    handmade.begin()
+    record = handmade.make("teacher", "t")
     history = History()
     for folder, start in [
         ("notes", "../data/teacher/payload"),

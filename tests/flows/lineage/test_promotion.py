@@ -14,7 +14,7 @@ from flows.lineage.history import History
 from flows.project.nodes import Node
 from flows.tracking import evaluations, tracker
 from flows.tracking.registry import Registry, is_version, student_of
-from tests.flows import project
+from tests.flows import handmade
 
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("ignore")]
 GATE = {"metric": "score_heldout", "higher_is_better": True, "tolerance": 0.0, "same_judge": True, "clean_git": False}
@@ -24,7 +24,7 @@ class Team:
     """A project in which students are made and scored."""
 
     def __init__(self):
-        project.begin()
+        handmade.begin()
         Path(".fewstep").mkdir()
         self.tracker = tracker.Tracker()
         self.client = self.tracker.client
@@ -42,7 +42,7 @@ class Team:
 
     def made(self, name, text, made_from=(), **facts):
         run = self.tracker.open(name, None, {})
-        record = project.make(name, text, made_from, run=run, **facts)
+        record = handmade.make(name, text, made_from, run=run, **facts)
         self.tracker.complete(Node.parse(name), run)
         return record
 
@@ -53,7 +53,7 @@ class Team:
         """An evaluation of it; its run."""
         numbers = {"score_heldout": score, "score_heldout_low": 0.0, "frechet_distance": 2.0, "nfe": 1, "guidance": 1.0}
         run = self.tracker.open("evaluate", None, {})
-        record = project.make("evaluate", f"{score}", [self.data, self.verifier, student], run=run)
+        record = handmade.make("evaluate", f"{score}", [self.data, self.verifier, student], run=run)
         record["parameters"] = {"num_samples": num_samples, "teacher_nfe": [len(str(score))]}
         metrics = {
             "distill": {"t": numbers},

@@ -9,14 +9,14 @@ import pytest
 from flows.lineage import reproduce
 from flows.lineage.history import History
 from flows.versioning import cache
-from tests.flows import project
+from tests.flows import handmade
 
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    project.begin()
+    handmade.begin()
     return tmp_path
 
 
@@ -32,7 +32,7 @@ EXPERIMENT = {"experiment": "b: 1\na: 2\ncompute: {cpus: {default: 1}}\n", "thre
 
 def test_what_cannot_be_made_again_says_why(home):
     git = commit()
-    good = project.make("teacher", "t", git=git, **EXPERIMENT)
+    good = handmade.make("teacher", "t", git=git, **EXPERIMENT)
     assert reproduce.check(good, allow_dirty=False) == []
     for facts, message in [
         ({"git": git | {"dirty": True}}, "uncommitted changes, which nobody kept; --allow-dirty"),
@@ -55,8 +55,8 @@ def test_what_cannot_be_made_again_says_why(home):
 
 def test_an_input_that_is_nowhere_is_named_and_the_project_is_not_touched(home):
     git = commit()
-    data = project.make("dataset", "d", git=git)
-    record = project.make("teacher", "t", [data], git=git, **EXPERIMENT)
+    data = handmade.make("dataset", "d", git=git)
+    record = handmade.make("teacher", "t", [data], git=git, **EXPERIMENT)
     (home / "dvc.yaml").write_text("stages: {dataset: {cmd: x, outs: [data/dataset]}}\n")
     record = {**record, "git": commit()}
     before = {file: file.read_bytes() for file in home.rglob("*") if file.is_file() and ".git" not in file.parts}
@@ -73,7 +73,7 @@ def test_an_input_that_is_nowhere_is_named_and_the_project_is_not_touched(home):
 
 
 def test_files_that_differ_are_listed(home):
-    record = project.make("teacher", "t")
+    record = handmade.make("teacher", "t")
     other = home / "other"
     shutil.copytree("data/teacher", other / "data/teacher")
     assert reproduce._compare(record, other).differing == ()
@@ -87,7 +87,7 @@ def test_files_that_differ_are_listed(home):
 
 
 def test_threads_are_those_of_then(home):
-    record = {**project.make("teacher", "t"), **EXPERIMENT, "threads": 2}
+    record = {**handmade.make("teacher", "t"), **EXPERIMENT, "threads": 2}
     parameters = reproduce._parameters(record)
     assert parameters["compute"]["cpus"] == {"default": 1, "teacher": 2}
     assert list(parameters) == ["b", "a", "compute"], "the order of arms is the order of figures"

@@ -21,7 +21,7 @@ from stages.io import storage
 from stages.io.artefacts import inventory
 from stages.io.storage import Store, is_url
 from tests import s3
-from tests.flows import project
+from tests.flows import handmade
 
 PARAMS = {name: {} for name in (*STAGES, "compute", "storage", "network", "registry")} | {
     "seed": 0,
@@ -151,7 +151,7 @@ def test_a_cell_goes_that_is_old_and_that_the_evaluation_does_not_show(home, cap
 
 @pytest.mark.filterwarnings("ignore")  # of moto's server, which runs in this process
 def test_a_stores_cell_keeps_its_objects_while_it_stays(store, home):
-    project.begin()
+    handmade.begin()
     for key in ("left", "shown"):
         keep(f"{store.root}/cells", key)
     use("shown")
@@ -199,7 +199,7 @@ def test_of_a_store_goes_what_has_no_lease_and_its_objects_with_it(store, home, 
     alone = {"host": "other", "pid": 1, "table": "another boot", "attempt": "a"}
     store.write_document("work/teacher/led.lease.json", alone | {"renewed": time.time()})
     store.write_document("work/rl@x/dead.lease.json", alone | {"renewed": time.time() - leases.DEAD_S})
-    project.begin()
+    handmade.begin()
     assert gc.in_store(store, PARAMS, 1.0) == [], "all of it is young"
     found = gc.in_store(store, PARAMS, 0.0)
     names = [f"{store.root}/{place}" for place in ("work/rl@x/dead", "work/teacher/left")]
