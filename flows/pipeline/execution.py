@@ -31,7 +31,7 @@ from flows.telemetry import context, events, reports
 from flows.tracking import records, tracker
 from flows.versioning import cache
 from flows.workers import gpu_limit, tasks, warm
-from flows.workers.reward_workers import Bench, room
+from flows.workers.reward_workers import Bench, placement
 from flows.workers.train_group import Gang
 from stages.io import artefacts, places
 from stages.io.job import Job
@@ -98,9 +98,9 @@ def _run(task: Task, content: Params, submitted: list[Any]) -> dict[str, float]:
     spans.append(finished["span"])
     events.computed(node, finished["span"])
     if task.store:
-        room = task.place.removeprefix(f"{task.store.root}/")
-        places.check_out(task.store.read_document(f"{room}/artefact/{artefacts.MANIFEST}"), out)
-        task.store.remove(room)
+        own = task.place.removeprefix(f"{task.store.root}/")
+        places.check_out(task.store.read_document(f"{own}/artefact/{artefacts.MANIFEST}"), out)
+        task.store.remove(own)
     artefacts.read_manifest(out)
     keys = {unit["id"]: unit["key"] for unit in units if "key" in unit}
     _record(task, content, {"inputs": sources, "git": code, "spans": spans, "cells": keys}, started)
@@ -116,7 +116,7 @@ def _fan_out(
     node, compute = task.node, task.compute
     gang, bench = Gang.of(compute, node.stage), Bench.of(compute, node.stage)
     alone, together = gang.workers == 1, {"gang": gang.to_json(), "bench": bench.to_json()}
-    assert len(units) == 1 or not bench.count, "units of one stage would wait for each other's rooms"
+    assert len(units) == 1 or not bench.count, "units of one stage would wait for each other's places"
     files = {unit["id"]: (task.work / f"{unit['id']}.jsonl").resolve() for unit in units}
     spoken = {name: reports.beside(file, "events") for name, file in files.items()}
     reports.announce(node, files)
@@ -127,7 +127,7 @@ def _fan_out(
         futures = []
         for name, unit in zip(files, units, strict=True):
             # A gang finds room by itself.
-            place = stack.enter_context(room(bench, compute.needs(node.stage))) if alone else {}
+            place = stack.enter_context(placement(bench, compute.needs(node.stage))) if alone else {}
             submit = _submit(tasks.work, task, gang=not alone, **place)
             futures.append(submit(task.job.to_json(), unit, parts[name], str(files[name]), together))
             submitted.append(futures[-1])

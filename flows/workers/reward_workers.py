@@ -129,7 +129,7 @@ def seated(bench: Bench, job: Mapping[str, Any]) -> Iterator[tuple[Panel | None,
 
 
 @contextmanager
-def room(bench: Bench, needs: Mapping[str, float]) -> Iterator[dict[str, Any]]:
+def placement(bench: Bench, needs: Mapping[str, float]) -> Iterator[dict[str, Any]]:
     """Options for a task that `needs` so much and seats `bench`: both find room together or wait together.
 
     Else two units could each hold what the other's judges wait for.

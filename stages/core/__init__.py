@@ -1,1 +1,1 @@
-"""Mathematics and types that every room shares: torch, numpy and pydantic, nothing else."""
+"""Mathematics and types that every package shares: torch, numpy and pydantic, nothing else."""

@@ -1,4 +1,4 @@
-"""The words that rooms use between them."""
+"""The words that packages use between them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

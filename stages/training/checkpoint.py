@@ -2,22 +2,41 @@
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import safe_open
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from stages.core import tensors
-
-if TYPE_CHECKING:
-    from stages.training.loop import Trainer
+from stages.training.cost import Meter
 
 STATE = "state.safetensors"
 
 
-def save(trainer: "Trainer", folder: Path) -> None:
+class Training(Protocol):
+    """What of a training goes to disk and comes back."""
+
+    meter: Meter
+    counted: Tensor
+    """Calls so far, in the order of the meter's names."""
+    iteration: int
+    updates: dict[str, int]
+
+    @property
+    def nets(self) -> Mapping[str, nn.Module]: ...  # noqa: D102
+    @property
+    def average(self) -> nn.Module: ...  # noqa: D102
+    @property
+    def optimisers(self) -> Mapping[str, Optimizer]: ...  # noqa: D102
+    @property
+    def device(self) -> str: ...  # noqa: D102
+
+
+def save(trainer: Training, folder: Path) -> None:
     """Write all that the next iteration depends on. Generators are functions of the iteration: none is kept."""
     folder.mkdir(parents=True, exist_ok=True)
     counted = dict(zip(trainer.meter.names, trainer.counted.tolist(), strict=True))
@@ -27,7 +46,7 @@ def save(trainer: "Trainer", folder: Path) -> None:
     temporary.replace(folder / STATE)
 
 
-def restore(trainer: "Trainer", folder: Path) -> bool:
+def restore(trainer: Training, folder: Path) -> bool:
     """Bring `trainer` to where `save` left it; False, and nothing done, if there is no state in `folder`."""
     file = folder / STATE
     if not file.is_file():
@@ -46,11 +65,11 @@ def restore(trainer: "Trainer", folder: Path) -> bool:
     return True
 
 
-def _networks(trainer: "Trainer") -> dict[str, torch.nn.Module]:
+def _networks(trainer: Training) -> dict[str, nn.Module]:
     return {**trainer.nets, "average": trainer.average}
 
 
-def _tensors(trainer: "Trainer") -> dict[str, Tensor]:
+def _tensors(trainer: Training) -> dict[str, Tensor]:
     found = {f"{name}:{key}": v for name, net in _networks(trainer).items() for key, v in net.state_dict().items()}
     for name, optimiser in trainer.optimisers.items():
         for index, state in optimiser.state_dict()["state"].items():

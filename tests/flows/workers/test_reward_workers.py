@@ -160,7 +160,7 @@ def test_two_units_do_not_wait_for_each_others_judges(cluster, job):
 
     with ExitStack() as stack:
         soon = ExitStack()
-        places = [held.enter_context(reward_workers.room(asked, {"CPU": 1.0})) for held in (soon, stack)]
+        places = [held.enter_context(reward_workers.placement(asked, {"CPU": 1.0})) for held in (soon, stack)]
         first, second = (unit.options(num_cpus=1, **place).remote(job.to_json()) for place in places)
         with soon:
             assert len(ray.get(first, timeout=PATIENCE_S)) == 1
