@@ -31,6 +31,8 @@ HOST = "127.0.0.1"
 PORTS = {"prefect": 4200, "mlflow": 5000}
 PATIENCE_S, QUEUE_S = 300.0, 900.0
 """For a server to answer, and for others' starts to be over."""
+LEAVING_S = 30.0
+"""For the servers of a run that is over to be gone."""
 TRIES = 3
 """Starts of a server whose own processes did not come up in time."""
 _LOOK_S = 0.05
@@ -232,7 +234,13 @@ def _works(name: str) -> bool:
 
 
 def _port(name: str, port: int | None) -> int:
-    """`port` if it is asked for, which must then be free; else the usual one, or any free one."""
+    """`port` if it is asked for, which must then be free; else the usual one, or any free one.
+
+    A server that this project had for one run may still be ending there.
+    """
+    end = time.monotonic() + LEAVING_S
+    while port and not is_free(port) and _is_leashed(name) and time.monotonic() < end:
+        time.sleep(_LOOK_S)
     if is_free(port or PORTS[name]):
         return port or PORTS[name]
     if port:
@@ -243,6 +251,11 @@ def _port(name: str, port: int | None) -> int:
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         return int(probe.getsockname()[1])
+
+
+def _is_leashed(name: str) -> bool:
+    found = service.running(name)
+    return found is not None and found.leashed
 
 
 def is_free(port: int) -> bool:

@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 
@@ -122,3 +123,16 @@ def test_neither_proxies_nor_a_ray_elsewhere_keep_local_servers_from_being_reach
     environment |= dict.fromkeys(names, dead) | {"RAY_ADDRESS": "127.0.0.1:9", "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", REACH], env=environment, capture_output=True, text=True, check=False)
     assert done.stdout == "prefect None\nray 127.0.0.1,localhost,::1\n", done.stderr
+
+
+@pytest.mark.parametrize("leashed", [True, False])
+def test_a_port_is_waited_for_only_while_a_runs_own_server_leaves_it(monkeypatch, leashed):
+    answers = [False, False, False, True]
+    monkeypatch.setattr(local, "is_free", lambda _port: answers.pop(0))
+    monkeypatch.setattr(local.service, "running", lambda _name: SimpleNamespace(leashed=leashed))
+    if leashed:
+        answers.append(True)
+        assert local._port("prefect", 4200) == 4200
+    else:
+        with pytest.raises(ValueError, match="port 4200 is taken, prefect cannot listen there"):
+            local._port("prefect", 4200)
