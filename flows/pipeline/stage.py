@@ -1,6 +1,5 @@
 """One stage for whoever asked for it: a pipeline that has DVC make it, DVC alone, or a person."""
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +14,7 @@ from flows.project import graph, parameters, resources, storage
 from flows.project.nodes import Node, Params
 from flows.runtime import locks
 from flows.runtime.environment import HOME
+from flows.runtime.repeat import repeated
 from flows.telemetry import context, reports
 from flows.telemetry.context import Runs
 from flows.tracking.tracker import Tracker
@@ -74,25 +74,16 @@ def _tracked(node: Node, runs: Runs) -> Iterator[None]:
     tracker.send_waiting()
     run = tracker.open(node.name, runs["parent"], {})
     context.enter({**runs, "run": run})
-    stop = threading.Event()
-    follower = threading.Thread(target=_follow, args=(tracker, node, run, stop), daemon=True)
-    follower.start()
     status = "FAILED"
     try:
-        yield
+        with repeated(lambda: tracker.stream(node, run), 2.0, "tracker"):
+            yield
         status = "FINISHED"
     except InterruptedError:
         status = "KILLED"
         raise
     finally:
-        stop.set()
-        follower.join()
         if status == "FINISHED":
             tracker.complete(node, run)
         else:
             tracker.close(run, status)
-
-
-def _follow(tracker: Tracker, node: Node, run: str, stop: threading.Event) -> None:
-    while not stop.wait(2.0):
-        tracker.stream(node, run)

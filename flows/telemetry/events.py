@@ -8,7 +8,6 @@ import errno
 import json
 import os
 import platform
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from typing import Any
 from flows.project.nodes import Node
 from flows.runtime import locks, logs
 from flows.runtime.environment import HOME
+from flows.runtime.repeat import repeated
 from flows.telemetry import context, jsonl
 
 FILE = HOME / "logs" / "events.jsonl"
@@ -94,7 +94,7 @@ def spoken(file: Path, unit: str) -> Callable[[str, str, str], None]:
 @contextmanager
 def forwarding(node: Node, files: Mapping[str, Path]) -> Iterator[None]:
     """Take over what the node's workers write to `files`, from now on and until it ends."""
-    began, stop, runs = time.time(), threading.Event(), context.current()
+    began, runs = time.time(), context.current()
     tails = [jsonl.Tail(file) for file in files.values()]
     facts = {"run": runs["pipeline"], "mlflow_run": runs["run"], "stage": node.stage, "arm": node.arm}
 
@@ -104,15 +104,5 @@ def forwarding(node: Node, files: Mapping[str, Path]) -> Iterator[None]:
                 if line["time"] >= began:  # else of an earlier run, whose unit this one goes on with
                     append({"time": line["time"], "level": line["level"]} | facts | line)
 
-    def watch() -> None:
-        while not stop.wait(_FORWARD_S):
-            forward()
-
-    thread = threading.Thread(target=watch, daemon=True, name="events")
-    thread.start()
-    try:
+    with repeated(forward, _FORWARD_S, "events"):
         yield
-    finally:
-        stop.set()
-        thread.join()
-        forward()

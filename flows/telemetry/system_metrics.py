@@ -7,7 +7,6 @@ on breathing, and must still be taken for hung.
 import json
 import os
 import platform
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
@@ -16,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+
+from flows.runtime.repeat import repeated
 
 INTERVAL_S = 2.0
 BIN_S = 5.0
@@ -26,7 +27,7 @@ Sample = dict[str, float]
 @contextmanager
 def sampled(file: Path, device: str) -> Iterator[None]:
     """Append a sample of this process to `file` every few seconds, and one at the end, however short it was."""
-    stop, process = threading.Event(), psutil.Process()
+    process = psutil.Process()
     worker = f"{platform.node()}:{process.pid}"
     gpu = _gpu() if device != "cpu" else dict
     process.cpu_percent()  # the first call only begins to measure
@@ -36,18 +37,8 @@ def sampled(file: Path, device: str) -> Iterator[None]:
         with file.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps({"time": time.time(), "worker": worker, "sample": taken}) + "\n")
 
-    def watch() -> None:
-        while not stop.wait(INTERVAL_S):
-            write()
-
-    thread = threading.Thread(target=watch, daemon=True, name="vitals")
-    thread.start()
-    try:
+    with repeated(write, INTERVAL_S, "vitals"):
         yield
-    finally:
-        stop.set()
-        thread.join()
-        write()
 
 
 def _gpu() -> Callable[[], Sample]:
