@@ -73,14 +73,16 @@ def test_bfloat16_stays_near_float32(method, cfg):
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_a_short_training_learns(precision, tmp_path):
-    made, losses = trainer(precision=precision, slices=1), []
+    made, losses = trainer(precision=precision), []
     fixed = batch(made.world.nets["student"])
     made.run(lambda _i: fixed, resume=tmp_path, sink=lambda _s, m: losses.append(m["flow/loss"]))
-    assert losses[-1] < 0.8 * losses[0]
+    assert losses[-1] < 0.9 * losses[0]
     assert all(p.dtype == torch.float32 for p in made.average.parameters()), "averages stay in float32"
 
 
-def test_a_resumed_training_ends_where_an_uninterrupted_one_does(tmp_path):
+def test_a_resumed_training_is_bitwise_the_uninterrupted_one(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS asks for
+    torch.use_deterministic_algorithms(True)
     whole, first, second = trainer(), trainer(), trainer()
     fixed = batch(whole.world.nets["student"])
     whole.run(lambda _i: fixed, resume=tmp_path / "none", sink=lambda *_: None)
@@ -89,4 +91,4 @@ def test_a_resumed_training_ends_where_an_uninterrupted_one_does(tmp_path):
     checkpoint.save(first, tmp_path / "resume")
     second.run(lambda _i: fixed, resume=tmp_path / "resume", sink=lambda *_: None)
     for a, b in zip(whole.average.parameters(), second.average.parameters(), strict=True):
-        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)  # atomics in backward may order sums differently
+        assert torch.equal(a, b)
