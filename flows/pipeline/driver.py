@@ -190,6 +190,12 @@ def _dead_server() -> str | None:
     return None
 
 
+def _drain() -> None:
+    from flows.pipeline import prefect_state
+
+    prefect_state.drain()
+
+
 @contextmanager
 def _listening(driver: Driver) -> Iterator[None]:
     """A socket that others find by the project's folder, until the context ends."""
@@ -259,6 +265,7 @@ def _work(driver: Driver) -> None:
         driver.prepare()
         driver.stop.wait()
         driver.abandon()
+        _drain()
         connection.disconnect()
 
 

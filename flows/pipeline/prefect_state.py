@@ -1,6 +1,7 @@
-"""Runs that a dead process left behind: Prefect would show them as running for ever."""
+"""What Prefect's server is told beside what Prefect itself tells it, and what it is spared."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
 
@@ -13,6 +14,7 @@ from prefect.client.schemas.filters import (
     FlowRunFilterTags,
 )
 from prefect.client.schemas.objects import StateType
+from prefect.context import TagsContext
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Crashed
 
@@ -49,8 +51,22 @@ def _crash_task(client: SyncPrefectClient, task_run: UUID) -> None:
         client.set_task_run_state(task_run, Crashed(message="its worker died or was ended"), force=True)
 
 
+@contextmanager
+def untagged() -> Iterator[None]:
+    """For a flow's tasks, which would have its tags.
+
+    Of a task with tags Prefect asks its server, at its start and its end, whether a limit is set for any of them: two
+    requests and a lease a task, and a server that many ask at once answers 503, which ends the task.
+    """
+    with TagsContext(current_tags=set()):
+        yield
+
+
 def drain() -> None:
-    """Wait until what this process has said has reached the server, five seconds at most for each kind."""
+    """Wait until what this process has said has reached the server, five seconds at most for each kind.
+
+    It closes the connections too: once, before the process ends, not after each piece of work.
+    """
     from prefect.events.worker import EventsWorker
     from prefect.logging.handlers import APILogWorker
 

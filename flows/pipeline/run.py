@@ -16,7 +16,6 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.pipeline import artifacts, channel, prefect_state, timeline
 from flows.pipeline.plan import Plan
-from flows.pipeline.prefect_state import drain
 from flows.pipeline.scheduler import Slots
 from flows.project import graph
 from flows.project.nodes import Node, Params
@@ -138,7 +137,11 @@ def _raise_later(execution: Execution, node: Node) -> Callable[[Any], None]:
 @flow(name="fewstep", persist_result=False, validate_parameters=False)
 def pipeline() -> None:
     """Make every node that is wanted; raises RuntimeError if one could not be made, whatever stood in its way."""
-    execution = _EXECUTION.get()
+    with prefect_state.untagged():
+        _make_all(_EXECUTION.get())
+
+
+def _make_all(execution: Execution) -> None:
     futures: dict[Node, Any] = {}
     try:
         for node, reads in graph.nodes(execution.params).items():
@@ -211,7 +214,6 @@ def execute(plan: Plan, tracker: Tracker, news: News) -> None:
         raise errors.told(words, passing=errors.passes(fault)) from None
     finally:
         execution.stop()
-        drain()
         if status == "FAILED":
             prefect_state.settle_flows(tag)
         tracker.close(parent, status)

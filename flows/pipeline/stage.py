@@ -8,7 +8,7 @@ from prefect import tags
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from prefect_ray import RayTaskRunner
 
-from flows.pipeline import prefect_state, validation
+from flows.pipeline import validation
 from flows.pipeline.flows import FLOWS
 from flows.project import graph, parameters, resources, storage
 from flows.project.nodes import Node, Params
@@ -32,7 +32,6 @@ def perform(name: str, runs: Runs) -> None:
         if not runs["pipeline"]:  # a pipeline has looked for all its stages
             checks.check(content, [node.stage])
         _flow(node, content)
-        prefect_state.drain()
 
 
 def _keep_trace(node: Node, error: Exception) -> None:

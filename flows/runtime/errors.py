@@ -13,8 +13,10 @@ from stages.io.storage import TransientStorageError
 
 FAILED, PASSING, INTERRUPTED = 1, os.EX_TEMPFAIL, 130
 """Exit codes: somebody must put something right; the same command may do later (75, as sendmail has it); stopped."""
-_HTTP = ("httpx", "httpcore")
+_HTTP = {"httpx", "httpcore"}
 """What Prefect's client speaks through, and nothing else of ours."""
+_SERVERS_FAULT = 500
+"""The HTTP status from which on it is the server that cannot: one with too much to do says 503."""
 
 
 class Passing(Exception):
@@ -53,10 +55,11 @@ def lines(error: BaseException) -> list[str]:
     if any(map(_is_full_disk, _causes(error))):
         text = f"no space left on the disk of {platform.node()} ({Path.cwd()}); free some and run it again, what was "
         text += "finished is kept"
-    elif prefect_is_gone(error):
+    elif silence := _silence(error):
         address = os.environ.get("PREFECT_API_URL", "").rpartition("@")[2]  # one of our own is forgotten by now
+        said = (str(silence) or type(silence).__name__).splitlines()[0]
         text = (
-            f"Prefect's server{address and f' at {address}'} does not answer ({text.splitlines()[0]}); start it again "
+            f"Prefect's server{address and f' at {address}'} does not answer ({said}); start it again "
             "(`fewstep up` for this project's own) and run this again; finished units are kept"
         )
     elif not isinstance(error, ValueError | OSError | Passing):
@@ -65,14 +68,26 @@ def lines(error: BaseException) -> list[str]:
 
 
 def prefect_is_gone(error: BaseException | None) -> bool:
-    """Whether it failed because Prefect's server did not answer."""
-    return any(type(each).__module__.partition(".")[0] in _HTTP for each in _causes(error))
+    """Whether it failed because Prefect's server did not answer, or answered that it cannot."""
+    return _silence(error) is not None
+
+
+def _silence(error: BaseException | None) -> BaseException | None:
+    return next(filter(_is_no_answer, _causes(error)), None)
+
+
+def _is_no_answer(error: BaseException) -> bool:
+    if _HTTP.isdisjoint(base.__module__.partition(".")[0] for base in type(error).__mro__):
+        return False
+    reply = getattr(error, "response", None)
+    return reply is None or reply.status_code >= _SERVERS_FAULT
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """It and what it came from, here or in the worker that Ray passes it on from."""
     while error is not None:
         yield error
-        error = error.__cause__
+        error = error.__cause__ or getattr(error, "cause", None)
 
 
 def _is_full_disk(error: BaseException) -> bool:
