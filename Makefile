@@ -1,6 +1,6 @@
 # Two commands are all a newcomer needs: `make run` and `make test`.
 .DEFAULT_GOAL := help
-.PHONY: help install run test check lint types unit gpu-test clean
+.PHONY: help install run test check lint types unit unit-flows unit-stages gpu-test clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -8,6 +8,8 @@ BIN := $(CURDIR)/$(VENV)/bin
 # dvc.yaml says `python -m flows ...`: that python is ours.
 export PATH := $(BIN):$(PATH)
 export VIRTUAL_ENV := $(CURDIR)/$(VENV)
+# Hundreds of processes import the project, here and in the clones that tests make: what Python compiled is kept.
+unexport PYTHONDONTWRITEBYTECODE
 experiment ?= digits
 
 help: ## Explain every target
@@ -29,10 +31,10 @@ run: install ## Run the pipeline on `experiment` (default: digits), print the re
 	@$(BIN)/fewstep run experiment=$(experiment)
 
 test: check ## Everything: the fast lane, then real DVC, Prefect, Ray and MLflow on the smoke experiment
-	@$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "(integration or slow) and not gpu" -p no:randomly
+	@$(BIN)/pytest -n 3 --dist loadgroup --no-loadscope-reorder -m "(integration or slow) and not gpu" -p no:randomly
 
 check: install ## The fast lane, about a minute: the three below, beside each other
-	@$(MAKE) --no-print-directory -j 3 lint types unit
+	@$(MAKE) --no-print-directory -j 4 lint types unit-flows unit-stages
 
 lint: install ## Ruff, and the import rules
 	@$(BIN)/ruff check .
@@ -43,7 +45,17 @@ types: install ## The type checker
 	@$(BIN)/basedpyright
 
 unit: install ## The tests that take seconds at most
-	@$(BIN)/pytest -n 2 --dist loadfile -m "not gpu and not slow and not integration"
+	@$(MAKE) --no-print-directory -j 2 unit-flows unit-stages
+
+# Two processes that share the tests by folder: each imports half of the libraries, which takes longer than most tests.
+FAST := -m "not gpu and not slow and not integration"
+SIDE := tests/flows tests/deploy
+
+unit-flows: install
+	@$(BIN)/pytest $(FAST) $(SIDE)
+
+unit-stages: install
+	@$(BIN)/pytest $(FAST) $(SIDE:%=--ignore=%)
 
 gpu-test: install ## Tests that need a CUDA device
 	@$(BIN)/pytest -m gpu

@@ -21,8 +21,10 @@ Environment = Mapping[str, str | None]
 """What a child sees otherwise than we: a value, or None for what it must not see."""
 PATIENCE_S = 20.0
 """For a process that was asked to end: it ends its own first."""
+_ORPHANS_S = 5.0
+"""For what it left behind: nobody waits for that any more, but it may be ending."""
 _AFTER_S = 5.0
-"""For what it left behind, and for the kernel to take away what was killed."""
+"""For what had to be asked too, and for the kernel to take away what was killed."""
 _LOOK_S = 0.05
 _ERRORS = ("error: ", "fatal: ")
 NOTHING: Environment = MappingProxyType({})
@@ -121,13 +123,15 @@ def complaint(text: str) -> str:
 
 def end(process: subprocess.Popen[str] | psutil.Process, patience_s: float = PATIENCE_S) -> None:
     """End it and all that it started. It alone is asked first, and ends its own in good order; what is left after
-    `patience_s` seconds is asked too, and then killed. One that has ended is left alone.
+    `patience_s` seconds, or a few after it has ended itself, is asked too, and then killed. One that has ended is left
+    alone.
     """
     if isinstance(process, subprocess.Popen) and process.poll() is not None:
         return
     family = _family([process.pid])
     _send(family[:1], signal.SIGTERM)
-    left = _wait(family, patience_s)
+    stubborn = _wait(family[:1], patience_s)
+    left = _wait(family, 0.0 if stubborn else min(patience_s, _ORPHANS_S))
     if left:
         left = _family([each.pid for each in left])
         _send(left, signal.SIGTERM)

@@ -1,18 +1,19 @@
 """A copy of the project as a newcomer would clone it, with servers of its own."""
 
-import atexit
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import urllib.error
 import urllib.request
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 from tests.ports import free_port
 from tests.waiting import PATIENCE_S, wait_for
@@ -24,14 +25,21 @@ PARTS += ("data/distill/.gitkeep", "data/rl/.gitkeep")
 
 @cache
 def _migrated() -> Path:
-    home = Path(tempfile.mkdtemp(prefix="fewstep-databases-"))
-    atexit.register(shutil.rmtree, home, ignore_errors=True)
+    """Where they were made, once for each version of the two: for every process of this run, and the next runs."""
+    made = ROOT / "build" / f"databases-prefect-{version('prefect')}-mlflow-{version('mlflow')}"
+    part = made.with_name(f"{made.name}.part")
+    made.parent.mkdir(exist_ok=True)
     prefect = [sys.executable, "-m", "prefect", "server", "database", "upgrade", "-y"]
     mlflow = "from mlflow import MlflowClient; MlflowClient('sqlite:///mlflow.db').search_experiments()"
-    environment = os.environ | {"PREFECT_HOME": str(home / "prefect")}
-    for command in (prefect, [sys.executable, "-c", mlflow]):
-        subprocess.run(command, cwd=home, env=environment, check=True, capture_output=True)
-    return home
+    environment = os.environ | {"PREFECT_HOME": str(part / "prefect")}
+    with FileLock(f"{made}.lock"):
+        if not made.is_dir():
+            shutil.rmtree(part, ignore_errors=True)
+            part.mkdir()
+            for command in (prefect, [sys.executable, "-c", mlflow]):
+                subprocess.run(command, cwd=part, env=environment, check=True, capture_output=True)
+            part.rename(made)
+    return made
 
 
 def give_databases(root: Path) -> None:

@@ -13,7 +13,7 @@ from prefect.utilities.schema_tools.validation import validate
 
 from flows.deployments import child, flows, form, setup, workspace
 from flows.project.nodes import STAGES
-from flows.runtime import errors
+from flows.runtime import errors, processes
 from flows.workers import gpu_limit
 from tests.waiting import PATIENCE_S
 
@@ -116,8 +116,9 @@ def test_only_what_may_pass_is_tried_again_and_the_making_only_once():
     assert all(task.retry_condition_fn is flows._may_pass for task in (flows.make, flows.pull))
 
 
-def test_what_takes_too_long_is_ended_with_all_it_started(tmp_path):
+def test_what_takes_too_long_is_ended_with_all_it_started(tmp_path, monkeypatch):
     """A grandchild in a session of its own, as servers are."""
+    monkeypatch.setattr(processes, "_ORPHANS_S", 0.0)
     run, said = uuid.uuid4().hex, []
     code = "setsid sleep 300 & echo started $!; sleep 300"  # by a shell, which has begun before its time is over
     with pytest.raises(TimeoutError, match="not done after 2 s"):

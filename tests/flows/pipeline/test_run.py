@@ -6,17 +6,12 @@ The tests run in order and share one clone, since the first run is what the othe
 import json
 import re
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
 import pytest
 import yaml
 
-from stages.io import artefacts
-from stages.io import run as stages_run
-from stages.io.job import Job
-from tests.flows import gang
 from tests.flows.clone import Clone, ask, refused
 from tests.waiting import PATIENCE_S, wait_for
 
@@ -69,22 +64,6 @@ def work(cfg, job, unit, out, sink):
         {}
     _work(cfg, job, unit, out, sink)
 """
-
-
-GATED = """
-SAVE_EVERY_S = 0.0
-_step = Trainer.step
-
-
-def step(self, batch):
-    while self.iteration >= 50 and not Path({!r}).exists():
-        time.sleep(0.05)
-    return _step(self, batch)
-
-
-Trainer.step = step
-"""
-"""A training that does not come to its end before the gate is there, so that it can be struck."""
 
 
 def test_a_run_makes_every_node_and_says_what_came_of_it(finished):
@@ -253,33 +232,6 @@ def test_a_truncated_shard_names_the_file_and_the_repair(finished):
     assert finished.lock() == lock
     assert finished.dvc("checkout", "--force", "trajectories").returncode == 0
     assert shard.read_bytes() == whole
-
-
-def test_two_workers_train_what_one_trains_even_if_one_is_killed(spoiled, tmp_path):
-    gate = tmp_path / "gate"
-    spoiled.spoil("stages/training/loop.py", GATED.format(str(gate)))
-    sizes = ("teacher.budget.slices=2", "teacher.budget.iterations=100", "+compute.workers.teacher=2")
-    assert spoiled.fewstep("compose", "experiment=smoke", *sizes).returncode == 0
-    section = yaml.safe_load((spoiled.root / "params.yaml").read_text())["teacher"]
-    inputs = {"dataset": str(spoiled.root / "data/dataset")}
-    job = Job(stage="teacher", arm=None, seed=0, section=section, inputs=inputs)
-    stages_run.run(job, tmp_path / "alone", tmp_path / "work", lambda *_: None)
-
-    with ThreadPoolExecutor(1) as pool:
-        running = pool.submit(spoiled.fewstep, "stage", "teacher")
-        wait_for(lambda: gang.reported(spoiled) >= 20)
-        found = gang.ranks(spoiled)
-        assert len(found) == 2
-        found[1].kill()
-        killed = running.result(PATIENCE_S)
-    refused(killed, "a worker was killed or crashed; finished units are kept, run it again to go on from there")
-    assert 20 <= gang.reported(spoiled) < 100
-
-    gate.touch()
-    again = spoiled.fewstep("stage", "teacher")
-    assert again.returncode == 0, again.stderr
-    assert artefacts.digest(spoiled.root / "data/teacher") == artefacts.digest(tmp_path / "alone")
-    wait_for(lambda: not gang.ranks(spoiled))
 
 
 def test_an_artefact_of_other_parameters_is_refused(spoiled):

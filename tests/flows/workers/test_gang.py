@@ -1,0 +1,68 @@
+"""Two workers that train one model on the pipeline's own Ray, and one of them is killed."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import yaml
+
+from stages.io import artefacts
+from stages.io import run as stages_run
+from stages.io.job import Job
+from tests.flows import gang
+from tests.flows.clone import Clone, refused
+from tests.waiting import PATIENCE_S, wait_for
+
+pytestmark = pytest.mark.integration
+
+SIZES = ("teacher.budget.slices=2", "teacher.budget.iterations=100", "+compute.workers.teacher=2")
+GATED = """
+SAVE_EVERY_S = 0.0
+_step = Trainer.step
+
+
+def step(self, batch):
+    while self.iteration >= 50 and not Path({!r}).exists():
+        time.sleep(0.05)
+    return _step(self, batch)
+
+
+Trainer.step = step
+"""
+"""A training that does not come to its end before the gate is there, so that it can be struck."""
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory):
+    """A clone with servers and a dataset."""
+    made = Clone(tmp_path_factory.mktemp("clone"))
+    assert made.fewstep("compose", "experiment=smoke", *SIZES).returncode == 0
+    made.up("--without", "mlflow")
+    done = made.fewstep("stage", "dataset")
+    assert done.returncode == 0, done.stderr
+    yield made
+    assert {"prefect", "ray"} <= made.down()
+
+
+def test_two_workers_train_what_one_trains_even_if_one_is_killed(clone, tmp_path):
+    gate = tmp_path / "gate"
+    clone.spoil("stages/training/loop.py", GATED.format(str(gate)))
+    section = yaml.safe_load((clone.root / "params.yaml").read_text())["teacher"]
+    inputs = {"dataset": str(clone.root / "data/dataset")}
+    job = Job(stage="teacher", arm=None, seed=0, section=section, inputs=inputs)
+    stages_run.run(job, tmp_path / "alone", tmp_path / "work", lambda *_: None)
+
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(clone.fewstep, "stage", "teacher")
+        wait_for(lambda: gang.reported(clone) >= 20)
+        found = gang.ranks(clone)
+        assert len(found) == 2
+        found[1].kill()
+        killed = running.result(PATIENCE_S)
+    refused(killed, "a worker was killed or crashed; finished units are kept, run it again to go on from there")
+    assert 20 <= gang.reported(clone) < 100
+
+    gate.touch()
+    again = clone.fewstep("stage", "teacher")
+    assert again.returncode == 0, again.stderr
+    assert artefacts.digest(clone.root / "data/teacher") == artefacts.digest(tmp_path / "alone")
+    wait_for(lambda: not gang.ranks(clone))
