@@ -31,7 +31,10 @@ run: install ## Run the pipeline on `experiment` (default: digits), print the re
 	@$(BIN)/fewstep run experiment=$(experiment)
 
 test: check ## Everything: the fast lane, then real DVC, Prefect, Ray and MLflow on the smoke experiment
-	@$(BIN)/pytest -n 3 --dist loadgroup --no-loadscope-reorder -m "(integration or slow) and not gpu" -p no:randomly
+	@$(BIN)/pytest -n 3 --dist loadscope --no-loadscope-reorder -p no:randomly $(SLOW)
+
+# Only the files that have such tests: what the others import takes longer. In the order of tests/conftest.py.
+SLOW = -m "(integration or slow) and not gpu" $$(grep -rlE "mark\.(slow|integration)" tests --include "test_*.py")
 
 check: install ## The fast lane, about a minute: the three below, beside each other
 	@$(MAKE) --no-print-directory -j 4 lint types unit-flows unit-stages

@@ -1,15 +1,15 @@
 """What holds for every test."""
 
 import os
-from pathlib import Path
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 # Tests are many small computations beside each other, on few cores: with more threads, most of the processors' time
 # goes to threads that spin, waiting for one that another test keeps from running. Before torch is first imported.
 os.environ["OMP_NUM_THREADS"] = "1"
 
-HERE = Path(__file__).parent
 LONG = [
     "flows/pipeline/test_run.py",
     "flows/workers/test_checks.py",
@@ -22,16 +22,24 @@ LONG = [
 """What takes minutes, the longest first: begun last, one of them would run on alone."""
 
 
-def _together(item: pytest.Item) -> str:
+def _together(nodeid: str) -> str:
     """The file or folder whose tests share servers, and so a process."""
-    place = item.path.relative_to(HERE)
-    return "deploy" if place.is_relative_to("deploy") else place.as_posix()
+    file = nodeid.partition("::")[0].removeprefix("tests/")
+    return "deploy" if file.startswith("deploy/") else file
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """An order, and groups for xdist's loadgroup."""
+    """An order in which the end is not one process alone."""
     order = {name: place for place, name in enumerate(LONG)}
-    items.sort(key=lambda item: order.get(_together(item), len(LONG)))
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(_together(item)))
+    items.sort(key=lambda item: order.get(_together(item.nodeid), len(LONG)))
+
+
+class _Scheduling(LoadScopeScheduling):
+    def _split_scope(self, nodeid: str) -> str:
+        return _together(nodeid)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    """What is to be together stays so."""
+    return _Scheduling(config, log)
