@@ -64,8 +64,8 @@ class Cluster:
         from ray._raylet import GcsClient
 
         try:
-            socket.create_connection(("127.0.0.1", self.port), timeout=2).close()
-            infos = GcsClient(address=self.address).get_all_node_info(timeout=5)
+            socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE_S).close()
+            infos = GcsClient(address=self.address).get_all_node_info(timeout=PATIENCE_S)
         except Exception:  # noqa: BLE001 (not up yet)
             return []
         return [info.node_id.hex() for info in infos.values() if info.state == 0]

@@ -49,6 +49,7 @@ def facts(folder, name):
     return json.loads((folder / f"{name}.json").read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXACT)
 def test_two_workers_leave_bitwise_what_one_leaves(folders, name):
     alone = load_file(folders / "alone" / f"{name}.safetensors")
@@ -59,12 +60,14 @@ def test_two_workers_leave_bitwise_what_one_leaves(folders, name):
         assert facts(folders / rank, name)["metrics"] == facts(folders / "alone", name)["metrics"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in EXACT if name != RESUMED])
 def test_cost_is_counted_over_all_workers(folders, name):
     assert facts(folders / "rank1", name)["cost"] == facts(folders / "alone", name)["cost"]
     assert facts(folders / "alone", name)["cost"]["networks"]["student"]["forward"] > 0
 
 
+@pytest.mark.slow
 def test_all_workers_resume_from_the_first_ones_checkpoint(folders):
     assert len(facts(folders / "rank1", RESUMED)["curve"]) == ranked.ITERATIONS - RESUMED_AT, (
         "only the missing iterations may run"
@@ -72,6 +75,7 @@ def test_all_workers_resume_from_the_first_ones_checkpoint(folders):
     assert facts(folders / "rank1", RESUMED)["cost"] == facts(folders / "alone", RESUMED)["cost"]
 
 
+@pytest.mark.slow
 def test_slices_that_are_no_power_of_two_differ_by_rounding_only(folders):
     """6 slices: the first gradient differs by 5 * 2^-24 of the sum of magnitudes; Adam's first steps amplify that."""
     curves = [facts(folders / who, "flow, 6 slices")["curve"] for who in ("alone", "rank0")]

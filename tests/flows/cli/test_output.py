@@ -12,6 +12,7 @@ import pytest
 from flows.cli import output
 from flows.runtime import outcomes
 from tests.flows.clone import ROOT
+from tests.waiting import PATIENCE_S
 
 
 @pytest.fixture
@@ -42,13 +43,13 @@ def test_a_reader_that_has_enough_ends_it_as_it_ends_any_program(home, words):
     process.stdout.close()
     assert process.stderr.read() == b""
     process.stderr.close()
-    assert process.wait(timeout=60) == -signal.SIGPIPE
+    assert process.wait(timeout=PATIENCE_S) == -signal.SIGPIPE
     assert outcomes.read(told).passing is False
 
 
 def test_an_ascii_terminal_gets_all_of_it(home):
     done = begin(home, "logs", "-n", "1", LC_ALL="C", PYTHONIOENCODING="ascii")
-    out, err = done.communicate(timeout=60)
+    out, err = done.communicate(timeout=PATIENCE_S)
     assert (done.returncode, err) == (0, b"")
     assert b"na\\xefve xxx" in out
 

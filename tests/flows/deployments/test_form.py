@@ -160,6 +160,7 @@ def test_gpus_are_counted_as_nvidia_smi_lists_them(tmp_path, monkeypatch):
         gpu_limit.count()
 
 
+@pytest.mark.slow
 def test_a_clone_knows_the_things_of_its_project_by_the_way_there(tmp_path, monkeypatch):
     root, clone = tmp_path / "root", tmp_path / "root/.fewstep/scheduled/clones/a-run"
     for folder in (root, clone):

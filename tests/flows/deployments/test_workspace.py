@@ -54,6 +54,7 @@ def test_an_origin_that_is_away_may_come_back_one_that_refuses_does_not(checkout
         checkout._across(push)
 
 
+@pytest.mark.slow
 def test_of_dvc_s_remote_our_own_code_tells_what_may_pass(checkout):
     with s3.server("team") as endpoint:
         network = s3.Network(endpoint)

@@ -53,6 +53,7 @@ def test_what_cannot_be_made_again_says_why(home):
     ]
 
 
+@pytest.mark.slow
 def test_an_input_that_is_nowhere_is_named_and_the_project_is_not_touched(home):
     git = commit()
     data = handmade.make("dataset", "d", git=git)

@@ -13,6 +13,7 @@ import pytest
 
 from flows.pipeline import channel
 from flows.runtime.errors import Passing
+from tests.waiting import PATIENCE_S
 
 ROOT = Path(channel.__file__).parents[2]
 
@@ -95,11 +96,11 @@ def test_work_learns_that_nobody_waits_for_it(tmp_path, interrupt):
     code = "import sys; from flows.pipeline import channel; channel.ask(sys.argv[1], {}, print)"
     with listening(tmp_path, answer) as path:
         asker = subprocess.Popen([sys.executable, "-c", code, path], cwd=ROOT, stderr=subprocess.PIPE, text=True)
-        assert begun.wait(timeout=300)
+        assert begun.wait(timeout=PATIENCE_S)
         assert not seen.is_set()
         asker.send_signal(subprocess.signal.SIGINT if interrupt else subprocess.signal.SIGKILL)
-        assert seen.wait(timeout=300)
-        _, said = asker.communicate(timeout=300)
+        assert seen.wait(timeout=PATIENCE_S)
+        _, said = asker.communicate(timeout=PATIENCE_S)
     assert ("KeyboardInterrupt" in said) is interrupt
 
 

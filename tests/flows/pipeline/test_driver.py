@@ -10,6 +10,7 @@ import pytest
 
 from flows.pipeline import channel, client, driver
 from flows.runtime import environment
+from tests.waiting import PATIENCE_S
 
 ROOT = Path(client.__file__).parents[2]
 
@@ -67,13 +68,13 @@ def test_a_stale_driver_that_works_goes_on_working(home, monkeypatch):
 
     def perform(_caller, _request):
         begun.set()
-        end.wait(timeout=300)
+        end.wait(timeout=PATIENCE_S)
         return {}
 
     monkeypatch.setattr(made, "_perform", perform)
     thread = threading.Thread(target=asked, args=(made,))
     thread.start()
-    begun.wait(timeout=300)
+    begun.wait(timeout=PATIENCE_S)
     answer = asked(made, version="another")
     assert answer["stale"]
     assert answer["stays"] is False
@@ -105,7 +106,7 @@ def test_it_ends_with_the_process_that_it_was_started_for(home):
     watching.start()
     assert not made.stop.is_set()
     other.communicate(b"\n")
-    watching.join(timeout=300)
+    watching.join(timeout=PATIENCE_S)
     assert made.stop.is_set()
 
 

@@ -146,6 +146,7 @@ def test_a_section_of_another_shape_is_told_beside_the_rest(section, value):
     assert told == {section, "trajectories.steps"}
 
 
+@pytest.mark.slow
 def test_what_was_found_good_needs_no_second_look(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
@@ -162,6 +163,7 @@ def test_what_was_found_good_needs_no_second_look(tmp_path, monkeypatch):
     again.result()
 
 
+@pytest.mark.slow
 def test_one_fault_is_told_among_all(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))

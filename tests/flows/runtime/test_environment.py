@@ -8,6 +8,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 
 from flows.runtime import environment
+from tests.waiting import PATIENCE_S
 
 ALL = "127.0.0.1,localhost,::1"
 
@@ -54,5 +55,5 @@ def test_a_server_on_loopback_is_reached_past_a_dead_proxy(proxy, monkeypatch):
 
 
 def _get(address):
-    with urllib.request.build_opener().open(address, timeout=10) as reply:
+    with urllib.request.build_opener().open(address, timeout=PATIENCE_S) as reply:
         return reply.status

@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from tests.waiting import PATIENCE_S
+
 MODULE = """
 import os, sys, time
 print("pid", os.getpid(), sys.argv[1:], os.environ.get("GIVEN"), "PATH" in os.environ, os.getcwd())
@@ -53,7 +55,7 @@ def ask(home, *words, **more):
 
 @pytest.mark.parametrize("how", ["begun", "anew"])
 def test_a_module_runs_with_its_arguments_environment_and_exit_code(home, how):
-    said, _ = ask(home, how, "3", "more").communicate(timeout=60)
+    said, _ = ask(home, how, "3", "more").communicate(timeout=PATIENCE_S)
     assert "3 3 3" in said
     log = (home / "log").read_text()
     assert f"['3', 'more'] given False {home}" in log
@@ -65,7 +67,7 @@ def test_a_module_runs_with_its_arguments_environment_and_exit_code(home, how):
 
 @pytest.mark.parametrize("how", ["begun", "anew"])
 def test_it_can_be_ended(home, how):
-    said, _ = ask(home, how, "wait").communicate("now\n", timeout=60)
+    said, _ = ask(home, how, "wait").communicate("now\n", timeout=PATIENCE_S)
     assert f"{-signal.SIGTERM} {-signal.SIGTERM}" in said
 
 
@@ -73,4 +75,4 @@ def test_it_ends_with_whoever_started_it(home):
     with ask(home, "begun", "wait") as asker:
         pid = int(asker.stdout.readline())
         asker.kill()
-    subprocess.run(["tail", f"--pid={pid}", "-f", "/dev/null"], check=True, timeout=60)
+    subprocess.run(["tail", f"--pid={pid}", "-f", "/dev/null"], check=True, timeout=PATIENCE_S)

@@ -8,6 +8,7 @@ import pytest
 from flows.runtime import outcomes
 from flows.runtime.outcomes import Outcome
 from tests.flows.clone import ROOT
+from tests.waiting import PATIENCE_S
 
 BEGIN = (
     "from flows.runtime import outcomes; told = outcomes.asked(); import os; assert outcomes.FILE not in os.environ\n"
@@ -25,7 +26,7 @@ BEGIN = (
 def test_a_command_tells_whoever_asked_and_nobody_below(tmp_path, code, errors, passing):
     file = tmp_path / "teacher.json"
     environment = {outcomes.FILE: str(file), "PYTHONPATH": str(ROOT)}
-    subprocess.run([sys.executable, "-c", BEGIN + code], env=environment, check=False, timeout=60)
+    subprocess.run([sys.executable, "-c", BEGIN + code], env=environment, check=False, timeout=PATIENCE_S)
     assert outcomes.read(file) == Outcome(errors, passing)
 
 

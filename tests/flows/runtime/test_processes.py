@@ -9,6 +9,7 @@ import psutil
 import pytest
 
 from flows.runtime import processes
+from tests.waiting import PATIENCE_S
 
 ROOT = Path(__file__).parents[3]
 
@@ -98,7 +99,7 @@ def test_on_a_leash_it_ends_with_whom_started_it_however_that_happens(leashed):
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=ROOT) as starter:
         child = psutil.Process(int(starter.stdout.readline()))
     if leashed:
-        assert not processes._wait([child], 60)
+        assert not processes._wait([child], PATIENCE_S)
     else:
         assert processes.lives(child.pid)
         child.kill()

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from flows.runtime import processes
+from tests.waiting import PATIENCE_S
 
 CODE = """if True:
     import json, subprocess, sys, threading
@@ -35,7 +36,7 @@ def test_it_ends_with_all_it_started_and_nobody_finds_it_any_more(tmp_path, vict
     pids = json.loads(head.stdout.readline())
     assert all(processes.lives(pid) for pid in pids.values())
     os.kill(pids[victim], signal.SIGKILL)
-    _, said = head.communicate(timeout=300)
+    _, said = head.communicate(timeout=PATIENCE_S)
     assert head.returncode == 1
     assert f"Ray's {victim} died; this head ends" in said
     assert not any(processes.lives(pid) for pid in pids.values())

@@ -110,6 +110,7 @@ def project(home, monkeypatch):
     return repro
 
 
+@pytest.mark.slow
 def test_what_a_stage_came_to_passes_through_dvc(project, home):
     for end, message, passing in [
         ("refused", "lr: too large", False),

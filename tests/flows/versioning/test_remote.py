@@ -19,7 +19,8 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # of moto's server, which run
         ("ssh://nowhere/dvc", "", StorageError),  # a package that is not there
     ],
 )
-def test_a_remote_that_is_away_is_not_one_that_refuses_us(tmp_path, url, fault, raised):
+def test_a_remote_that_is_away_is_not_one_that_refuses_us(tmp_path, monkeypatch, url, fault, raised):
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")  # of botocore's; s3fs tries again anyhow
     with s3.server("team") as endpoint:
         network = s3.Network(endpoint)
         network.fault(fault, 10**6 if fault else 0)
