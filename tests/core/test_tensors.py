@@ -4,6 +4,7 @@ import errno
 import os
 import resource
 import shutil
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -15,12 +16,14 @@ from stages.core import tensors
 _, MOST = resource.getrlimit(resource.RLIMIT_FSIZE)
 
 
-@pytest.fixture
+@contextmanager
 def cramped():
-    """No file of this process may grow beyond 1000 bytes."""
+    """No file of this process may grow beyond 1000 bytes; nor the one that pytest's own words may go to."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, MOST))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (MOST, MOST))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (MOST, MOST))
 
 
 def test_a_view_is_written_as_it_is_seen_with_what_is_told_of_it(tmp_path):
@@ -41,13 +44,13 @@ def test_who_may_read_it_is_said_by_the_umask(tmp_path, umask):
     assert (tmp_path / "x").stat().st_mode & 0o777 == 0o666 & ~umask
 
 
-def test_a_full_disk_is_the_systems_error(tmp_path, cramped, monkeypatch):
+def test_a_full_disk_is_the_systems_error(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(2000, 1000, 1000))
-    with pytest.raises(OSError, match="No space left") as raised:
+    with pytest.raises(OSError, match="No space left") as raised, cramped():
         tensors.save(tmp_path / "x", {"x": torch.zeros(1000)})
     assert (raised.value.errno, raised.value.filename) == (errno.ENOSPC, str(tmp_path / "x"))
 
 
-def test_another_fault_of_writing_is_no_full_disk(tmp_path, cramped):
-    with pytest.raises(SafetensorError, match="too large"):
+def test_another_fault_of_writing_is_no_full_disk(tmp_path):
+    with pytest.raises(SafetensorError, match="too large"), cramped():
         tensors.save(tmp_path / "x", {"x": torch.zeros(1000)})
