@@ -9,6 +9,8 @@ from xdist.scheduler import LoadScopeScheduling
 # Tests are many small computations beside each other, on few cores: with more threads, most of the processors' time
 # goes to threads that spin, waiting for one that another test keeps from running. Before torch is first imported.
 os.environ["OMP_NUM_THREADS"] = "1"
+# A repository that a test makes with `dvc init` would start a process after each of DVC's commands, to send statistics.
+os.environ["DVC_NO_ANALYTICS"] = "1"
 
 LONG = [
     "flows/pipeline/test_run.py",
