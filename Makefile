@@ -1,6 +1,6 @@
 # Two commands are all a newcomer needs: `make run` and `make test`.
 .DEFAULT_GOAL := help
-.PHONY: help install run test check lint types unit unit-flows unit-stages gpu-test clean
+.PHONY: help install run test check lint types unit unit-tools unit-science gpu-test clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -36,8 +36,8 @@ test: check ## Everything: the fast lane, then real DVC, Prefect, Ray and MLflow
 # Only the files that have such tests: what the others import takes longer. In the order of tests/conftest.py.
 SLOW = -m "(integration or slow) and not gpu" $$(grep -rlE "mark\.(slow|integration)" tests --include "test_*.py")
 
-check: install ## The fast lane, about a minute: the three below, beside each other
-	@$(MAKE) --no-print-directory -j 4 lint types unit-flows unit-stages
+check: install ## The fast lane, one to two minutes: the three below, beside each other
+	@$(MAKE) --no-print-directory -j 4 lint types unit-tools unit-science
 
 lint: install ## Ruff, and the import rules
 	@$(BIN)/ruff check .
@@ -48,17 +48,18 @@ types: install ## The type checker
 	@$(BIN)/basedpyright
 
 unit: install ## The tests that take seconds at most
-	@$(MAKE) --no-print-directory -j 2 unit-flows unit-stages
+	@$(MAKE) --no-print-directory -j 2 unit-tools unit-science
 
-# Two processes that share the tests by folder: each imports half of the libraries, which takes longer than most tests.
+# One process for what starts tools and servers and one for the rest: each imports about half of the libraries, and that
+# takes longer than most tests.
 FAST := -m "not gpu and not slow and not integration"
-SIDE := tests/flows tests/deploy
+TOOLS := tests/flows tests/deploy tests/io tests/test_architecture.py
 
-unit-flows: install
-	@$(BIN)/pytest $(FAST) $(SIDE)
+unit-tools: install
+	@$(BIN)/pytest $(FAST) $(TOOLS)
 
-unit-stages: install
-	@$(BIN)/pytest $(FAST) $(SIDE:%=--ignore=%)
+unit-science: install
+	@$(BIN)/pytest $(FAST) $(TOOLS:%=--ignore=%)
 
 gpu-test: install ## Tests that need a CUDA device
 	@$(BIN)/pytest -m gpu
