@@ -53,7 +53,7 @@ unit: install ## The tests that take seconds at most
 # One process for what starts tools and servers and one for the rest: each imports about half of the libraries, and that
 # takes longer than most tests.
 FAST := -m "not gpu and not slow and not integration"
-TOOLS := tests/flows tests/deploy tests/io tests/test_architecture.py
+TOOLS := tests/flows tests/deploy tests/io tests/test_architecture.py tests/test_params.py
 
 unit-tools: install
 	@$(BIN)/pytest $(FAST) $(TOOLS)
