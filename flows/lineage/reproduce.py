@@ -18,6 +18,7 @@ from flows.runtime.environment import HOME
 from flows.tracking import records
 from flows.tracking.records import Record
 from flows.versioning import cache, command
+from stages.io.artefacts import write_json
 
 FOLDER = HOME / "rerun"
 _OURS = ("FEWSTEP_", "PREFECT_", "RAY_", "MLFLOW_", "PYTHONPATH")
@@ -145,14 +146,9 @@ def _inputs(record: Record, folder: Path, history: History) -> None:
     for source in record["inputs"].values():
         known = history.find(Node.parse(source["made_by"]), source["digest"], source.get("mlflow_run"))
         if known:
-            _write_record(folder, Node.parse(source["made_by"]), known)
-
-
-def _write_record(folder: Path, node: Node, record: Record) -> None:
-    from stages.io.artefacts import write_json
-
-    (folder / node.lineage).parent.mkdir(parents=True, exist_ok=True)
-    write_json(folder / node.lineage, record)
+            file = folder / Node.parse(source["made_by"]).lineage
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_json(file, known)
 
 
 def _run(node: Node, folder: Path) -> None:
@@ -176,11 +172,7 @@ def _compare(record: Record, folder: Path) -> Result:
     digest = cache.digest(place)
     if digest == record["digest"]:
         return Result(digest, ())
-    here = cache.files(place)
-    then = cache.listing(record["digest"])
-    own = Path(record["artefact"])
-    if then is None and own.is_dir() and cache.digest(own) == record["digest"]:
-        then = cache.files(own)
+    here, then = cache.files(place), cache.files_of(Path(record["artefact"]), record["digest"])
     if then is None:
         return Result(digest, ("(the recorded version is not in DVC's cache: which files differ is not known)",))
     return Result(digest, tuple(sorted(name for name in here.keys() | then.keys() if here.get(name) != then.get(name))))
