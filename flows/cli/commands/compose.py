@@ -42,7 +42,7 @@ def _composed(overrides: Sequence[str]) -> str:
 
 
 def put(text: str) -> None:
-    """Make `text` the parameters, in one step, since half of them could be read as others; the same stay as they are."""
+    """Make `text` the parameters, in one step: half of them could be read as others. The same stay as they are."""
     from flows.project.parameters import FILE
     from flows.runtime.environment import HOME
 
