@@ -125,24 +125,18 @@ def _inputs(record: Record, folder: Path, history: History) -> None:
         stages[name] = {"cmd": "recorded", "outs": [out]}
     lock = {"schema": "2.0", "stages": stages}
     (folder / "dvc.lock").write_text(yaml.safe_dump(lock), encoding="utf-8")
-    targets = [Node.parse(name).folder for name in makers]
     lacking = {name: fault for name, digest in makers.items() if (fault := cache.fault(digest))}
-    troubles = []  # what counts is whether the bytes are there in the end
-    fetching = [["fetch", *(Node.parse(name).folder for name in lacking)]] if lacking else []
-    for words in (*fetching, ["checkout", "--force", *targets]):
-        try:
-            _dvc(folder, *words)
-        except processes.NoAnswer as error:
-            troubles.append(str(error))
-    for name, digest in makers.items():
-        node = Node.parse(name)
-        place = folder / node.folder
-        if not place.is_dir() or cache.digest(place) != digest:
-            why = "; ".join([lacking.get(name, "DVC could not check it out"), *troubles])
-            raise ValueError(
-                f"{name} {digest[:8]}: the run's input is nowhere to be had ({why}); `dvc push` it from where it was "
-                "made, or `fewstep rerun` the run that made it"
-            )
+    try:
+        if lacking:
+            _dvc(folder, "fetch", *(Node.parse(name).folder for name in lacking))
+        _dvc(folder, "checkout", "--force", *(Node.parse(name).folder for name in makers))
+    except processes.NoAnswer as error:
+        wanted = ", ".join(f"{name} {makers[name][:8]}" for name in lacking or makers)
+        why = "; ".join([*lacking.values(), str(error)])
+        raise ValueError(
+            f"{wanted}: the run's input is nowhere to be had ({why}); `dvc push` it from where it was made, or "
+            "`fewstep rerun` the run that made it"
+        ) from None
     for source in record["inputs"].values():
         known = history.find(Node.parse(source["made_by"]), source["digest"], source.get("mlflow_run"))
         if known:
