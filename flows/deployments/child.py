@@ -65,11 +65,9 @@ def _started(command: Sequence[str], where: Path, run: str, extra: Mapping[str, 
         sweep(run)
 
 
-def sweep(run: str) -> int:
-    """Kill every process on this machine that belongs to the scheduled run `run`; how many there were."""
-    found = list(of_run(run))
-    processes.kill(found)
-    return len(found)
+def sweep(run: str) -> None:
+    """Kill every process on this machine that belongs to the scheduled run `run`."""
+    processes.kill(list(of_run(run)))
 
 
 def of_run(run: str) -> Iterator[psutil.Process]:
