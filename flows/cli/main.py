@@ -3,7 +3,6 @@
 import argparse
 import importlib
 import logging
-import os
 import signal
 import sys
 import traceback
@@ -54,11 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _failed(said, errors.INTERRUPTED)
     except Exception as error:  # noqa: BLE001 (the edge: every failure becomes one message and an exit code)
         said, passing = errors.lines(error), errors.passes(error)
-        code = _failed(said, errors.PASSING if passing else errors.FAILED)
-        if errors.prefect_is_gone(error):
-            outcomes.write(asked, Outcome(said, passing))
-            _leave(code)
-        return code
+        return _failed(said, errors.PASSING if passing else errors.FAILED)
     finally:
         outcomes.write(asked, Outcome(said, passing))
 
@@ -79,7 +74,7 @@ def _run(given: Sequence[str]) -> int:
         environment.settle(environment.find_root())
         return importlib.import_module(f"flows.cli.commands.{parsed.command}").main(parsed)
     except Exception:
-        if parsed.debug or os.environ.get("FEWSTEP_DEBUG"):
+        if parsed.debug:
             traceback.print_exc()
         raise
 
@@ -88,13 +83,6 @@ def _failed(said: Sequence[str], code: int) -> int:
     for line in said:
         print(f"error: {line}", file=sys.stderr)
     return code
-
-
-def _leave(code: int) -> NoReturn:
-    """End at once: a quarter of a minute would go by in tries to tell a dead server the last logs."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
 
 
 def _interrupt(*_: object) -> NoReturn:

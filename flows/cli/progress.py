@@ -1,19 +1,21 @@
 """What a person sees of a running pipeline: a live table on a terminal, plain lines elsewhere."""
 
 import sys
-import threading
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from functools import partial
 
 from flows.cli.output import sign
 from flows.project import graph
 from flows.project.nodes import Node, Params
+from flows.runtime.repeat import repeated
 from flows.telemetry import progress, reports
 
 _SIGNS = {"done": "good", "failed": "bad"}
 """States that are called otherwise than their signs."""
+
+
+_LOOK_S = 1.0
 
 
 @contextmanager
@@ -51,29 +53,26 @@ def _live(params: Params, wanted: Collection[Node]) -> Iterator[Callable[[Node, 
         for node in graph.nodes(params)
         if node in wanted
     }
-    ends: set[Node] = set()
+    running: set[Node] = set()
 
     def news(node: Node, state: str, words: str) -> None:
         bar = tasks[node]
         if state == "running":
+            running.add(node)
             bars.start_task(bar)
-            move = partial(bars.update, bar)
-            threading.Thread(target=_follow, args=(node, params, ends, move), daemon=True).start()
         else:
-            ends.add(node)
+            running.discard(node)
             if state in ("done", "cached"):
                 bars.update(bar, completed=bars.tasks[bar].total or 1, total=bars.tasks[bar].total or 1)
             bars.stop_task(bar)
         bars.update(bar, sign=sign(_SIGNS.get(state, state)), words="" if state == "done" else words or state)
 
-    with bars:
+    def look() -> None:
+        """Move the bars of nodes with one unit by its steps. Of several, nobody here knows how many have ended."""
+        for node in tuple(running):
+            found = progress.of(node.section(params), reports.of(node), num_ended=0)
+            if found and not found.by_units and node in running:
+                bars.update(tasks[node], completed=found.done, total=found.total)
+
+    with bars, repeated(look, _LOOK_S, "progress"):
         yield news
-
-
-def _follow(node: Node, params: Params, ends: Collection[Node], move: Callable[..., None]) -> None:
-    """Move a node's bar by the steps of its only unit, until it ends. Of several, nobody here knows how many have."""
-    while node not in ends:
-        time.sleep(1.0)
-        found = progress.of(node.section(params), reports.of(node), num_ended=0)
-        if found and not found.by_units and node not in ends:
-            move(completed=found.done, total=found.total)

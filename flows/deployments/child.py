@@ -3,7 +3,6 @@
 import os
 import re
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,20 +35,18 @@ def call(
     may do (a signal ended it, or it is of ours and says so), and TimeoutError after `limit_s`. Whatever ends this call
     ends the command and all that it started.
     """
-    began, tail = time.monotonic(), []
+    tail: list[str] = []
     with (
         TemporaryDirectory(prefix="fewstep-") as folder,
         _started(command, where, run, {**extra, outcomes.FILE: f"{folder}/outcome.json"}) as process,
         _heard(process, tail, say),
     ):
-        while process.poll() is None:
-            try:
-                process.wait(timeout=1.0)
-            except TimeoutExpired:
-                if time.monotonic() - began > limit_s:
-                    raise TimeoutError(
-                        f"{_short(command)}: not done after {limit_s:.0f} s, and ended; what was finished is kept"
-                    ) from None
+        try:
+            process.wait(timeout=limit_s)
+        except TimeoutExpired:
+            raise TimeoutError(
+                f"{_short(command)}: not done after {limit_s:.0f} s, and ended; what was finished is kept"
+            ) from None
         told = outcomes.read(Path(folder) / "outcome.json")
     if process.returncode:
         raise _failure(command, process.returncode, told, tail)
@@ -68,11 +65,9 @@ def _started(command: Sequence[str], where: Path, run: str, extra: Mapping[str, 
         sweep(run)
 
 
-def sweep(run: str) -> int:
-    """Kill every process on this machine that belongs to the scheduled run `run`; how many there were."""
-    found = list(of_run(run))
-    processes.kill(found)
-    return len(found)
+def sweep(run: str) -> None:
+    """Kill every process on this machine that belongs to the scheduled run `run`."""
+    processes.kill(list(of_run(run)))
 
 
 def of_run(run: str) -> Iterator[psutil.Process]:

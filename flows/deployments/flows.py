@@ -6,11 +6,11 @@ exit code that says so or a signal ended it. What a person must put right, such 
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from prefect import flow, get_run_logger, task
+from prefect import Task, flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
@@ -33,15 +33,18 @@ def _may_pass(_task: Any, _run: Any, state: Any) -> bool:
     return errors.passes(state.result(raise_on_failure=False))
 
 
-_OPTIONS: Mapping[str, Any] = {
-    "cache_policy": NO_CACHE,
-    "persist_result": False,
-    "retry_delay_seconds": DELAY_S,
-    "retry_condition_fn": _may_pass,
-    "log_prints": False,
-}
-_AFTER_LEASES: Mapping[str, Any] = {**_OPTIONS, "retry_delay_seconds": leases.DEAD_S + DELAY_S}
-"""Those of a killed making have run out by then."""
+def _step(call: Callable[..., Any], retries: int = 0, delay_s: float = DELAY_S) -> Callable[..., Any]:
+    """`call` as a task of the run, which is tried again where it failed by what may pass."""
+    return Task(
+        call,
+        name=call.__name__,
+        cache_policy=NO_CACHE,
+        persist_result=False,
+        retries=retries,
+        retry_delay_seconds=delay_s,
+        retry_condition_fn=_may_pass,
+        log_prints=False,
+    )
 
 
 @flow(name="experiment", persist_result=False, description="An experiment of params/experiment/, in a fresh clone")
@@ -100,16 +103,18 @@ def _perform(overrides: list[str], node: Node | None, ref: str, push: bool, hour
     worth_keeping = False
     try:
         with only_one(root, run, hours * 3600):
-            clone(checkout, ref)
-            parameters(checkout, overrides, node)
+            _step(checkout.make, retries=2)(ref)
+            _step(checkout.compose)(overrides, node)
             shares = push and checkout.remote() is not None
             if push and not shares:
                 log.warning("no default DVC remote (`dvc remote add -d ...`, committed): nothing is pulled or pushed")
             if shares:
-                pull(checkout)
+                _step(checkout.pull, retries=2)()
             worth_keeping = True
-            make(checkout, overrides, node, shares, end - time.monotonic())
-            pushed = give(checkout) if shares else None
+            # The leases of a making that was killed have run out by then.
+            making = _step(checkout.repro, retries=1, delay_s=leases.DEAD_S + DELAY_S)
+            making(overrides, node, pull=shares, limit_s=end - time.monotonic())
+            pushed = _step(checkout.push, retries=2)() if shares else None
             worth_keeping = not shares
         _summarise(checkout, shares, pushed)
     except (ValueError, Passing, TimeoutError) as error:
@@ -121,36 +126,6 @@ def _perform(overrides: list[str], node: Node | None, ref: str, push: bool, hour
         else:
             checkout.remove()
     return None
-
-
-@task(retries=2, **_OPTIONS)
-def clone(checkout: Checkout, ref: str) -> str:
-    """Git's part."""
-    return checkout.make(ref)
-
-
-@task(**_OPTIONS)
-def parameters(checkout: Checkout, overrides: list[str], node: Node | None) -> None:
-    """Compose and check, before anything large is moved or made."""
-    checkout.compose(overrides, node)
-
-
-@task(retries=2, **_OPTIONS)
-def pull(checkout: Checkout) -> None:
-    """What the team has."""
-    checkout.pull()
-
-
-@task(retries=1, **_AFTER_LEASES)
-def make(checkout: Checkout, overrides: list[str], node: Node | None, shares: bool, limit_s: float) -> None:
-    """The experiment, or the node."""
-    checkout.repro(overrides, node, pull=shares, limit_s=limit_s)
-
-
-@task(retries=2, **_OPTIONS)
-def give(checkout: Checkout) -> str | None:
-    """Back to the team."""
-    return checkout.push()
 
 
 def _name() -> str:

@@ -3,7 +3,7 @@
 import sys
 from datetime import timedelta
 
-from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import StateType
 from prefect.events.actions import ChangeFlowRunState
@@ -31,18 +31,13 @@ def prepare(num_gpus: int) -> None:
         except ObjectNotFound:
             template = ProcessWorker.get_default_base_job_template()
             client.create_work_pool(WorkPoolCreate(name=POOL, type="process", base_job_template=template))
-        _limit(client, num_gpus)
+        if num_gpus:  # a limit of none would never let anything through
+            client.upsert_global_concurrency_limit_by_name(LIMIT, num_gpus)
         wanted, there = watch(heartbeat_s()), client.read_automations_by_name(WATCH)
         if there:
             client.update_automation(there[0].id, wanted)
         else:
             client.create_automation(wanted)
-
-
-def _limit(client: SyncPrefectClient, num_gpus: int) -> None:
-    """A slot a GPU. Without GPUs there is no limit: one of none would never let anything through."""
-    if num_gpus:
-        client.upsert_global_concurrency_limit_by_name(LIMIT, num_gpus)
 
 
 def heartbeat_s() -> float:

@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,7 @@ class History:
     @cached_property
     def today(self) -> tuple[Record, ...]:
         """What data/lineage holds."""
-        files = sorted(LINEAGE.glob("*.json")) if LINEAGE.is_dir() else []
-        return tuple(json.loads(file.read_text(encoding="utf-8")) for file in files)
+        return tuple(json.loads(file.read_text(encoding="utf-8")) for file in sorted(LINEAGE.glob("*.json")))
 
     def of_run(self, run: str) -> Record | None:
         """The record that MLflow run `run` left: a stage's own, or for a scored model's run that of its evaluation."""
@@ -38,18 +37,18 @@ class History:
 
     def of_digest(self, beginning: str) -> list[Record]:
         """Records of the versions whose digest begins so, newest first, each digest once."""
-        found = {r["digest"]: r for r in self.today if r["digest"].startswith(beginning)}
-        for run in self._search(f"tags.`dvc.digest` LIKE '{beginning}%'"):
-            if run.data.tags["dvc.digest"] not in found:
-                record = self.of_run(run.info.run_id)
-                if record:
-                    found[record["digest"]] = record
-        return list(found.values())
+        here = (record for record in self.today if record["digest"].startswith(beginning))
+        return self._versions(here, f"tags.`dvc.digest` LIKE '{beginning}%'")
 
     def versions(self, node: Node) -> list[Record]:
         """Every known version of what `node` makes, today's first."""
-        found = {r["digest"]: r for r in self.today if records.name_of(r) == node.name}
-        for run in self._search(f"tags.artefact = '{node.folder}'"):
+        here = (record for record in self.today if records.name_of(record) == node.name)
+        return self._versions(here, f"tags.artefact = '{node.folder}'")
+
+    def _versions(self, here: Iterable[Record], words: str) -> list[Record]:
+        """Those `here`, and those of the runs that MLflow finds by `words`."""
+        found = {record["digest"]: record for record in here}
+        for run in self._search(words):
             if run.data.tags.get("dvc.digest") not in found:
                 record = self.of_run(run.info.run_id)
                 if record:

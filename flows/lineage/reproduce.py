@@ -18,6 +18,7 @@ from flows.runtime.environment import HOME
 from flows.tracking import records
 from flows.tracking.records import Record
 from flows.versioning import cache, command
+from stages.io.artefacts import write_json
 
 FOLDER = HOME / "rerun"
 _OURS = ("FEWSTEP_", "PREFECT_", "RAY_", "MLFLOW_", "PYTHONPATH")
@@ -124,35 +125,24 @@ def _inputs(record: Record, folder: Path, history: History) -> None:
         stages[name] = {"cmd": "recorded", "outs": [out]}
     lock = {"schema": "2.0", "stages": stages}
     (folder / "dvc.lock").write_text(yaml.safe_dump(lock), encoding="utf-8")
-    targets = [Node.parse(name).folder for name in makers]
     lacking = {name: fault for name, digest in makers.items() if (fault := cache.fault(digest))}
-    troubles = []  # what counts is whether the bytes are there in the end
-    fetching = [["fetch", *(Node.parse(name).folder for name in lacking)]] if lacking else []
-    for words in (*fetching, ["checkout", "--force", *targets]):
-        try:
-            _dvc(folder, *words)
-        except processes.NoAnswer as error:
-            troubles.append(str(error))
-    for name, digest in makers.items():
-        node = Node.parse(name)
-        place = folder / node.folder
-        if not place.is_dir() or cache.digest(place) != digest:
-            why = "; ".join([lacking.get(name, "DVC could not check it out"), *troubles])
-            raise ValueError(
-                f"{name} {digest[:8]}: the run's input is nowhere to be had ({why}); `dvc push` it from where it was "
-                "made, or `fewstep rerun` the run that made it"
-            )
+    try:
+        if lacking:
+            _dvc(folder, "fetch", *(Node.parse(name).folder for name in lacking))
+        _dvc(folder, "checkout", "--force", *(Node.parse(name).folder for name in makers))
+    except processes.NoAnswer as error:
+        wanted = ", ".join(f"{name} {makers[name][:8]}" for name in lacking or makers)
+        why = "; ".join([*lacking.values(), str(error)])
+        raise ValueError(
+            f"{wanted}: the run's input is nowhere to be had ({why}); `dvc push` it from where it was made, or "
+            "`fewstep rerun` the run that made it"
+        ) from None
     for source in record["inputs"].values():
         known = history.find(Node.parse(source["made_by"]), source["digest"], source.get("mlflow_run"))
         if known:
-            _write_record(folder, Node.parse(source["made_by"]), known)
-
-
-def _write_record(folder: Path, node: Node, record: Record) -> None:
-    from stages.io.artefacts import write_json
-
-    (folder / node.lineage).parent.mkdir(parents=True, exist_ok=True)
-    write_json(folder / node.lineage, record)
+            file = folder / Node.parse(source["made_by"]).lineage
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_json(file, known)
 
 
 def _run(node: Node, folder: Path) -> None:
@@ -176,11 +166,7 @@ def _compare(record: Record, folder: Path) -> Result:
     digest = cache.digest(place)
     if digest == record["digest"]:
         return Result(digest, ())
-    here = cache.files(place)
-    then = cache.listing(record["digest"])
-    own = Path(record["artefact"])
-    if then is None and own.is_dir() and cache.digest(own) == record["digest"]:
-        then = cache.files(own)
+    here, then = cache.files(place), cache.files_of(Path(record["artefact"]), record["digest"])
     if then is None:
         return Result(digest, ("(the recorded version is not in DVC's cache: which files differ is not known)",))
     return Result(digest, tuple(sorted(name for name in here.keys() | then.keys() if here.get(name) != then.get(name))))

@@ -78,7 +78,7 @@ def _file(start: str, relative: Path, history: History) -> Origin:
         raise ValueError(f"{start}: no such file; `dvc checkout {node.name}` brings back what {node.name} made")
     inner, md5 = relative.relative_to(node.folder).as_posix(), cache.digest(relative)
     for record in history.versions(node):
-        if (cache.listing(record["digest"]) or _listed(node, record)).get(inner) == md5:
+        if (cache.files_of(Path(node.folder), record["digest"]) or {}).get(inner) == md5:
             words = f"{start} (md5 {md5[:8]}) belongs to {node.name} {record['digest'][:8]}"
             current = records.read(node)
             return Origin(record, today=bool(current) and current["digest"] == record["digest"], words=words)
@@ -97,11 +97,3 @@ def _maker(path: Path) -> Node:
         except ValueError:
             continue
     raise ValueError(f"{path}: no stage makes this; artefacts lie in data/<stage> or data/<stage>/<arm>")
-
-
-def _listed(node: Node, record: Record) -> dict[str, str]:
-    """The files of today's version by what is on disk, where DVC's cache has been cleared."""
-    folder = Path(node.folder)
-    if not folder.is_dir() or cache.digest(folder) != record["digest"]:
-        return {}
-    return cache.files(folder)

@@ -1,4 +1,4 @@
-"""Who made an artefact, from what, when and where: one file a node, which travels with the data and decides nothing."""
+"""From an artefact back to the data: what each was made from, and whether all that should agree on it does."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass

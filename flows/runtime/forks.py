@@ -107,7 +107,7 @@ def ask(module: str, arguments: Sequence[str], limit_s: float) -> Answer:
     if code:
         words = processes.complaint(errors or said) or "no message"
         raise NoAnswer(f"{name}: {words} (exit code {code})", code)
-    return Answer(code, said, errors)
+    return Answer(code, said)
 
 
 def _fork(module: str, arguments: Sequence[str], says: tuple[Path, Path], environment: Environment) -> Forked:

@@ -8,21 +8,20 @@ machine is this one, its process table says at once whether it is dead.
 import logging
 import os
 import platform
-import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from prefect import get_run_logger
-from prefect.exceptions import MissingContextError
-
 from flows.runtime import processes
 from flows.runtime.errors import Passing
+from flows.runtime.repeat import repeated
 from stages.io.storage import StorageError, Store
 
+_LOG = logging.getLogger(__name__)
 SUFFIX = ".lease.json"
 RENEW_S = 15.0
 DEAD_S = 90.0
@@ -38,18 +37,14 @@ def hold(store: Store | None, node: str, key: str) -> Iterator[None]:
     name = _name(node, key)
     mine = _holder()
     _take(store, name, node, mine)
-    stop = threading.Event()
-    keeper = threading.Thread(target=_renew, args=(store, name, mine, stop), daemon=True)
-    keeper.start()
     try:
-        yield
+        with repeated(partial(_renew, store, name, mine), RENEW_S, "lease"):
+            yield
     finally:
-        stop.set()
-        keeper.join(timeout=RENEW_S)
         try:
             store.remove(name)
         except StorageError as error:  # it runs out by itself; what the work raised, if anything, is what counts
-            _log().warning("%s: its lease is left in the store: %s", node, error)
+            _LOG.warning("%s: its lease is left in the store: %s", node, error)
 
 
 def held(store: Store, node: str, key: str) -> bool:
@@ -103,7 +98,7 @@ def _take(store: Store, name: str, node: str, mine: Mapping[str, Any]) -> None:
                 f"{node}: process {found['pid']} on {found['host']} is making the same from another clone (last "
                 f"sign of life {age:.0f} s ago); wait for it, then run this again: its result will be used"
             )
-        _log().warning(
+        _LOG.warning(
             "%s: took over from process %s on %s, which has ended or gave no sign of life for %.0f s",
             node, found["pid"], found["host"], age,
         )  # fmt: skip
@@ -111,17 +106,6 @@ def _take(store: Store, name: str, node: str, mine: Mapping[str, Any]) -> None:
     raise Passing(f"{node}: others took the lease of it three times; run this again")
 
 
-def _log() -> Any:
-    """The run's; outside of one, where work is collected, Python's own."""
-    try:
-        return get_run_logger()
-    except MissingContextError:
-        return logging.getLogger(__name__)
-
-
-def _renew(store: Store, name: str, mine: Mapping[str, Any], stop: threading.Event) -> None:
-    while not stop.wait(RENEW_S):
-        try:
-            store.write_document(name, {**mine, "renewed": time.time()})
-        except StorageError:  # the work itself will say so, or the next renewal succeeds in time
-            continue
+def _renew(store: Store, name: str, mine: Mapping[str, Any]) -> None:
+    with suppress(StorageError):  # the work itself will say so, or the next renewal succeeds in time
+        store.write_document(name, {**mine, "renewed": time.time()})

@@ -54,7 +54,7 @@ def launch(
 
 
 def _start(command: Sequence[str], environment: Environment, leashed: bool, **settings: Any) -> subprocess.Popen[str]:
-    if leashed and sys.platform == "linux":
+    if leashed:
         if shutil.which(command[0]) is None:  # else the leash would be what is found
             raise FileNotFoundError(2, "No such file or directory", command[0])
         command = [sys.executable, "-I", "-S", leash.__file__, str(os.getpid()), *command]
@@ -71,8 +71,7 @@ class Answer:
     code: int
     """Its exit code, one of those that the asker takes for an answer."""
     out: str
-    err: str
-    """What it wrote, without white space around it."""
+    """What it wrote to standard output, without white space around it."""
 
 
 class NoAnswer(ValueError):
@@ -111,7 +110,7 @@ def ask(
     if process.returncode not in codes:
         said = complaint(err or out) or "no message"
         raise NoAnswer(f"{name}: {said} (exit code {process.returncode})", process.returncode)
-    return Answer(process.returncode, out, err)
+    return Answer(process.returncode, out)
 
 
 def complaint(text: str) -> str:

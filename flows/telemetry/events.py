@@ -48,19 +48,15 @@ def computed(node: Node, span: Mapping[str, Any]) -> None:
 def append(line: Mapping[str, Any]) -> None:
     """Put a whole line at the end; several processes may do so at once. On a full disk it is lost."""
     try:
-        _append(line)
+        FILE.parent.mkdir(parents=True, exist_ok=True)
+        with locks.exclusive(FILE.parent / ".events.lock"):
+            if FILE.is_file() and FILE.stat().st_size > LIMIT_BYTES:
+                logs.begin(FILE, KEPT)
+            with FILE.open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(line, ensure_ascii=False) + "\n")
     except OSError as error:
         if error.errno != errno.ENOSPC:  # a full disk is told by the work that it stops
             raise
-
-
-def _append(line: Mapping[str, Any]) -> None:
-    FILE.parent.mkdir(parents=True, exist_ok=True)
-    with locks.exclusive(FILE.parent / ".events.lock"):
-        if FILE.is_file() and FILE.stat().st_size > LIMIT_BYTES:
-            logs.begin(FILE, KEPT)
-        with FILE.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 
 def read() -> list[jsonl.Line]:

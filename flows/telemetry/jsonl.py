@@ -3,20 +3,20 @@
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 Line = dict[str, Any]
-_BLOCK = 4096
+_LONGEST = 2**16
+"""Bytes of a line, at the most."""
 
 
 class Tail:
     """What is new in a file since the last look: whole lines, each of them once.
 
-    A file that is not there yet has none. One that was cut or begun anew is read from its start; if it was rotated, the
-    rest of the old one, which then lies at the same name with .1 behind it, comes first. A file may be moved: say where
-    it is by setting `file`.
+    A file that is not there yet has none. One that was cut or begun anew is read from its start. A file may be moved:
+    say where it is by setting `file`.
     """
 
     def __init__(self, file: Path) -> None:
@@ -43,53 +43,35 @@ class Tail:
         """The new whole lines, and where the next ones will begin."""
         try:
             with self.file.open("rb") as stream:
-                facts, before = os.fstat(stream.fileno()), b""
-                begin = self._offset
-                if facts.st_ino != self._inode or facts.st_size < begin:
-                    before, begin = self._rest_of_old(), 0
+                facts = os.fstat(stream.fileno())
+                goes_on = facts.st_ino == self._inode and facts.st_size >= self._offset
+                begin = self._offset if goes_on else 0
                 text = _whole(stream, begin)
         except FileNotFoundError:
             return b"", self._inode, self._offset
-        return before + text, facts.st_ino, begin + len(text)
-
-    def _rest_of_old(self) -> bytes:
-        old = self.file.with_name(f"{self.file.name}.1")
-        try:
-            with old.open("rb") as stream:
-                ours = os.fstat(stream.fileno()).st_ino == self._inode
-                return _whole(stream, self._offset) if ours else b""
-        except FileNotFoundError:
-            return b""
+        return text, facts.st_ino, begin + len(text)
 
 
 def parsed(text: bytes) -> list[Line]:
     """The lines that are whole."""
-    return list(_valid(text))
+    found = []
+    for line in text.splitlines():
+        with suppress(json.JSONDecodeError):
+            found.append(json.loads(line))
+    return found
 
 
 def last(file: Path) -> Line | None:
     """The last whole line of `file`, if it has one."""
     try:
         with file.open("rb") as stream:
-            size, block = os.fstat(stream.fileno()).st_size, _BLOCK
-            while True:
-                found = parsed(_whole(stream, max(0, size - block)))
-                if found or block >= size:
-                    return found[-1] if found else None
-                block *= 4
+            found = parsed(_whole(stream, max(0, os.fstat(stream.fileno()).st_size - _LONGEST)))
     except FileNotFoundError:
         return None
+    return found[-1] if found else None
 
 
 def _whole(stream: Any, begin: int) -> bytes:
     stream.seek(begin)
     text = stream.read()
     return text[: text.rfind(b"\n") + 1]
-
-
-def _valid(text: bytes) -> Iterator[Line]:
-    for line in text.splitlines():
-        try:
-            yield json.loads(line)
-        except json.JSONDecodeError:
-            continue

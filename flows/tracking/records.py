@@ -15,8 +15,6 @@ from stages.io.artefacts import write_json
 
 Record = Mapping[str, Any]
 """Who made a version of an artefact: what flows/pipeline/execution.py writes to data/lineage/."""
-
-
 Span = Mapping[str, Any]
 """A computation: task, unit, start and end (seconds since 1970), host, pid."""
 

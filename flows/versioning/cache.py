@@ -50,6 +50,14 @@ def files(folder: Path) -> dict[str, str]:
     return {path: hashing.md5_of_file(found[path]) for path in sorted(found)}
 
 
+def files_of(folder: Path, version: str) -> dict[str, str] | None:
+    """Path -> md5 of each file of `version`: as the cache has it, else as `folder` holds it; None if neither does."""
+    found = listing(version)
+    if found is None and folder.is_dir() and digest(folder) == version:
+        return files(folder)
+    return found
+
+
 def digest(path: Path) -> str:
     """The digest that DVC would give to a file or folder: md5 of the bytes, or of the list of files, then ".dir"."""
     if path.is_file():

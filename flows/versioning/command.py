@@ -4,10 +4,8 @@ import json
 import platform
 import sys
 import time
-from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import psutil
 
@@ -86,27 +84,21 @@ def _named(where: Path) -> set[int]:
 def _mended(file: Path) -> set[int]:
     try:
         table = json.loads(file.read_text(encoding="utf-8"))
-        writers, readers = _entries(table, "write"), _entries(table, "read")
+        writers, readers = table.get("write", {}), table.get("read", {})  # path -> one; path -> a list of them
+        named = {int(each["pid"]) for each in chain(writers.values(), *readers.values()) if each}
     except FileNotFoundError:
         return set()
     except (json.JSONDecodeError, AttributeError, KeyError, TypeError, ValueError):
         file.unlink()  # DVC makes a new one
         return set()
-    named = set(chain.from_iterable([*writers.values(), *readers.values()]))
     dead = {pid for pid in named if not processes.lives(pid)}
     if dead:
         kept = {
-            "write": {path: each for path, each in table.get("write", {}).items() if each and each["pid"] not in dead},
-            "read": {path: [e for e in each if e["pid"] not in dead] for path, each in table.get("read", {}).items()},
+            "write": {path: each for path, each in writers.items() if each and each["pid"] not in dead},
+            "read": {path: [e for e in each if e["pid"] not in dead] for path, each in readers.items()},
         }
         write_json(file, kept)
     return named - dead
-
-
-def _entries(table: Mapping[str, Any], kind: str) -> Mapping[str, Sequence[int]]:
-    """Path -> who holds it. DVC leaves out a kind that nobody holds, and writes one writer, but a list of readers."""
-    found = {path: each if isinstance(each, list) else [each] for path, each in table.get(kind, {}).items()}
-    return {path: [int(each["pid"]) for each in holders if each] for path, holders in found.items()}
 
 
 def _is_dvc(pid: int) -> bool:

@@ -53,7 +53,8 @@ class Litter:
 
 def here(params: Params, older_than_days: float) -> list[Litter]:
     """What this project's folder holds of it. A new kind of thing that piles up belongs in this sum."""
-    return [*_work(params, older_than_days), *_aside(older_than_days), *_cells(cells.place(None), older_than_days)]
+    moved = left(aside.FOLDER, older_than_days, lambda _stage: locks.hold("pipeline"))
+    return [*_work(params, older_than_days), *moved, *_cells(cells.place(None), older_than_days)]
 
 
 def _work(params: Params, older_than_days: float) -> Iterator[Litter]:
@@ -66,16 +67,9 @@ def _work(params: Params, older_than_days: float) -> Iterator[Litter]:
 
 
 def left(folder: Path, older_than_days: float, guard: Guard) -> Iterator[Litter]:
-    """Work in `folder`/<node>/<key> that nobody has touched for so many days, whatever its key."""
+    """What lies in `folder`/<node>/<key> and nobody has touched for so many days, whatever its key."""
     for place in sorted(folder.glob("*/*")):
         litter = _folder(place, partial(guard, place.parent.name))
-        if place.is_dir() and litter.days >= older_than_days:
-            yield litter
-
-
-def _aside(older_than_days: float) -> Iterator[Litter]:
-    for place in sorted(aside.FOLDER.glob("*/*")):
-        litter = _folder(place, partial(locks.hold, "pipeline"))
         if place.is_dir() and litter.days >= older_than_days:
             yield litter
 

@@ -25,14 +25,14 @@ def main(parsed: argparse.Namespace) -> int:
         file = Path(folder) / "params.yaml"
         file.write_text(text, encoding="utf-8")
         validation.Check(file).result()
-        _keep(text)
+        put(text)
     print("params.yaml written")
     return 0
 
 
 def write(overrides: Sequence[str]) -> None:
     """Compose params.yaml, unlooked at."""
-    _keep(_composed(overrides))
+    put(_composed(overrides))
 
 
 def _composed(overrides: Sequence[str]) -> str:
@@ -41,19 +41,12 @@ def _composed(overrides: Sequence[str]) -> str:
     return compose(Path("params"), overrides)
 
 
-def _keep(text: str) -> None:
-    """Write params.yaml; one that says the same is left as it is."""
-    from flows.project.parameters import FILE
-
-    if not FILE.is_file() or FILE.read_text(encoding="utf-8") != text:
-        put(text)
-
-
 def put(text: str) -> None:
-    """Make `text` the parameters, in one step: half of them could be read as others."""
+    """Make `text` the parameters, in one step: half of them could be read as others. The same stay as they are."""
     from flows.project.parameters import FILE
     from flows.runtime.environment import HOME
 
-    begun = HOME / f"{FILE.name}.begun"
-    begun.write_text(text, encoding="utf-8")
-    begun.replace(FILE)
+    if not FILE.is_file() or FILE.read_text(encoding="utf-8") != text:
+        begun = HOME / f"{FILE.name}.begun"
+        begun.write_text(text, encoding="utf-8")
+        begun.replace(FILE)

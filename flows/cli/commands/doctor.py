@@ -1,6 +1,7 @@
 """`fewstep doctor`: is this machine fit? Each thing is tried, in one line a fact."""
 
 import argparse
+import faulthandler
 import importlib.metadata
 import os
 import platform
@@ -8,6 +9,7 @@ import shutil
 import socket
 import tempfile
 import tomllib
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -36,11 +38,8 @@ _MODULES: Mapping[str, str] = MappingProxyType(
     }
 )
 """Package -> what of it must be there: of a server, what it runs."""
-_APART = 9
-"""So many are tried in one process, the rest in another beside it."""
-_IMPORT_S, _ASK_S = 120.0, 60.0
+_ASK_S = 60.0
 _ENOUGH_GIB = 2
-_PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 
 
 class Fact(NamedTuple):
@@ -66,26 +65,16 @@ def main(_parsed: argparse.Namespace) -> int:
 
 
 def _facts() -> Iterator[Fact]:
-    from flows.runtime import imports
-
-    modules = list(_MODULES.values())
-    groups = [(each, imports.start(each)) for each in (modules[:_APART], modules[_APART:])]
     yield _python()
     yield from _disk()
     yield Fact("cpu", f"{len(os.sched_getaffinity(0))} cores")
     yield _gpu()
     yield from _ports()
-    yield from _proxies()
     yield from _git()
     yield from _dvc()
     yield _storage()
     yield _team()
-    found = {}
-    for each, process in groups:
-        found |= imports.faults(process, each, _IMPORT_S)
-    for package, module in _MODULES.items():
-        yield _package(package, found[module])
-    yield from _installed()
+    yield from _packages()
 
 
 def _python() -> Fact:
@@ -93,27 +82,25 @@ def _python() -> Fact:
     return Fact("python", platform.python_version(), (3, 11) <= (int(version[0]), int(version[1])) < (3, 14))
 
 
-def _package(name: str, fault: str | None) -> Fact:
-    again = "install it anew: pip install -r requirements.lock"
-    try:
-        version = importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return Fact(name, f"missing; {again}", False)
-    return Fact(name, version if fault is None else f"{version} cannot be imported ({fault}); {again}", fault is None)
-
-
-def _installed() -> Iterator[Fact]:
-    """What this project asks for and has in another version, or not at all."""
+def _packages() -> Iterator[Fact]:
+    """Whether what the project asks for is there, in such a version, and can be imported."""
     from packaging.requirements import Requirement
 
+    faulthandler.enable()  # a package that kills the process is named by the traceback
+    warnings.simplefilter("ignore")
     project = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["project"]
     for wanted in map(Requirement, project["dependencies"]):
+        version, fault = "missing", None
         try:
             version = importlib.metadata.version(wanted.name)
-        except importlib.metadata.PackageNotFoundError:
-            version = "missing"
-        if version == "missing" or not wanted.specifier.contains(version, prereleases=True):
-            yield Fact(wanted.name, f"{version}, where {wanted} is asked for; pip install -r requirements.lock", False)
+            if wanted.name in _MODULES:
+                importlib.import_module(_MODULES[wanted.name])
+        except Exception as error:  # noqa: BLE001 (whatever a module's code raises is the answer)
+            fault = f"{type(error).__name__}: {(str(error).splitlines() or ['no message'])[0]}"
+        if fault is None and not wanted.specifier.contains(version, prereleases=True):
+            fault = f"{wanted} is asked for"
+        words = version if fault is None else f"{version} ({fault}); pip install -r requirements.lock"
+        yield Fact(wanted.name, words, fault is None)
 
 
 def _disk() -> Iterator[Fact]:
@@ -157,15 +144,6 @@ def _ports() -> Iterator[Fact]:
             yield Fact(f"port {port}", "free")
         else:
             yield Fact(f"port {port}", f"taken by another program; `fewstep up --{name}-port`", False)
-
-
-def _proxies() -> Iterator[Fact]:
-    from flows.runtime.addresses import shown
-
-    for name in _PROXIES:
-        for variable in (name, name.upper()):
-            if os.environ.get(variable):
-                yield Fact(variable, f"{shown(os.environ[variable])}, but not for {os.environ['no_proxy']}")
 
 
 def _git() -> Iterator[Fact]:

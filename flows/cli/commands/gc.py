@@ -9,8 +9,6 @@ if TYPE_CHECKING:
     from flows.versioning.gc import Litter
     from stages.io.storage import Store
 
-_SHOWN = 20
-
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Whether to only look, and what is too young to go."""
@@ -62,10 +60,6 @@ def _collect_objects(store: "Store", found: "Sequence[Litter]", parsed: argparse
 
     litter = gc.objects(store, parsed.older_than, [each.name for each in found] if parsed.dry_run else [])
     print(f"{store.root}: {litter.manifests} manifests name {litter.kept} objects, or they are young")
-    for path in sorted(litter.sizes)[:_SHOWN]:
-        print(f"  {path}  {litter.sizes[path]} bytes")
-    if len(litter.sizes) > _SHOWN:
-        print(f"  and {len(litter.sizes) - _SHOWN} more")
     if not parsed.dry_run:
         for path in litter.sizes:
             store.remove(path)

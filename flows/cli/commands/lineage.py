@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -103,12 +104,7 @@ def _parameters(record: Mapping[str, Any], today: Mapping[str, Any] | None, *, e
         words = f"{name}={value}" + (f" (params.yaml: {now.get(name)})" if differs and now is not None else "")
         if everything or differs or name == "seed" or name.rpartition(".")[2] in _MAIN:
             shown.append(words)
-    lines = [""]
-    for words in shown:
-        if lines[-1] and len(lines[-1]) + len(words) > _WIDTH:
-            lines.append("")
-        lines[-1] += f"{words}  "
-    return [line.rstrip() for line in lines if line]
+    return textwrap.wrap("  ".join(shown), _WIDTH, break_long_words=False, break_on_hyphens=False)
 
 
 def _sections() -> dict[str, Mapping[str, Any]]:

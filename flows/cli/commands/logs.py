@@ -16,13 +16,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--follow", "-f", action="store_true", help="go on until interrupted")
     parser.add_argument("--level", choices=LEVELS, default="info", help="this level and above (info)")
     parser.add_argument("-n", type=int, default=50, help="lines to begin with (50)")
-    parser.add_argument("--json", action="store_true", help="the lines as they are")
 
 
 def main(parsed: argparse.Namespace) -> int:
     """Print them."""
-    import json
-
     from flows.telemetry import events, jsonl
 
     if parsed.stage:
@@ -30,11 +27,11 @@ def main(parsed: argparse.Namespace) -> int:
     tail = jsonl.Tail(events.FILE)
     chosen = sorted((line for line in tail.lines() if _wanted(line, parsed)), key=lambda line: line["time"])
     for line in chosen[max(0, len(chosen) - parsed.n) :]:
-        print(json.dumps(line) if parsed.json else words(line))
+        print(words(line))
     while parsed.follow:
         time.sleep(_POLL_S)
         for line in filter(lambda each: _wanted(each, parsed), tail.lines()):
-            print(json.dumps(line) if parsed.json else words(line), flush=True)
+            print(words(line), flush=True)
     return 0
 
 

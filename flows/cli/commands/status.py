@@ -3,14 +3,16 @@
 import argparse
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
+from datetime import timedelta
+from typing import Any, NoReturn
 
 from flows.cli.output import sign
+from flows.project.nodes import Params
 
 _SIGNS = {"up to date": "good", "running": "running", "not known": "unknown"}
 """Of states; any other waits."""
 _BAR = 20
+_REFRESH_S = 1.0
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,8 +20,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--watch", action="store_true", help="refresh until interrupted, also while another run goes on"
     )
-    parser.add_argument("--every", type=float, default=1.0, metavar="SECONDS", help="between two refreshes (1)")
-    parser.add_argument("--for", type=float, dest="seconds", metavar="SECONDS", help="stop watching after so long")
     parser.add_argument("--json", action="store_true", help="one JSON list, for programs")
 
 
@@ -30,7 +30,7 @@ def main(parsed: argparse.Namespace) -> int:
 
     content = parameters.read()
     if parsed.watch:
-        return _watch(parsed)
+        _watch()
     found = status.states(content, status.changed(content))
     if parsed.json:
         print(status.to_json(found))
@@ -58,48 +58,41 @@ def _services() -> list[str]:
     return [f"{each.name:24} {each.address} (process {each.pid})" for each in found]
 
 
-def _watch(parsed: argparse.Namespace) -> int:
+def _watch() -> NoReturn:
     """Refresh in place; DVC is asked again only when a stage has ended, since that takes it a second."""
-    from rich.console import Console
     from rich.live import Live
 
     from flows.cli import status
     from flows.project import parameters
 
-    if parsed.every <= 0:
-        raise ValueError(f"--every {parsed.every:g}: more than 0 seconds")
-    end = time.monotonic() + parsed.seconds if parsed.seconds else float("inf")
-    ask, console = _asker(), Console()
-    with Live(console=console, auto_refresh=False, transient=False) as screen:
+    ask = _asker()
+    with Live(auto_refresh=False) as screen:
         while True:
             content = parameters.read()
-            changed, fault = ask()
+            changed, fault = ask(content)
             screen.update(_table(status.states(content, changed), status.failures(), fault), refresh=True)
-            if time.monotonic() >= end:
-                return 0
-            time.sleep(min(parsed.every, max(0.0, end - time.monotonic())))
+            time.sleep(_REFRESH_S)
 
 
-def _asker() -> Callable[[], Any]:
+def _asker() -> Callable[[Params], tuple[Any, str | None]]:
     """What has changed, by DVC, and why it does not say. It is asked anew when another set of nodes runs or the
     parameters are others, and until it has said.
     """
     from flows.cli import status
-    from flows.project import graph, parameters
+    from flows.project import graph
     from flows.runtime import locks, processes
 
-    known: dict[str, Any] = {"at": None, "changed": None, "fault": None}
+    at, changed = None, None
 
-    def ask() -> Any:
-        text = Path("params.yaml").read_text(encoding="utf-8")
-        content = parameters.read()
-        at = (text, frozenset(node for node in graph.nodes(content) if locks.held(node.name)))
-        if known["at"] != at:
-            try:
-                known.update(changed=status.changed(content, tries=2), at=at, fault=None)
-            except processes.NoAnswer as error:  # the next look may tell, where a stage is being recorded just now
-                known["fault"] = str(error)
-        return known["changed"], known["fault"]
+    def ask(content: Params) -> tuple[Any, str | None]:
+        nonlocal at, changed
+        now = content, [node for node in graph.nodes(content) if locks.held(node.name)]
+        try:
+            if at != now:
+                changed, at = status.changed(content, tries=2), now
+        except processes.NoAnswer as error:  # the next look may tell, where a stage is being recorded just now
+            return changed, str(error)
+        return changed, None
 
     return ask
 
@@ -138,7 +131,4 @@ def _workers(workers: Sequence[str]) -> str:
 
 
 def _span(seconds: float | None) -> str:
-    if seconds is None:
-        return ""
-    minutes, rest = divmod(int(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"
+    return "" if seconds is None else str(timedelta(seconds=int(seconds)))

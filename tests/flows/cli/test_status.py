@@ -105,9 +105,7 @@ def test_what_dvc_cannot_tell_is_said_at_once_and_shown_as_not_known(running, mo
     words = {state.node.name: state.word for state in status.states(PARAMS, None)}
     assert words.pop("teacher") == "running"
     assert set(words.values()) == {"not known"}
-    ask = command._asker()
-    Path("params.yaml").write_text(json.dumps(PARAMS))
-    assert ask() == (None, "dvc status: dvc.yaml is invalid")
+    assert command._asker()(PARAMS) == (None, "dvc status: dvc.yaml is invalid")
     assert command._table(status.states(PARAMS, None), [], "dvc status: no")
 
 

@@ -21,7 +21,6 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # of moto's server, which run
 def store(monkeypatch, tmp_path):
     with s3.server("team") as endpoint:
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", endpoint)
-        monkeypatch.setattr(leases, "get_run_logger", __import__("logging").getLogger)
         storage._connected.cache_clear()
         yield Store(f"s3://team/{tmp_path.name}")
     storage._connected.cache_clear()

@@ -78,16 +78,6 @@ def test_the_log_is_bounded(home, monkeypatch):
     assert events.read()[-1]["message"] == "event 199"
 
 
-def test_who_follows_the_log_misses_nothing_when_it_is_rotated(home, monkeypatch):
-    monkeypatch.setattr(events, "LIMIT_BYTES", 2000)
-    tail, heard = jsonl.Tail(events.FILE), []
-    for number in range(60):
-        events.write(f"event {number}")
-        if number % 3 == 0:
-            heard += tail.lines()
-    assert [line["message"] for line in heard + tail.lines()] == [f"event {number}" for number in range(60)]
-
-
 def test_what_workers_say_is_taken_over_once_with_whose_it_is(home, monkeypatch):
     monkeypatch.setattr(context, "current", lambda: {"pipeline": "pipeline-x", "run": "r", "parent": None})
     file = home / "shard-0.events.jsonl"

@@ -46,24 +46,6 @@ def test_a_file_that_was_cut_is_read_from_its_start(file, tail):
     assert numbers(tail.lines()) == [4]
 
 
-def test_nothing_is_lost_where_a_file_is_rotated(file, tail):
-    put(file, 1)
-    assert numbers(tail.lines()) == [1]
-    put(file, 2)
-    file.rename(file.with_name("events.jsonl.1"))
-    assert tail.lines() == [], "the new one is not there yet"
-    put(file, 3, 4)
-    assert numbers(tail.lines()) == [2, 3, 4]
-    put(file, 5)
-    assert numbers(tail.lines()) == [5]
-
-
-def test_a_file_that_somebody_else_rotated_before_is_none_of_ours(file, tail):
-    put(file.with_name("events.jsonl.1"), 0)
-    put(file, 1)
-    assert numbers(tail.lines()) == [1]
-
-
 def test_a_file_that_was_moved_goes_on_where_it_lies_now(file, tail):
     put(file, 1)
     tail.lines()
