@@ -18,7 +18,7 @@ import torch.distributed as dist
 import yaml
 
 from stages.core.config import check
-from stages.core.ranks import Ranks, joined
+from stages.core.ranks import Ranks
 from stages.core.rng import normal_at
 from stages.io.params import compose
 from stages.models.transformer import NetworkConfig, seeded_build
@@ -76,11 +76,10 @@ def train(ranks: Ranks, slices: int, iterations: int, meet: Path) -> None:
     budget = Budget(
         iterations=iterations, ema=0.99, clip=1.0, warmup=0, final_lr=1.0, precision="float32", slices=slices
     )
-    with joined(ranks):
-        trainer = Trainer(
-            flow_matching, check(flow_matching.Config, section["method"], "m"), budget, Start(init=net, teacher=net),
-            seed=0, device="cpu",
-        )  # fmt: skip
+    trainer = Trainer(
+        flow_matching, check(flow_matching.Config, section["method"], "m"), budget, Start(init=net, teacher=net),
+        seed=0, device="cpu", ranks=ranks,
+    )  # fmt: skip
     size = 24 * 6
     cond, null = net.tokens(["a bold 7"] * size), net.null(size)
     exchange, total = [], trainer.team.total

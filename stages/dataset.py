@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 from stages.core.config import config
 from stages.core.ranges import NonNegative, Positive, Size
 from stages.core.rng import stream
-from stages.core.types import Sink
+from stages.core.types import Run
 from stages.io.dataset import Dataset
 from stages.io.expected import Expected, Inputs, Outline
 from stages.io.job import Job
@@ -89,9 +89,9 @@ def plan(_cfg: Digits | Mixture, _job: Job) -> list[dict[str, Any]]:
     return [{"id": "all"}]
 
 
-def work(cfg: Digits | Mixture, job: Job, _unit: Mapping[str, Any], out: Path, _sink: Sink) -> None:
+def work(cfg: Digits | Mixture, job: Job, _unit: Mapping[str, Any], run: Run) -> None:
     """Make the dataset in `out`."""
-    (digits(cfg, job.seed) if isinstance(cfg, Digits) else mixture(cfg, job.seed)).save(out)
+    (digits(cfg, job.seed) if isinstance(cfg, Digits) else mixture(cfg, job.seed)).save(run.out)
 
 
 def finish(_cfg: Digits | Mixture, _job: Job, parts: Sequence[Path], out: Path) -> Mapping[str, float]:

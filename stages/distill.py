@@ -13,7 +13,7 @@ from stages.core.messages import at, together
 from stages.core.ranges import Count, Guidance, Steps, row_of
 from stages.core.rng import stream
 from stages.core.spec import SamplerSpec, even
-from stages.core.types import Sink
+from stages.core.types import Run
 from stages.distillers import METHODS
 from stages.io.dataset import Dataset
 from stages.io.expected import Expected, Inputs, outline
@@ -109,20 +109,22 @@ def plan(_cfg: arm.Arm[Common], _job: Job) -> list[dict[str, Any]]:
     return [{"id": "all"}]
 
 
-def work(cfg: arm.Arm[Common], job: Job, _unit: Mapping[str, Any], out: Path, sink: Sink) -> None:
+def work(cfg: arm.Arm[Common], job: Job, _unit: Mapping[str, Any], run: Run) -> None:
     """Train the student and save it, with its sampler, to out/model."""
     dataset = Dataset.load(job.input("dataset"))
     teacher = load(job.input("teacher") / "model", job.device)
     init = _initial(cfg.common, job, dataset)
     start = Start(init=init, teacher=teacher.net)
-    trainer = Trainer(cfg.method, cfg.settings, cfg.common.budget, start, seed=job.seed, device=job.device)
+    trainer = Trainer(
+        cfg.method, cfg.settings, cfg.common.budget, start, seed=job.seed, device=job.device, ranks=run.ranks
+    )
     meter = Meter(["teacher"])
     source = Student(RoleNetwork(teacher.net, "teacher", meter), teacher.spec)
     batch_at = _batches(cfg, job, dataset, source, trainer.world.nets["student"])
     drawn = Cost.of(meter.names, meter.take(), heads=())
-    outcome = trainer.run(batch_at, resume=out / "resume", sink=sink)
+    outcome = trainer.run(batch_at, resume=run.resume, sink=run.sink)
     outcome = replace(outcome, cost=outcome.cost + drawn)
-    record(out, outcome, cfg.method.sampler(cfg.settings), cfg.common.budget.iterations)
+    record(run.out, outcome, cfg.method.sampler(cfg.settings), cfg.common.budget.iterations)
 
 
 def finish(_cfg: arm.Arm[Common], _job: Job, parts: Sequence[Path], out: Path) -> Mapping[str, float]:

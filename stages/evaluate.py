@@ -20,7 +20,7 @@ from stages.cells.measure import Cell, Following, Sampling, measure, spec_of
 from stages.core import tensors
 from stages.core.config import config
 from stages.core.ranges import Count, Guidance, Steps
-from stages.core.types import Sink
+from stages.core.types import Run
 from stages.io.artefacts import write_json
 from stages.io.dataset import Dataset
 from stages.io.expected import Expected, Inputs, outline
@@ -139,7 +139,7 @@ def _from_teacher(arms: Mapping[str, Mapping[str, Any]], arm: str) -> bool:
     return parts[-1] == "teacher" or (parts[-2:-1] == ("rl",) and parts[-1] in arms and _from_teacher(arms, parts[-1]))
 
 
-def work(_cfg: Config, job: Job, unit: Mapping[str, Any], out: Path, sink: Sink) -> None:
+def work(_cfg: Config, job: Job, unit: Mapping[str, Any], run: Run) -> None:
     """Measure one cell: cell.json, and samples to look at where it has some.
 
     ValueError where the code is no longer what the plan was made by: the cell would have another's key.
@@ -149,11 +149,11 @@ def work(_cfg: Config, job: Job, unit: Mapping[str, Any], out: Path, sink: Sink)
         raise ValueError(f"evaluate {unit['id']}: the code of stages/ has changed since this began; run it again")
     bench = Bench.load(job.input("dataset"), job.input("verifier"), job.device)
     model = job.input(unit["input"]) / "model" if unit["input"] else None
-    found = measure(cell, bench, model, unit["id"], sink)
-    write_json(out / "cell.json", found.numbers)
+    found = measure(cell, bench, model, unit["id"], run.sink)
+    write_json(run.out / "cell.json", found.numbers)
     if found.samples is not None and found.right is not None:
         shown = {"samples": found.samples, "right": found.right}
-        tensors.save(out / "samples.safetensors", shown)
+        tensors.save(run.out / "samples.safetensors", shown)
 
 
 def finish(cfg: Config, job: Job, parts: Sequence[Path], out: Path) -> Mapping[str, float]:

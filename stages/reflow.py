@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 from stages.core.config import config
 from stages.core.ranges import Count, Steps, row_of
 from stages.core.rng import stream
-from stages.core.types import Sink
+from stages.core.types import Run
 from stages.couplings import COUPLINGS, couple
 from stages.io import shards
 from stages.io.artefacts import adopt, write_json
@@ -69,14 +69,14 @@ def plan(_cfg: Config, job: Job) -> list[dict[str, Any]]:
     return [{"id": "straightness", "shard": None}, *({"id": f"shard-{i:05d}", "shard": i} for i in range(count))]
 
 
-def work(cfg: Config, job: Job, unit: Mapping[str, Any], out: Path, sink: Sink) -> None:
+def work(cfg: Config, job: Job, unit: Mapping[str, Any], run: Run) -> None:
     """Pair the rows of one shard, or measure."""
     recorded = Pairs(job.input("trajectories"))
     if unit["shard"] is None:
-        write_json(out / _FOUND, {"straightness_teacher": _straightness(cfg.straightness, job, recorded)})
+        write_json(run.out / _FOUND, {"straightness_teacher": _straightness(cfg.straightness, job, recorded)})
     else:
-        _pair(cfg, job, recorded, unit["shard"], out)
-    sink(1, {})
+        _pair(cfg, job, recorded, unit["shard"], run.out)
+    run.sink(1, {})
 
 
 def _pair(cfg: Config, job: Job, recorded: Pairs, number: int, out: Path) -> None:

@@ -6,11 +6,10 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from stages.core import judging
 from stages.core.config import config
 from stages.core.messages import join, together
 from stages.core.ranges import Count, Weight
-from stages.core.types import Reward, Sink
+from stages.core.types import Reward, Run
 from stages.io.dataset import Dataset
 from stages.io.expected import Expected, Inputs, outline
 from stages.io.job import Job
@@ -74,13 +73,15 @@ def reward(cfg: arm.Arm[Common], job: Job) -> Reward:
     return weighted(cfg.common.rewards, load_verifier(job.input("verifier"), job.device))
 
 
-def work(cfg: arm.Arm[Common], job: Job, _unit: Mapping[str, Any], out: Path, sink: Sink) -> None:
+def work(cfg: arm.Arm[Common], job: Job, _unit: Mapping[str, Any], run: Run) -> None:
     """Train the policy and save it, with its sampler, to out/model."""
     dataset = Dataset.load(job.input("dataset"))
     model = load(job.input("init") / "model", job.device).net
     _has_weights(cfg.common, job, "trained" if isinstance(model, VelocityTransformer) else "closed form")
-    start = Start(init=model, teacher=model, reward=judging.appointed() or reward(cfg, job))
-    trainer = Trainer(cfg.method, cfg.settings, cfg.common.budget, start, seed=job.seed, device=job.device)
+    start = Start(init=model, teacher=model, reward=run.reward or reward(cfg, job))
+    trainer = Trainer(
+        cfg.method, cfg.settings, cfg.common.budget, start, seed=job.seed, device=job.device, ranks=run.ranks
+    )
     batch_at = data.groups(
         dataset,
         trainer.world.nets["student"],
@@ -89,8 +90,8 @@ def work(cfg: arm.Arm[Common], job: Job, _unit: Mapping[str, Any], out: Path, si
         seed=job.seed,
         device=job.device,
     )
-    outcome = trainer.run(batch_at, resume=out / "resume", sink=sink)
-    record(out, outcome, cfg.method.sampler(cfg.settings), cfg.common.budget.iterations)
+    outcome = trainer.run(batch_at, resume=run.resume, sink=run.sink)
+    record(run.out, outcome, cfg.method.sampler(cfg.settings), cfg.common.budget.iterations)
 
 
 def finish(_cfg: arm.Arm[Common], _job: Job, parts: Sequence[Path], out: Path) -> Mapping[str, float]:

@@ -11,7 +11,7 @@ from stages.core.config import config
 from stages.core.messages import at
 from stages.core.ranges import Count, Steps
 from stages.core.spec import even
-from stages.core.types import Sink
+from stages.core.types import Run
 from stages.io.dataset import Dataset
 from stages.io.expected import Expected, Inputs, outline
 from stages.io.job import Job
@@ -71,22 +71,22 @@ def plan(_cfg: Trained | Exact, _job: Job) -> list[dict[str, Any]]:
     return [{"id": "all"}]
 
 
-def work(cfg: Trained | Exact, job: Job, _unit: Mapping[str, Any], out: Path, sink: Sink) -> None:
+def work(cfg: Trained | Exact, job: Job, _unit: Mapping[str, Any], run: Run) -> None:
     """Train the teacher and save its average, with its sampler, to out/model."""
     data = Dataset.load(job.input("dataset"))
     if isinstance(cfg, Exact):
         _is_known(data.facts["kind"])
         means, stds = torch.tensor(data.facts["means"]), torch.tensor(data.facts["stds"])
         net = GaussianMixture(torch.full((len(means),), 1 / len(means)), means, stds)
-        save(out / "model", net, even(cfg.nfe))
+        save(run.out / "model", net, even(cfg.nfe))
         return
     prompts = [row["prompt"] for row in data.table]
     net = seeded_build(job.seed, cfg.network, data.sample_shape, prompts)
     start = Start(init=net, teacher=net)
-    trainer = Trainer(flow_matching, cfg.method, cfg.budget, start, seed=job.seed, device=job.device)
+    trainer = Trainer(flow_matching, cfg.method, cfg.budget, start, seed=job.seed, device=job.device, ranks=run.ranks)
     batch_at = batches.images(data, trainer.world.nets["student"], cfg.batch_size, job.seed, job.device)
-    outcome = trainer.run(batch_at, resume=out / "resume", sink=sink)
-    record(out, outcome, flow_matching.sampler(cfg.method), cfg.budget.iterations)
+    outcome = trainer.run(batch_at, resume=run.resume, sink=run.sink)
+    record(run.out, outcome, flow_matching.sampler(cfg.method), cfg.budget.iterations)
 
 
 def finish(_cfg: Trained | Exact, _job: Job, parts: Sequence[Path], out: Path) -> Mapping[str, float]:

@@ -13,7 +13,7 @@ from stages.core.config import config
 from stages.core.ranges import Count, Guidance, NonNegativeCount, Steps, row_of
 from stages.core.rng import stream
 from stages.core.spec import even
-from stages.core.types import Sink
+from stages.core.types import Run
 from stages.io import shards
 from stages.io.artefacts import adopt, write_json
 from stages.io.dataset import Dataset
@@ -68,7 +68,7 @@ def plan(cfg: Config, _job: Job) -> list[dict[str, Any]]:
     return [{"id": f"shard-{i:05d}", "shard": i} for i in range(count)]
 
 
-def work(cfg: Config, job: Job, unit: Mapping[str, Any], out: Path, sink: Sink) -> None:
+def work(cfg: Config, job: Job, unit: Mapping[str, Any], run: Run) -> None:
     """Solve one shard's trajectories."""
     dataset, teacher = Dataset.load(job.input("dataset")), load(job.input("teacher") / "model", job.device)
     captions = dataset.prompt_of(dataset.train_targets)
@@ -81,15 +81,15 @@ def work(cfg: Config, job: Job, unit: Mapping[str, Any], out: Path, sink: Sink) 
     solved = []
     for solution in solutions(teacher.net, spec, prompts, noise, batch_size=cfg.batch_size, keep=cfg.keep):
         solved.append(solution)
-        sink(min(len(solved) * cfg.batch_size, cfg.shard_size), {"nfe": float(solution.nfe)})
+        run.sink(min(len(solved) * cfg.batch_size, cfg.shard_size), {"nfe": float(solution.nfe)})
     _layout(cfg, job).write(
-        out / shards.name(unit["shard"]),
+        run.out / shards.name(unit["shard"]),
         noise=noise.at(0, cfg.shard_size, teacher.net.sample_shape),
         x0=torch.cat([solution.x0 for solution in solved]),
         prompt_index=torch.tensor([names.index(prompt) for prompt in prompts]),
         states=torch.cat([solution.states for solution in solved], dim=1).transpose(0, 1),
     )
-    shards.write_prompts(out, names)
+    shards.write_prompts(run.out, names)
 
 
 def finish(cfg: Config, job: Job, parts: Sequence[Path], out: Path) -> Mapping[str, float]:

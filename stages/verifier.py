@@ -14,7 +14,7 @@ from stages.core import tensors
 from stages.core.config import config
 from stages.core.ranges import Count, NonNegative, Rate
 from stages.core.rng import stream
-from stages.core.types import Sink
+from stages.core.types import Run, Sink
 from stages.io.artefacts import adopt, write_json
 from stages.io.dataset import Dataset
 from stages.io.expected import Expected, Inputs, outline
@@ -66,18 +66,18 @@ def plan(_cfg: Trained | Exact, _job: Job) -> list[dict[str, Any]]:
     return [{"id": "all"}]
 
 
-def work(cfg: Trained | Exact, job: Job, _unit: Mapping[str, Any], out: Path, sink: Sink) -> None:
+def work(cfg: Trained | Exact, job: Job, _unit: Mapping[str, Any], run: Run) -> None:
     """Train, or write down, the verifier in `out`."""
     data = Dataset.load(job.input("dataset"))
     _judges(cfg, data.facts["kind"])
     if isinstance(cfg, Exact):
         means, stds = torch.tensor(data.facts["means"]), torch.tensor(data.facts["stds"])
         truth = GaussianMixture(torch.full((len(means),), 1 / len(means)), means, stds)
-        tensors.save(out / "mixture.safetensors", truth.state_dict())
+        tensors.save(run.out / "mixture.safetensors", truth.state_dict())
         return
-    classifier = train(cfg, data, job.seed, sink)
+    classifier = train(cfg, data, job.seed, run.sink)
     verifier = DigitVerifier(classifier, data.attributes, data.facts["mass_edges"], data.facts["slope_edges"])
-    save_verifier(out, verifier, cfg.network, data.sample_shape[-1])
+    save_verifier(run.out, verifier, cfg.network, data.sample_shape[-1])
 
 
 def train(cfg: Trained, data: Dataset, seed: int, sink: Sink) -> Classifier:

@@ -17,6 +17,7 @@ from stages.cells.bench import chosen, kept
 from stages.core.config import check
 from stages.core.rng import normal_at
 from stages.core.spec import SamplerSpec, even
+from stages.core.types import Run
 from stages.io import artefacts, places, run, storage
 from stages.io.dataset import Dataset
 from stages.io.job import Job
@@ -83,7 +84,7 @@ def measure(job: Job, monkeypatch, tmp_path: Path, net: nn.Module, spec: Sampler
     found: dict[str, float] = {}
     for unit in evaluate.plan(replace(CFG, **changes), job):
         if unit["of"] == "distill.fast":
-            evaluate.work(CFG, job, unit, tmp_path, SILENT)
+            evaluate.work(CFG, job, unit, Run(out=tmp_path, resume=tmp_path, sink=SILENT))
             found |= json.loads((tmp_path / "cell.json").read_text())
     return found | evaluate._rewards(job, found)
 
@@ -266,7 +267,7 @@ def test_code_that_was_edited_meanwhile_measures_nothing(job, tmp_path, monkeypa
     unit = evaluate.plan(CFG, job)[0]
     monkeypatch.setattr(identity, "source", lambda: "other")
     with pytest.raises(ValueError, match="has changed since this began; run it again"):
-        evaluate.work(CFG, job, unit, tmp_path, SILENT)
+        evaluate.work(CFG, job, unit, Run(out=tmp_path, resume=tmp_path, sink=SILENT))
 
 
 def test_tables_for_plots_hold_the_metrics(evaluated):

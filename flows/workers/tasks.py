@@ -10,7 +10,7 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 from prefect import get_run_logger, task
@@ -20,7 +20,9 @@ from prefect.logging.handlers import APILogWorker
 from flows.telemetry import events, reports, system_metrics
 from flows.telemetry.reports import reporter
 from flows.workers import collector
-from stages.core.judging import judged_by
+
+if TYPE_CHECKING:  # a worker that only plans has no use for torch
+    from stages.core.types import Reward
 
 _SETTINGS: dict[str, Any] = {"cache_policy": NO_CACHE, "persist_result": False, "retries": 0}
 Say = Callable[[str, str, str], None]
@@ -63,23 +65,22 @@ def work(
                 if gang.workers > 1:  # its first worker posts what it reports, from wherever it is
                     train_group.train(job, unit, place, report, gang, panel)
                 else:
-                    with judged_by(panel):
-                        alone(job, unit, place, Path(near))
+                    alone(job, unit, place, Path(near), panel)
             return {"judges": nodes} if nodes else {}
 
         say = events.spoken(reports.beside(Path(near), "events"), unit["id"])
         return _observed("work", job, unit["id"], compute, say)
 
 
-def alone(job: dict[str, Any], unit: dict[str, Any], place: str, report: Path) -> None:
-    """Compute one unit in this process."""
+def alone(job: dict[str, Any], unit: dict[str, Any], place: str, report: Path, reward: "Reward | None") -> None:
+    """Compute one unit in this process; `reward`, if there is one, scores its samples."""
     from stages.io import run
     from stages.io.job import Job
 
     report.touch()  # it has started, whatever an earlier attempt left
     vital = system_metrics.sampled(reports.beside(report, "system"), job["device"])
     with vital, report.open("a", encoding="utf-8") as stream:
-        run.run_unit(Job(**job), unit, place, reporter(stream, get_run_logger()))
+        run.run_unit(Job(**job), unit, place, reporter(stream, get_run_logger()), reward=reward)
 
 
 @task(name="finish", **_SETTINGS)

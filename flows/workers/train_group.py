@@ -102,7 +102,6 @@ def rank(told: Mapping[str, Any]) -> None:
     from flows.telemetry import reports, system_metrics
     from flows.telemetry.reports import reporter
     from flows.workers import collector
-    from stages.core.judging import judged_by
     from stages.core.ranks import Ranks
     from stages.io import run
     from stages.io.job import Job
@@ -112,14 +111,13 @@ def rank(told: Mapping[str, Any]) -> None:
     if job.device != "cpu":
         job = replace(job, device=str(get_device()))  # its own among those of the machine
     ranks = Ranks(context.get_world_rank(), context.get_world_size())
-    with judged_by(told["reward"]):
-        if not ranks.leads:
-            run.run_unit(job, told["unit"], told["place"], lambda _step, _metrics: None, ranks)
-            return
-        with collector.posted(told["report"]) as near:
-            vital = system_metrics.sampled(reports.beside(Path(near), "system"), job.device)
-            with vital, Path(near).open("a", encoding="utf-8") as stream:
-                run.run_unit(job, told["unit"], told["place"], reporter(stream), ranks)
+    if not ranks.leads:
+        run.run_unit(job, told["unit"], told["place"], lambda _step, _metrics: None, ranks, told["reward"])
+        return
+    with collector.posted(told["report"]) as near:
+        vital = system_metrics.sampled(reports.beside(Path(near), "system"), job.device)
+        with vital, Path(near).open("a", encoding="utf-8") as stream:
+            run.run_unit(job, told["unit"], told["place"], reporter(stream), ranks, told["reward"])
 
 
 def _cause(failures: Mapping[int, Exception], trace: str) -> Exception:

@@ -1,8 +1,5 @@
 """Who else computes the same unit: the rank of this process among equal workers."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
 
 
@@ -31,19 +28,3 @@ class Ranks:
 
 
 ALONE = Ranks(0, 1)
-_CURRENT: ContextVar[Ranks] = ContextVar("ranks", default=ALONE)
-
-
-def current() -> Ranks:
-    """This process's place, which whoever runs the unit said with `joined`; alone unless told otherwise."""
-    return _CURRENT.get()
-
-
-@contextmanager
-def joined(ranks: Ranks) -> Iterator[None]:
-    """Inside, `current()` is `ranks`: no stage needs to pass it on to its training."""
-    token = _CURRENT.set(ranks)
-    try:
-        yield
-    finally:
-        _CURRENT.reset(token)

@@ -2,9 +2,12 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
+
+from stages.core.ranks import ALONE, Ranks
 
 Tokens = Tensor
 """Prompts after a model's tokeniser, int64 [B, L]. Outside the model a prompt is a string."""
@@ -17,6 +20,21 @@ Sink = Callable[[int, Mapping[str, float]], None]
 
 Reward = Callable[[Tensor, Tensor], Tensor]
 """(images [B, C, H, W], targets int64 [B, A]) -> reward [B]; A attributes are asked for. NaN means no verdict."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What a stage's `work` is given beside its configuration, its job and its unit: this one computation's things."""
+
+    out: Path
+    """Where the unit's files go."""
+    resume: Path
+    """Where an interrupted training left its state, and leaves it."""
+    sink: Sink
+    ranks: Ranks = ALONE
+    """This process's place among those that share the unit."""
+    reward: Reward | None = None
+    """What scores samples, where that is appointed; None leaves it to the stage."""
 
 
 @runtime_checkable

@@ -14,19 +14,21 @@ from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
-from torch import Generator, Tensor
+from torch import Generator
 
 from stages.core.config import config
 from stages.core.guidance import guided
 from stages.core.matching import rms_huber
-from stages.core.path import data_from_velocity, expand, mix
+from stages.core.path import data_from_velocity, mix
 from stages.core.ranges import MAX_STEPS, Decay, Guidance, Positive, Rate, Steps
 from stages.core.rng import fork, normal_like
 from stages.core.spec import SamplerSpec, even
-from stages.core.types import Batch, Tokens, Velocity, World
+from stages.core.types import Batch, World
+from stages.samplers.rollout import euler_step, heun_step
 from stages.training.method import Follower, Loss, Needs, Phase, Role, Trained, unprepared
 
 NEEDS: Needs = "images"
+TEACHER_STEPS = {"euler": euler_step, "heun": heun_step}
 
 
 @config
@@ -50,15 +52,6 @@ class Config:
     """AdamW's step size."""
 
 
-def teacher_step(teacher: Velocity, x: Tensor, t: Tensor, s: Tensor, cond: Tokens, *, rule: str) -> Tensor:
-    """x at t [B] carried to s [B] < t along the teacher's trajectory, by one step of `rule`."""
-    h = expand(t - s, x)
-    v = teacher(x, t, cond)
-    if rule == "heun":
-        v = (v + teacher(x - h * v, s, cond)) / 2
-    return x - h * v
-
-
 def loss(world: World, batch: Batch, rng: Generator, cfg: Config) -> Loss:
     """Distance between f(x_t, t) of the student and f(x_s, s) of the target, one teacher step apart."""
     intervals, noises = fork(rng, "intervals", "noises")
@@ -69,7 +62,7 @@ def loss(world: World, batch: Batch, rng: Generator, cfg: Config) -> Loss:
     x_t = mix(x0, normal_like(x0, noises), t)
     with torch.no_grad():
         teacher = guided(world.nets["teacher"], batch["null"], cfg.guidance)
-        x_s = teacher_step(teacher, x_t, t, s, cond, rule=cfg.teacher_rule)
+        x_s = TEACHER_STEPS[cfg.teacher_rule](teacher, x_t, t, s, cond)
         end = data_from_velocity(x_s, world.nets["target"](x_s, s, cond), s)
     gap = data_from_velocity(x_t, world.nets["student"](x_t, t, cond), t) - end
     return rms_huber(gap, cfg.huber_c).mean(), {"rms_gap": gap.detach().square().mean().sqrt()}

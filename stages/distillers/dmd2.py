@@ -28,9 +28,9 @@ from stages.core.matching import deviation, injected, unlearning
 from stages.core.path import data_from_velocity, mix
 from stages.core.ranges import Guidance, NonNegative, Rate, Steps, Unit
 from stages.core.rng import fork, normal_like, uniform
-from stages.core.rollout import at, noise_for, renoised
 from stages.core.spec import SamplerSpec, even
 from stages.core.types import Batch, Network, Tokens, World
+from stages.samplers.rollout import at, noise_for, rolled_out
 from stages.training.method import Loss, Needs, Phase, Role, Trained, unprepared
 
 NEEDS: Needs = "images"
@@ -70,7 +70,8 @@ def generate(world: World, cond: Tokens, rng: Generator, cfg: Config) -> Tensor:
     start, which, noises = fork(rng, "start", "which", "noises")
     student, times = world.nets["student"], even(cfg.nfe).times
     last = int(torch.randint(cfg.nfe, (), generator=which, device=which.device))
-    x = renoised(student, noise_for(student, len(cond), start), times[: last + 1], cond, noises)
+    noise = noise_for(student, len(cond), start)
+    x = rolled_out(student, noise, times[: last + 1], cond, rule="renoise", rng=noises)[:, -1]
     t = at(times[last], x)
     return data_from_velocity(x, student(x, t, cond), t)
 

@@ -13,9 +13,9 @@ from torch import Generator
 from stages.core.config import config
 from stages.core.path import data_from_velocity
 from stages.core.ranges import Rate
-from stages.core.rollout import at
 from stages.core.spec import SamplerSpec, even
 from stages.core.types import Batch, World
+from stages.samplers.rollout import at
 from stages.training.method import Loss, Needs, Phase, Role, Trained, unprepared
 
 NEEDS: Needs = "pairs"

@@ -26,9 +26,9 @@ from stages.core.matching import deviation, per_sample, pseudo_huber
 from stages.core.path import data_from_velocity, expand, noise_from_velocity, transition
 from stages.core.ranges import Decay, Guidance, Positive, Rate, Steps, Unit
 from stages.core.rng import fork, normal_like, uniform
-from stages.core.rollout import euler_states, noise_for
 from stages.core.spec import SamplerSpec, even
 from stages.core.types import Batch, World
+from stages.samplers.rollout import moved, noise_for, rolled_out
 from stages.training.method import Loss, Needs, Phase, Role, Trained
 
 NEEDS: Needs = "prompts"
@@ -109,7 +109,7 @@ def draw_jump(states: Tensor, rng: Generator, cfg: Config) -> Jump:
 
 def land(jump: Jump, v: Tensor) -> Landing:
     """The landing of `jump` under velocity v [B, ...] at (x_k, t_k)."""
-    x_m = jump.x_k - expand(jump.t_k - jump.m, v) * v
+    x_m = moved(jump.x_k, v, jump.t_k, jump.m)
     x_tau, a, beta = transition(x_m, jump.m, jump.tau, jump.eps)
     return Landing(x0hat=data_from_velocity(jump.x_k, v, jump.t_k), x_m=x_m, x_tau=x_tau, a=a, beta=beta)
 
@@ -136,7 +136,7 @@ def prepare(world: World, batch: Batch, rng: Generator, cfg: Config) -> Batch:
     """Adds states [B, K, C, H, W]: the inputs of the student's K jumps."""
     student, cond = world.nets["student"], batch["cond"]
     noise = noise_for(student, len(cond), rng)
-    return {**batch, "states": euler_states(student, noise, even(cfg.nfe).times[:-1], cond)}
+    return {**batch, "states": rolled_out(student, noise, even(cfg.nfe).times[:-1], cond)}
 
 
 def fake_loss(world: World, batch: Batch, rng: Generator, cfg: Config) -> Loss:

@@ -1,6 +1,6 @@
 """Running a stage: unit by unit on any worker, or whole in one plain process.
 
-A stage module has `Config`, `expect(cfg, job, inputs)`, `plan(cfg, job)`, `work(cfg, job, unit, out, sink)` and
+A stage module has `Config`, `expect(cfg, job, inputs)`, `plan(cfg, job)`, `work(cfg, job, unit, run)` and
 `finish(cfg, job, parts, out)`.
 Orchestration calls the functions here with plain JSON; a notebook calls `run`.
 """
@@ -16,8 +16,8 @@ from types import ModuleType
 from typing import Any
 
 from stages.core.config import check
-from stages.core.ranks import ALONE, Ranks, joined
-from stages.core.types import Reward, Sink
+from stages.core.ranks import ALONE, Ranks
+from stages.core.types import Reward, Run, Sink
 from stages.io import artefacts, cells, places
 from stages.io.expected import Expected, Inputs
 from stages.io.job import Job
@@ -67,10 +67,11 @@ def kept(job: Job, units: Sequence[Unit]) -> list[str]:
     return [name for name, folder in zip(at, found, strict=True) if folder is not None]
 
 
-def run_unit(job: Job, unit: Unit, place: str, sink: Sink, ranks: Ranks = ALONE) -> None:
+def run_unit(job: Job, unit: Unit, place: str, sink: Sink, ranks: Ranks = ALONE, reward: Reward | None = None) -> None:
     """Compute `unit` at `place`, a folder or a place in a store, unless that was done before.
 
-    Of several workers that share it, the first writes to `place` and to `sink`; what others write is dropped.
+    Of several workers that share it, the first writes to `place` and to `sink`; what others write is dropped. `reward`
+    scores its samples, if one is appointed.
     """
     import torch
 
@@ -78,8 +79,8 @@ def run_unit(job: Job, unit: Unit, place: str, sink: Sink, ranks: Ranks = ALONE)
     use(job.endpoint)
 
     def body(out: Path, told: Sink) -> None:
-        with joined(ranks):
-            module_of(job).work(configure(job), job, unit, out, told)
+        given = Run(out=out, resume=out / places.RESUME, sink=told, ranks=ranks, reward=reward)
+        module_of(job).work(configure(job), job, unit, given)
 
     if ranks.leads:
         (cells if job.keeps(place) else places).compute(place, body, sink)

@@ -30,9 +30,9 @@ from stages.core.matching import per_sample
 from stages.core.path import mix
 from stages.core.ranges import Decay, NonNegative, Part, Positive, Rate, Steps, Unit
 from stages.core.rng import fork, uniform
-from stages.core.rollout import euler_states, noise_for
 from stages.core.spec import SamplerSpec, even
 from stages.core.types import Batch, World
+from stages.samplers.rollout import noise_for, rolled_out
 from stages.training.checks import finite
 from stages.training.method import Follower, Frozen, Loss, Needs, Phase, Role, Trained
 
@@ -74,7 +74,7 @@ def prepare(world: World, batch: Batch, rng: Generator, cfg: Config) -> Batch:
     student, cond = world.nets["student"], batch["cond"]
     assert world.reward is not None, "a policy is trained on a reward"
     noise = noise_for(student, len(cond), rng)
-    x0 = euler_states(student, noise, even(cfg.rollout_steps).times, cond)[:, -1]
+    x0 = rolled_out(student, noise, even(cfg.rollout_steps).times, cond)[:, -1]
     advice = "look at the samples and at the reward; lower student_lr or raise beta_kl"
     reward = finite(world.reward(x0, batch["targets"]), "dgpo: reward", advice)
     group = groups_of(cond)

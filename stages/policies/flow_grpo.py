@@ -25,13 +25,13 @@ from torch import Generator, Tensor, nn
 
 from stages.core.advantage import Scale, group_advantage, grouped, groups_of
 from stages.core.config import config
-from stages.core.path import expand
+from stages.core.path import data_from_velocity, expand
 from stages.core.ranges import MAX_STEPS, Guidance, NonNegative, Positive, Rate, Steps
 from stages.core.rng import fork, normal_like
-from stages.core.rollout import noise_for
 from stages.core.sde import flow_sde_step, grid
 from stages.core.spec import SamplerSpec, even
 from stages.core.types import Batch, Tokens, Velocity, World
+from stages.samplers.rollout import noise_for
 from stages.training.checks import finite
 from stages.training.method import Frozen, Loss, Needs, Phase, Role, Trained
 
@@ -101,8 +101,8 @@ def prepare(world: World, batch: Batch, rng: Generator, cfg: Config) -> Batch:
         x = mean + expand(step.std, x) * normal_like(x, noises)
         states.append(x)
         log_probs.append(step.log_prob(x, mean))
-    t = times[-2]
-    x0 = x - t * velocity(x, t.expand(len(x)), cond)
+    t = times[-2].expand(len(x))
+    x0 = data_from_velocity(x, velocity(x, t, cond), t)  # the last step has no noise
     advice = "look at the samples and at the reward; lower student_lr or raise beta_kl"
     reward = finite(world.reward(x0, batch["targets"]), "flow_grpo: reward", advice)
     advantage = group_advantage(grouped(reward, groups_of(cond)), cfg.advantage_scale).flatten()

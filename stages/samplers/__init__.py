@@ -1,4 +1,4 @@
-"""Samplers: step rules along any path, from noise to data.
+"""Samplers: step rules along any path, from noise to data, for whoever samples: stages, methods, people.
 
 A rule is written once on (D, e), finite where y = x / alpha and rho = sigma / alpha are not (pure noise on
 the flow path); a path only changes the numbers in its grid. Times are compared by their index. README.md
@@ -16,7 +16,7 @@ from stages.core.messages import choose
 from stages.core.path import LINEAR, Path
 from stages.samplers.dpmpp_2m import dpmpp_2m
 from stages.samplers.euler import euler
-from stages.samplers.field import Draw, Field, Rule, VelocityAt, drawing
+from stages.samplers.field import Draw, Field, Rule, State, Steering, VelocityAt, drawing
 from stages.samplers.grid import build
 from stages.samplers.heun import edm_heun, heun
 from stages.samplers.renoise import renoise
@@ -58,25 +58,41 @@ def sample(  # noqa: PLR0913 - what a run is; five are always given
     path: Path = LINEAR,
     keep: Sequence[int] = (),
     rng: Generator | Draw | None = None,
+    steer: Steering | None = None,
 ) -> Solution:
     """Follow `velocity` from `noise`, the state [B, ...] at times[0], to times[-1].
 
     `times` [n + 1] fall; `keep` names states by their index in `times` (0 is the noise, n is x0). `rng` is
     for rules that draw: a generator, or a function (node, x) -> noise, which lets noise follow a sample's
-    global index. The states, and the time labels [B] that the network sees, have the noise's type and
-    device. Gradients are the caller's choice. ValueError for an unknown rule, times that do not fall, or an
-    index outside them.
+    global index. `steer` sees, and may change, the state at every inner node. The states, and the time labels [B]
+    that the network sees, have the noise's type and device. Gradients are the caller's choice. ValueError for an
+    unknown rule, times that do not fall, or an index outside them.
     """
-    step_rule = choose(RULES, rule, "sampler rule", "sample")
-    grid = build(path, times)
-    wrong = [index for index in keep if not 0 <= index <= grid.num_steps]
+    field = Field(velocity, build(path, times), noise)
+    return drive(field, noise, rule, keep=keep, rng=rng, steer=steer)
+
+
+def drive(
+    field: Field,
+    noise: Tensor,
+    rule: str,
+    *,
+    keep: Sequence[int] = (),
+    rng: Generator | Draw | None = None,
+    steer: Steering | None = None,
+) -> Solution:
+    """`sample` for a field of the caller's own, over its grid."""
+    step, num_steps = choose(RULES, rule, "sampler rule", "sample"), field.grid.num_steps
+    wrong = [index for index in keep if not 0 <= index <= num_steps]
     if wrong:
-        raise ValueError(f"keep: no state has index {wrong[0]}; the states are 0 to {grid.num_steps}")
-    field = Field(velocity, grid, noise)
+        raise ValueError(f"keep: no state has index {wrong[0]}; the states are 0 to {num_steps}")
+    state, draw = State(noise), drawing(rng, rule)
     kept = {0: noise} if 0 in keep else {}
-    x = noise
-    for index, x in enumerate(step_rule(field, noise, drawing(rng, rule)), start=1):
-        if index in keep:
-            kept[index] = x
+    for node in range(num_steps):
+        state = step(field, state, node, draw)
+        if steer is not None and node + 1 < num_steps:
+            state = steer(field, state, node + 1)
+        if node + 1 in keep:
+            kept[node + 1] = state.x
     states = torch.stack([kept[index] for index in keep]) if keep else noise.new_empty(0, *noise.shape)
-    return Solution(x0=x, states=states, nfe=field.nfe)
+    return Solution(x0=state.x, states=states, nfe=field.nfe)

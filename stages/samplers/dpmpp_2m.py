@@ -7,21 +7,16 @@ the same map as UniP-2.
 """
 
 import math
-from collections.abc import Iterator
 
-from torch import Tensor
-
-from stages.samplers.field import Draw, Field
+from stages.samplers.field import Draw, Field, State
 from stages.samplers.grid import combine
 
 
-def dpmpp_2m(field: Field, x: Tensor, _draw: Draw) -> Iterator[Tensor]:
-    """States at nodes 1 to n."""
-    grid, older = field.grid, None
-    for i, h in enumerate(grid.step):
-        data = field.data(x, i)
-        x = grid.jump(x, data, i)
-        if older is not None and math.isfinite(h):
-            x = combine((1.0, 0.5 * grid.gain(i) * h / grid.step[i - 1]), x, data - older)
-        older = data
-        yield x
+def dpmpp_2m(field: Field, state: State, i: int, _draw: Draw) -> State:
+    """From node i to node i + 1; remembers the data prediction at node i."""
+    grid, older = field.grid, state.memory.get("data")
+    h, data = grid.step[i], field.data(state.x, i)
+    x = grid.jump(state.x, data, i)
+    if older is not None and math.isfinite(h):
+        x = combine((1.0, 0.5 * grid.gain(i) * h / grid.step[i - 1]), x, data - older)
+    return State(x, {"data": data})

@@ -4,16 +4,10 @@ Source: Song et al. 2020 (arXiv:2010.02502), eq. 12. Along the flow path it is x
 sigma / alpha and in alpha / sigma all give this same step, because each freezes D and e.
 """
 
-from collections.abc import Iterator
-
-from torch import Tensor
-
-from stages.samplers.field import Draw, Field
+from stages.samplers.field import Draw, Field, State
 from stages.samplers.grid import combine
 
 
-def euler(field: Field, x: Tensor, _draw: Draw) -> Iterator[Tensor]:
-    """States at nodes 1 to n."""
-    for i in range(field.grid.num_steps):
-        x = combine(field.grid.transfer(i), x, field.velocity(x, i))
-        yield x
+def euler(field: Field, state: State, i: int, _draw: Draw) -> State:
+    """From node i to node i + 1."""
+    return State(combine(field.grid.transfer[i], state.x, field.velocity(state.x, i)))

@@ -1,6 +1,10 @@
-"""The network at a grid's times: the one place where it is called, and where calls are counted."""
+"""What a step rule works with: the velocity at a grid's nodes, and the state that it advances.
 
-from collections.abc import Callable, Iterator
+The one place where a sampler calls a network, and where its calls are counted.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Generator, Tensor
@@ -15,7 +19,11 @@ Draw = Callable[[int, Tensor], Tensor]
 
 
 class Field:
-    """A velocity on a grid. Time is a node's index; its label, [B] in x's type, is made once for the run."""
+    """A velocity on a grid. Time is a node's index; its label, [B] in x's type, is made once for the run.
+
+    A field that does not call the network at every node (it reuses, extrapolates, blends) is a subclass: it overrides
+    `velocity`, which is told the node.
+    """
 
     def __init__(self, velocity: VelocityAt, grid: Grid, x: Tensor) -> None:
         """`x` [B, ...] gives the batch size, type and device."""
@@ -35,8 +43,24 @@ class Field:
         return combine(self.grid.data[i], x, self.velocity(x, i))
 
 
-Rule = Callable[[Field, Tensor, Draw], Iterator[Tensor]]
-"""Yields the states at nodes 1, 2, ... n of the field's grid, from the state at node 0."""
+@dataclass(frozen=True)
+class State:
+    """Samples at a node, and what their rule remembers of earlier ones."""
+
+    x: Tensor
+    """[B, ...]"""
+    memory: Mapping[str, Tensor] = field(default_factory=dict)
+    """By name, [B, ...]: row b belongs to sample b."""
+
+    def take(self, rows: Tensor) -> "State":
+        """The samples `rows`, int64 [N], with their memory: resampled, reordered, or some of them."""
+        return State(self.x[rows], {name: kept[rows] for name, kept in self.memory.items()})
+
+
+Rule = Callable[[Field, State, int, Draw], State]
+"""A step: (field, state at node i, i, draw) -> the state at node i + 1. All that it remembers is in the state."""
+Steering = Callable[[Field, State, int], State]
+"""Between two steps: (field, state at a node, that node) -> the state to go on from, with as many samples."""
 
 
 def drawing(rng: Generator | Draw | None, rule: str) -> Draw:

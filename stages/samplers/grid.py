@@ -12,6 +12,8 @@ exponential-integrator forms below equal the (y, rho) forms of the literature wh
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -20,9 +22,11 @@ from stages.core.path import Path
 
 Pair = tuple[float, float]
 """Coefficients of (x, v)."""
+KEPT = 64
+"""Grids, and what rules make of them, that are kept: a training uses the same one in every iteration."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Grid:
     """Node i of n + 1 is times[i]; step i goes from node i to node i + 1."""
 
@@ -43,8 +47,12 @@ class Grid:
         """One fewer than the times."""
         return len(self.step)
 
-    def transfer(self, i: int) -> Pair:
+    @cached_property
+    def transfer(self) -> tuple[Pair, ...]:
         """Coefficients of (x, v) that move node i to node i + 1 with D, e frozen: alpha_t D + sigma_t e."""
+        return tuple(map(self._transfer, range(self.num_steps)))
+
+    def _transfer(self, i: int) -> Pair:
         (data_x, data_v), (noise_x, noise_v) = self.data[i], self.noise[i]
         alpha, sigma = self.alpha[i + 1], self.sigma[i + 1]
         return alpha * data_x + sigma * noise_x, alpha * data_v + sigma * noise_v
@@ -66,10 +74,16 @@ def combine(weights: Pair, x: Tensor, y: Tensor) -> Tensor:
 
 def build(path: Path, times: Tensor | Sequence[float]) -> Grid:
     """The grid of `path` at `times` [n + 1]; ValueError unless they are finite and strictly falling."""
-    nodes = torch.as_tensor(times, dtype=torch.float64).detach().cpu()
-    finite = nodes.dim() == 1 and len(nodes) > 1 and bool(nodes.isfinite().all())
-    if not finite or not bool((nodes.diff() < 0).all()):
-        raise ValueError(f"times must be two or more falling numbers, from 1.0 (noise); got {nodes.tolist()}")
+    nodes = torch.as_tensor(times, dtype=torch.float64).tolist()
+    falling = all(isinstance(t, float) and math.isfinite(t) for t in nodes) and all(a > b for a, b in pairwise(nodes))
+    if len(nodes) < 2 or not falling:
+        raise ValueError(f"times must be two or more falling numbers, from 1.0 (noise); got {nodes}")
+    return _build(path, tuple(nodes))
+
+
+@lru_cache(KEPT)
+def _build(path: Path, times: tuple[float, ...]) -> Grid:
+    nodes = torch.tensor(times, dtype=torch.float64)
     alpha, alpha_slope = _with_slope(path.alpha, nodes)
     sigma, sigma_slope = _with_slope(path.sigma, nodes)
     det = alpha * sigma_slope - sigma * alpha_slope

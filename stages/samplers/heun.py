@@ -8,13 +8,14 @@ FlowMatchHeunDiscreteScheduler. `edm_heun` averages the noise prediction, d/drho
 / alpha: Karras et al. 2022 (arXiv:2206.00364), algorithm 1. It cannot start where alpha = 0.
 """
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from torch import Tensor
 
-from stages.samplers.field import Draw, Field
-from stages.samplers.grid import Pair, combine
+from stages.samplers.field import Draw, Field, State
+from stages.samplers.grid import KEPT, Grid, Pair, combine
 
 MAX_RHO = 1e8
 """Above this sigma / alpha, differences of rho keep less than half of float64's digits."""
@@ -24,42 +25,47 @@ MAX_RHO = 1e8
 class _Frame:
     """Coordinates of the average: y = x / scale, clock tau, and dy/dtau from (x, v)."""
 
-    scale: list[float]
-    clock: list[float]
-    slope: list[Pair]
+    scale: Sequence[float]
+    clock: Sequence[float]
+    slope: Sequence[Pair]
 
 
-def heun(field: Field, x: Tensor, _draw: Draw) -> Iterator[Tensor]:
-    """States at nodes 1 to n, averaging e - D."""
-    grid = field.grid
+def heun(field: Field, state: State, i: int, _draw: Draw) -> State:
+    """From node i to node i + 1, averaging e - D."""
+    return _average(field, state.x, i, _flow_frame(field.grid))
+
+
+@lru_cache(KEPT)
+def _flow_frame(grid: Grid) -> _Frame:
     scale = [a + s for a, s in zip(grid.alpha, grid.sigma, strict=True)]
     clock = [s / c for s, c in zip(grid.sigma, scale, strict=True)]
     slope = [(e[0] - d[0], e[1] - d[1]) for e, d in zip(grid.noise, grid.data, strict=True)]
-    return _average(field, x, _Frame(scale, clock, slope))
+    return _Frame(scale, clock, slope)
 
 
-def edm_heun(field: Field, x: Tensor, _draw: Draw) -> Iterator[Tensor]:
-    """States at nodes 1 to n, averaging e; ValueError where the grid starts at alpha = 0."""
-    grid = field.grid
+def edm_heun(field: Field, state: State, i: int, _draw: Draw) -> State:
+    """From node i to node i + 1, averaging e; ValueError where the grid starts at alpha = 0."""
+    return _average(field, state.x, i, _edm_frame(field.grid))
+
+
+@lru_cache(KEPT)
+def _edm_frame(grid: Grid) -> _Frame:
     if grid.sigma[0] > MAX_RHO * grid.alpha[0]:
         raise ValueError(
             f"sampler rule 'edm_heun' works in sigma/alpha, infinite at t = {float(grid.times[0])} of the "
             f"{grid.path} path: use rule 'heun', or start at a smaller time"
         )
     clock = [s / a for s, a in zip(grid.sigma, grid.alpha, strict=True)]
-    return _average(field, x, _Frame(list(grid.alpha), clock, list(grid.noise)))
+    return _Frame(grid.alpha, clock, grid.noise)
 
 
-def _average(field: Field, x: Tensor, frame: _Frame) -> Iterator[Tensor]:
-    grid = field.grid
-    for i in range(grid.num_steps):
-        here = field.velocity(x, i)
-        ahead = combine(grid.transfer(i), x, here)
-        if i + 1 < grid.num_steps or grid.sigma[-1] > 0:
-            there = field.velocity(ahead, i + 1)
-            ahead = _trapezium(frame, i, (x, here), (ahead, there))
-        x = ahead
-        yield x
+def _average(field: Field, x: Tensor, i: int, frame: _Frame) -> State:
+    grid, here = field.grid, field.velocity(x, i)
+    ahead = combine(grid.transfer[i], x, here)
+    if i + 1 < grid.num_steps or grid.sigma[-1] > 0:
+        there = field.velocity(ahead, i + 1)
+        ahead = _trapezium(frame, i, (x, here), (ahead, there))
+    return State(ahead)
 
 
 def _trapezium(frame: _Frame, i: int, here: tuple[Tensor, Tensor], ahead: tuple[Tensor, Tensor]) -> Tensor:

@@ -3,19 +3,12 @@
 Source: Song et al. 2023 (arXiv:2303.01469), algorithm 1. With one step it is Euler's.
 """
 
-from collections.abc import Iterator
-
-from torch import Tensor
-
-from stages.samplers.field import Draw, Field
+from stages.samplers.field import Draw, Field, State
 from stages.samplers.grid import combine
 
 
-def renoise(field: Field, x: Tensor, draw: Draw) -> Iterator[Tensor]:
-    """States at nodes 1 to n; `draw(node, x)` gives the noise of each but a clean last one."""
-    grid = field.grid
-    for i in range(grid.num_steps):
-        data = field.data(x, i)
-        alpha, sigma = grid.alpha[i + 1], grid.sigma[i + 1]
-        x = alpha * data if sigma == 0 else combine((alpha, sigma), data, draw(i + 1, data))
-        yield x
+def renoise(field: Field, state: State, i: int, draw: Draw) -> State:
+    """From node i to node i + 1; `draw(i + 1, x)` gives the noise there, unless it is clean."""
+    data = field.data(state.x, i)
+    alpha, sigma = field.grid.alpha[i + 1], field.grid.sigma[i + 1]
+    return State(alpha * data if sigma == 0 else combine((alpha, sigma), data, draw(i + 1, data)))

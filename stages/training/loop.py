@@ -16,7 +16,7 @@ from torch import Generator, nn
 
 from stages.core.config import config
 from stages.core.ranges import Count, Decay, NonNegativeCount, Positive, Unit
-from stages.core.ranks import current
+from stages.core.ranks import ALONE, Ranks
 from stages.core.rng import fork, stream
 from stages.core.types import Batch, Reward, Sink
 from stages.models.ema import follow, warm
@@ -86,7 +86,17 @@ class Outcome:
 class Trainer:
     """The state of one training: networks by role, their optimisers, and the iteration reached."""
 
-    def __init__(self, method: Method, cfg: Any, budget: Budget, start: Start, *, seed: int, device: str) -> None:
+    def __init__(  # noqa: PLR0913 - what a training is
+        self,
+        method: Method,
+        cfg: Any,
+        budget: Budget,
+        start: Start,
+        *,
+        seed: int,
+        device: str,
+        ranks: Ranks = ALONE,
+    ) -> None:
         self.method, self.cfg, self.budget, self.seed, self.device = method, cfg, budget, seed, device
         self.roles = dict(method.roles(cfg))
         self.nets = build(self.roles, start.init, start.teacher, seed=seed, device=device)
@@ -102,7 +112,7 @@ class Trainer:
         self.heads = heads_of(nets)
         self.meter = Meter(nets)
         self.world = world_of(nets, start.reward, self.meter, precision=budget.precision, device=device)
-        self.team = Team(current(), device)
+        self.team = Team(ranks, device)
         self.own = self.team.ranks.share(budget.slices)
         self.iteration = 0
         self.counted = torch.zeros(len(self.meter.names), dtype=torch.float64)

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from stages.core.path import expand
 from stages.core.rng import stream
-from stages.core.rollout import euler_states
 from stages.distillers import rectified
+from stages.samplers.rollout import rolled_out
 from tests.training.gaussian import GaussianVelocity, slopes, tokens, world
 
 CONFIG = rectified.Config(method="rectified", nfe=1, time_sharpness=0.0, student_lr=1e-3)
@@ -45,7 +45,7 @@ def test_the_straight_flow_is_the_optimum_of_reflow(sharpness: float) -> None:
 
 def test_the_straight_flow_arrives_in_one_step() -> None:
     start = torch.full((1, 1, 1, 1), 1.3, dtype=torch.float64)
-    assert euler_states(Straight(), start, (1.0, 0.0), tokens(1))[0, -1].item() == pytest.approx(1.22)
+    assert rolled_out(Straight(), start, (1.0, 0.0), tokens(1))[0, -1].item() == pytest.approx(1.22)
 
 
 def test_the_curved_flow_is_not_the_optimum() -> None:

@@ -1,10 +1,13 @@
+import math
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from stages.core.path import LINEAR, VP_COSINE, VP_LINEAR
 from stages.core.rng import normal_at, stream
-from stages.samplers import RULES, sample
+from stages.samplers import RULES, drive, sample
+from stages.samplers.field import Field
 from stages.samplers.grid import build
 from stages.samplers.schedules import karras, log_uniform, shifted, times_at, uniform
 from stages.samplers.unipc import corrector_weights, phi
@@ -147,6 +150,7 @@ def test_a_step_costs_a_few_kernels_and_never_waits_for_the_device(rule, kernels
             sample(lambda x, _t: x, NOISE, uniform(n), rule, rng=stream(1, "draws"))
         return seen.names
 
+    counted(4), counted(14)  # a grid is made once, and kept
     few, many = counted(4), counted(14)
     assert len(many) - len(few) <= 10 * kernels
     reads = [sum("_local_scalar_dense" in name for name in names) for names in (few, many)]
@@ -206,3 +210,48 @@ def test_corrector_weights_solve_their_equations():
     assert old + new == pytest.approx(b[0], rel=1e-12)
     assert old / ratio + new == pytest.approx(b[1], rel=1e-12)
     assert corrector_weights(h, 0.0) == pytest.approx((0.0, b[0]))
+
+
+class Reusing(Field):
+    """Calls the network at every second node and reuses its answer at the next."""
+
+    def velocity(self, x, i):
+        if i % 2 == 0:
+            self.last = super().velocity(x, i)
+        return self.last
+
+
+def test_a_field_may_call_the_network_at_every_second_node():
+    field = Reusing(VELOCITY, build(LINEAR, uniform(8)), NOISE)
+    made = drive(field, NOISE, "euler")
+    assert made.nfe == 4
+    torch.testing.assert_close(made.x0, run("euler", 4).x0)  # two steps with one velocity are one step
+
+
+@pytest.mark.parametrize("rule", sorted(RULES.keys() - {"edm_heun", "renoise"}))
+def test_what_a_rule_remembers_follows_samples_that_change_places(rule):
+    order = torch.tensor([2, 0, 1])
+
+    def swap(_field, state, node):
+        return state.take(order) if node == 2 else state
+
+    assert torch.equal(run(rule, 5, steer=swap).x0, run(rule, 5).x0[order])
+
+
+def test_particles_with_a_reward_are_resampled_midway():
+    """Data N(m, s^2), particles weighed by exp(r D) at t = 1/2: their mean ends at m + r a s^3 / std(x_t)."""
+    mean, std, tilt, middle = 0.7, 0.4, 2.0, 8
+    velocity, rng = gaussian(LINEAR, mean, std), stream(0, "particles")
+
+    def resample(field, state, node):
+        if node != middle:
+            return state
+        weights = (tilt * field.data(state.x, node).flatten()).exp()
+        return state.take(torch.multinomial(weights, len(weights), replacement=True, generator=rng))
+
+    noise = torch.randn((40_000, 1, 1, 1), generator=rng, dtype=F64)
+    plain, steered = (sample(velocity, noise, uniform(2 * middle), "heun", steer=each) for each in (None, resample))
+    shift = tilt * 0.5 * std**3 / math.sqrt(0.25 * std**2 + 0.25)
+    assert plain.x0.mean().item() == pytest.approx(mean, abs=0.01)
+    assert steered.x0.mean().item() == pytest.approx(mean + shift, abs=0.01)
+    assert steered.nfe == plain.nfe + 1

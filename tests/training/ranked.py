@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
 
-from stages.core.ranks import Ranks, joined
+from stages.core.ranks import ALONE, Ranks
 from stages.core.rng import stream
 from stages.distillers import dmd2
 from stages.models.transformer import NetworkConfig, seeded_build
@@ -66,18 +66,18 @@ def reward(images, targets):
     return images.flatten(1).mean(dim=1) * (1 + targets[:, 0])
 
 
-def trainer(name, iterations=ITERATIONS):
+def trainer(name, ranks=ALONE):
     method, cfg, slices = CASES[name]
     budget = Budget(
-        iterations=iterations, ema=0.9, clip=1.0, warmup=2, final_lr=0.5, precision="float32", slices=slices
+        iterations=ITERATIONS, ema=0.9, clip=1.0, warmup=2, final_lr=0.5, precision="float32", slices=slices
     )
     net = network()
-    return Trainer(method, cfg, budget, Start(init=net, teacher=net, reward=reward), seed=3, device="cpu")
+    return Trainer(method, cfg, budget, Start(init=net, teacher=net, reward=reward), seed=3, device="cpu", ranks=ranks)
 
 
-def train(name, folder, resume):
+def train(name, folder, resume, ranks=ALONE):
     """Weights, cost and the metrics of every iteration go to `folder`."""
-    made, losses = trainer(name), []
+    made, losses = trainer(name, ranks), []
     step = made.step
 
     def told(batch):
@@ -98,11 +98,10 @@ def main(rank, world, folder):
     dist.init_process_group(
         "gloo", f"file://{folder}/meet", rank=rank, world_size=world, timeout=timedelta(seconds=PATIENCE_S)
     )
-    with joined(Ranks(rank, world)):
-        for name in CASES:
-            # only the first worker finds a checkpoint, where there is one
-            resume = folder / "resume" / name if rank == 0 else folder / f"scratch{rank}" / name
-            train(name, folder / f"rank{rank}", resume)
+    for name in CASES:
+        # only the first worker finds a checkpoint, where there is one
+        resume = folder / "resume" / name if rank == 0 else folder / f"scratch{rank}" / name
+        train(name, folder / f"rank{rank}", resume, Ranks(rank, world))
     dist.destroy_process_group()
 
 

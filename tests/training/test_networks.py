@@ -18,13 +18,13 @@ from torch.overrides import TorchFunctionMode
 from stages.core.config import check
 from stages.core.precision import wide_type
 from stages.core.rng import stream
-from stages.core.rollout import noise_for
 from stages.core.spec import even
 from stages.core.types import World
 from stages.distillers import METHODS
 from stages.models.discriminator import Discriminator
 from stages.models.transformer import NetworkConfig, VelocityTransformer, seeded_build
 from stages.policies import POLICIES
+from stages.samplers.rollout import noise_for
 from stages.samplers.student import Noise, draw
 from stages.training.cost import KINDS, TOTALS, Cost, Meter
 from stages.training.loop import Budget, Start, Trainer

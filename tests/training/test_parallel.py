@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from stages import rl
 from stages.core.config import check
-from stages.core.ranks import Ranks, joined
+from stages.core.ranks import Ranks
 from stages.training import checkpoint
 from stages.training.parallel import Pairwise
 from tests.training import ranked
@@ -110,8 +110,8 @@ def test_a_batch_that_does_not_divide_is_named():
 
 
 def test_workers_must_share_slices_alike():
-    with joined(Ranks(0, 3)), pytest.raises(ValueError, match="3 workers cannot share 4 slices alike"):
-        ranked.trainer("flow, 4 slices")
+    with pytest.raises(ValueError, match="3 workers cannot share 4 slices alike"):
+        ranked.trainer("flow, 4 slices", Ranks(0, 3))
     with pytest.raises(ValueError, match="rank 2 of 2"):
         Ranks(2, 2)
 
@@ -132,9 +132,9 @@ def test_a_group_is_never_cut():
 
 
 def test_slices_draw_their_own_numbers():
-    rngs = [rng.initial_seed() for _, rng in ranked.trainer("flow, 4 slices")._slices(ranked.batch_at(0))]
-    assert len(set(rngs)) == 4
-    with joined(Ranks(1, 2)):
-        assert [rng.initial_seed() for _, rng in ranked.trainer("flow, 4 slices")._slices(ranked.batch_at(0))] == rngs[
-            2:
-        ]
+    def seeds(*ranks):
+        made = ranked.trainer("flow, 4 slices", *ranks)
+        return [rng.initial_seed() for _, rng in made._slices(ranked.batch_at(0))]
+
+    assert len(set(seeds())) == 4
+    assert seeds(Ranks(1, 2)) == seeds()[2:]

@@ -59,10 +59,10 @@ SHARD_1 = """
 _work = work
 
 
-def work(cfg, job, unit, out, sink):
+def work(cfg, job, unit, run):
     if unit["shard"] == 1:
         {}
-    _work(cfg, job, unit, out, sink)
+    _work(cfg, job, unit, run)
 """
 
 

@@ -1,0 +1,61 @@
+"""Samples drawn inside a loss, without a gradient: samplers' rules on the networks and random numbers of a training."""
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Generator, Tensor, nn
+
+from stages.core.path import expand
+from stages.core.precision import wide_type
+from stages.core.types import Network, Tokens, Velocity
+from stages.samplers import sample
+
+
+def noise_for(net: nn.Module, n: int, rng: Generator) -> Tensor:
+    """Standard normal [n, C, H, W] of the shape and on the device that `net` works in, float32 or wider."""
+    like = next(net.parameters())
+    shape = cast(Network, net).sample_shape
+    return torch.randn((n, *shape), generator=rng, dtype=wide_type(like.dtype), device=like.device)
+
+
+def at(time: float, x: Tensor) -> Tensor:
+    """`time` for every sample of x, [B]."""
+    return torch.full((len(x),), time, dtype=x.dtype, device=x.device)
+
+
+@torch.no_grad()
+def rolled_out(
+    velocity: Velocity,
+    x: Tensor,
+    times: Sequence[float],
+    cond: Tokens,
+    *,
+    rule: str = "euler",
+    rng: Generator | None = None,
+) -> Tensor:
+    """The states of sampler `rule` at each of `times`, [B, len(times), C, H, W], from x at times[0].
+
+    `times` may be the first few of a sampler's. A first-order rule costs one call fewer than there are times.
+    """
+    if len(times) == 1:
+        return x[:, None]
+    solution = sample(lambda y, t: velocity(y, t, cond), x, times, rule, rng=rng, keep=range(len(times)))
+    return solution.states.transpose(0, 1)
+
+
+def euler_step(velocity: Velocity, x: Tensor, t: Tensor, s: Tensor, cond: Tokens) -> Tensor:
+    """Along the flow path, for samples that are each at a time of their own: from t [B] to s [B] by one call."""
+    return moved(x, velocity(x, t, cond), t, s)
+
+
+def heun_step(velocity: Velocity, x: Tensor, t: Tensor, s: Tensor, cond: Tokens) -> Tensor:
+    """The same with the mean of the velocities at both ends: two calls."""
+    here = velocity(x, t, cond)
+    there = velocity(moved(x, here, t, s), s, cond)
+    return moved(x, (here + there) / 2, t, s)
+
+
+def moved(x: Tensor, v: Tensor, t: Tensor, s: Tensor) -> Tensor:
+    """x at t [B], carried to s [B] with the velocity v."""
+    return x - expand(t - s, x) * v
