@@ -1,6 +1,6 @@
 # Two commands are all a newcomer needs: `make run` and `make test`.
 .DEFAULT_GOAL := help
-.PHONY: help install run test check lint types unit unit-tools unit-science gpu-test clean
+.PHONY: help install run test check lint types unit unit-flows unit-io unit-science gpu-test clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -37,7 +37,7 @@ test: check ## Everything: the fast lane, then real DVC, Prefect, Ray and MLflow
 SLOW = -m "(integration or slow) and not gpu" $$(grep -rlE "mark\.(slow|integration)" tests --include "test_*.py")
 
 check: install ## The fast lane, one to two minutes: the three below, beside each other
-	@$(MAKE) --no-print-directory -j 4 lint types unit-tools unit-science
+	@$(MAKE) --no-print-directory -j 5 lint types unit-flows unit-io unit-science
 
 lint: install ## Ruff, and the import rules
 	@$(BIN)/ruff check .
@@ -48,18 +48,22 @@ types: install ## The type checker
 	@$(BIN)/basedpyright
 
 unit: install ## The tests that take seconds at most
-	@$(MAKE) --no-print-directory -j 2 unit-tools unit-science
+	@$(MAKE) --no-print-directory -j 3 unit-flows unit-io unit-science
 
-# One process for what starts tools and servers and one for the rest: each imports about half of the libraries, and that
-# takes longer than most tests.
+# A process for what starts tools, one for what waits for stores and one for the rest: each imports a part of the
+# libraries, and that takes longer than most tests.
 FAST := -m "not gpu and not slow and not integration"
-TOOLS := tests/flows tests/deploy tests/io tests/test_architecture.py tests/test_params.py
+FLOWS := tests/flows tests/deploy
+IO := tests/io tests/test_architecture.py tests/test_params.py
 
-unit-tools: install
-	@$(BIN)/pytest $(FAST) $(TOOLS)
+unit-flows: install
+	@$(BIN)/pytest -q $(FAST) $(FLOWS)
+
+unit-io: install
+	@$(BIN)/pytest -q $(FAST) $(IO)
 
 unit-science: install
-	@$(BIN)/pytest $(FAST) $(TOOLS:%=--ignore=%)
+	@$(BIN)/pytest -q $(FAST) $(FLOWS:%=--ignore=%) $(IO:%=--ignore=%)
 
 gpu-test: install ## Tests that need a CUDA device
 	@$(BIN)/pytest -m gpu

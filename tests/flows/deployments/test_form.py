@@ -7,6 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from prefect.states import Failed
 import yaml
 from prefect.utilities.callables import parameter_schema
 from prefect.utilities.schema_tools.validation import validate
@@ -110,10 +111,12 @@ def test_a_failure_is_a_persons_to_mend_or_may_pass(tmp_path, code, kind, messag
         child.call([sys.executable, "-c", code], ROOT, uuid.uuid4().hex, lambda _: None, limit_s=PATIENCE_S)
 
 
-def test_only_what_may_pass_is_tried_again_and_the_making_only_once():
-    assert flows.make.retries == 1
-    assert flows.parameters.retries == 0
-    assert all(task.retry_condition_fn is flows._may_pass for task in (flows.make, flows.pull))
+@pytest.mark.parametrize(("error", "calls"), [(errors.Passing("a lease"), 2), (ValueError("lr: too large"), 1)])
+def test_only_what_may_pass_is_tried_again(error, calls):
+    state = Failed(data=error)
+    task = flows._step(lambda: None, retries=1)
+    tries = 1 + (task.retries if task.retry_condition_fn(task, None, state) else 0)
+    assert tries == calls
 
 
 def test_what_takes_too_long_is_ended_with_all_it_started(tmp_path, monkeypatch):
