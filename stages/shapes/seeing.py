@@ -16,13 +16,13 @@ from stages.shapes.grammar import SHAPES
 from stages.shapes.outlines import TURN, coverage
 from stages.shapes.scenes import PALETTE
 
-LEAST_COLOR = 0.22
+LEAST_COLOR = 0.2
 """Deviation from grey at which a pixel belongs to an object; palette colors have 0.6 to 0.9, shaded 0.25 and more."""
 WIDEST_HUE = np.radians(24)
 """A color farther than this from the palette's nearest has no name."""
 LEAST_PURITY = 0.75
 """Share of an object's color that has to be of one name."""
-LEAST_LIKENESS = 0.9
+LEAST_LIKENESS = 0.94
 """Likeness to the best template, 1 at most, below which an object's shape has no name."""
 SPECK = 0.006
 """Of the image's area; what is smaller is no object."""
@@ -127,7 +127,7 @@ def _windows(
             mine = inside & (labels[where] == label[:, None, None])
             share = (part[:, 0] if dx else 1 - part[:, 0])[:, None, :] * (part[:, 1] if dy else 1 - part[:, 1])[:, :, None]
             out += np.where(mine, field[where] * share, 0)
-    return out.reshape(len(label), -1)
+    return out.reshape(len(label), _GRID**2)
 
 
 @lru_cache
