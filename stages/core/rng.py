@@ -28,10 +28,10 @@ def fork(rng: Generator, *names: str) -> list[Generator]:
 
 
 def uniform_at(seed: int, name: str, start: int, count: int, shape: tuple[int, ...]) -> np.ndarray:
-    """Uniform numbers [count, *shape] in [0, 1), float64, of the samples with global indices start .. start + count - 1.
+    """Uniform numbers in [0, 1), float64 [count, *shape], of the samples start .. start + count - 1.
 
-    A sample's numbers depend on (seed, name, its index) alone: a counter-based generator (Philox) is advanced to the
-    sample.
+    A sample's numbers depend on (seed, name, its global index) alone: a counter-based generator (Philox) is advanced to
+    the sample.
     """
     size = int(np.prod(shape, dtype=np.int64))
     padded = -(-size // 4) * 4  # one Philox counter yields four 64-bit words

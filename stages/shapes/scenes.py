@@ -63,7 +63,9 @@ class Scenes:
             if getattr(self, name) > most:
                 raise ValueError(f"{name}={getattr(self, name)}: there are {most}")
         if self.grid < 2 or self.grid**2 < self.max_count:
-            raise ValueError(f"grid={self.grid}: two a side at least, and a cell for each of max_count={self.max_count}")
+            raise ValueError(
+                f"grid={self.grid}: two a side at least, and a cell for each of max_count={self.max_count}"
+            )
         if not 0 < self.min_radius <= self.max_radius:
             raise ValueError(f"min_radius={self.min_radius} should lie above 0 and up to max_radius={self.max_radius}")
 

@@ -12,7 +12,6 @@ import numpy as np
 from scipy import ndimage
 from torch import Tensor
 
-from stages.shapes.grammar import SHAPES
 from stages.shapes.outlines import TURN, coverage
 from stages.shapes.scenes import PALETTE
 
@@ -75,7 +74,8 @@ def _objects(strength: np.ndarray, named: np.ndarray, num_shapes: int, num_color
     size = strength.shape[-1]
     in_plane = np.zeros((3, 3, 3), dtype=bool)
     in_plane[1] = ndimage.generate_binary_structure(2, 1)
-    labels, count = ndimage.label(strength > LEAST_COLOR, in_plane)
+    labels = np.empty(strength.shape, dtype=np.int32)
+    count = int(np.asarray(ndimage.label(strength > LEAST_COLOR, in_plane, output=labels)))
     image, y, x = np.nonzero(labels)
     label, weight = labels[image, y, x] - 1, strength[image, y, x].astype(np.float64)
 
@@ -125,7 +125,9 @@ def _windows(
             inside = (x >= 0) & (x < size) & (y >= 0) & (y < size)
             where = (image[:, None, None], y.clip(0, size - 1), x.clip(0, size - 1))
             mine = inside & (labels[where] == label[:, None, None])
-            share = (part[:, 0] if dx else 1 - part[:, 0])[:, None, :] * (part[:, 1] if dy else 1 - part[:, 1])[:, :, None]
+            share = (part[:, 0] if dx else 1 - part[:, 0])[:, None, :] * (part[:, 1] if dy else 1 - part[:, 1])[
+                :, :, None
+            ]
             out += np.where(mine, field[where] * share, 0)
     return out.reshape(len(label), _GRID**2)
 
@@ -150,5 +152,3 @@ def _templates(size: int, num_shapes: int) -> tuple[np.ndarray, np.ndarray]:
                 windows.append(_windows(drawn, np.ones(drawn.shape, int), one, np.arange(16), centre, area).mean(0))
                 names.append(shape)
     return np.stack(windows), np.array(names)
-
-

@@ -67,8 +67,8 @@ def _fits(have: np.ndarray, want: np.ndarray) -> np.ndarray:
 
 def _either(a: np.ndarray, b: np.ndarray, ordered: np.ndarray | None = None) -> np.ndarray:
     """Whether one of the first two objects fits a and the other b; `ordered` [n, 2] says which way round may."""
-    ways = np.stack([a[:, 0] & b[:, 1], a[:, 1] & b[:, 0]], axis=1)
-    return (ways if ordered is None else ways & ordered).any(1)
+    first, second = a[:, 0] & b[:, 1], a[:, 1] & b[:, 0]
+    return first | second if ordered is None else first & ordered[:, 0] | second & ordered[:, 1]
 
 
 def _stands(place: np.ndarray, relation: np.ndarray) -> np.ndarray:
