@@ -27,20 +27,28 @@ def fork(rng: Generator, *names: str) -> list[Generator]:
     return [Generator(rng.device).manual_seed(_key(base, name) >> 1) for name in names]
 
 
-def normal_at(seed: int, name: str, start: int, count: int, shape: tuple[int, ...]) -> Tensor:
-    """Standard normal noise [count, *shape], float32, of the samples with global indices start .. start + count - 1.
+def uniform_at(seed: int, name: str, start: int, count: int, shape: tuple[int, ...]) -> np.ndarray:
+    """Uniform numbers in [0, 1), float64 [count, *shape], of the samples start .. start + count - 1.
 
-    A sample's noise depends on (seed, name, its index) alone: a counter-based generator (Philox) is advanced to the
-    sample, and uniforms become normals through the inverse cumulative distribution, which always consumes one each.
+    A sample's numbers depend on (seed, name, its global index) alone: a counter-based generator (Philox) is advanced to
+    the sample.
     """
     size = int(np.prod(shape, dtype=np.int64))
     padded = -(-size // 4) * 4  # one Philox counter yields four 64-bit words
     bits = np.random.Philox(key=_key(seed, name))
     bits.advance(start * (padded // 4))
-    uniform = np.random.Generator(bits).random((count, padded))[:, :size]
+    return np.random.Generator(bits).random((count, padded))[:, :size].reshape(count, *shape)
+
+
+def normal_at(seed: int, name: str, start: int, count: int, shape: tuple[int, ...]) -> Tensor:
+    """Standard normal noise [count, *shape], float32, of the samples with global indices start .. start + count - 1.
+
+    A sample's noise depends on (seed, name, its index) alone: uniforms become normals through the inverse cumulative
+    distribution, which always consumes one each.
+    """
     # random() lies in [0, 1) and its quantile at 0 is infinite.
-    uniform = np.maximum(uniform, 2.0**-54)
-    return torch.special.ndtri(torch.from_numpy(uniform)).float().reshape(count, *shape)
+    uniform = np.maximum(uniform_at(seed, name, start, count, shape), 2.0**-54)
+    return torch.special.ndtri(torch.from_numpy(uniform)).float()
 
 
 def normal_like(x: Tensor, rng: Generator) -> Tensor:
