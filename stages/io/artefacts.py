@@ -119,11 +119,11 @@ def sha256_of(content: Any) -> str:
     return sha256(as_text(content).encode())
 
 
-def put_manifest(store: Store, room: Path, manifest: Mapping[str, Any]) -> Entry:
-    """Make the manifest an object; `room` is a folder to write it to. Returns the object's entry."""
-    write_json(room / MANIFEST, manifest)
-    entry = {"path": MANIFEST, "bytes": (room / MANIFEST).stat().st_size, "sha256": sha256_of(manifest)}
-    store.put(room / MANIFEST, entry)
+def put_manifest(store: Store, folder: Path, manifest: Mapping[str, Any]) -> Entry:
+    """Make the manifest an object; `folder` is where it is written first. Returns the object's entry."""
+    write_json(folder / MANIFEST, manifest)
+    entry = {"path": MANIFEST, "bytes": (folder / MANIFEST).stat().st_size, "sha256": sha256_of(manifest)}
+    store.put(folder / MANIFEST, entry)
     return entry
 
 
