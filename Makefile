@@ -31,7 +31,7 @@ run: install ## Run the pipeline on `experiment` (default: digits), print the re
 	@$(BIN)/fewstep run experiment=$(experiment)
 
 test: check ## Everything: the fast lane, then real DVC, Prefect, Ray and MLflow on the smoke experiment
-	@$(BIN)/pytest -n 3 --dist loadscope --no-loadscope-reorder -p no:randomly $(SLOW)
+	@$(BIN)/pytest -n 2 --dist loadscope --no-loadscope-reorder -p no:randomly $(SLOW)
 
 # Only the files that have such tests: what the others import takes longer. In the order of tests/conftest.py.
 SLOW = -m "(integration or slow) and not gpu" $$(grep -rlE "mark\.(slow|integration)" tests --include "test_*.py")

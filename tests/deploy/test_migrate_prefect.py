@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from tests.flows.clone import ROOT, ask, give_databases
+from tests.waiting import PATIENCE_S
 
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("ignore")]
 
@@ -50,6 +51,7 @@ def history(tmp_path_factory):
     give_databases(folder)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     environment |= {"PREFECT_HOME": str(folder / ".fewstep/prefect"), "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true"}
+    environment["PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"] = str(int(PATIENCE_S))  # its own are 20 s
     environment["PYTHONPATH"] = str(ROOT)
     done = subprocess.run(
         [sys.executable, "-c", HISTORY], env=environment, cwd=folder, capture_output=True, text=True, check=False
