@@ -90,7 +90,7 @@ def plan(_cfg: Digits | Mixture, _job: Job) -> list[dict[str, Any]]:
 
 
 def work(cfg: Digits | Mixture, job: Job, _unit: Mapping[str, Any], run: Run) -> None:
-    """Make the dataset in `out`."""
+    """Make the dataset in `run.out`."""
     (digits(cfg, job.seed) if isinstance(cfg, Digits) else mixture(cfg, job.seed)).save(run.out)
 
 

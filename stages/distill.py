@@ -110,7 +110,7 @@ def plan(_cfg: arm.Arm[Common], _job: Job) -> list[dict[str, Any]]:
 
 
 def work(cfg: arm.Arm[Common], job: Job, _unit: Mapping[str, Any], run: Run) -> None:
-    """Train the student and save it, with its sampler, to out/model."""
+    """Train the student and save it, with its sampler, to run.out/model."""
     dataset = Dataset.load(job.input("dataset"))
     teacher = load(job.input("teacher") / "model", job.device)
     init = _initial(cfg.common, job, dataset)

@@ -74,7 +74,7 @@ def reward(cfg: arm.Arm[Common], job: Job) -> Reward:
 
 
 def work(cfg: arm.Arm[Common], job: Job, _unit: Mapping[str, Any], run: Run) -> None:
-    """Train the policy and save it, with its sampler, to out/model."""
+    """Train the policy and save it, with its sampler, to run.out/model."""
     dataset = Dataset.load(job.input("dataset"))
     model = load(job.input("init") / "model", job.device).net
     _has_weights(cfg.common, job, "trained" if isinstance(model, VelocityTransformer) else "closed form")

@@ -72,7 +72,7 @@ def plan(_cfg: Trained | Exact, _job: Job) -> list[dict[str, Any]]:
 
 
 def work(cfg: Trained | Exact, job: Job, _unit: Mapping[str, Any], run: Run) -> None:
-    """Train the teacher and save its average, with its sampler, to out/model."""
+    """Train the teacher and save its average, with its sampler, to run.out/model."""
     data = Dataset.load(job.input("dataset"))
     if isinstance(cfg, Exact):
         _is_known(data.facts["kind"])

@@ -67,7 +67,7 @@ def plan(_cfg: Trained | Exact, _job: Job) -> list[dict[str, Any]]:
 
 
 def work(cfg: Trained | Exact, job: Job, _unit: Mapping[str, Any], run: Run) -> None:
-    """Train, or write down, the verifier in `out`."""
+    """Train, or write down, the verifier in `run.out`."""
     data = Dataset.load(job.input("dataset"))
     _judges(cfg, data.facts["kind"])
     if isinstance(cfg, Exact):

@@ -84,10 +84,9 @@ def _is_no_answer(error: BaseException) -> bool:
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """It and what it came from, here or in the worker that Ray passes it on from."""
     while error is not None:
         yield error
-        error = error.__cause__ or getattr(error, "cause", None)
+        error = error.__cause__
 
 
 def _is_full_disk(error: BaseException) -> bool:

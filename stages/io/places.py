@@ -142,8 +142,8 @@ def publish(store: Store, folder: Path) -> str:
         store.put_all(folder, manifest["files"])
         manifest = {**manifest, "objects": store.root}
     own = Store(manifest["objects"])
-    with tempfile.TemporaryDirectory(prefix="fewstep-") as room:
-        return own.url(artefacts.put_manifest(own, Path(room), manifest)["sha256"])
+    with tempfile.TemporaryDirectory(prefix="fewstep-") as scratch:
+        return own.url(artefacts.put_manifest(own, Path(scratch), manifest)["sha256"])
 
 
 def check_out(manifest: Mapping[str, Any], out: Path) -> None:

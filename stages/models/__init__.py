@@ -1,4 +1,4 @@
-"""Networks and their file formats: the only room that knows diffusers and transformers, or converts times and signs."""
+"""Networks and their file formats: nothing else knows diffusers and transformers, or converts times and signs."""
 
 from stages.models.store import Student, load, sampler, save
 

@@ -6,7 +6,6 @@ import sqlite3
 import httpx
 import pytest
 from prefect.exceptions import PrefectHTTPStatusError
-from ray.exceptions import RayTaskError
 
 from flows.runtime import errors
 from flows.runtime.errors import Passing
@@ -35,11 +34,6 @@ def refused(status):
     return PrefectHTTPStatusError.from_httpx_error(refusal.value)
 
 
-def remote(error):
-    """As Ray passes it on from a worker."""
-    return RayTaskError("work", "a traceback\nof many lines", error).as_instanceof_cause()
-
-
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), full_database()])
 def test_a_full_disk_is_one_message(error):
     [line] = errors.lines(error)
@@ -54,7 +48,7 @@ def test_a_prefect_server_that_does_not_answer_is_named(monkeypatch):
     assert "secret" not in line
     assert "a fault of ours" in errors.lines(RuntimeError("x"))[0]
     assert errors.lines(Passing("a worker was killed")) == ["a worker was killed"]
-    [line] = errors.lines(remote(caused(RuntimeError("no slot"), refused(503))))
+    [line] = errors.lines(caused(RuntimeError("no slot\na traceback"), refused(503)))
     assert "does not answer (Server error '503 Service Unavailable'" in line
     assert "traceback" not in line
 
@@ -66,7 +60,7 @@ def test_a_prefect_server_that_does_not_answer_is_named(monkeypatch):
         (TransientStorageError("no answer"), True),
         (caused(RuntimeError("x"), httpx.ReadTimeout("")), True),
         (refused(503), True),
-        (remote(caused(RuntimeError("no slot"), refused(503))), True),
+        (caused(RuntimeError("no slot"), refused(503)), True),
         (refused(404), False),
         (StorageError("the credentials have expired; renew them and run it again"), False),
         (ValueError("lr: too large; lower it and run it again"), False),
