@@ -1,6 +1,7 @@
 """The data: real handwritten digits captioned from their own pixels, or a Gaussian mixture whose truth is known."""
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -9,6 +10,7 @@ from pydantic import Field
 from torch import Generator, Tensor
 
 from stages.core.config import config
+from stages.core.prompts import Prompt
 from stages.core.ranges import NonNegative, Positive, Size
 from stages.core.rng import stream
 from stages.core.types import Run
@@ -16,14 +18,12 @@ from stages.io.dataset import Dataset
 from stages.io.expected import Expected, Inputs, Outline
 from stages.io.job import Job
 from stages.models.mixture import GaussianMixture, component_prompts
-from stages.models.verifier import ink_mass, slope
+from stages.models.verifier import SLANTS, WEIGHTS, ink_mass, slope
 
 IMAGES, PROMPTS = 1797, 84
 """Of the digits: images, and prompts that one of them shows."""
-WEIGHTS = ("thin", "medium", "bold")
 Drawn = Annotated[int, Field(ge=1, le=10**7)]
 """Samples of a mixture, all of which are in memory."""
-SLANTS = ("right-slanted", "upright", "left-slanted")
 _TESTING = "dataset/testing"
 
 
@@ -98,44 +98,46 @@ def finish(_cfg: Digits | Mixture, _job: Job, parts: Sequence[Path], out: Path) 
     """Counts of images and prompts."""
     made = Dataset.load(parts[0])
     made.save(out)
-    splits = {f"prompts_{split}": float(len(made.prompts(split))) for split in ("seen", "heldout")}
+    splits = {f"prompts_{split}": float(len(made.places(split))) for split in ("seen", "heldout")}
     return {"train_images": float(len(made.train_images)), "test_images": float(len(made.test_images)), **splits}
 
 
 def digits(cfg: Digits, seed: int) -> Dataset:
-    """Images [N, 1, 8, 8] in [-1, 1]; weight and slant are tertiles of what is measured on the pixels."""
+    """Images [N, 1, 8, 8]; weight and slant are tertiles of what is measured on the pixels."""
     from sklearn.datasets import load_digits
 
     raw = load_digits()
-    images = torch.from_numpy(raw.images).float()[:, None] / 8 - 1
+    images = torch.from_numpy(raw.images).float()[:, None] / 16
     edges = {"mass": _tertiles(ink_mass(images)), "slope": _tertiles(slope(images))}
     weight = torch.bucketize(ink_mass(images), torch.tensor(edges["mass"]), right=True)
     slant = torch.bucketize(slope(images), torch.tensor(edges["slope"]), right=True)
-    targets = torch.stack([torch.from_numpy(raw.target).long(), weight, slant], dim=1)
+    every = list(product(range(10), range(len(WEIGHTS)), range(len(SLANTS))))
+    place = (torch.from_numpy(raw.target).long() * len(WEIGHTS) + weight) * len(SLANTS) + slant
 
-    occurring = sorted({tuple(row) for row in targets.tolist()})
+    occurring = sorted(set(place.tolist()))
     assert (len(images), len(occurring)) == (IMAGES, PROMPTS), "scikit-learn ships other digits than it did"
     order = torch.randperm(len(occurring), generator=stream(seed, "dataset/heldout")).tolist()
     heldout = {occurring[i] for i in order[: cfg.num_heldout_prompts]}
     shuffled = torch.randperm(len(images), generator=stream(seed, "dataset/test"))
     test, rest = shuffled.tensor_split([round(cfg.test_fraction * len(images))])
-    train = torch.tensor([i for i in sorted(rest.tolist()) if tuple(targets[i].tolist()) not in heldout])
+    train = torch.tensor([i for i in sorted(rest.tolist()) if int(place[i]) not in heldout])
     test = test.sort().values
-    seen = {tuple(row) for row in targets[train].tolist()}
-    table = [
-        {"prompt": caption(d, w, s), "targets": [d, w, s], "split": _split((d, w, s), seen, heldout)}
-        for d in range(10) for w in range(len(WEIGHTS)) for s in range(len(SLANTS))
-    ]  # fmt: skip
+    seen = set(place[train].tolist())
     return Dataset(
-        train_images=images[train], train_targets=targets[train], test_images=images[test], test_targets=targets[test],
-        attributes={"digit": [str(d) for d in range(10)], "weight": list(WEIGHTS), "slant": list(SLANTS)},
-        table=table, facts={"kind": "digits", "mass_edges": edges["mass"], "slope_edges": edges["slope"]},
+        train_images=images[train], train_prompts=place[train], test_images=images[test], test_prompts=place[test],
+        prompts=[Prompt(caption(*each), _facts(*each)) for each in every],
+        splits=["heldout" if k in heldout else "seen" if k in seen else "absent" for k in range(len(every))],
+        space="pixels", facts={"kind": "digits", "mass_edges": edges["mass"], "slope_edges": edges["slope"]},
     )  # fmt: skip
 
 
 def caption(digit: int, weight: int, slant: int) -> str:
-    """The prompt of a target: "a bold left-slanted 7"."""
+    """The prompt that asks for them: "a bold left-slanted 7"."""
     return f"a {WEIGHTS[weight]} {SLANTS[slant]} {digit}"
+
+
+def _facts(digit: int, weight: int, slant: int) -> dict[str, str]:
+    return {"digit": str(digit), "weight": WEIGHTS[weight], "slant": SLANTS[slant]}
 
 
 def mixture(cfg: Mixture, seed: int) -> Dataset:
@@ -144,19 +146,19 @@ def mixture(cfg: Mixture, seed: int) -> Dataset:
     means = torch.randn(cfg.num_components, cfg.dimension, generator=rng)
     means = cfg.radius * means / means.norm(dim=1, keepdim=True)
     stds = cfg.min_std + (cfg.max_std - cfg.min_std) * torch.rand(cfg.num_components, generator=rng)
-    truth = GaussianMixture(torch.full((cfg.num_components,), 1 / cfg.num_components), means, stds)
+    truth = GaussianMixture.even(means.tolist(), stds.tolist())
     prompts = component_prompts(cfg.num_components)
 
     def drawn(count: int, name: str) -> tuple[Tensor, Tensor]:
         source = stream(seed, name)
         which = _components(cfg, count, source)
-        return truth.sample(truth.tokens([prompts[k] for k in which.tolist()]), source), which[:, None]
+        return truth.sample(which[:, None] + 1, source), which
 
     train, test = drawn(cfg.num_train, "dataset/train"), drawn(cfg.num_test, _TESTING)
     return Dataset(
-        train_images=train[0], train_targets=train[1], test_images=test[0], test_targets=test[1],
-        attributes={"component": [str(k) for k in range(cfg.num_components)]},
-        table=[{"prompt": prompt, "targets": [k], "split": "seen"} for k, prompt in enumerate(prompts)],
+        train_images=train[0], train_prompts=train[1], test_images=test[0], test_prompts=test[1],
+        prompts=[Prompt(text, {"component": str(k)}) for k, text in enumerate(prompts)],
+        splits=["seen"] * len(prompts), space="points",
         facts={"kind": "mixture", "means": means.tolist(), "stds": stds.tolist()},
     )  # fmt: skip
 
@@ -167,7 +169,3 @@ def _components(cfg: Mixture, count: int, rng: Generator) -> Tensor:
 
 def _tertiles(values: Tensor) -> list[float]:
     return torch.quantile(values, torch.tensor([1 / 3, 2 / 3])).tolist()
-
-
-def _split(target: tuple[int, ...], seen: set[tuple[int, ...]], heldout: set[tuple[int, ...]]) -> str:
-    return "heldout" if target in heldout else "seen" if target in seen else "absent"

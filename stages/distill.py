@@ -19,7 +19,7 @@ from stages.io.dataset import Dataset
 from stages.io.expected import Expected, Inputs, outline
 from stages.io.job import Job
 from stages.io.pairs import INDEX, Pairs
-from stages.models import Student, load
+from stages.models import Student, TextTable, load
 from stages.models.transformer import NetworkConfig, VelocityTransformer, seeded_build
 from stages.samplers import FROM_NOISE
 from stages.samplers.student import Noise, draw
@@ -112,19 +112,21 @@ def plan(_cfg: arm.Arm[Common], _job: Job) -> list[dict[str, Any]]:
 def work(cfg: arm.Arm[Common], job: Job, _unit: Mapping[str, Any], run: Run) -> None:
     """Train the student and save it, with its sampler, to run.out/model."""
     dataset = Dataset.load(job.input("dataset"))
-    teacher = load(job.input("teacher") / "model", job.device)
-    init = _initial(cfg.common, job, dataset)
-    start = Start(init=init, teacher=teacher.net)
+    table = TextTable.load(job.input("encode"))
+    teacher = load(job.input("teacher") / "model", table, job.device)
+    init = _initial(cfg.common, job, table)
+    start = Start(init=init.net, teacher=teacher.net, space=init.space)
     trainer = Trainer(
         cfg.method, cfg.settings, cfg.common.budget, start, seed=job.seed, device=job.device, ranks=run.ranks
     )
     meter = Meter(["teacher"])
-    source = Student(RoleNetwork(teacher.net, "teacher", meter), teacher.spec)
-    batch_at = _batches(cfg, job, dataset, source, trainer.world.nets["student"])
+    source = replace(teacher, net=RoleNetwork(teacher.net, "teacher", meter))
+    batch_at = _batches(cfg, job, dataset, source)
     drawn = Cost.of(meter.names, meter.take(), heads=())
     outcome = trainer.run(batch_at, resume=run.resume, sink=run.sink)
     outcome = replace(outcome, cost=outcome.cost + drawn)
-    record(run.out, outcome, cfg.method.sampler(cfg.settings), cfg.common.budget.iterations)
+    made = replace(init, net=outcome.student, spec=cfg.method.sampler(cfg.settings))
+    record(run.out, outcome, made, cfg.common.budget.iterations)
 
 
 def finish(_cfg: arm.Arm[Common], _job: Job, parts: Sequence[Path], out: Path) -> Mapping[str, float]:
@@ -132,20 +134,20 @@ def finish(_cfg: arm.Arm[Common], _job: Job, parts: Sequence[Path], out: Path) -
     return gather(parts[0], out)
 
 
-def _initial(common: Common, job: Job, dataset: Dataset) -> VelocityTransformer:
-    net = load(job.input("init") / "model", job.device).net
-    if isinstance(net, VelocityTransformer):
-        return net
-    prompts = [row["prompt"] for row in dataset.table]
-    return seeded_build(job.seed, common.network, dataset.sample_shape, prompts)
+def _initial(common: Common, job: Job, table: TextTable) -> Student:
+    """The model to start from, or a fresh one in the place of a closed form."""
+    init = load(job.input("init") / "model", table, job.device)
+    if isinstance(init.net, VelocityTransformer):
+        return init
+    return replace(init, net=seeded_build(job.seed, common.network, init.space.shape, table))
 
 
-def _batches(cfg: arm.Arm[Common], job: Job, dataset: Dataset, teacher: Student, net: Any) -> data.BatchAt:
+def _batches(cfg: arm.Arm[Common], job: Job, dataset: Dataset, teacher: Student) -> data.BatchAt:
     size = cfg.common.batch_size
     if cfg.method.NEEDS != "pairs":
-        return data.images(dataset, net, size, job.seed, job.device)
+        return data.images(dataset, teacher.space, size, job.seed, job.device)
     made = _drawn(cfg.common.draw, job, dataset, teacher) if cfg.common.draw else _stored(job)
-    return data.pairs(made, net, size, cfg.common.shuffle_buffer, seed=job.seed, device=job.device)
+    return data.pairs(made, dataset, size, cfg.common.shuffle_buffer, seed=job.seed, device=job.device)
 
 
 def _stored(job: Job) -> Pairs:
@@ -177,9 +179,8 @@ class Drawn:
 def _drawn(how: Draw, job: Job, dataset: Dataset, teacher: Student) -> Drawn:
     """Pairs of the arm's own teacher, for prompts as frequent as in training."""
     spec: SamplerSpec = even(how.nfe, rule=how.rule, guidance=how.guidance)
-    captions = dataset.prompt_of(dataset.train_targets)
-    rng = stream(job.seed, "distill/prompts")
-    prompts = [captions[i] for i in torch.randint(len(captions), (how.num_pairs,), generator=rng).tolist()]
+    asked, rng = dataset.train_prompts, stream(job.seed, "distill/prompts")
+    places = asked[torch.randint(len(asked), (how.num_pairs,), generator=rng)]
     noise = Noise(job.seed, "distill/pairs")
-    x0 = draw(teacher.net, spec, prompts, noise)
-    return Drawn(noise.at(0, how.num_pairs, teacher.net.sample_shape), x0.cpu(), prompts)
+    x0 = draw(replace(teacher, spec=spec), dataset.rows(places), noise)
+    return Drawn(noise.at(0, how.num_pairs, teacher.space.shape), x0.cpu(), dataset.texts(places))

@@ -26,7 +26,8 @@ from stages.io.dataset import Dataset
 from stages.io.expected import Expected, Inputs, outline
 from stages.io.job import Job
 from stages.models import sampler
-from stages.rewards import ALL, expected
+from stages.rewards import expected, terms
+from stages.rewards.verifier import ALL
 from stages.training.cost import TOTALS
 
 
@@ -127,9 +128,9 @@ def _plain(nfe: int) -> dict[str, float]:
 
 
 def _key(cell: Cell, source: str | None, job: Job, digests: Mapping[str, str]) -> str:
-    read = [name for name in (source, "dataset", "verifier") if name and (cell.kind, name) != ("flow", "verifier")]
+    shared = ["dataset", "encode"] if cell.kind == "flow" else ["dataset", "encode", "verifier"]
     # The place of a model in the experiment decides nothing, its bytes do.
-    by_role = {name if name in ("dataset", "verifier") else "model": digests[name] for name in read}
+    by_role = {name: digests[name] for name in shared} | ({"model": digests[source]} if source else {})
     return identity.key(cell, by_role, job.device, job.threads)
 
 
@@ -147,7 +148,7 @@ def work(_cfg: Config, job: Job, unit: Mapping[str, Any], run: Run) -> None:
     cell = Cell(**unit["cell"])
     if _key(cell, unit["input"], job, job.digests()) != unit["key"]:
         raise ValueError(f"evaluate {unit['id']}: the code of stages/ has changed since this began; run it again")
-    bench = Bench.load(job.input("dataset"), job.input("verifier"), job.device)
+    bench = Bench.load(job.input("dataset"), job.input("encode"), job.input("verifier"), job.device)
     model = job.input(unit["input"]) / "model" if unit["input"] else None
     found = measure(cell, bench, model, unit["id"], run.sink)
     write_json(run.out / "cell.json", found.numbers)
@@ -168,13 +169,13 @@ def finish(cfg: Config, job: Job, parts: Sequence[Path], out: Path) -> Mapping[s
     for unit, _ in sampled:
         numbers[unit["id"]] |= _rewards(job, numbers[unit["id"]]) | _cost(job, unit["input"])
     rows = kept(dataset, cfg.num_samples)
-    grid = chosen(rows, cfg.grid_prompts)
+    grid = chosen(dataset, rows, cfg.grid_prompts)
     shown = {unit["id"]: load_file(part / "samples.safetensors") for unit, part in sampled}
     study = report.collect(
         job,
         dataset,
         [report.row(unit, numbers[unit["id"]]) for unit, _ in sampled],
-        report.gallery(grid, [rows.index(row) for row in grid], shown),
+        report.gallery(dataset, grid, [rows.index(place) for place in grid], shown),
     )
     metrics: dict[str, dict[str, Any]] = {}
     for row in study.rows:
@@ -186,13 +187,15 @@ def finish(cfg: Config, job: Job, parts: Sequence[Path], out: Path) -> Mapping[s
 
 
 def _rewards(job: Job, numbers: Mapping[str, float]) -> dict[str, float]:
-    """reward_<arm>: the mean on seen prompts of what that RL arm was trained for; none without such prompts."""
+    """reward_<arm>: the mean on seen prompts of what that RL arm was trained for, where the verifier says it."""
     prefix = "accuracy_seen_"
     shares = {name.removeprefix(prefix): value for name, value in numbers.items() if name.startswith(prefix)}
     if not shares:
         return {}
     shares[ALL] = numbers["score_seen"]
-    return {f"reward_{arm}": expected(section["rewards"], shares) for arm, section in job.context["rl"].items()}
+    arms = job.context["rl"].items()
+    means = {arm: expected(terms(section["rewards"], f"rl.arms.{arm}.rewards"), shares) for arm, section in arms}
+    return {f"reward_{arm}": mean for arm, mean in means.items() if mean is not None}
 
 
 def _cost(job: Job, source: str | None) -> dict[str, float]:

@@ -21,7 +21,7 @@ from stages.io.job import Job
 from stages.io.pairs import Pairs
 from stages.metrics.pairs import moments, pair_statistics
 from stages.metrics.straightness import straightness
-from stages.models import load
+from stages.models import TextTable, load, space_of
 
 _FOUND = "found.json"
 """What a unit tells `finish`."""
@@ -85,9 +85,7 @@ def _pair(cfg: Config, job: Job, recorded: Pairs, number: int, out: Path) -> Non
     noise, x0, index = found["noise"], found["x0"], found["prompt_index"]
     cfg.matches(len(noise))
     if cfg.coupling != "teacher_ode":
-        x0, index, names = _real(
-            Dataset.load(job.input("dataset")), len(noise), stream(job.seed, "reflow/data", number)
-        )
+        x0, index, names = _real(job, len(noise), stream(job.seed, "reflow/data", number))
     rng = stream(job.seed, "reflow/coupling", number)
     noise, x0, index = couple(noise, x0, index, name=cfg.coupling, batch=cfg.ot_batch, rng=rng)
     recorded.layout.write(out / shards.name(number), noise=noise, x0=x0, prompt_index=index)
@@ -95,21 +93,26 @@ def _pair(cfg: Config, job: Job, recorded: Pairs, number: int, out: Path) -> Non
     write_json(out / _FOUND, moments(noise, x0))
 
 
-def _real(dataset: Dataset, count: int, rng: Generator) -> tuple[Tensor, Tensor, list[str]]:
-    """`count` real images with their captions, drawn with replacement."""
+def _real(job: Job, count: int, rng: Generator) -> tuple[Tensor, Tensor, list[str]]:
+    """`count` samples of real images with the places of their prompts, drawn with replacement, and all prompts."""
+    dataset = Dataset.load(job.input("dataset"))
     rows = torch.randint(len(dataset.train_images), (count,), generator=rng)
-    names = sorted(set(dataset.prompt_of(dataset.train_targets)))
-    captions = dataset.prompt_of(dataset.train_targets[rows])
-    return dataset.train_images[rows], torch.tensor([names.index(caption) for caption in captions]), names
+    names = dataset.texts(range(len(dataset.prompts)))
+    return (
+        space_of(job.input("teacher") / "model").encode(dataset.train_images[rows]),
+        dataset.train_prompts[rows],
+        names,
+    )
 
 
 def _straightness(cfg: Straightness, job: Job, recorded: Pairs) -> float:
     """S(Z) of the teacher's flow, mean over elements, with prompts as frequent as in the trajectories."""
-    net = load(job.input("teacher") / "model", job.device).net
-    cond = net.tokens(recorded.first_prompts(cfg.num_samples))
-    noise = torch.randn(len(cond), *net.sample_shape, generator=stream(job.seed, "reflow/straightness")).to(cond.device)
+    teacher = load(job.input("teacher") / "model", TextTable.load(job.input("encode")), job.device)
+    dataset = Dataset.load(job.input("dataset"))
+    cond = dataset.rows(dataset.place_of(recorded.first_prompts(cfg.num_samples))).to(job.device)
+    noise = teacher.space.noise(len(cond), stream(job.seed, "reflow/straightness")).to(job.device)
     with torch.no_grad():
-        found = straightness(lambda x, t: net(x, t, cond), noise, num_steps=cfg.num_steps)
+        found = straightness(lambda x, t: teacher.net(x, t, cond), noise, num_steps=cfg.num_steps)
     return found.mean().item() / noise[0].numel()
 
 

@@ -1,23 +1,23 @@
 """A model aligned with rewards by any algorithm of `stages/policies`: one arm is one execution of this stage."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field
 
+from stages import rewards
 from stages.core.config import config
 from stages.core.messages import join, together
-from stages.core.ranges import Count, Weight
+from stages.core.ranges import Count
 from stages.core.types import Reward, Run
 from stages.io.dataset import Dataset
 from stages.io.expected import Expected, Inputs, outline
 from stages.io.job import Job
-from stages.models import load
+from stages.models import TextTable, load
 from stages.models.transformer import VelocityTransformer
-from stages.models.verifier import load_verifier
 from stages.policies import POLICIES
-from stages.rewards import chosen, weighted
 from stages.training import arm, data
 from stages.training.loop import Budget, Start, Trainer
 from stages.training.outcome import gather, record
@@ -29,8 +29,8 @@ class Common:
 
     init: str
     """Artefact folder of the model to align; also the reference of its KL term."""
-    rewards: dict[str, Weight]
-    """Reward's name -> weight in the sum."""
+    rewards: dict[str, dict[str, Any]]
+    """Name -> one of `stages/rewards`, with its weight in the sum and its knobs."""
     prompts_per_iteration: Count
     group_size: Annotated[int, Field(ge=2, le=10**6)]
     """Samples a prompt, to compare; an iteration rolls out prompts_per_iteration x group_size of them."""
@@ -41,8 +41,12 @@ class Common:
 
 
 def configure(job: Job) -> arm.Arm[Common]:
-    """The arm's section, checked against the common words and its algorithm's."""
-    return arm.configure(job.section, Common, POLICIES, job.where, "RL algorithm")
+    """The arm's section, checked against the common words, its algorithm's and its rewards'."""
+    made, _ = together(
+        lambda: arm.configure(job.section, Common, POLICIES, job.where, "RL algorithm"),
+        lambda: rewards.terms(job.section.get("rewards"), join(job.where, "rewards")),
+    )
+    return made
 
 
 def expect(cfg: arm.Arm[Common], job: Job, inputs: Inputs) -> Expected:
@@ -50,7 +54,7 @@ def expect(cfg: arm.Arm[Common], job: Job, inputs: Inputs) -> Expected:
     common, dataset, init = cfg.common, outline(inputs), inputs["init"]
     together(
         lambda: init and _has_weights(common, job, init.model),
-        lambda: dataset and chosen(common.rewards, dataset.attributes, join(job.where, "rewards")),
+        lambda: dataset and rewards.expect(_terms(common, job), dataset.attributes),
         lambda: dataset and data.enough_prompts(common.prompts_per_iteration, dataset.num_seen, job.where),
     )
     return Expected(model="trained")
@@ -69,29 +73,39 @@ def plan(_cfg: arm.Arm[Common], _job: Job) -> list[dict[str, Any]]:
 
 
 def reward(cfg: arm.Arm[Common], job: Job) -> Reward:
-    """What scores samples: a weighted sum of what the verifier sees."""
-    return weighted(cfg.common.rewards, load_verifier(job.input("verifier"), job.device))
+    """What scores samples: the arm's weighted sum."""
+    return rewards.weighted(_terms(cfg.common, job), rewards.Given(job.input("verifier"), job.device))
+
+
+def _terms(common: Common, job: Job) -> list[rewards.Term]:
+    return rewards.terms(common.rewards, join(job.where, "rewards"))
 
 
 def work(cfg: arm.Arm[Common], job: Job, _unit: Mapping[str, Any], run: Run) -> None:
     """Train the policy and save it, with its sampler, to run.out/model."""
     dataset = Dataset.load(job.input("dataset"))
-    model = load(job.input("init") / "model", job.device).net
-    _has_weights(cfg.common, job, "trained" if isinstance(model, VelocityTransformer) else "closed form")
-    start = Start(init=model, teacher=model, reward=run.reward or reward(cfg, job))
+    init = load(job.input("init") / "model", TextTable.load(job.input("encode")), job.device)
+    _has_weights(cfg.common, job, "trained" if isinstance(init.net, VelocityTransformer) else "closed form")
+    start = Start(
+        init=init.net,
+        teacher=init.net,
+        space=init.space,
+        reward=run.reward or reward(cfg, job),
+        prompts=dataset.table,
+    )
     trainer = Trainer(
         cfg.method, cfg.settings, cfg.common.budget, start, seed=job.seed, device=job.device, ranks=run.ranks
     )
     batch_at = data.groups(
         dataset,
-        trainer.world.nets["student"],
         cfg.common.prompts_per_iteration,
         cfg.common.group_size,
         seed=job.seed,
         device=job.device,
     )
     outcome = trainer.run(batch_at, resume=run.resume, sink=run.sink)
-    record(run.out, outcome, cfg.method.sampler(cfg.settings), cfg.common.budget.iterations)
+    made = replace(init, net=outcome.student, spec=cfg.method.sampler(cfg.settings))
+    record(run.out, outcome, made, cfg.common.budget.iterations)
 
 
 def finish(_cfg: arm.Arm[Common], _job: Job, parts: Sequence[Path], out: Path) -> Mapping[str, float]:

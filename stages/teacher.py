@@ -4,20 +4,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import torch
 from pydantic import Field
 
 from stages.core.config import config
 from stages.core.messages import at
-from stages.core.ranges import Count, Steps
+from stages.core.ranges import Count, Size, Steps
 from stages.core.spec import even
 from stages.core.types import Run
 from stages.io.dataset import Dataset
 from stages.io.expected import Expected, Inputs, outline
 from stages.io.job import Job
-from stages.models import save
+from stages.models import Student, save
 from stages.models.mixture import GaussianMixture
-from stages.models.transformer import NetworkConfig, seeded_build
+from stages.models.space import SPACES, Points
+from stages.models.transformer import NetworkConfig, seeded_teacher
 from stages.training import data as batches
 from stages.training import flow_matching
 from stages.training.loop import Budget, Start, Trainer
@@ -30,6 +30,8 @@ class Trained:
 
     kind: Literal["flow_matching"]
     network: NetworkConfig
+    num_text_layers: Size
+    """Of its text encoder, as wide as the network, which learns with it and is frozen ever after."""
     batch_size: Count
     budget: Budget
     method: flow_matching.Config
@@ -76,17 +78,18 @@ def work(cfg: Trained | Exact, job: Job, _unit: Mapping[str, Any], run: Run) -> 
     data = Dataset.load(job.input("dataset"))
     if isinstance(cfg, Exact):
         _is_known(data.facts["kind"])
-        means, stds = torch.tensor(data.facts["means"]), torch.tensor(data.facts["stds"])
-        net = GaussianMixture(torch.full((len(means),), 1 / len(means)), means, stds)
-        save(run.out / "model", net, even(cfg.nfe))
+        exact = GaussianMixture.even(data.facts["means"], data.facts["stds"])
+        save(run.out / "model", Student(exact, even(cfg.nfe), Points(data.sample_shape), exact.encoder))
         return
-    prompts = [row["prompt"] for row in data.table]
-    net = seeded_build(job.seed, cfg.network, data.sample_shape, prompts)
-    start = Start(init=net, teacher=net)
+    space = SPACES[data.space](data.sample_shape)
+    prompts = [prompt.text for prompt in data.table]
+    net = seeded_teacher(job.seed, cfg.network, data.sample_shape, prompts, num_text_layers=cfg.num_text_layers)
+    start = Start(init=net, teacher=net, space=space)
     trainer = Trainer(flow_matching, cfg.method, cfg.budget, start, seed=job.seed, device=job.device, ranks=run.ranks)
-    batch_at = batches.images(data, trainer.world.nets["student"], cfg.batch_size, job.seed, job.device)
+    batch_at = batches.images(data, space, cfg.batch_size, job.seed, job.device)
     outcome = trainer.run(batch_at, resume=run.resume, sink=run.sink)
-    record(run.out, outcome, flow_matching.sampler(cfg.method), cfg.budget.iterations)
+    made = Student(outcome.student, flow_matching.sampler(cfg.method), space, outcome.student.text.frozen())
+    record(run.out, outcome, made, cfg.budget.iterations)
 
 
 def finish(_cfg: Trained | Exact, _job: Job, parts: Sequence[Path], out: Path) -> Mapping[str, float]:

@@ -4,6 +4,7 @@ A shard's content depends on its range of sample indices alone, so any number of
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,7 +21,7 @@ from stages.io.dataset import Dataset
 from stages.io.expected import Expected, Inputs
 from stages.io.job import Job
 from stages.io.pairs import DTYPES, Layout, Origin
-from stages.models import load
+from stages.models import TextTable, load
 from stages.samplers import FROM_NOISE
 from stages.samplers.student import Noise, solutions
 
@@ -70,26 +71,28 @@ def plan(cfg: Config, _job: Job) -> list[dict[str, Any]]:
 
 def work(cfg: Config, job: Job, unit: Mapping[str, Any], run: Run) -> None:
     """Solve one shard's trajectories."""
-    dataset, teacher = Dataset.load(job.input("dataset")), load(job.input("teacher") / "model", job.device)
-    captions = dataset.prompt_of(dataset.train_targets)
-    drawn = torch.randint(len(captions), (cfg.num_trajectories,), generator=stream(job.seed, "trajectories/prompts"))
+    dataset, table = Dataset.load(job.input("dataset")), TextTable.load(job.input("encode"))
+    teacher = load(job.input("teacher") / "model", table, job.device)
+    asked = dataset.train_prompts  # as frequent as in training
+    drawn = torch.randint(len(asked), (cfg.num_trajectories,), generator=stream(job.seed, "trajectories/prompts"))
     first = unit["shard"] * cfg.shard_size
-    names = sorted(set(captions))
-    prompts = [captions[i] for i in drawn[first : first + cfg.shard_size].tolist()]
+    places = asked[drawn[first : first + cfg.shard_size]]
     noise = Noise(job.seed, _NOISE, first)
     spec = even(cfg.steps, rule=cfg.rule, guidance=cfg.guidance)
     solved = []
-    for solution in solutions(teacher.net, spec, prompts, noise, batch_size=cfg.batch_size, keep=cfg.keep):
+    for solution in solutions(
+        replace(teacher, spec=spec), dataset.rows(places), noise, batch_size=cfg.batch_size, keep=cfg.keep
+    ):
         solved.append(solution)
         run.sink(min(len(solved) * cfg.batch_size, cfg.shard_size), {"nfe": float(solution.nfe)})
     _layout(cfg, job).write(
         run.out / shards.name(unit["shard"]),
-        noise=noise.at(0, cfg.shard_size, teacher.net.sample_shape),
+        noise=noise.at(0, cfg.shard_size, teacher.space.shape),
         x0=torch.cat([solution.x0 for solution in solved]),
-        prompt_index=torch.tensor([names.index(prompt) for prompt in prompts]),
+        prompt_index=places,
         states=torch.cat([solution.states for solution in solved], dim=1).transpose(0, 1),
     )
-    shards.write_prompts(run.out, names)
+    shards.write_prompts(run.out, dataset.texts(range(len(dataset.prompts))))
 
 
 def finish(cfg: Config, job: Job, parts: Sequence[Path], out: Path) -> Mapping[str, float]:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 import torch
@@ -20,9 +21,19 @@ from stages.io.dataset import Dataset
 from stages.io.expected import Expected, Inputs, outline
 from stages.io.job import Job
 from stages.models.mixture import GaussianMixture
-from stages.models.verifier import Classifier, ClassifierConfig, DigitVerifier, load_verifier, save_verifier
+from stages.models.verifier import (
+    SLANTS,
+    WEIGHTS,
+    Classifier,
+    ClassifierConfig,
+    DigitVerifier,
+    asked,
+    load_verifier,
+    save_verifier,
+)
 
-MODEL = "model"
+VALUES = MappingProxyType({"digit": tuple(map(str, range(10))), "weight": WEIGHTS, "slant": SLANTS})
+"""Of a digit's attributes, each in the order of what is measured."""
 
 
 @config
@@ -71,26 +82,26 @@ def work(cfg: Trained | Exact, job: Job, _unit: Mapping[str, Any], run: Run) -> 
     data = Dataset.load(job.input("dataset"))
     _judges(cfg, data.facts["kind"])
     if isinstance(cfg, Exact):
-        means, stds = torch.tensor(data.facts["means"]), torch.tensor(data.facts["stds"])
-        truth = GaussianMixture(torch.full((len(means),), 1 / len(means)), means, stds)
+        truth = GaussianMixture.even(data.facts["means"], data.facts["stds"])
         tensors.save(run.out / "mixture.safetensors", truth.state_dict())
         return
     classifier = train(cfg, data, job.seed, run.sink)
-    verifier = DigitVerifier(classifier, data.attributes, data.facts["mass_edges"], data.facts["slope_edges"])
+    verifier = DigitVerifier(classifier, VALUES, data.facts["mass_edges"], data.facts["slope_edges"])
     save_verifier(run.out, verifier, cfg.network, data.sample_shape[-1])
 
 
 def train(cfg: Trained, data: Dataset, seed: int, sink: Sink) -> Classifier:
-    """A classifier of the dataset's first attribute, the digit."""
+    """A classifier of the digit."""
+    digit = asked(data.prompts, VALUES)[data.train_prompts, 0]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        classifier = Classifier(cfg.network, data.sample_shape[-1], len(data.attributes["digit"]))
+        classifier = Classifier(cfg.network, data.sample_shape[-1], len(VALUES["digit"]))
     optimiser = torch.optim.AdamW(classifier.parameters(), lr=cfg.lr)
     for iteration in range(cfg.iterations):
         rng = stream(seed, "verifier", iteration)
         index = torch.randint(len(data.train_images), (cfg.batch_size,), generator=rng)
         logits = classifier(shifted(data.train_images[index], cfg.max_shift, rng))
-        loss = F.cross_entropy(logits, data.train_targets[index, 0], label_smoothing=0.05)
+        loss = F.cross_entropy(logits, digit[index], label_smoothing=0.05)
         for group in optimiser.param_groups:
             group["lr"] = cfg.lr * 0.5 * (1 + math.cos(math.pi * iteration / cfg.iterations))
         optimiser.zero_grad()
@@ -115,7 +126,7 @@ def finish(_cfg: Trained | Exact, job: Job, parts: Sequence[Path], out: Path) ->
     """Agreement with the labels of real test images, by attribute and in all of them."""
     adopt(parts[0], out)
     data, verifier = Dataset.load(job.input("dataset")), load_verifier(out)
-    agrees = verifier.measure(data.test_images) == data.test_targets
+    agrees = verifier.judge(data.test_images, [data.prompts[place] for place in data.test_prompts.tolist()])
     metrics = {f"agreement_{name}": agrees[:, i].float().mean().item() for i, name in enumerate(verifier.attributes)}
     metrics["agreement_all"] = agrees.all(dim=1).float().mean().item()
     write_json(out / "metrics.json", metrics)

@@ -24,6 +24,8 @@ from stages.io.job import Job
 from stages.metrics.frechet import frechet_distance
 from stages.metrics.score import share
 from stages.models import Student
+from stages.models.conditioning import OneHot
+from stages.models.space import Pixels
 from stages.models.verifier import load_verifier
 from tests import s3
 from tests.cells.rigs import ATTRIBUTES, SECTION, SILENT, job_on, make_inputs
@@ -44,42 +46,36 @@ def evaluated(job, tmp_path_factory) -> tuple[Path, dict[str, float]]:
     return root / "out", dict(run.run(job, root / "out", root / "work", SILENT))
 
 
+SPACE = Pixels((1, 8, 8))
+
+
 class Oracle(nn.Module):
     """One step from any noise to the picture that it keeps for a prompt."""
 
-    sample_shape = (1, 8, 8)
-
     def __init__(self, dataset: Dataset, answer) -> None:
         super().__init__()
-        self.order = [row["prompt"] for row in dataset.table]
-        images, targets = torch.cat([dataset.train_images, dataset.test_images]), answer(dataset)
-        self.register_buffer("pictures", torch.stack([images[targets(row["targets"])] for row in dataset.table]))
+        images, shown = torch.cat([dataset.train_images, dataset.test_images]), answer(dataset)
+        self.register_buffer("pictures", images[[shown(place) for place in range(len(dataset.prompts))]])
         self.noise: list[Tensor] = []
-
-    def tokens(self, prompts):
-        return torch.tensor([[self.order.index(prompt) if prompt else 0] for prompt in prompts])
-
-    def null(self, n):
-        return torch.zeros(n, 1, dtype=torch.int64)
 
     def forward(self, x, t, cond):
         self.noise.append(x.clone())
-        return (x - self.pictures[cond[:, 0]]) / t.reshape(-1, 1, 1, 1)
+        return (x - SPACE.encode(self.pictures[cond[:, 0] - 1])) / t.reshape(-1, 1, 1, 1)
 
 
 def faithful(dataset: Dataset):
-    """Target -> index of a picture that shows it."""
-    shown = torch.cat([dataset.train_targets, dataset.test_targets])
-    return lambda target: int((shown == torch.tensor(target)).all(dim=1).nonzero()[0])
+    """A prompt's place -> index of a picture that shows it."""
+    shown = torch.cat([dataset.train_prompts, dataset.test_prompts])
+    return lambda place: int((shown == place).nonzero()[0])
 
 
 def stubborn(dataset: Dataset):
-    """Target -> the same picture whatever was asked for."""
-    return lambda _target: 0
+    """A prompt's place -> the same picture whatever was asked for."""
+    return lambda _place: 0
 
 
 def measure(job: Job, monkeypatch, tmp_path: Path, net: nn.Module, spec: SamplerSpec, **changes) -> dict[str, float]:
-    monkeypatch.setattr(cells, "load", lambda _folder, _device: Student(net, spec))
+    monkeypatch.setattr(cells, "load", lambda _folder, _text, _device: Student(net, spec, SPACE, OneHot([""])))
     monkeypatch.setattr(evaluate, "sampler", lambda _folder: spec)
     found: dict[str, float] = {}
     for unit in evaluate.plan(replace(CFG, **changes), job):
@@ -138,9 +134,9 @@ def test_a_model_that_shows_what_is_asked_scores_one(job, monkeypatch, tmp_path)
 def test_a_model_that_always_shows_the_same_scores_what_counting_gives(job, monkeypatch, tmp_path):
     data = Dataset.load(job.input("dataset"))
     found = measure(job, monkeypatch, tmp_path, Oracle(data, stubborn), even(1))
-    seen = data.prompts("seen")
-    asked = data.targets_of([seen[i % len(seen)] for i in range(10)])
-    right = asked == data.train_targets[0]
+    seen, shown = data.places("seen"), data.prompts[data.train_prompts[0]].facts
+    asked = [data.prompts[seen[i % len(seen)]].facts for i in range(10)]
+    right = torch.tensor([[facts[name] == shown[name] for name in ATTRIBUTES] for facts in asked])
     assert found["score_seen"] == pytest.approx(right.all(dim=1).double().mean())
     digit, weight, slant = right.double().mean(dim=0).tolist()
     assert found["accuracy_seen_weight"] == pytest.approx(weight)
@@ -152,7 +148,7 @@ def test_the_distance_is_between_samples_of_the_test_prompts_and_the_test_images
     data, verifier = Dataset.load(job.input("dataset")), load_verifier(job.input("verifier"))
     net = Oracle(data, faithful)
     found = measure(job, monkeypatch, tmp_path, net, even(1))
-    answers = net.pictures[net.tokens(data.prompt_of(data.test_targets) * 2)[:, 0]]
+    answers = net.pictures[data.test_prompts.repeat(2)]
     expected = frechet_distance(verifier.features(answers), verifier.features(data.test_images))
     assert found["frechet_distance"] == pytest.approx(expected, rel=1e-5)
 
@@ -283,7 +279,8 @@ def test_tables_for_plots_hold_the_metrics(evaluated):
 
 
 def test_the_grid_shows_seen_and_held_out_prompts_on_the_same_noise(job, evaluated):
-    grid = chosen(kept(Dataset.load(job.input("dataset")), CFG.num_samples), CFG.grid_prompts)
-    assert [row["split"] for row in grid] == ["seen", "seen", "heldout"]
+    data = Dataset.load(job.input("dataset"))
+    grid = chosen(data, kept(data, CFG.num_samples), CFG.grid_prompts)
+    assert [data.splits[place] for place in grid] == ["seen", "seen", "heldout"]
     page = (evaluated[0] / "report.html").read_text()
-    assert all(row["prompt"] in page for row in grid)
+    assert all(prompt in page for prompt in data.texts(grid))

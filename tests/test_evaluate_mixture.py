@@ -5,12 +5,14 @@ import json
 import pytest
 import torch
 
+from stages.core.prompts import Prompt
 from stages.core.spec import even
 from stages.io import artefacts, run
 from stages.io.dataset import Dataset
 from stages.io.job import Job
-from stages.models import save
+from stages.models import Student, save
 from stages.models.mixture import GaussianMixture
+from stages.models.space import Points
 from stages.models.verifier import MixtureVerifier, load_verifier
 
 SECTION = {
@@ -30,20 +32,22 @@ def mixture_job(tmp_path_factory) -> Job:
         torch.manual_seed(0)
         points = truth.means[which].float() + 0.5 * torch.randn(240, 2)
     images = points[..., None, None]
-    for name in ("dataset", "verifier", "teacher", "reflow"):
+    for name in ("dataset", "verifier", "teacher", "encode", "reflow"):
         (root / name).mkdir(parents=True)
     Dataset(
-        train_images=images[:120], train_targets=which[:120, None], test_images=images[120:],
-        test_targets=which[120:, None], attributes={"component": ["0", "1", "2"]}, facts={"kind": "mixture"},
-        table=[{"prompt": f"component {k}", "targets": [k], "split": "seen"} for k in range(3)],
+        train_images=images[:120], train_prompts=which[:120], test_images=images[120:], test_prompts=which[120:],
+        prompts=[Prompt(f"component {k}", {"component": str(k)}) for k in range(3)], splits=["seen"] * 3,
+        space="points", facts={"kind": "mixture"},
     ).save(root / "dataset")  # fmt: skip
-    save(root / "teacher" / "model", truth, even(2))
-    save(root / "verifier", truth, even(2))
+    exact = Student(truth, even(2), Points((2, 1, 1)), truth.encoder)
+    save(root / "teacher" / "model", exact)
+    save(root / "verifier", exact)
+    truth.text.save(root / "encode")
     artefacts.write_json(root / "reflow" / "stats.json", {})
-    for folder in ("dataset", "verifier", "teacher", "reflow"):
+    for folder in ("dataset", "verifier", "teacher", "encode", "reflow"):
         content = {"schema": 1, "files": artefacts.inventory(root / folder)}
         artefacts.write_json(root / folder / artefacts.MANIFEST, content)
-    inputs = {name: str(root / name) for name in ("dataset", "verifier", "teacher", "reflow")}
+    inputs = {name: str(root / name) for name in ("dataset", "verifier", "teacher", "encode", "reflow")}
     context = {"distill": {}, "rl": {}}
     return Job(stage="evaluate", arm=None, seed=0, section=SECTION, inputs=inputs, context=context)
 

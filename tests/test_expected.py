@@ -21,25 +21,27 @@ def configured(**section):
 def test_of_the_digits(test_fraction, num_heldout):
     cfg = configured(name="digits", test_fraction=test_fraction, num_heldout_prompts=num_heldout)
     told, made = dataset.expect(cfg, JOB, {}).dataset, dataset.digits(cfg, JOB.seed)
-    assert (told.kind, told.sample_shape, told.attributes) == ("digits", made.sample_shape, tuple(made.attributes))
+    assert (told.kind, told.sample_shape) == ("digits", made.sample_shape)
+    assert all(tuple(prompt.facts) == told.attributes for prompt in made.prompts)
     assert told.num_test == len(made.test_images)
     assert told.num_train >= len(made.train_images)
-    assert told.num_seen >= len(made.prompts("seen"))
+    assert told.num_seen >= len(made.places("seen"))
 
 
 def test_of_a_mixture():
     cfg = configured(**MIXTURE)
     told, made = dataset.expect(cfg, JOB, {}).dataset, dataset.mixture(cfg, JOB.seed)
-    assert (told.kind, told.sample_shape, told.attributes) == ("mixture", made.sample_shape, tuple(made.attributes))
+    assert (told.kind, told.sample_shape) == ("mixture", made.sample_shape)
+    assert all(tuple(prompt.facts) == told.attributes for prompt in made.prompts)
     assert (told.num_train, told.num_test) == (len(made.train_images), len(made.test_images))
-    assert told.num_seen == len(made.prompts("seen"))
+    assert told.num_seen == len(made.places("seen"))
 
 
 def test_a_component_with_a_single_test_sample_is_the_one_that_is_drawn():
     alone = []
     for num_test in range(2, 12):
         cfg = configured(**MIXTURE | {"num_test": num_test})
-        counts = dataset.mixture(cfg, JOB.seed).test_targets.flatten().bincount().tolist()
+        counts = dataset.mixture(cfg, JOB.seed).test_prompts.bincount().tolist()
         alone.append(1 in counts)
         if 1 in counts:
             with pytest.raises(ValueError, match=rf"num_test={num_test}: component {counts.index(1)} has a single"):

@@ -42,7 +42,7 @@ def make(node, composed, root):
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
     root = tmp_path_factory.mktemp("base")
-    for stage in ("dataset", "teacher", "trajectories"):
+    for stage in ("dataset", "teacher", "encode", "trajectories"):
         make(Node(stage), compose(), root)
     return root
 
@@ -64,7 +64,7 @@ def read(folder):
 
 @pytest.mark.slow
 def test_reflow_keeps_the_teachers_pairs_and_tells_their_statistics(base, tmp_path):
-    root = beside(base, tmp_path, "dataset", "teacher", "trajectories")
+    root = beside(base, tmp_path, "dataset", "teacher", "encode", "trajectories")
     out = make(Node("reflow"), compose(), root)
     pairs, prompts = read(out)
     recorded, asked = read(root / "data/trajectories")
@@ -80,13 +80,13 @@ def test_reflow_keeps_the_teachers_pairs_and_tells_their_statistics(base, tmp_pa
 @pytest.mark.slow
 @pytest.mark.parametrize("coupling", ["independent", "minibatch_ot"])
 def test_other_couplings_pair_the_noise_with_real_data(base, tmp_path, coupling):
-    root = beside(base, tmp_path, "dataset", "teacher", "trajectories")
+    root = beside(base, tmp_path, "dataset", "teacher", "encode", "trajectories")
     words = [f"reflow.coupling={coupling}", "reflow.ot_batch=32"]
     pairs, prompts = read(make(Node("reflow"), compose(*words), root))
     assert torch.equal(pairs["noise"], normal_at(4, "trajectories", 0, 256, (1, 8, 8)))
     dataset = Dataset.load(root / "data/dataset")
-    captions = dataset.prompt_of(dataset.train_targets)
-    known = {(image.numpy().tobytes(), caption) for image, caption in zip(dataset.train_images, captions, strict=True)}
+    captions, x0 = dataset.texts(dataset.train_prompts), 2 * dataset.train_images - 1
+    known = {(image.numpy().tobytes(), caption) for image, caption in zip(x0, captions, strict=True)}
     rows = list(zip(pairs["x0"], prompts, strict=True))
     assert all((image.numpy().tobytes(), caption) in known for image, caption in rows), "an image and its own caption"
     assert len({image.numpy().tobytes() for image, _ in rows}) > 200, "shards draw each their own"
@@ -101,7 +101,7 @@ def test_other_couplings_pair_the_noise_with_real_data(base, tmp_path, coupling)
 
 @pytest.mark.slow
 def test_an_ot_batch_larger_than_a_shard_is_refused(base, tmp_path):
-    root = beside(base, tmp_path, "dataset", "teacher", "trajectories")
+    root = beside(base, tmp_path, "dataset", "teacher", "encode", "trajectories")
     with pytest.raises(ValueError, match=r"reflow\.ot_batch=65: a shard has 64 trajectories.*trajectories\.shard_size"):
         make(Node("reflow"), compose("reflow.coupling=minibatch_ot", "reflow.ot_batch=65"), root)
 

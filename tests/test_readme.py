@@ -18,7 +18,7 @@ from stages.io import params, run
 from stages.io.job import Job
 
 composed = params.read(Path("params.yaml"))
-for node in [*map(Node, ("dataset", "teacher", "trajectories", "reflow")), Node("distill", "half")]:
+for node in [*map(Node, ("dataset", "teacher", "encode", "trajectories", "reflow")), Node("distill", "half")]:
     job = Job(
         stage=node.stage, arm=node.arm, seed=0, section=node.section(composed),
         inputs=STAGES[node.stage].inputs(composed, node.arm),

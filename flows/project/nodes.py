@@ -97,16 +97,18 @@ def _fixed(*stages: str) -> Callable[[Params, str | None], Mapping[str, str]]:
 
 def _distill(params: Params, arm: str | None) -> Mapping[str, str]:
     section = params["distill"]["arms"][arm]
-    return {"dataset": "data/dataset"} | {name: section[name] for name in ("teacher", "init", "data")}
+    fixed = {name: f"data/{name}" for name in ("dataset", "encode")}
+    return fixed | {name: section[name] for name in ("teacher", "init", "data")}
 
 
 def _rl(params: Params, arm: str | None) -> Mapping[str, str]:
     section = params["rl"]["arms"][arm]
-    return {"dataset": "data/dataset", "verifier": "data/verifier", "init": section["init"]}
+    fixed = {name: f"data/{name}" for name in ("dataset", "verifier", "encode")}
+    return fixed | {"init": section["init"]}
 
 
 def _evaluate(params: Params, _arm: str | None) -> Mapping[str, str]:
-    fixed = {name: f"data/{name}" for name in ("dataset", "verifier", "teacher", "reflow")}
+    fixed = {name: f"data/{name}" for name in ("dataset", "verifier", "teacher", "encode", "reflow")}
     return fixed | {f"{node.stage}/{node.arm}": node.folder for node in arms(params)}
 
 
@@ -126,8 +128,9 @@ STAGES: Mapping[str, Stage] = MappingProxyType(
         "dataset": Stage(_fixed()),
         "verifier": Stage(_fixed("dataset")),
         "teacher": Stage(_fixed("dataset")),
-        "trajectories": Stage(_fixed("dataset", "teacher")),
-        "reflow": Stage(_fixed("dataset", "teacher", "trajectories")),
+        "encode": Stage(_fixed("dataset", "teacher")),
+        "trajectories": Stage(_fixed("dataset", "teacher", "encode")),
+        "reflow": Stage(_fixed("dataset", "teacher", "encode", "trajectories")),
         "distill": Stage(_distill, arms=True),
         "rl": Stage(_rl, arms=True),
         "evaluate": Stage(_evaluate, context=_named_arms),

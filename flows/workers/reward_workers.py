@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from flows.project.resources import Compute
@@ -16,6 +17,7 @@ from flows.runtime.errors import Passing
 if TYPE_CHECKING:  # only judges and those who ask them need torch
     from torch import Tensor
 
+    from stages.core.prompts import Prompt
     from stages.core.types import Reward
 
 _RESTARTS = 3
@@ -78,9 +80,9 @@ class Judge:
         assert self._reward
         return ray.get_runtime_context().get_node_id()
 
-    def score(self, images: "Tensor", targets: "Tensor") -> "Tensor":
-        """Rewards [B] of images [B, C, H, W] for targets [B, A]."""
-        return self._reward(images.to(self._job["device"]), targets.to(self._job["device"])).cpu()
+    def score(self, images: "Tensor", prompts: "Sequence[Prompt]") -> "Tensor":
+        """Rewards [B] of images [B, ...] for B prompts."""
+        return self._reward(images.to(self._job["device"]), prompts).cpu()
 
 
 class Panel:
@@ -89,17 +91,19 @@ class Panel:
     def __init__(self, judges: Sequence[Any], silence_s: float) -> None:
         self._judges, self._silence_s = judges, silence_s
 
-    def __call__(self, images: "Tensor", targets: "Tensor") -> "Tensor":
+    def __call__(self, images: "Tensor", prompts: "Sequence[Prompt]") -> "Tensor":
         """Rewards [B], in the order of the images. Raises what a judge raised, Passing where one is lost."""
         import torch
 
-        parts = zip(
-            self._judges,
-            images.detach().cpu().tensor_split(len(self._judges)),
-            targets.cpu().tensor_split(len(self._judges)),
-            strict=True,
-        )
-        scores = _answers([judge.score.remote(*part) for judge, *part in parts if len(part[0])], self._silence_s)
+        parts = images.detach().cpu().tensor_split(len(self._judges))
+        ends = list(accumulate(map(len, parts)))
+        asked = [prompts[end - len(part) : end] for end, part in zip(ends, parts, strict=True)]
+        calls = [
+            judge.score.remote(part, texts)
+            for judge, part, texts in zip(self._judges, parts, asked, strict=True)
+            if len(part)
+        ]
+        scores = _answers(calls, self._silence_s)
         return torch.cat(scores).to(images.device)
 
 

@@ -1,72 +1,76 @@
-"""What every model is measured on: the dataset with its prompts, and the verifier."""
+"""What every model is measured on: the dataset with its prompts, the text table, and the verifier."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
 
-from stages.io.dataset import TENSORS, Dataset
+from stages.core.prompts import Prompt
+from stages.io.dataset import TENSORS, Dataset, Split
+from stages.metrics.judgement import TASK
+from stages.models import TextTable
 from stages.models.verifier import Verifier, load_verifier
 
-SPLITS = ("seen", "heldout")
+SPLITS: tuple[Split, ...] = ("seen", "heldout")
 SHOWN = 24
 """Prompts, at most, that a cell keeps a sample of, to be looked at."""
 
 
 @dataclass(frozen=True)
 class Bench:
-    """The dataset and the verifier, on the device that measures."""
+    """The dataset, what networks read for its prompts, and the verifier, on the device that measures."""
 
     dataset: Dataset
+    table: TextTable
     verifier: Verifier
 
     @classmethod
-    def load(cls, dataset: Path, verifier: Path, device: str) -> "Bench":
-        """Read both artefacts."""
+    def load(cls, dataset: Path, encode: Path, verifier: Path, device: str) -> "Bench":
+        """Read the artefacts."""
         data = Dataset.load(dataset)
         data = replace(data, **{name: getattr(data, name).to(device) for name in TENSORS})
-        return cls(data, load_verifier(verifier, device))
+        return cls(data, TextTable.load(encode), load_verifier(verifier, device))
 
-    def targets(self, prompts: Sequence[str]) -> Tensor:
-        """int64 [n, A], what `prompts` ask for."""
-        return self.dataset.targets_of(prompts).to(self.dataset.test_targets.device)
+    def prompts(self, places: Sequence[int]) -> list[Prompt]:
+        """The prompts at `places`."""
+        return [self.dataset.prompts[place] for place in places]
 
-    def test_prompts(self, repeats: int) -> list[str]:
-        """The prompts of the test images, all of them `repeats` times over."""
-        return self.dataset.prompt_of(self.dataset.test_targets) * repeats
-
-
-def in_turn(dataset: Dataset, split: str, count: int) -> list[str]:
-    """`count` prompts of a split ("seen", "heldout") in turn; none if it has none."""
-    known = dataset.prompts(split)  # type: ignore[arg-type]
-    return [known[i % len(known)] for i in range(count)] if known else []
+    def test_places(self, repeats: int) -> list[int]:
+        """Of the prompts of the test images, all of them `repeats` times over."""
+        return self.dataset.test_prompts.tolist() * repeats
 
 
-def kept(dataset: Dataset, num_samples: int) -> list[Mapping[str, Any]]:
-    """Rows of the prompt table that a cell keeps a sample of: `SHOWN` or fewer, seen ones first.
+def in_turn(dataset: Dataset, split: Split, count: int) -> list[int]:
+    """Places of `count` prompts of a split, its tasks in turn, a task's prompts evenly spread; none if it has none."""
+    by_task: dict[str | None, list[int]] = {}
+    for place in dataset.places(split):
+        by_task.setdefault(dataset.prompts[place].facts.get(TASK), []).append(place)
+    tasks = list(by_task.values())
+    chosen = [spread(known, -(-(count - number) // len(tasks))) for number, known in enumerate(tasks)]
+    return [chosen[i % len(tasks)][i // len(tasks)] for i in range(count)] if tasks else []
+
+
+def spread(places: Sequence[int], count: int) -> list[int]:
+    """`count` of them: at even distances, or in turn where there are no more than that."""
+    if len(places) <= count:
+        return [places[i % len(places)] for i in range(count)]
+    return [places[(2 * i + 1) * len(places) // (2 * count)] for i in range(count)]
+
+
+def kept(dataset: Dataset, num_samples: int) -> list[int]:
+    """Places of the prompts that a cell keeps a sample of: `SHOWN` or fewer, seen ones first.
 
     Each has a real image, and is among the first `num_samples` of its split, which all have a sample.
     """
-    real = {tuple(row) for row in torch.cat([dataset.train_targets, dataset.test_targets]).tolist()}
-    sampled = [row for split in SPLITS for row in _of(dataset.table, split)[:num_samples]]
-    return chosen([row for row in sampled if tuple(row["targets"]) in real], SHOWN)
+    real = set(torch.cat([dataset.train_prompts, dataset.test_prompts]).tolist())
+    sampled = [place for split in SPLITS for place in sorted(set(in_turn(dataset, split, num_samples)))]
+    return chosen(dataset, [place for place in sampled if place in real], SHOWN)
 
 
-def chosen(rows: Sequence[Mapping[str, Any]], count: int) -> list[Mapping[str, Any]]:
-    """At most `count` of these rows of the prompt table, evenly spread, a third of them held out if there are any."""
-    heldout = _of(rows, "heldout")
+def chosen(dataset: Dataset, places: Sequence[int], count: int) -> list[int]:
+    """At most `count` of these places, evenly spread, a third of them held out if there are any."""
+    heldout = [place for place in places if dataset.splits[place] == "heldout"]
+    seen = [place for place in places if dataset.splits[place] == "seen"]
     apart = min(len(heldout), count // 3)
-    return [*_spread(_of(rows, "seen"), count - apart), *_spread(heldout, apart)]
-
-
-def _of(rows: Sequence[Mapping[str, Any]], split: str) -> list[Mapping[str, Any]]:
-    return [row for row in rows if row["split"] == split]
-
-
-def _spread(rows: Sequence[Mapping[str, Any]], count: int) -> list[Mapping[str, Any]]:
-    """`count` rows at even distances."""
-    count = min(count, len(rows))
-    return [rows[(2 * i + 1) * len(rows) // (2 * count)] for i in range(count)]
+    return [*spread(seen, min(count - apart, len(seen))), *spread(heldout, apart)]

@@ -4,8 +4,8 @@ Each is given what it depends on and nothing else, since that is what a cell's k
 """
 
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -86,10 +86,10 @@ def measure(cell: Cell, bench: Bench, model: Path | None, name: str, sink: Sink)
     """Measure the model in folder `model`, or real images if there is none; `name` is for messages."""
     if model is None:
         return real(bench, Sampling(**cell.settings))
-    found = load(model, bench.dataset.test_images.device)
+    found = load(model, bench.table, bench.dataset.test_images.device)
     if cell.kind == "flow":
-        return flow(bench, found.net, Following(**cell.settings), cell.seed)
-    student = Student(found.net, spec_of(cell.sampler, found.spec))
+        return flow(bench, found, Following(**cell.settings), cell.seed)
+    student = replace(found, spec=spec_of(cell.sampler, found.spec))
     return samples(bench, student, Sampling(**cell.settings), cell.seed, name, sink)
 
 
@@ -98,17 +98,17 @@ def samples(bench: Bench, model: Student, settings: Sampling, seed: int, name: s
 
     ValueError with that name if it has diverged.
     """
-    begin, images, targets, calls = time.perf_counter(), dict[str, Tensor](), dict[str, Tensor](), 0
+    begin, images, places, calls = time.perf_counter(), dict[str, Tensor](), dict[str, list[int]](), 0
     for split in ("test", *SPLITS):
-        prompts = _prompts(bench, split, settings)
-        if not prompts:
+        asked = _places(bench, split, settings)
+        if not asked:
             continue
         noise, made = Noise(seed, f"evaluate/{split}"), []
-        for solution in solutions(model.net, model.spec, prompts, noise, batch_size=settings.batch_size):
+        for solution in solutions(model, bench.dataset.rows(asked), noise, batch_size=settings.batch_size):
             made.append(solution.x0)
             calls = solution.nfe
-        images[split] = finite(torch.cat(made), f"{name}: samples of {split} prompts", ADVICE)
-        targets[split] = bench.targets(prompts)
+        images[split] = model.space.decode(finite(torch.cat(made), f"{name}: samples of {split} prompts", ADVICE))
+        places[split] = asked
         count = sum(map(len, images.values()))
         sink(len(images), {"images": count, "images_per_second": count / (time.perf_counter() - begin)})
     numbers: dict[str, float] = {
@@ -118,58 +118,61 @@ def samples(bench: Bench, model: Student, settings: Sampling, seed: int, name: s
         "parameters": sum(p.numel() for p in model.net.parameters()),
     }
     for split in (name for name in SPLITS if name in images):
-        numbers |= correctness(bench.verifier, images[split], targets[split], split)
-    numbers |= _likeness(bench, images["test"], targets["test"], settings)
-    rows = kept(bench.dataset, settings.num_samples)
-    first = [images[row["split"]][bench.dataset.prompts(row["split"]).index(row["prompt"])] for row in rows]
-    return _shown(bench, numbers, torch.stack(first), images["test"], rows)
+        numbers |= correctness(bench.verifier, images[split], bench.prompts(places[split]), split)
+    numbers |= _likeness(bench, images["test"], places["test"], settings)
+    shown = kept(bench.dataset, settings.num_samples)
+    of = [bench.dataset.splits[place] for place in shown]
+    first = [images[split][places[split].index(place)] for split, place in zip(of, shown, strict=True)]
+    return _shown(bench, numbers, torch.stack(first), images["test"], shown)
 
 
-def flow(bench: Bench, net: Any, settings: Following, seed: int) -> Measured:
+def flow(bench: Bench, model: Student, settings: Following, seed: int) -> Measured:
     """Straightness S(Z) of a model's flow, mean over elements, for the test images' prompts in turn."""
-    known, count = bench.test_prompts(1), settings.straightness_samples
-    cond = net.tokens([known[i % len(known)] for i in range(count)])
-    noise = normal_at(seed, "evaluate/straightness", 0, count, net.sample_shape).to(cond.device)
+    known, count = bench.test_places(1), settings.straightness_samples
+    device = bench.dataset.test_images.device
+    cond = bench.dataset.rows([known[i % len(known)] for i in range(count)]).to(device)
+    noise = normal_at(seed, "evaluate/straightness", 0, count, model.space.shape).to(device)
     with torch.no_grad():
-        found = straightness(lambda x, t: net(x, t, cond), noise, num_steps=settings.straightness_steps)
+        found = straightness(lambda x, t: model.net(x, t, cond), noise, num_steps=settings.straightness_steps)
     return Measured({"straightness": found.mean().item() / noise[0].numel()})
 
 
 def real(bench: Bench, settings: Sampling) -> Measured:
     """Real images in a model's place: the ceiling of the score, and the floor of the distance (train against test)."""
     data = bench.dataset
-    split_of = {tuple(row["targets"]): row["split"] for row in data.table}
-    splits = [split_of[tuple(row)] for row in data.test_targets.tolist()]
+    places = data.test_prompts.tolist()
     numbers: dict[str, float] = {}
     for name in ("test", *SPLITS):
-        rows = [i for i, split in enumerate(splits) if name in ("test", split)]
+        rows = [i for i, place in enumerate(places) if name in ("test", data.splits[place])]
         if rows:
-            numbers |= correctness(bench.verifier, data.test_images[rows], data.test_targets[rows], name)
-    numbers |= _likeness(bench, data.train_images, data.train_targets, settings)
+            asked = bench.prompts([places[i] for i in rows])
+            numbers |= correctness(bench.verifier, data.test_images[rows], asked, name)
+    numbers |= _likeness(bench, data.train_images, data.train_prompts.tolist(), settings)
     shown = kept(data, settings.num_samples)
-    images, asked = torch.cat([data.test_images, data.train_images]), torch.cat([data.test_targets, data.train_targets])
-    targets = bench.targets([row["prompt"] for row in shown])
-    first = [int((asked == row).all(dim=1).nonzero()[0]) for row in targets]
+    images, of = torch.cat([data.test_images, data.train_images]), torch.cat([data.test_prompts, data.train_prompts])
+    first = [int((of == place).nonzero()[0]) for place in shown]
     return _shown(bench, numbers, images[first], data.test_images, shown)
 
 
-def _prompts(bench: Bench, name: str, settings: Sampling) -> list[str]:
+def _places(bench: Bench, name: str, settings: Sampling) -> list[int]:
     if name == "test":
-        return bench.test_prompts(settings.fd_repeats)
-    return in_turn(bench.dataset, name, settings.num_samples)
+        return bench.test_places(settings.fd_repeats)
+    return in_turn(bench.dataset, name, settings.num_samples)  # type: ignore[arg-type]
 
 
-def _likeness(bench: Bench, images: Tensor, targets: Tensor, settings: Sampling) -> dict[str, float]:
+def _likeness(bench: Bench, images: Tensor, places: Sequence[int], settings: Sampling) -> dict[str, float]:
     """How near images are to the real test images, and to the truth where that is known in closed form."""
-    truth = bench.dataset.test_images, bench.dataset.test_targets[:, 0]
-    numbers = likeness(bench.verifier, images, truth[0], k=settings.neighbours)
+    truth = bench.dataset.test_images
+    numbers = likeness(bench.verifier, images, truth, k=settings.neighbours)
     if isinstance(bench.verifier, MixtureVerifier):
-        numbers |= against_mixture(bench.verifier.mixture, (images, targets[:, 0]), truth)
+        made = (images, torch.tensor(places))  # the components are the prompts, in order
+        numbers |= against_mixture(bench.verifier.mixture, made, (truth, bench.dataset.test_prompts))
     return numbers
 
 
-def _shown(bench: Bench, numbers: Mapping[str, float], pictures: Tensor, cloud: Tensor, rows: Any) -> Measured:
-    targets = bench.targets([row["prompt"] for row in rows])
-    right = (bench.verifier.measure(pictures) == targets).all(dim=1)
-    pictorial = pictures.shape[-1] > 1
+def _shown(
+    bench: Bench, numbers: Mapping[str, float], pictures: Tensor, cloud: Tensor, places: Sequence[int]
+) -> Measured:
+    right = bench.verifier.judge(pictures, bench.prompts(places)).all(dim=1)
+    pictorial = bench.dataset.space == "pixels"
     return Measured(numbers, pictures if pictorial else cloud[:POINTS].flatten(1), right)

@@ -5,8 +5,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from stages.core.types import Tokens
-
 Scale = Literal["group", "batch"]
 """What centred rewards are divided by: their group's standard deviation, or that of all rewards at hand."""
 
@@ -14,19 +12,21 @@ SMALLEST_STD = 1e-4
 """In reward units. Below it rewards count as equal, and the division does not magnify their difference."""
 
 
-def groups_of(cond: Tokens) -> Tensor:
-    """[B]: the group of each row, 0, 0, .., 1, 1, ..: the consecutive rows of one prompt."""
-    return torch.unique_consecutive(cond, dim=0, return_inverse=True)[1]
+def numbered(group: Tensor) -> Tensor:
+    """[B]: 0, 0, .., 1, 1, .., for groups that may begin with any number, as those of a slice do."""
+    return torch.unique_consecutive(group, return_inverse=True)[1]
 
 
 def grouped(value: Tensor, group: Tensor) -> Tensor:
-    """[B] -> [G, K]: one row a group. Raises ValueError where groups differ in size."""
-    sizes = torch.bincount(group)
+    """[B] -> [G, K], one row a group, for groups int64 [B] that rise: 3, 3, .., 4, 4, ...
+
+    Raises ValueError where groups differ in size, or the rows of one are not together.
+    """
+    if (group.diff() < 0).any():
+        raise ValueError("groups are mixed: the samples of a group have to follow each other")
+    sizes = torch.unique_consecutive(group, return_counts=True)[1]
     if (sizes != sizes[0]).any():
-        raise ValueError(
-            f"groups of {int(sizes.min())} to {int(sizes.max())} samples: repeat each prompt group_size "
-            "times in a row, and neither split a group nor put the same prompt next to itself"
-        )
+        raise ValueError(f"groups of {int(sizes.min())} to {int(sizes.max())} samples: all have to be of one size")
     return value.reshape(len(sizes), -1)
 
 

@@ -3,19 +3,20 @@
 import torch
 from torch import Tensor
 
-from stages.core.types import Tokens, Velocity
+from stages.core.prompts import EMPTY
+from stages.core.types import Cond, Velocity
 
 
-def guided(velocity: Velocity, null: Tokens, scale: float) -> Velocity:
-    """The velocity under guidance `scale`; `null` [1, L] or [B, L] are the tokens of the empty prompt.
+def guided(velocity: Velocity, scale: float) -> Velocity:
+    """The velocity under guidance `scale`, away from the empty prompt.
 
     Both branches ride in one call of twice the batch. Scale 1 returns `velocity` itself, and costs nothing.
     """
     if scale == 1:
         return velocity
 
-    def combined(x: Tensor, t: Tensor, cond: Tokens) -> Tensor:
-        both = velocity(torch.cat([x, x]), torch.cat([t, t]), torch.cat([cond, null.expand_as(cond)]))
+    def combined(x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        both = velocity(torch.cat([x, x]), torch.cat([t, t]), torch.cat([cond, torch.full_like(cond, EMPTY)]))
         with_prompt, without = both.chunk(2)
         return without + scale * (with_prompt - without)
 

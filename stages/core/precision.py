@@ -7,7 +7,7 @@ keeps three. A network's answer is widened where it enters our arithmetic, befor
 import torch
 from torch import Tensor
 
-from stages.core.types import Tokens, Velocity
+from stages.core.types import Cond, Velocity
 
 
 def wide_type(dtype: torch.dtype) -> torch.dtype:
@@ -23,7 +23,7 @@ def widened(x: Tensor) -> Tensor:
 def wide(velocity: Velocity) -> Velocity:
     """`velocity`, with its answers widened."""
 
-    def answer(x: Tensor, t: Tensor, cond: Tokens) -> Tensor:
+    def answer(x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         return widened(velocity(x, t, cond))
 
     return answer

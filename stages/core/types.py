@@ -5,21 +5,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
+from stages.core.prompts import Prompt
 from stages.core.ranks import ALONE, Ranks
 
-Tokens = Tensor
-"""Prompts after a model's tokeniser, int64 [B, L]. Outside the model a prompt is a string."""
+Cond = Tensor
+"""Prompts inside, int64 [B, 1]: rows of a model's text table, of which row 0 is the empty prompt. They may be indexed,
+repeated and compared; only a network looks up what they stand for."""
 
 Batch = Mapping[str, Tensor]
-"""What one training iteration sees. `cond` and `null` are always there; see `stages/training/method.py`."""
+"""What one training iteration sees. `cond` is always there; see `stages/training/method.py`."""
 
 Sink = Callable[[int, Mapping[str, float]], None]
 """Where a computation reports: (step, metrics). The caller decides what becomes of it."""
 
-Reward = Callable[[Tensor, Tensor], Tensor]
-"""(images [B, C, H, W], targets int64 [B, A]) -> reward [B]; A attributes are asked for. NaN means no verdict."""
+Reward = Callable[[Tensor, Sequence[Prompt]], Tensor]
+"""(images [B, C, H, W] in [0, 1], or videos [B, C, T, H, W], or points; B prompts) -> reward [B]. NaN: no verdict."""
+
+Scored = Callable[[Tensor, Cond], Tensor]
+"""A reward as losses call it: (samples [B, ...] of the model's space, cond [B, 1]) -> reward [B]."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,29 +44,41 @@ class Run:
 
 @runtime_checkable
 class Velocity(Protocol):
-    """dx/dt at (x [B, C, H, W], t [B]) under the prompts cond [B, L]."""
+    """dx/dt at (x [B, C, H, W] or [B, C, T, H, W], t [B]) under the prompts cond [B, 1]."""
 
-    def __call__(self, x: Tensor, t: Tensor, cond: Tokens, /) -> Tensor:  # noqa: D102 - the class says it
+    def __call__(self, x: Tensor, t: Tensor, cond: Cond, /) -> Tensor:  # noqa: D102 - the class says it
         ...
 
 
 @runtime_checkable
 class Network(Velocity, Protocol):
-    """A velocity that knows its prompts, and shows what it sees inside."""
+    """A velocity that shows what it sees inside."""
 
     feature_dim: int
-    sample_shape: tuple[int, int, int]
 
-    def tokens(self, prompts: Sequence[str]) -> Tokens:
-        """[B, L]; ValueError names a word outside the vocabulary."""
-        ...
-
-    def null(self, n: int) -> Tokens:
-        """[n, L], the empty prompt."""
-        ...
-
-    def features(self, x: Tensor, t: Tensor, cond: Tokens) -> Tensor:
+    def features(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         """[B, T, feature_dim], tokens half-way through the network."""
+        ...
+
+
+class Space(Protocol):
+    """Where a model's samples live."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one sample: (C, H, W), or (C, T, H, W)."""
+        ...
+
+    def noise(self, n: int, rng: Generator) -> Tensor:
+        """Standard normal [n, *shape] on the generator's device, float32 or wider whatever networks compute in."""
+        ...
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Samples [B, *shape] of images [B, C, H, W] in [0, 1]."""
+        ...
+
+    def decode(self, samples: Tensor) -> Tensor:
+        """Images, in [0, 1] where they are pictures."""
         ...
 
 
@@ -73,4 +90,5 @@ class World:
     """
 
     nets: Mapping[str, nn.Module]
-    reward: Reward | None = None
+    space: Space
+    reward: Scored | None = None

@@ -61,7 +61,7 @@ def loss(world: World, batch: Batch, rng: Generator, cfg: Config) -> Loss:
     t, s = times[i], times[i + 1]
     x_t = mix(x0, normal_like(x0, noises), t)
     with torch.no_grad():
-        teacher = guided(world.nets["teacher"], batch["null"], cfg.guidance)
+        teacher = guided(world.nets["teacher"], cfg.guidance)
         x_s = TEACHER_STEPS[cfg.teacher_rule](teacher, x_t, t, s, cond)
         end = data_from_velocity(x_s, world.nets["target"](x_s, s, cond), s)
     gap = data_from_velocity(x_t, world.nets["student"](x_t, t, cond), t) - end

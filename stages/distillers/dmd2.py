@@ -29,8 +29,8 @@ from stages.core.path import data_from_velocity, mix
 from stages.core.ranges import Guidance, NonNegative, Rate, Steps, Unit
 from stages.core.rng import fork, normal_like, uniform
 from stages.core.spec import SamplerSpec, even
-from stages.core.types import Batch, Network, Tokens, World
-from stages.samplers.rollout import at, noise_for, rolled_out
+from stages.core.types import Batch, Cond, Network, World
+from stages.samplers.rollout import at, rolled_out
 from stages.training.method import Loss, Needs, Phase, Role, Trained, unprepared
 
 NEEDS: Needs = "images"
@@ -65,18 +65,18 @@ class Config:
             raise ValueError(f"t_min={self.t_min} must be less than t_max={self.t_max}")
 
 
-def generate(world: World, cond: Tokens, rng: Generator, cfg: Config) -> Tensor:
+def generate(world: World, cond: Cond, rng: Generator, cfg: Config) -> Tensor:
     """The student's x0hat [B, C, H, W] at one of its K levels, a gradient through that call alone."""
     start, which, noises = fork(rng, "start", "which", "noises")
     student, times = world.nets["student"], even(cfg.nfe).times
     last = int(torch.randint(cfg.nfe, (), generator=which, device=which.device))
-    noise = noise_for(student, len(cond), start)
+    noise = world.space.noise(len(cond), start)
     x = rolled_out(student, noise, times[: last + 1], cond, rule="renoise", rng=noises)[:, -1]
     t = at(times[last], x)
     return data_from_velocity(x, student(x, t, cond), t)
 
 
-def noised_features(world: World, x0: Tensor, cond: Tokens, rng: Generator) -> Tensor:
+def noised_features(world: World, x0: Tensor, cond: Cond, rng: Generator) -> Tensor:
     """The teacher's features [B, T, F] of x0 at a random noise level each."""
     times, noises = fork(rng, "times", "noises")
     t = uniform(len(x0), times, x0)
@@ -112,7 +112,7 @@ def student_loss(world: World, batch: Batch, rng: Generator, cfg: Config) -> Los
     with torch.no_grad():
         t = uniform(len(x0hat), times, x0hat, cfg.t_min, cfg.t_max)
         x_t = mix(x0hat, normal_like(x0hat, noises), t)
-        teacher = guided(world.nets["teacher"], batch["null"], cfg.guidance)
+        teacher = guided(world.nets["teacher"], cfg.guidance)
         real = data_from_velocity(x_t, teacher(x_t, t, cond), t)
         fake = data_from_velocity(x_t, world.nets["fake"](x_t, t, cond), t)
         scale = deviation(x0hat, real)

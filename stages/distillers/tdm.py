@@ -28,7 +28,7 @@ from stages.core.ranges import Decay, Guidance, Positive, Rate, Steps, Unit
 from stages.core.rng import fork, normal_like, uniform
 from stages.core.spec import SamplerSpec, even
 from stages.core.types import Batch, World
-from stages.samplers.rollout import moved, noise_for, rolled_out
+from stages.samplers.rollout import moved, rolled_out
 from stages.training.method import Loss, Needs, Phase, Role, Trained
 
 NEEDS: Needs = "prompts"
@@ -135,7 +135,7 @@ def fake_residual(jump: Jump, to: Landing, v_fake: Tensor) -> Tensor:
 def prepare(world: World, batch: Batch, rng: Generator, cfg: Config) -> Batch:
     """Adds states [B, K, C, H, W]: the inputs of the student's K jumps."""
     student, cond = world.nets["student"], batch["cond"]
-    noise = noise_for(student, len(cond), rng)
+    noise = world.space.noise(len(cond), rng)
     return {**batch, "states": rolled_out(student, noise, even(cfg.nfe).times[:-1], cond)}
 
 
@@ -161,7 +161,7 @@ def student_loss(world: World, batch: Batch, rng: Generator, cfg: Config) -> Los
     x0hat = data_from_velocity(jump.x_k, v, jump.t_k)  # the only path of the gradient
     with torch.no_grad():
         x_tau = land(jump, v).x_tau
-        teacher = guided(world.nets["teacher"], batch["null"], cfg.guidance)
+        teacher = guided(world.nets["teacher"], cfg.guidance)
         real = data_from_velocity(x_tau, teacher(x_tau, jump.tau, cond), jump.tau)
         fake = data_from_velocity(x_tau, world.nets["fake"](x_tau, jump.tau, cond), jump.tau)
         scale = deviation(x0hat, real)

@@ -1,11 +1,13 @@
-"""The dataset artefact: images, what each shows, and the table of prompts.
+"""The dataset artefact: images, the prompts that ask for each, and what is known of a prompt.
 
-Attributes are what a prompt can ask for and a verifier can measure; a target is a row of attribute indices.
+The text table that `encode` makes of a dataset has the empty prompt in row 0 and then the dataset's prompts in order,
+so that a prompt's row follows from its place here.
 """
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,23 +16,27 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from stages.core import tensors
+from stages.core.messages import shown
+from stages.core.prompts import Prompt
+from stages.core.types import Cond
 from stages.io.artefacts import write_json
 
 Split = Literal["seen", "heldout", "absent"]
+"""Of a prompt: training may show its images, it has images that training never sees, it has none."""
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images float32 [N, C, H, W] in [-1, 1] (digits) or data units (mixture); targets int64 [N, A]."""
+    """Images float32 [N, C, H, W] in [0, 1], or points; beside each the place int64 [N] of its prompt."""
 
     train_images: Tensor
-    train_targets: Tensor
+    train_prompts: Tensor
     test_images: Tensor
-    test_targets: Tensor
-    attributes: Mapping[str, Sequence[str]]
-    """Name of the attribute -> its values by index; in the order of the targets' columns."""
-    table: Sequence[Mapping[str, Any]]
-    """One row a prompt: prompt, targets, split ("absent" occurs in no image)."""
+    test_prompts: Tensor
+    prompts: Sequence[Prompt]
+    splits: Sequence[Split]
+    """Of each prompt."""
+    space: Literal["pixels", "points"]
     facts: Mapping[str, Any]
     """What a verifier has to know: measuring thresholds, or a mixture's parameters."""
 
@@ -39,36 +45,43 @@ class Dataset:
         """(C, H, W) of one image."""
         return tuple(self.train_images.shape[1:])  # type: ignore[return-value]
 
-    def prompts(self, split: Split) -> list[str]:
-        """The prompts of a split, in the table's order."""
-        return [row["prompt"] for row in self.table if row["split"] == split]
+    @cached_property
+    def _place(self) -> Mapping[str, int]:
+        return {prompt.text: number for number, prompt in enumerate(self.prompts)}
 
-    def targets_of(self, prompts: Sequence[str]) -> Tensor:
-        """int64 [n, A]; ValueError names a prompt that the table does not have."""
-        known = {row["prompt"]: row["targets"] for row in self.table}
-        missing = [prompt for prompt in prompts if prompt not in known]
-        if missing:
-            example = self.table[0]["prompt"]
-            raise ValueError(f"prompt {missing[0]!r} is not one of this dataset's; one that is: {example!r}")
-        return torch.tensor([known[prompt] for prompt in prompts], dtype=torch.int64).reshape(-1, len(self.attributes))
+    def places(self, split: Split) -> list[int]:
+        """The places of a split's prompts, rising."""
+        return [number for number, of in enumerate(self.splits) if of == split]
 
-    def prompt_of(self, targets: Tensor) -> list[str]:
-        """The prompt that asks for each row of targets [n, A]."""
-        known = {tuple(row["targets"]): row["prompt"] for row in self.table}
-        return [known[tuple(row)] for row in targets.tolist()]
+    def texts(self, places: Tensor | Sequence[int]) -> list[str]:
+        """The prompts at `places`."""
+        return [self.prompts[number].text for number in (places.tolist() if isinstance(places, Tensor) else places)]
+
+    def place_of(self, texts: Sequence[str]) -> Tensor:
+        """int64 [n]; ValueError names a prompt that is none of the dataset's."""
+        missing = next((text for text in texts if text not in self._place), None)
+        if missing is not None:
+            example = self.prompts[0].text
+            raise ValueError(f"prompt {shown(missing)} is not one of this dataset's; one that is: {example!r}")
+        return torch.tensor([self._place[text] for text in texts], dtype=torch.int64)
+
+    def rows(self, places: Tensor | Sequence[int]) -> Cond:
+        """The rows [n, 1] of the text table that stand for the prompts at `places`."""
+        return torch.as_tensor(places, dtype=torch.int64)[:, None] + 1
+
+    @property
+    def table(self) -> list[Prompt]:
+        """What the rows of the text table stand for."""
+        return [Prompt(""), *self.prompts]
 
     def save(self, folder: Path) -> None:
         """Write images.safetensors and prompts.json."""
         tensors.save(folder / "images.safetensors", {name: getattr(self, name) for name in TENSORS})
-        write_json(
-            folder / "prompts.json",
-            {
-                # A list, since JSON objects have no order and targets' columns do.
-                "attributes": [{"name": name, "values": list(values)} for name, values in self.attributes.items()],
-                "prompts": list(self.table),
-                "facts": dict(self.facts),
-            },
-        )
+        rows = [
+            {"prompt": prompt.text, "split": split, "facts": dict(prompt.facts)}
+            for prompt, split in zip(self.prompts, self.splits, strict=True)
+        ]
+        write_json(folder / "prompts.json", {"prompts": rows, "space": self.space, "facts": dict(self.facts)})
 
     @classmethod
     def load(cls, folder: Path) -> "Dataset":
@@ -76,10 +89,11 @@ class Dataset:
         words = json.loads((folder / "prompts.json").read_text(encoding="utf-8"))
         return cls(
             **load_file(folder / "images.safetensors"),
-            attributes={entry["name"]: entry["values"] for entry in words["attributes"]},
-            table=words["prompts"],
+            prompts=[Prompt(row["prompt"], row["facts"]) for row in words["prompts"]],
+            splits=[row["split"] for row in words["prompts"]],
+            space=words["space"],
             facts=words["facts"],
         )
 
 
-TENSORS = ("train_images", "train_targets", "test_images", "test_targets")
+TENSORS = ("train_images", "train_prompts", "test_images", "test_prompts")

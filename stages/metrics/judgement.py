@@ -1,9 +1,11 @@
 """A verifier's word on samples, as named numbers: do they show what was asked, and are they like the real thing?"""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 
 from torch import Tensor
 
+from stages.core.prompts import Prompt
 from stages.metrics.energy import energy_distance
 from stages.metrics.frechet import frechet_distance
 from stages.metrics.neighbours import neighbours
@@ -11,18 +13,27 @@ from stages.metrics.score import score
 from stages.models.mixture import GaussianMixture
 from stages.models.verifier import Verifier
 
+TASK = "task"
+"""The fact that says which of a benchmark's tasks a prompt belongs to, where it has any."""
 
-def correctness(verifier: Verifier, images: Tensor, targets: Tensor, split: str) -> dict[str, float]:
-    """score_<split> with the ends of its interval, and accuracy_<split>_<attribute>.
 
-    From images [N, ...] and the attributes int64 [N, A] that their prompts ask for.
+def correctness(verifier: Verifier, images: Tensor, prompts: Sequence[Prompt], split: str) -> dict[str, float]:
+    """score_<split> with the ends of its interval, accuracy_<split>_<attribute>, and score_<split>_of_<task>.
+
+    From images [N, ...] in [0, 1] and the N prompts that ask for them.
     """
-    found = score(verifier.measure(images), targets, list(verifier.attributes))
+    right = verifier.judge(images, prompts)
+    found = score(right, verifier.attributes)
+    by_task: dict[str, list[int]] = {}
+    for index, prompt in enumerate(prompts):
+        if TASK in prompt.facts:
+            by_task.setdefault(prompt.facts[TASK], []).append(index)
     return {
         f"score_{split}": found.overall.value,
         f"score_{split}_low": found.overall.low,
         f"score_{split}_high": found.overall.high,
         **{f"accuracy_{split}_{name}": share.value for name, share in found.accuracy.items()},
+        **{f"score_{split}_of_{task}": right[rows].all(1).double().mean().item() for task, rows in by_task.items()},
     }
 
 

@@ -32,14 +32,10 @@ class Score:
     accuracy: Mapping[str, Share]
 
 
-def score(measured: Tensor, targets: Tensor, attributes: Sequence[str]) -> Score:
-    """Scores of what was `measured` against `targets`, int64 [N, A] in the order of `attributes`."""
-    if measured.shape != targets.shape or measured.shape[1:] != (len(attributes),):
-        raise ValueError(
-            f"score: measured {tuple(measured.shape)} and targets {tuple(targets.shape)} must both be "
-            f"[N, {len(attributes)}], a column for each of {', '.join(attributes)}"
-        )
-    right = measured == targets
+def score(right: Tensor, attributes: Sequence[str]) -> Score:
+    """Scores of N samples from bool [N, A], whether each has each of `attributes` as asked."""
+    if right.dim() != 2 or right.shape[1] != len(attributes):
+        raise ValueError(f"score: a verdict of shape {tuple(right.shape)} must be [N, {len(attributes)}]")
     counts = dict(zip(attributes, right.sum(dim=0).tolist(), strict=True))
     accuracy = {name: share(hits, len(right)) for name, hits in counts.items()}
     return Score(overall=share(int(right.all(dim=1).sum()), len(right)), accuracy=accuracy)

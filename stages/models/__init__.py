@@ -1,5 +1,6 @@
 """Networks and their file formats: nothing else knows diffusers and transformers, or converts times and signs."""
 
-from stages.models.store import Student, load, sampler, save
+from stages.models.conditioning import TextTable
+from stages.models.store import Student, encoder_of, load, sampler, save, space_of
 
-__all__ = ["Student", "load", "sampler", "save"]
+__all__ = ["Student", "TextTable", "encoder_of", "load", "sampler", "save", "space_of"]

@@ -10,8 +10,8 @@ from torch import Generator, Tensor, nn
 
 from stages.core.path import expand, velocity_from_data
 from stages.core.rng import normal_like
-from stages.core.types import Tokens
-from stages.models.text import Vocabulary, build_tokenizer
+from stages.core.types import Cond
+from stages.models.conditioning import OneHot, TextTable
 
 
 def component_prompts(count: int) -> list[str]:
@@ -25,35 +25,28 @@ class GaussianMixture(nn.Module):
     weights: Tensor  # [K]
     means: Tensor  # [K, d]
     stds: Tensor  # [K]
-    component_of: Tensor  # [vocabulary]
+    text: TextTable
+    """Says which component a row of `cond` is; of its own, row 0 is the whole mixture and row k + 1 component k."""
 
     def __init__(self, weights: Tensor, means: Tensor, stds: Tensor) -> None:
         super().__init__()
         self.register_buffer("weights", weights.double())
         self.register_buffer("means", means.double())
         self.register_buffer("stds", stds.double())
-        self.sample_shape = (means.shape[1], 1, 1)
         self.feature_dim = 2 * means.shape[1]
-        # Read with the tokeniser that a network for these prompts has, so that both understand one batch.
-        names = component_prompts(len(weights))
-        self.vocabulary = Vocabulary(build_tokenizer(names))
-        component_of = torch.full((len(self.vocabulary.tokenizer),), len(weights))
-        component_of[self.vocabulary(names)[:, 1]] = torch.arange(len(weights))
-        self.register_buffer("component_of", component_of, persistent=False)
+        self.encoder = OneHot(["", *component_prompts(len(weights))])
+        self.text = TextTable(self.encoder.prompts, self.encoder.encode(self.encoder.prompts))
 
-    def tokens(self, prompts: Sequence[str]) -> Tokens:
-        """int64 [B, 3]: "component", its number, the end."""
-        return self.vocabulary(prompts).to(self.weights.device)
+    @classmethod
+    def even(cls, means: Sequence[Sequence[float]], stds: Sequence[float]) -> "GaussianMixture":
+        """With equal weights."""
+        return cls(torch.full((len(means),), 1 / len(means)), torch.tensor(means), torch.tensor(stds))
 
-    def null(self, n: int) -> Tokens:
-        """[n, 3], the whole mixture."""
-        return self.tokens([""]).expand(n, -1)
-
-    def component(self, cond: Tokens) -> Tensor:
+    def component(self, cond: Cond) -> Tensor:
         """The component's number [B], or K for the whole mixture."""
-        return self.component_of[cond[:, 1]]
+        return (self.text(cond)["pooled"].argmax(1) - 1) % (len(self.weights) + 1)
 
-    def posterior(self, x: Tensor, t: Tensor, cond: Tokens) -> Tensor:
+    def posterior(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         """P(component | x_t = x, prompt), float64 [B, K]."""
         x, t = x.double().flatten(1), t.double().reshape(-1, 1)
         variance = (1 - t).square() * self.stds.square() + t.square()  # [B, K]
@@ -63,7 +56,7 @@ class GaussianMixture(nn.Module):
         allowed = (torch.arange(len(self.weights), device=x.device) == asked) | (asked == len(self.weights))
         return log.masked_fill(~allowed, -torch.inf).softmax(-1)
 
-    def denoise(self, x: Tensor, t: Tensor, cond: Tokens) -> Tensor:
+    def denoise(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         """E[x0 | x_t = x, prompt] of x's shape, float64."""
         flat, time = x.double().flatten(1), t.double().reshape(-1, 1)
         variance = (1 - time).square() * self.stds.square() + time.square()
@@ -71,18 +64,18 @@ class GaussianMixture(nn.Module):
         per_component = self.means + ((1 - time) * self.stds.square() / variance)[..., None] * gap
         return (self.posterior(x, t, cond)[..., None] * per_component).sum(1).reshape(x.shape)
 
-    def forward(self, x: Tensor, t: Tensor, cond: Tokens) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         """The exact velocity; at t = 0, where v = E[eps] - x0, its limit -x."""
         at_data = expand(t == 0, x)
         time = torch.where(t == 0, torch.ones_like(t), t).double()
         v = velocity_from_data(x.double(), self.denoise(x, t, cond), time)
         return torch.where(at_data, -x.double(), v).to(x.dtype)
 
-    def features(self, x: Tensor, t: Tensor, cond: Tokens) -> Tensor:
+    def features(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         """[B, 1, 2 d]: the state beside its velocity."""
         return torch.cat([x.flatten(1), self(x, t, cond).flatten(1)], dim=1)[:, None]
 
-    def sample(self, cond: Tokens, rng: Generator) -> Tensor:
+    def sample(self, cond: Cond, rng: Generator) -> Tensor:
         """Exact samples [B, d, 1, 1], float32."""
         drawn = torch.multinomial(self.weights, len(cond), replacement=True, generator=rng)
         asked = self.component(cond)

@@ -13,13 +13,16 @@ from PIL import Image
 class FewStepPipeline(DiffusionPipeline):
     """A flow model with the sampler it was trained for: time grid, step rule and guidance."""
 
-    def __init__(self, transformer, text_encoder, tokenizer, sampler=None):
+    _optional_components = ["text_encoder", "tokenizer"]  # noqa: RUF012 - a list is what diffusers reads
+
+    def __init__(self, transformer, text_encoder=None, tokenizer=None, sampler=None, prompts=None, space="pixels"):
+        """`prompts` is the list that a model without a text encoder knows, by place; the first is the empty one."""
         super().__init__()
         sampler = sampler or {"rule": "euler", "times": [1.0, 0.0], "guidance": 1.0}
         if sampler["rule"] not in ("euler", "renoise"):
             raise ValueError(f"rule {sampler['rule']!r}: this pipeline steps by 'euler' or 'renoise'")
         self.register_modules(transformer=transformer, text_encoder=text_encoder, tokenizer=tokenizer)
-        self.register_to_config(sampler=sampler)
+        self.register_to_config(sampler=sampler, prompts=prompts, space=space)
 
     @torch.no_grad()
     def __call__(
@@ -58,18 +61,26 @@ class FewStepPipeline(DiffusionPipeline):
         return without + scale * (with_prompt - without)
 
     def _call(self, x, t, prompts):
-        words = [f"{text} {self.tokenizer.eos_token}".strip() for text in prompts]
-        ids = self.tokenizer(words, padding="max_length", return_tensors="pt").input_ids.to(x.device)
-        text = self.text_encoder(input_ids=ids)
+        hidden, pooled = self._read(prompts)
         return self.transformer(
             hidden_states=x,
             timestep=torch.full((len(x),), t * 1000.0, device=x.device, dtype=x.dtype),
-            encoder_hidden_states=text.last_hidden_state,
-            pooled_projections=text.pooler_output,
+            encoder_hidden_states=hidden.to(x),
+            pooled_projections=pooled.to(x),
             return_dict=False,
         )[0]
 
-    @staticmethod
-    def _picture(image):
+    def _read(self, prompts):
+        if self.config.prompts is not None:
+            pooled = torch.eye(len(self.config.prompts))[[self.config.prompts.index(text) for text in prompts]]
+            return pooled[:, None], pooled
+        words = [f"{text} {self.tokenizer.eos_token}".strip() for text in prompts]
+        ids = self.tokenizer(words, padding="max_length", return_tensors="pt").input_ids
+        text = self.text_encoder(input_ids=ids.to(self.text_encoder.device))
+        return text.last_hidden_state, text.pooler_output
+
+    def _picture(self, image):
+        if self.config.space != "pixels":
+            raise ValueError('this model\'s samples are points, no pictures: ask for output_type="pt"')
         levels = ((image.float().clamp(-1, 1) + 1) * 127.5).round().byte().cpu().permute(1, 2, 0).numpy()
         return Image.fromarray(levels[..., 0] if levels.shape[2] == 1 else levels)

@@ -5,7 +5,7 @@ Reading one never runs code from the folder: pipeline.py is there for people who
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,9 @@ from safetensors.torch import load_file
 from stages.core import tensors
 from stages.core.config import check
 from stages.core.spec import SamplerSpec
+from stages.models.conditioning import ClipText, OneHot, TextEncoder, TextTable
 from stages.models.mixture import GaussianMixture
+from stages.models.space import SPACES, Points
 
 INDEX = "model_index.json"
 MIXTURE = "mixture.safetensors"
@@ -26,16 +28,19 @@ EXPORTED_RULES = ("euler", "renoise")
 
 @dataclass(frozen=True)
 class Student:
-    """A network with the sampler it carries. A teacher is one too."""
+    """A network with the sampler it carries, where its samples live, and what reads prompts. A teacher is one too."""
 
     net: Any
     """A VelocityTransformer, or a GaussianMixture for a teacher in closed form."""
     spec: SamplerSpec
+    space: Points
+    encoder: TextEncoder
 
 
-def save(folder: Path, net: torch.nn.Module, spec: SamplerSpec) -> None:
-    """Write `net` and `spec` to `folder`."""
+def save(folder: Path, model: Student) -> None:
+    """Write `model` to `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
+    net, spec = model.net, model.spec
     if isinstance(net, GaussianMixture):
         tensors.save(folder / MIXTURE, net.state_dict())
         (folder / SAMPLER).write_text(json.dumps(asdict(spec), indent=1) + "\n", encoding="utf-8")
@@ -50,50 +55,90 @@ def save(folder: Path, net: torch.nn.Module, spec: SamplerSpec) -> None:
 
     assert isinstance(net, VelocityTransformer)
     logging.disable_progress_bar()  # "Writing model shards" is no news at this size, and it is not ours to draw
-    parts = {"transformer": net.transformer, "text_encoder": net.text_encoder, "tokenizer": net.vocabulary.tokenizer}
-    for name, part in parts.items():
-        part.save_pretrained(folder / name)
+    net.transformer.save_pretrained(folder / "transformer")
     _forget_origin(folder / "transformer" / "config.json")
     index = {
         "_class_name": ["pipeline", "FewStepPipeline"],
         "_diffusers_version": diffusers.__version__,
         "transformer": ["diffusers", "SD3Transformer2DModel"],
-        "text_encoder": ["transformers", "CLIPTextModel"],
-        "tokenizer": ["transformers", "PreTrainedTokenizerFast"],
+        **_save_encoder(folder, model.encoder),
         "sampler": asdict(spec),
+        "space": next(name for name, kind in SPACES.items() if type(model.space) is kind),
     }
     (folder / INDEX).write_text(json.dumps(index, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     shutil.copyfile(pipeline.__file__, folder / "pipeline.py")
 
 
-def load(folder: Path, device: str | torch.device = "cpu") -> Student:
-    """Read what `save` wrote, in evaluation mode, without gradients. ValueError if no model is there."""
+def _save_encoder(folder: Path, encoder: TextEncoder) -> dict[str, Any]:
+    """Write what reads prompts; returns its entries of the index."""
+    if isinstance(encoder, OneHot):
+        return {"text_encoder": [None, None], "tokenizer": [None, None], "prompts": encoder.prompts}
+    assert isinstance(encoder, ClipText)
+    encoder.encoder.save_pretrained(folder / "text_encoder")
+    encoder.vocabulary.tokenizer.save_pretrained(folder / "tokenizer")
+    return {
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "PreTrainedTokenizerFast"],
+        "prompts": None,
+    }
+
+
+def load(folder: Path, text: TextTable | Sequence[str], device: str | torch.device = "cpu") -> Student:
+    """Read what `save` wrote, in evaluation mode, without gradients. ValueError if no model is there.
+
+    The network reads the table `text`, or one that its own encoder makes of the prompts `text`: then row 0 is the empty
+    prompt and row i + 1 is text[i].
+    """
+    spec, encoder = sampler(folder), encoder_of(folder)
+    if not isinstance(text, TextTable):
+        prompts = ["", *text]
+        text = TextTable(prompts, encoder.encode(prompts))
     if (folder / MIXTURE).is_file():
         mixture = GaussianMixture(**load_file(folder / MIXTURE))
-        return Student(_frozen(mixture, device), sampler(folder))
-    spec = sampler(folder)
+        mixture.text = text
+        return Student(_frozen(mixture, device), spec, space_of(folder), encoder)
     from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
-    from transformers import CLIPTextModel, PreTrainedTokenizerFast
-    from transformers.utils import logging
 
     from stages.models.transformer import VelocityTransformer
 
+    transformer = SD3Transformer2DModel.from_pretrained(folder / "transformer", local_files_only=True)
+    return Student(_frozen(VelocityTransformer(transformer, text), device), spec, space_of(folder), encoder)
+
+
+def space_of(folder: Path) -> Points:
+    """Where the samples of the model in `folder` live. ValueError if no model is there."""
+    if (folder / MIXTURE).is_file():
+        return Points((load_file(folder / MIXTURE)["means"].shape[1], 1, 1))
+    name, settings = _index(folder)["space"], _read(folder / "transformer" / "config.json")
+    return SPACES[name]((settings["in_channels"], settings["sample_size"], settings["sample_size"]))
+
+
+def encoder_of(folder: Path, device: str | torch.device = "cpu") -> TextEncoder:
+    """What reads prompts for the model in `folder`. ValueError if no model is there."""
+    if (folder / MIXTURE).is_file():
+        return GaussianMixture(**load_file(folder / MIXTURE)).encoder
+    prompts = _index(folder)["prompts"]
+    if prompts is not None:
+        return OneHot(prompts)
+    from transformers import CLIPTextModel, PreTrainedTokenizerFast
+    from transformers.utils import logging
+
     logging.disable_progress_bar()
-    net = VelocityTransformer(
-        SD3Transformer2DModel.from_pretrained(folder / "transformer", local_files_only=True),
-        CLIPTextModel.from_pretrained(folder / "text_encoder", local_files_only=True),
-        PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer", local_files_only=True),
-    )
-    return Student(_frozen(net, device), spec)
+    encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", local_files_only=True)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer", local_files_only=True)
+    return ClipText(_frozen(encoder, device), tokenizer)
 
 
 def sampler(folder: Path) -> SamplerSpec:
     """The sampler that the model in `folder` carries. ValueError if no model is there."""
-    if (folder / MIXTURE).is_file():
-        return _spec(_read(folder / SAMPLER), folder)
+    content = _read(folder / SAMPLER) if (folder / MIXTURE).is_file() else _index(folder)["sampler"]
+    return check(SamplerSpec, content, f"{folder}: sampler")
+
+
+def _index(folder: Path) -> dict[str, Any]:
     if not (folder / INDEX).is_file():
         raise ValueError(f"{folder}: no model here ({INDEX} is missing); expected a folder such as data/teacher/model")
-    return _spec(_read(folder / INDEX)["sampler"], folder)
+    return _read(folder / INDEX)
 
 
 def _forget_origin(file: Path) -> None:
@@ -102,12 +147,8 @@ def _forget_origin(file: Path) -> None:
     file.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _frozen(net: torch.nn.Module, device: str | torch.device) -> torch.nn.Module:
+def _frozen(net: Any, device: str | torch.device) -> Any:
     return net.eval().requires_grad_(False).to(device)
-
-
-def _spec(content: Mapping[str, Any], folder: Path) -> SamplerSpec:
-    return check(SamplerSpec, content, f"{folder}: sampler")
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -15,17 +15,24 @@ from torch import Tensor, nn
 
 from stages.core import tensors
 from stages.core.config import config
+from stages.core.messages import listed, shown
+from stages.core.prompts import EMPTY, Prompt
 from stages.core.ranges import Size
 from stages.models.mixture import GaussianMixture
 
+WEIGHTS = ("thin", "medium", "bold")
+SLANTS = ("right-slanted", "upright", "left-slanted")
+"""What digits' captions call them, in the order of what is measured."""
+
 
 class Verifier(Protocol):
-    """Measures attributes of images, and embeds them."""
+    """Says what is right about images, and embeds them."""
 
-    attributes: Mapping[str, Sequence[str]]
+    attributes: Sequence[str]
+    """What a verdict has a column for."""
 
-    def measure(self, images: Tensor) -> Tensor:
-        """int64 [B, A], the index of each attribute's value."""
+    def judge(self, images: Tensor, prompts: Sequence[Prompt]) -> Tensor:
+        """bool [B, A]: whether image b shows what its prompt asks for, attribute by attribute."""
         ...
 
     def features(self, images: Tensor) -> Tensor:
@@ -33,9 +40,18 @@ class Verifier(Protocol):
         ...
 
 
+def asked(prompts: Sequence[Prompt], values: Mapping[str, Sequence[str]]) -> Tensor:
+    """int64 [B, A], the place of each attribute's value among `values`; ValueError where a prompt does not say it."""
+    mute = [prompt for prompt in prompts if not values.keys() <= prompt.facts.keys()]
+    if mute:
+        raise ValueError(f"prompt {shown(mute[0].text)}: its facts do not say all of {listed(values)}")
+    rows = [[known.index(prompt.facts[name]) for name, known in values.items()] for prompt in prompts]
+    return torch.tensor(rows, dtype=torch.int64).reshape(-1, len(values))
+
+
 def ink(images: Tensor) -> Tensor:
-    """Pixels in [0, 1] from images in [-1, 1]; float32 [B, H, W]."""
-    return ((images[:, 0] + 1) / 2).clamp(0, 1)
+    """Images [B, 1, H, W] in [0, 1] as [B, H, W]."""
+    return images[:, 0].clamp(0, 1)
 
 
 def ink_mass(images: Tensor) -> Tensor:
@@ -77,8 +93,12 @@ class Classifier(nn.Module):
         self.head = nn.Linear(cfg.feature_dim, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits [B, num_classes]."""
-        return self.head(self.body(images))
+        """Logits [B, num_classes] of images in [0, 1]."""
+        return self.head(self.embed(images))
+
+    def embed(self, images: Tensor) -> Tensor:
+        """The last hidden layer [B, feature_dim]."""
+        return self.body(2 * images - 1)
 
 
 class DigitVerifier(nn.Module):
@@ -90,28 +110,34 @@ class DigitVerifier(nn.Module):
     def __init__(
         self,
         classifier: Classifier,
-        attributes: Mapping[str, Sequence[str]],
+        values: Mapping[str, Sequence[str]],
         mass_edges: Sequence[float],
         slope_edges: Sequence[float],
     ) -> None:
+        """`values` of digit, weight and slant, in this order."""
         super().__init__()
         self.classifier = classifier
-        self.attributes = attributes
+        self.values = values
+        self.attributes: Sequence[str] = tuple(values)
         self.register_buffer("mass_edges", torch.tensor(mass_edges), persistent=False)
         self.register_buffer("slope_edges", torch.tensor(slope_edges), persistent=False)
 
     @torch.no_grad()
     def measure(self, images: Tensor) -> Tensor:
-        """int64 [B, 3]: digit, weight, slant."""
+        """int64 [B, 3]: digit, weight, slant, by their place among `values`."""
         digit = self.classifier(images).argmax(1)
         weight = torch.bucketize(ink_mass(images), self.mass_edges, right=True)
         slant = torch.bucketize(slope(images), self.slope_edges, right=True)
         return torch.stack([digit, weight, slant], dim=1)
 
+    def judge(self, images: Tensor, prompts: Sequence[Prompt]) -> Tensor:
+        """bool [B, 3]."""
+        return self.measure(images) == asked(prompts, self.values).to(images.device)
+
     @torch.no_grad()
     def features(self, images: Tensor) -> Tensor:
         """[B, feature_dim], the classifier's last hidden layer."""
-        return self.classifier.body(images)
+        return self.classifier.embed(images)
 
 
 class MixtureVerifier:
@@ -119,12 +145,15 @@ class MixtureVerifier:
 
     def __init__(self, mixture: GaussianMixture) -> None:
         self.mixture = mixture
-        self.attributes: Mapping[str, Sequence[str]] = {"component": [str(k) for k in range(len(mixture.weights))]}
+        self.attributes: Sequence[str] = ("component",)
+        self.values = {"component": [str(k) for k in range(len(mixture.weights))]}
 
-    def measure(self, images: Tensor) -> Tensor:
-        """int64 [B, 1]."""
+    def judge(self, images: Tensor, prompts: Sequence[Prompt]) -> Tensor:
+        """bool [B, 1]."""
         t = torch.zeros(len(images), device=images.device)
-        return self.mixture.posterior(images, t, self.mixture.null(len(images))).argmax(1, keepdim=True)
+        whole = torch.full((len(images), 1), EMPTY, device=images.device)
+        nearest = self.mixture.posterior(images, t, whole).argmax(1, keepdim=True)
+        return nearest == asked(prompts, self.values).to(images.device)
 
     def features(self, images: Tensor) -> Tensor:
         """[B, d]."""
@@ -135,7 +164,7 @@ def save_verifier(folder: Path, verifier: DigitVerifier, cfg: ClassifierConfig, 
     """Write the classifier's weights and what rebuilds it."""
     tensors.save(folder / "classifier.safetensors", verifier.classifier.state_dict())
     facts = {
-        "attributes": verifier.attributes,
+        "values": [{"name": name, "values": list(known)} for name, known in verifier.values.items()],
         "mass_edges": verifier.mass_edges.tolist(),
         "slope_edges": verifier.slope_edges.tolist(),
         "channels": cfg.channels,
@@ -151,7 +180,8 @@ def load_verifier(folder: Path, device: str | torch.device = "cpu") -> Verifier:
         return MixtureVerifier(GaussianMixture(**load_file(folder / "mixture.safetensors")).to(device))
     facts = json.loads((folder / "verifier.json").read_text(encoding="utf-8"))
     cfg = ClassifierConfig(channels=facts["channels"], feature_dim=facts["feature_dim"])
-    classifier = Classifier(cfg, facts["size"], len(facts["attributes"]["digit"]))
+    values = {entry["name"]: entry["values"] for entry in facts["values"]}
+    classifier = Classifier(cfg, facts["size"], len(values["digit"]))
     classifier.load_state_dict(load_file(folder / "classifier.safetensors"))
-    verifier = DigitVerifier(classifier, facts["attributes"], facts["mass_edges"], facts["slope_edges"])
+    verifier = DigitVerifier(classifier, values, facts["mass_edges"], facts["slope_edges"])
     return verifier.eval().requires_grad_(False).to(device)

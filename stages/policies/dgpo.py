@@ -24,7 +24,7 @@ from typing import Literal
 import torch
 from torch import Generator, Tensor
 
-from stages.core.advantage import Scale, group_advantage, grouped, groups_of
+from stages.core.advantage import Scale, group_advantage, grouped, numbered
 from stages.core.config import config
 from stages.core.matching import per_sample
 from stages.core.path import mix
@@ -32,7 +32,7 @@ from stages.core.ranges import Decay, NonNegative, Part, Positive, Rate, Steps, 
 from stages.core.rng import fork, uniform
 from stages.core.spec import SamplerSpec, even
 from stages.core.types import Batch, World
-from stages.samplers.rollout import noise_for, rolled_out
+from stages.samplers.rollout import rolled_out
 from stages.training.checks import finite
 from stages.training.method import Follower, Frozen, Loss, Needs, Phase, Role, Trained
 
@@ -73,23 +73,22 @@ def prepare(world: World, batch: Batch, rng: Generator, cfg: Config) -> Batch:
     """Adds x0 [B, C, H, W], the student's samples, with advantage and reward [B]."""
     student, cond = world.nets["student"], batch["cond"]
     assert world.reward is not None, "a policy is trained on a reward"
-    noise = noise_for(student, len(cond), rng)
+    noise = world.space.noise(len(cond), rng)
     x0 = rolled_out(student, noise, even(cfg.rollout_steps).times, cond)[:, -1]
     advice = "look at the samples and at the reward; lower student_lr or raise beta_kl"
-    reward = finite(world.reward(x0, batch["targets"]), "dgpo: reward", advice)
-    group = groups_of(cond)
-    advantage = group_advantage(grouped(reward, group), cfg.advantage_scale).flatten()
-    return {**batch, "group": group, "x0": x0, "reward": reward, "advantage": advantage}
+    reward = finite(world.reward(x0, cond), "dgpo: reward", advice)
+    advantage = group_advantage(grouped(reward, batch["group"]), cfg.advantage_scale).flatten()
+    return {**batch, "x0": x0, "reward": reward, "advantage": advantage}
 
 
 def draw(batch: Batch, rng: Generator, cfg: Config) -> tuple[Tensor, Tensor]:
     """t [B] and eps [B, C, H, W], each shared by a whole group."""
     times, noises = fork(rng, "times", "noises")
-    x0, group = batch["x0"], batch["group"]
-    num_groups = int(group[-1]) + 1
+    x0, of = batch["x0"], numbered(batch["group"])
+    num_groups = int(of[-1]) + 1
     t = uniform(num_groups, times, x0, cfg.t_min, 1.0)
     eps = torch.randn((num_groups, *x0.shape[1:]), generator=noises, dtype=x0.dtype, device=x0.device)
-    return t[group], eps[group]
+    return t[of], eps[of]
 
 
 def group_weight(excess: Tensor, advantage: Tensor, beta: float) -> Tensor:
@@ -115,7 +114,7 @@ def loss(world: World, batch: Batch, rng: Generator, cfg: Config) -> Loss:
         old_error = per_sample((world.nets["old"](x_t, t, cond) - target).square())
     error = per_sample((v - target).square())
     excess = error.detach() - per_sample((v_reference - target).square())
-    weight = group_weight(grouped(excess, group), grouped(advantage, group), cfg.beta).squeeze(1)[group]
+    weight = group_weight(grouped(excess, group), grouped(advantage, group), cfg.beta).squeeze(1)[numbered(group)]
     kept, far = clipped(error, old_error, advantage, cfg.clip_range)
     drift = (v - v_reference).square().mean()
     value = (weight * advantage * kept).mean() + cfg.beta_kl * drift

@@ -23,15 +23,15 @@ import torch
 from pydantic import Field
 from torch import Generator, Tensor, nn
 
-from stages.core.advantage import Scale, group_advantage, grouped, groups_of
+from stages.core.advantage import Scale, group_advantage, grouped
 from stages.core.config import config
 from stages.core.path import data_from_velocity, expand
+from stages.core.prompts import EMPTY
 from stages.core.ranges import MAX_STEPS, Guidance, NonNegative, Positive, Rate, Steps
 from stages.core.rng import fork, normal_like
 from stages.core.sde import flow_sde_step, grid
 from stages.core.spec import SamplerSpec, even
-from stages.core.types import Batch, Tokens, Velocity, World
-from stages.samplers.rollout import noise_for
+from stages.core.types import Batch, Cond, Velocity, World
 from stages.training.checks import finite
 from stages.training.method import Frozen, Loss, Needs, Phase, Role, Trained
 
@@ -72,14 +72,14 @@ class Config:
             )
 
 
-def policy(net: nn.Module, null: Tokens, scale: float) -> Velocity:
+def policy(net: nn.Module, scale: float) -> Velocity:
     """The guided velocity; no gradient through its unconditional branch."""
     if scale == 1:
         return net
 
-    def combined(x: Tensor, t: Tensor, cond: Tokens) -> Tensor:
+    def combined(x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         with torch.no_grad():
-            without = net(x, t, null)
+            without = net(x, t, torch.full_like(cond, EMPTY))
         return without + scale * (net(x, t, cond) - without)
 
     return combined
@@ -91,8 +91,8 @@ def prepare(world: World, batch: Batch, rng: Generator, cfg: Config) -> Batch:
     starts, noises = fork(rng, "starts", "noises")
     assert world.reward is not None, "a policy is trained on a reward"
     student, cond = world.nets["student"], batch["cond"]
-    velocity = policy(student, batch["null"], cfg.guidance)
-    x = noise_for(student, len(cond), starts)
+    velocity = policy(student, cfg.guidance)
+    x = world.space.noise(len(cond), starts)
     times = grid(even(cfg.rollout_steps).times, x)
     states, log_probs = [x], []
     for index in range(cfg.rollout_steps - 1):
@@ -104,8 +104,8 @@ def prepare(world: World, batch: Batch, rng: Generator, cfg: Config) -> Batch:
     t = times[-2].expand(len(x))
     x0 = data_from_velocity(x, velocity(x, t, cond), t)  # the last step has no noise
     advice = "look at the samples and at the reward; lower student_lr or raise beta_kl"
-    reward = finite(world.reward(x0, batch["targets"]), "flow_grpo: reward", advice)
-    advantage = group_advantage(grouped(reward, groups_of(cond)), cfg.advantage_scale).flatten()
+    reward = finite(world.reward(x0, cond), "flow_grpo: reward", advice)
+    advantage = group_advantage(grouped(reward, batch["group"]), cfg.advantage_scale).flatten()
     return {
         **batch,
         "states": torch.stack(states, dim=1),
@@ -128,11 +128,11 @@ def loss(world: World, batch: Batch, rng: Generator, cfg: Config) -> Loss:
         return x[:, chosen].transpose(0, 1).flatten(0, 1)
 
     x, x_next, old = along(states), along(states[:, 1:]), along(log_prob)
-    cond, null = (tokens.repeat(len(chosen), 1) for tokens in (cond, batch["null"]))
+    cond = cond.repeat(len(chosen), 1)
     advantage = batch["advantage"].repeat(len(chosen))
-    v = policy(world.nets["student"], null, cfg.guidance)(x, times[index], cond)
+    v = policy(world.nets["student"], cfg.guidance)(x, times[index], cond)
     with torch.no_grad():
-        v_reference = policy(world.nets["reference"], null, cfg.guidance)(x, times[index], cond)
+        v_reference = policy(world.nets["reference"], cfg.guidance)(x, times[index], cond)
     ratio = (step.log_prob(x_next, step.mean(x, v)) - old).exp()
     held = ratio.clamp(1 - cfg.clip_range, 1 + cfg.clip_range)
     surrogate = torch.minimum(advantage * ratio, advantage * held)

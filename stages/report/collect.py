@@ -17,11 +17,12 @@ def collect(job: Job, dataset: Dataset, rows: Sequence[Row], gallery: Gallery) -
     return Study(
         rows=sorted(rows, key=lambda row: row.group != "real"),
         gallery=gallery,
-        attributes=dataset.attributes,
+        attributes=_after("accuracy_", rows),
+        tasks=_after("score_", rows, "of_"),
         counts={
             "train_images": len(dataset.train_images),
             "test_images": len(dataset.test_images),
-            **{f"prompts_{split}": len(dataset.prompts(split)) for split in SPLITS},  # type: ignore[arg-type]
+            **{f"prompts_{split}": len(dataset.places(split)) for split in SPLITS},  # type: ignore[arg-type]
         },
         pairs=json.loads((job.input("reflow") / "stats.json").read_text(encoding="utf-8")),
         parameters={"evaluate": job.section, **sections},
@@ -30,13 +31,23 @@ def collect(job: Job, dataset: Dataset, rows: Sequence[Row], gallery: Gallery) -
     )
 
 
+def _after(kind: str, rows: Sequence[Row], prefix: str = "") -> list[str]:
+    """The names that follow `<kind><split>_<prefix>` in any row's numbers."""
+    starts = tuple(f"{kind}{split}_{prefix}" for split in SPLITS)
+    found = (name.removeprefix(start) for row in rows for name in row.numbers for start in starts if start in name)
+    return list(dict.fromkeys(name for name in found if not name.startswith(kind)))
+
+
 def gallery(
-    grid: Sequence[Mapping[str, Any]], columns: Sequence[int], shown: Mapping[str, Mapping[str, Tensor]]
+    dataset: Dataset, grid: Sequence[int], columns: Sequence[int], shown: Mapping[str, Mapping[str, Tensor]]
 ) -> Gallery:
-    """What there is to look at: of each cell's samples, those for the prompts `grid`, its `columns`; points all of them."""
+    """What there is to look at: of each cell's samples, those for the prompts at places `grid`, which are its `columns`.
+
+    Points are all of them.
+    """
     return Gallery(
-        prompts=[row["prompt"] for row in grid],
-        heldout=[row["split"] == "heldout" for row in grid],
+        prompts=dataset.texts(grid),
+        heldout=[dataset.splits[place] == "heldout" for place in grid],
         pictures={
             name: tensors["samples"][list(columns)] if tensors["samples"].dim() == 4 else tensors["samples"]
             for name, tensors in shown.items()

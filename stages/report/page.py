@@ -80,6 +80,17 @@ def _sections(study: Study, figures: Mapping[str, Figure]) -> list[Markup]:
             "Share of samples in which the verifier finds this attribute as asked.",
             tables.attributes(study),
         ),
+        *(
+            [
+                _section(
+                    "Each task by itself",
+                    "Share of samples with all that their prompts ask for, by kind of prompt; the score is over all kinds alike.",
+                    tables.tasks(study),
+                )
+            ]
+            if study.tasks
+            else []
+        ),
         _section(
             "What training cost",
             "Counted in samples, over every network: the teacher, critics and averages, and the pairs that an arm draws for itself, "

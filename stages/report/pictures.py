@@ -16,8 +16,8 @@ FRAME = 3
 
 
 def pixels(image: Tensor) -> np.ndarray:
-    """uint8 [H, W, 3] of one image [C, H, W] in [-1, 1], C being 1 or 3."""
-    levels = ((image.float().clamp(-1, 1) + 1) * 127.5).round().byte().cpu().permute(1, 2, 0).numpy()
+    """uint8 [H, W, 3] of one image [C, H, W] in [0, 1], C being 1 or 3."""
+    levels = (image.float().clamp(0, 1) * 255).round().byte().cpu().permute(1, 2, 0).numpy()
     return levels.repeat(3, axis=2) if levels.shape[2] == 1 else levels
 
 

@@ -39,7 +39,7 @@ class Gallery:
     heldout: Sequence[bool]
     """Whether a prompt was kept out of training."""
     pictures: Mapping[str, Tensor]
-    """Row id -> [P, C, H, W] in [-1, 1], or [n, d] points where samples are no pictures."""
+    """Row id -> [P, C, H, W] in [0, 1], or [n, d] points where samples are no pictures."""
     right: Mapping[str, Sequence[bool]]
     """Row id -> whether the verifier finds in a picture all that its prompt asked for."""
 
@@ -55,7 +55,10 @@ class Study:
 
     rows: Sequence[Row]
     gallery: Gallery
-    attributes: Mapping[str, Sequence[str]]
+    attributes: Sequence[str]
+    """What a prompt can ask for and the verifier judges."""
+    tasks: Sequence[str]
+    """Kinds of prompts that are scored apart; none in most data sets."""
     counts: Mapping[str, int]
     """train_images, test_images, prompts_seen, prompts_heldout."""
     pairs: Mapping[str, float]

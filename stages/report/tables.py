@@ -82,6 +82,16 @@ def attributes(study: Study) -> Markup:
     return table(study.rows, columns, lambda row: GROUPS[row.group])
 
 
+def tasks(study: Study) -> Markup:
+    """The score of each task on each split."""
+    columns = [
+        Column(f"{task}, {SPLITS[split].removesuffix(' prompts')}", f"score_{split}_of_{task}", barred)
+        for task in study.tasks
+        for split in study.splits
+    ]
+    return table(study.rows, columns, lambda row: GROUPS[row.group])
+
+
 def training(study: Study) -> Markup:
     """What each model cost to make, and costs to use."""
     rows, seen = [], set()

@@ -1,86 +1,122 @@
-"""Verifiable rewards: is what the verifier measures on an image what its prompt asked for?
+"""Rewards by name: what scores images for their prompts. A new reward is a new file and one line here.
 
-A reward is 0 or 1 an image, each attribute's by its name and `all` for all of them; arms state a weighted
-sum. An image with a value that is not finite gets NaN: no verdict, which training refuses, rather than a
-silent 0.
+An arm states a weighted sum of them, each under a name of its own:
+
+    rewards:
+      right: {kind: verifier, weight: 1.0, attributes: {all: 1.0}}
+      small: {kind: jpeg, weight: -0.1, quality: 90}
+
+A reward is `(images in [0, 1], prompts) -> [B]`; NaN is no verdict, which training refuses rather than take it for 0.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from stages.core.messages import choose, join, listed, together
+from stages.core.config import check, config
+from stages.core.messages import choose, join, listed, shown, together
+from stages.core.prompts import Prompt
+from stages.core.ranges import Weight
 from stages.core.types import Reward
-from stages.rewards.correctness import Right, all_correct, attribute
-
-ALL = "all"
+from stages.rewards import jpeg, verifier
 
 
-@runtime_checkable
-class Verifier(Protocol):
-    """What rewards need of a verifier."""
+@dataclass(frozen=True)
+class Given:
+    """What a reward may be built from."""
 
-    attributes: Mapping[str, Sequence[str]]
-    """Attribute's name -> its values, in the order of the columns of `measure` and of targets."""
+    verifier: Path
+    """The verifier's artefact."""
+    device: str
 
-    def measure(self, images: Tensor) -> Tensor:
-        """int64 [B, A], the index of each attribute's value."""
+
+class Kind(Protocol):
+    """The interface of every module in `stages/rewards`."""
+
+    Config: type[Any]
+
+    def expect(self, cfg: Any, attributes: Sequence[str], where: str) -> None:
+        """ValueError where a dataset whose verifier judges `attributes` cannot give it."""
+        ...
+
+    def build(self, cfg: Any, given: Given) -> Reward:
+        """The reward."""
         ...
 
 
-def table(attributes: Iterable[str]) -> dict[str, Right]:
-    """The rewards that a verifier of these attributes can give, by name."""
-    if ALL in attributes:
-        raise ValueError(f"rewards: an attribute may not be called {ALL!r}, the name of all of them together")
-    return {**{name: attribute(column) for column, name in enumerate(attributes)}, ALL: all_correct}
+REWARDS: Mapping[str, Any] = MappingProxyType({"verifier": verifier, "jpeg": jpeg})
 
 
-def chosen(weights: Mapping[str, float], attributes: Iterable[str], where: str = "rewards") -> list[Right]:
-    """The rewards that `weights`, the parameter at `where`, names.
+@config
+class Common:
+    """What every reward states."""
 
-    ValueError for a name that is none, a weight that is not finite, or nothing but zeros.
-    """
-    names = table(attributes)
-    if not any(weights.values()):
-        raise ValueError(f"{where}: give one a weight other than 0; valid names: {listed(sorted(names))}")
-
-    def right(name: str) -> Right:
-        if not math.isfinite(weights[name]):
-            raise ValueError(f"{join(where, name)}: weight {weights[name]} is not a finite number; give one")
-        return choose(names, name, "reward", where)
-
-    return together(*(lambda name=name: right(name) for name in weights))
+    kind: str
+    weight: Weight
+    """In the sum; what is unwanted has a negative one."""
 
 
-def weighted(weights: Mapping[str, float], verifier: Verifier) -> Reward:
-    """(images [B, C, H, W], targets int64 [B, A]) -> sum of weight x reward [B]; the verifier measures once.
+@dataclass(frozen=True)
+class Term:
+    """A checked reward of an arm."""
 
-    ValueError for a name that is none of the verifier's, a weight that is not finite, or nothing but zeros.
-    """
-    terms = list(zip(weights.values(), chosen(weights, verifier.attributes), strict=True))
+    name: str
+    weight: float
+    kind: Any
+    """A row of REWARDS."""
+    settings: Any
+    """The kind's own Config."""
+    where: str
+
+
+def terms(section: object, where: str) -> list[Term]:
+    """The rewards that an arm's section names, the parameter at `where`; ValueError lists every fault."""
+    if not isinstance(section, Mapping) or not section:
+        raise ValueError(f"{where}: should name at least one reward, as in right: {{kind: verifier, ...}}")
+    found = together(*(lambda name=name: _term(section[name], str(name), where) for name in section))
+    if not any(term.weight for term in found):
+        raise ValueError(f"{where}: every weight is 0; give one another")
+    return list(found)
+
+
+def _term(section: object, name: str, where: str) -> Term:
+    at = join(where, name)
+    if not isinstance(section, Mapping):
+        raise ValueError(f"{at}: should be a mapping with a kind of {listed(sorted(REWARDS))} (got {shown(section)})")
+    words = Common.__dataclass_fields__
+    mine = {key: value for key, value in section.items() if key in words}
+    theirs = {key: value for key, value in section.items() if key not in words}
+    common = check(Common, mine, at)
+    kind = choose(REWARDS, common.kind, "reward", f"{at}.kind")
+    return Term(name, common.weight, kind, check(kind.Config, theirs, at), at)
+
+
+def expect(chosen: Sequence[Term], attributes: Sequence[str]) -> None:
+    """ValueError, a line a fault, where a dataset whose verifier judges `attributes` cannot give one of them."""
+    together(*(lambda term=term: term.kind.expect(term.settings, attributes, term.where) for term in chosen))
+
+
+def weighted(chosen: Sequence[Term], given: Given) -> Reward:
+    """The sum of weight x reward, as one reward."""
+    parts = [(term.weight, term.kind.build(term.settings, given)) for term in chosen]
 
     @torch.no_grad()
-    def reward(images: Tensor, targets: Tensor) -> Tensor:
-        if targets.shape != (len(images), len(verifier.attributes)):
-            raise ValueError(
-                f"rewards: targets {tuple(targets.shape)} for {len(images)} images must be [B, A], a column for "
-                f"each of {', '.join(verifier.attributes)}"
-            )
-        finite = images.flatten(1).isfinite().all(dim=1)
-        seen = torch.where(finite.reshape(-1, *(1,) * (images.dim() - 1)), images, 0)
-        right = verifier.measure(seen) == targets
-        total = sum(weight * term(right).to(images) for weight, term in terms)
-        return torch.where(finite, total, torch.nan)
+    def reward(images: Tensor, prompts: Sequence[Prompt]) -> Tensor:
+        if len(images) != len(prompts):
+            raise ValueError(f"rewards: {len(images)} images and {len(prompts)} prompts; give each image its own")
+        return torch.stack([weight * part(images, prompts).to(images) for weight, part in parts]).sum(0)
 
     return reward
 
 
-def expected(weights: Mapping[str, float], shares: Mapping[str, float]) -> float:
-    """The mean of `weighted(weights, ...)` over samples, from the share of them in which each name's reward is 1.
-
-    ValueError for a name that has no share.
-    """
-    return math.fsum(weight * choose(shares, name, "reward", "rewards") for name, weight in weights.items())
+def expected(chosen: Sequence[Term], shares: Mapping[str, float]) -> float | None:
+    """The mean of the sum over samples of which these shares are right, by attribute; None if it needs the samples."""
+    if any(term.kind is not verifier for term in chosen):
+        return None
+    return math.fsum(term.weight * verifier.expected(term.settings, shares) for term in chosen)

@@ -1,22 +1,13 @@
 """Samples drawn inside a loss, without a gradient: samplers' rules on the networks and random numbers of a training."""
 
 from collections.abc import Sequence
-from typing import cast
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
 from stages.core.path import expand
-from stages.core.precision import wide_type
-from stages.core.types import Network, Tokens, Velocity
+from stages.core.types import Cond, Velocity
 from stages.samplers import sample
-
-
-def noise_for(net: nn.Module, n: int, rng: Generator) -> Tensor:
-    """Standard normal [n, C, H, W] of the shape and on the device that `net` works in, float32 or wider."""
-    like = next(net.parameters())
-    shape = cast(Network, net).sample_shape
-    return torch.randn((n, *shape), generator=rng, dtype=wide_type(like.dtype), device=like.device)
 
 
 def at(time: float, x: Tensor) -> Tensor:
@@ -29,7 +20,7 @@ def rolled_out(
     velocity: Velocity,
     x: Tensor,
     times: Sequence[float],
-    cond: Tokens,
+    cond: Cond,
     *,
     rule: str = "euler",
     rng: Generator | None = None,
@@ -44,12 +35,12 @@ def rolled_out(
     return solution.states.transpose(0, 1)
 
 
-def euler_step(velocity: Velocity, x: Tensor, t: Tensor, s: Tensor, cond: Tokens) -> Tensor:
+def euler_step(velocity: Velocity, x: Tensor, t: Tensor, s: Tensor, cond: Cond) -> Tensor:
     """Along the flow path, for samples that are each at a time of their own: from t [B] to s [B] by one call."""
     return moved(x, velocity(x, t, cond), t, s)
 
 
-def heun_step(velocity: Velocity, x: Tensor, t: Tensor, s: Tensor, cond: Tokens) -> Tensor:
+def heun_step(velocity: Velocity, x: Tensor, t: Tensor, s: Tensor, cond: Cond) -> Tensor:
     """The same with the mean of the velocities at both ends: two calls."""
     here = velocity(x, t, cond)
     there = velocity(moved(x, here, t, s), s, cond)

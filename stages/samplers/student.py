@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -10,7 +10,8 @@ from torch import Tensor
 from stages.core.guidance import guided
 from stages.core.precision import wide
 from stages.core.rng import normal_at
-from stages.core.spec import SamplerSpec
+from stages.core.types import Cond
+from stages.models import Student
 from stages.samplers import Solution, sample
 
 
@@ -30,23 +31,27 @@ class Noise:
 
 @torch.no_grad()
 def solutions(
-    net: Any, spec: SamplerSpec, prompts: Sequence[str], noise: Noise, *, batch_size: int, keep: Sequence[int] = ()
+    model: Student, cond: Cond, noise: Noise, *, batch_size: int, keep: Sequence[int] = ()
 ) -> Iterator[Solution]:
-    """Batches of samples [<= batch_size, C, H, W] of `net` under `spec` for `prompts`, in their order."""
-    cond = net.tokens(prompts)
-    velocity = guided(wide(net), net.null(1), spec.guidance)
-    for first in range(0, len(prompts), batch_size):
+    """Batches of samples [<= batch_size, ...] of `model` for the prompts in rows cond [n, 1], in their order."""
+    spec, shape, cond = model.spec, model.space.shape, cond.to(_device(model))
+    velocity = guided(wide(model.net), spec.guidance)
+    for first in range(0, len(cond), batch_size):
         rows = cond[first : first + batch_size]
         yield sample(
             lambda x, t, rows=rows: velocity(x, t, rows),
-            noise.at(first, len(rows), net.sample_shape).to(rows.device),
+            noise.at(first, len(rows), shape).to(rows.device),
             spec.times,
             spec.rule,
             keep=keep,
-            rng=lambda node, x, first=first: noise.at(first, len(x), net.sample_shape, node).to(x),
+            rng=lambda node, x, first=first: noise.at(first, len(x), shape, node).to(x),
         )
 
 
-def draw(net: Any, spec: SamplerSpec, prompts: Sequence[str], noise: Noise, *, batch_size: int = 256) -> Tensor:
-    """Samples [n, C, H, W], one a prompt."""
-    return torch.cat([solution.x0 for solution in solutions(net, spec, prompts, noise, batch_size=batch_size)])
+def draw(model: Student, cond: Cond, noise: Noise, *, batch_size: int = 256) -> Tensor:
+    """Samples [n, ...] of the model's space, one a row of cond [n, 1]."""
+    return torch.cat([solution.x0 for solution in solutions(model, cond, noise, batch_size=batch_size)])
+
+
+def _device(model: Student) -> torch.device:
+    return next(chain(model.net.parameters(), model.net.buffers())).device

@@ -1,36 +1,34 @@
 """Batches as pure functions of (seed, iteration), which is what makes a resumed run the same run."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from stages.core.messages import join
 from stages.core.rng import stream
-from stages.core.types import Batch
+from stages.core.types import Batch, Space
 from stages.io.dataset import Dataset
 from stages.training.walk import Walk
 
 BatchAt = Callable[[int], Batch]
 
 
-def images(dataset: Dataset, net: Any, batch_size: int, seed: int, device: str) -> BatchAt:
-    """Training images [B, C, H, W] with the tokens of their captions, drawn with replacement."""
-    x0 = dataset.train_images.to(device)
-    cond = net.tokens(dataset.prompt_of(dataset.train_targets)).to(device)
-    targets = dataset.train_targets.to(device)
-    null = net.null(1).to(device)
+def images(dataset: Dataset, space: Space, batch_size: int, seed: int, device: str) -> BatchAt:
+    """Samples x0 of training images with their prompts, drawn with replacement."""
+    x0 = space.encode(dataset.train_images).to(device)
+    cond = dataset.rows(dataset.train_prompts).to(device)
 
     def batch_at(iteration: int) -> Batch:
         index = torch.randint(len(x0), (batch_size,), generator=stream(seed, "batch", iteration)).to(device)
-        return {"x0": x0[index], "cond": cond[index], "targets": targets[index], "null": null.expand(batch_size, -1)}
+        return {"x0": x0[index], "cond": cond[index]}
 
     return batch_at
 
 
 class PairSource(Protocol):
-    """Pairs in parts: noise and x0 float32 [N, C, H, W], and prompt_index int64 [N], which counts in `prompts`."""
+    """Pairs in parts: noise and x0 float32 [N, ...], and prompt_index int64 [N], which counts in `prompts`."""
 
     rows: Sequence[int]
     """Pairs in each part."""
@@ -41,15 +39,15 @@ class PairSource(Protocol):
         ...
 
 
-def pairs(made: PairSource, net: Any, batch_size: int, buffer: int, *, seed: int, device: str) -> BatchAt:
-    """Pairs (noise, x0) with the tokens of their prompts, each once an epoch, shuffled among the `buffer` held."""
-    cond, null = net.tokens(made.prompts).to(device), net.null(1).to(device)
+def pairs(made: PairSource, dataset: Dataset, batch_size: int, buffer: int, *, seed: int, device: str) -> BatchAt:
+    """Pairs (noise, x0) with their prompts, each once an epoch, shuffled among the `buffer` held."""
+    cond = dataset.rows(dataset.place_of(made.prompts)).to(device)
     walk = Walk(made.rows, made.read, buffer=buffer, batch_size=batch_size, seed=seed)
 
     def batch_at(iteration: int) -> Batch:
         found = {name: tensor.to(device) for name, tensor in walk(iteration).items()}
         index = found.pop("prompt_index")
-        return {**found, "cond": cond[index], "null": null.expand(batch_size, -1)}
+        return {**found, "cond": cond[index]}
 
     return batch_at
 
@@ -62,16 +60,15 @@ def enough_prompts(asked: int, seen: int, where: str = "") -> None:
         )
 
 
-def groups(dataset: Dataset, net: Any, num_prompts: int, group_size: int, *, seed: int, device: str) -> BatchAt:
-    """`num_prompts` different seen prompts an iteration, each in `group_size` consecutive rows."""
-    prompts = dataset.prompts("seen")
-    enough_prompts(num_prompts, len(prompts))
-    cond, targets = net.tokens(prompts).to(device), dataset.targets_of(prompts).to(device)
-    null = net.null(1).to(device)
+def groups(dataset: Dataset, num_prompts: int, group_size: int, *, seed: int, device: str) -> BatchAt:
+    """`num_prompts` different seen prompts an iteration, each a group of `group_size` consecutive rows."""
+    places = dataset.places("seen")
+    enough_prompts(num_prompts, len(places))
+    cond = dataset.rows(places).to(device)
+    group = torch.arange(num_prompts, device=device).repeat_interleave(group_size)
 
     def batch_at(iteration: int) -> Batch:
-        chosen = torch.randperm(len(prompts), generator=stream(seed, "prompts", iteration))[:num_prompts]
-        index = chosen.repeat_interleave(group_size).to(device)
-        return {"cond": cond[index], "targets": targets[index], "null": null.expand(len(index), -1)}
+        chosen = torch.randperm(len(places), generator=stream(seed, "prompts", iteration))[:num_prompts]
+        return {"cond": cond[chosen.to(device)[group]], "group": group}
 
     return batch_at

@@ -10,6 +10,7 @@ from torch import Generator
 
 from stages.core.config import config
 from stages.core.path import mix
+from stages.core.prompts import EMPTY
 from stages.core.ranges import Part, Rate, Steps
 from stages.core.rng import fork, normal_like, uniform
 from stages.core.spec import SamplerSpec, even
@@ -36,7 +37,7 @@ def loss(world: World, batch: Batch, rng: Generator, cfg: Config) -> Loss:
     x0, eps = batch["x0"], normal_like(batch["x0"], noise)
     t = uniform(len(x0), times, x0)
     dropped = uniform(len(x0), drops, x0) < cfg.condition_dropout
-    cond = torch.where(dropped[:, None], batch["null"], batch["cond"])
+    cond = torch.where(dropped[:, None], EMPTY, batch["cond"])
     return (world.nets["student"](mix(x0, eps, t), t, cond) - (eps - x0)).square().mean(), {}
 
 

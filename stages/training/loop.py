@@ -15,10 +15,11 @@ import torch
 from torch import Generator, nn
 
 from stages.core.config import config
+from stages.core.prompts import Prompt
 from stages.core.ranges import Count, Decay, NonNegativeCount, Positive, Unit
 from stages.core.ranks import ALONE, Ranks
 from stages.core.rng import fork, stream
-from stages.core.types import Batch, Reward, Sink
+from stages.core.types import Batch, Reward, Sink, Space
 from stages.models.ema import follow, warm
 from stages.training import checkpoint
 from stages.training.checks import finite
@@ -69,7 +70,10 @@ class Start:
 
     init: nn.Module
     teacher: nn.Module
+    space: Space
     reward: Reward | None = None
+    prompts: Sequence[Prompt] = ()
+    """What the rows of the text table stand for, where there is a reward."""
 
 
 @dataclass(frozen=True)
@@ -109,9 +113,10 @@ class Trainer:
         }
         self.average = frozen_copy(self.nets["student"], device)
         nets = {**self.nets, "teacher": frozen_copy(start.teacher, device)}
-        self.heads = heads_of(nets)
+        self.heads = heads_of(self.roles)
         self.meter = Meter(nets)
-        self.world = world_of(nets, start.reward, self.meter, precision=budget.precision, device=device)
+        judge = start.reward and (start.reward, start.prompts)
+        self.world = world_of(nets, start.space, judge, self.meter, precision=budget.precision, device=device)
         self.team = Team(ranks, device)
         self.own = self.team.ranks.share(budget.slices)
         self.iteration = 0

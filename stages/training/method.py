@@ -4,11 +4,11 @@ A method is a module. The loop owns optimisers, averages, clipping, precision, c
 owns mathematics. Networks answer it in float32 or wider, whatever they compute in, and each call is counted
 (`networks.py`), so that a loss says nothing of either.
 
-Kinds of batch, by `NEEDS` (every batch also holds `cond` and `null`, tokens [B, L]):
+Kinds of batch, by `NEEDS` (every batch also holds `cond` [B, 1], rows of the text table):
 
-- "pairs": noise [B, C, H, W] and x0, the sample a model makes of it
+- "pairs": noise [B, ...] and x0, the sample a model makes of it
 - "images": x0, real data
-- "prompts": targets int64 [B, A], the attributes that `cond` asks for
+- "prompts": for a policy also `group` int64 [B], rising: samples of one group are compared with each other
 """
 
 from collections.abc import Callable, Mapping

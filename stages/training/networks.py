@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from stages.core.precision import widened
-from stages.core.types import Reward, Tokens, World
+from stages.core.prompts import Prompt
+from stages.core.types import Cond, Reward, Scored, Space, World
 from stages.models.discriminator import Discriminator
 from stages.training.cost import SCORED, Meter
 from stages.training.method import Follower, Frozen, Role, Trained
@@ -37,22 +38,9 @@ class RoleNetwork(nn.Module):
         self._role, self._meter, self._computing = role, meter, computing
 
     @property
-    def sample_shape(self) -> tuple[int, ...]:
-        """[C, H, W] of a sample."""
-        return self.net.sample_shape  # type: ignore[return-value]
-
-    @property
     def feature_dim(self) -> int:
         """F of `features`."""
         return self.net.feature_dim  # type: ignore[return-value]
-
-    def tokens(self, prompts: Sequence[str]) -> Tokens:
-        """[B, L]; ValueError names a word outside the vocabulary."""
-        return self.net.tokens(prompts)  # type: ignore[operator]
-
-    def null(self, n: int) -> Tokens:
-        """[n, L], the empty prompt."""
-        return self.net.null(n)  # type: ignore[operator]
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """The network's answer: a velocity, or a head's logits."""
@@ -74,26 +62,38 @@ class RoleNetwork(nn.Module):
 
 
 def world_of(
-    nets: Mapping[str, nn.Module], reward: Reward | None, meter: Meter, *, precision: Precision, device: str
+    nets: Mapping[str, nn.Module],
+    space: Space,
+    judge: tuple[Reward, Sequence[Prompt]] | None,
+    meter: Meter,
+    *,
+    precision: Precision,
+    device: str,
 ) -> World:
-    """What losses may call, each call counted in `meter`, which knows the roles of `nets`."""
+    """What losses may call, each call counted in `meter`, which knows the roles of `nets`.
+
+    `judge` is a reward with the prompts that the rows of the text table stand for.
+    """
     half = partial(torch.autocast, torch.device(device).type, torch.bfloat16)
     computing = half if precision == "bfloat16" else nullcontext
     roles = {role: RoleNetwork(net, role, meter, computing) for role, net in nets.items()}
-    return World(nets=roles, reward=None if reward is None else _counted(reward, meter))
+    return World(nets=roles, space=space, reward=judge and _scored(*judge, space, meter))
 
 
-def _counted(reward: Reward, meter: Meter) -> Reward:
-    def scored(images: Tensor, targets: Tensor) -> Tensor:
-        meter.add(SCORED, len(images))
-        return reward(images, targets)
+def _scored(reward: Reward, prompts: Sequence[Prompt], space: Space, meter: Meter) -> Scored:
+    def scored(samples: Tensor, cond: Cond) -> Tensor:
+        meter.add(SCORED, len(samples))
+        found = reward(space.decode(samples), [prompts[row] for row in cond[:, 0].tolist()])
+        # Decoding cuts what is out of range: an infinite pixel would pass for a white one.
+        finite = samples.flatten(1).isfinite().all(dim=1)
+        return torch.where(finite, widened(found), torch.nan)
 
     return scored
 
 
-def heads_of(nets: Mapping[str, nn.Module]) -> list[str]:
+def heads_of(roles: Mapping[str, Role]) -> list[str]:
     """The roles whose network judges features and sees no sample."""
-    return [role for role, net in nets.items() if not hasattr(net, "sample_shape")]
+    return [name for name, role in roles.items() if isinstance(role, Trained) and role.start == "head"]
 
 
 def build(

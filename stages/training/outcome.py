@@ -4,15 +4,15 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from stages.core.spec import SamplerSpec
 from stages.io.artefacts import adopt, write_json
-from stages.models import save
+from stages.models import Student, save
 from stages.training.loop import Outcome
 
 
-def record(out: Path, outcome: Outcome, spec: SamplerSpec, iterations: int) -> None:
-    """Write out/model, out/cost.json and out/metrics.json."""
-    save(out / "model", outcome.student.cpu(), spec)
+def record(out: Path, outcome: Outcome, model: Student, iterations: int) -> None:
+    """Write out/model, out/cost.json and out/metrics.json; `model` is the outcome's network with what it needs."""
+    model.net.cpu()
+    save(out / "model", model)
     parameters = sum(p.numel() for p in outcome.student.parameters())
     cost = outcome.cost
     write_json(

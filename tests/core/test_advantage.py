@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from stages.core.advantage import group_advantage, grouped, groups_of
+from stages.core.advantage import group_advantage, grouped, numbered
 from stages.core.rng import stream
 
 
@@ -39,13 +39,14 @@ def test_scales_divide_by_what_they_say() -> None:
     torch.testing.assert_close(group_advantage(reward, "batch"), expected)
 
 
-def test_groups_are_runs_of_equal_prompts() -> None:
-    cond = torch.tensor([[4, 1], [4, 1], [2, 9], [2, 9], [4, 1], [4, 1]])
-    group = groups_of(cond)
-    assert group.tolist() == [0, 0, 1, 1, 2, 2]
+def test_a_slices_groups_begin_anywhere() -> None:
+    group = torch.tensor([4, 4, 5, 5, 7, 7])
+    assert numbered(group).tolist() == [0, 0, 1, 1, 2, 2]
     assert grouped(torch.arange(6), group).tolist() == [[0, 1], [2, 3], [4, 5]]
 
 
-def test_a_split_group_is_refused() -> None:
-    with pytest.raises(ValueError, match="groups of 1 to 3 samples: repeat each prompt group_size times"):
+def test_groups_of_other_sizes_and_mixed_ones_are_refused() -> None:
+    with pytest.raises(ValueError, match="groups of 1 to 3 samples: all have to be of one size"):
         grouped(torch.zeros(5), torch.tensor([0, 0, 0, 1, 2]))
+    with pytest.raises(ValueError, match="have to follow each other"):
+        grouped(torch.zeros(4), torch.tensor([0, 1, 0, 1]))

@@ -75,7 +75,7 @@ def test_teacher_steps_have_their_local_order(rule: str, order: int) -> None:
 
 def batch(n: int) -> dict[str, Tensor]:
     x0 = 0.7 + 0.4 * torch.randn(n, 1, 1, 1, dtype=torch.float64, generator=stream(0, "x0"))
-    return {"x0": x0, "cond": tokens(n), "null": tokens(n)}
+    return {"x0": x0, "cond": tokens(n)}
 
 
 def test_the_residual_of_the_exact_map_vanishes_with_the_grid() -> None:
@@ -105,8 +105,8 @@ def test_the_target_carries_no_gradient() -> None:
 
 def test_guidance_bakes_the_guided_teacher_in() -> None:
     guided = replace(CONFIG, guidance=2.0)
-    given = {**batch(1000), "null": tokens(1000, 1)}
-    both, one = GaussianVelocity([0.7, 0.2], 0.4), GaussianVelocity([1.2, 0.0], 0.4)
+    given = {**batch(1000), "cond": tokens(1000, 1)}  # row 0 is the empty prompt
+    both, one = GaussianVelocity([0.2, 0.7], 0.4), GaussianVelocity([0.0, 1.2], 0.4)
     students = {"student": FlowMap(0.7, 0.4), "target": FlowMap(0.5, 0.4)}
     # equal spreads: twice the prompt's mean minus the empty one's, .7 * 2 - .2 = 1.2
     found = cd.loss(world(teacher=both, **students), given, stream(0, "l"), guided)[0]

@@ -44,7 +44,7 @@ class Likelihood(nn.Module):
 
 
 def given(n: int = COUNT, which: int = 0) -> dict[str, Tensor]:
-    return {"x0": torch.zeros(n, 1, 1, 1, dtype=torch.float64), "cond": tokens(n, which), "null": tokens(n, 1)}
+    return {"x0": torch.zeros(n, 1, 1, 1, dtype=torch.float64), "cond": tokens(n, which)}
 
 
 def student_slopes(fake: GaussianVelocity) -> dict[str, float]:
@@ -77,8 +77,7 @@ def test_one_step_tdm_is_dmd2_without_its_gan() -> None:
     nets = world(student=student, fake=fake, teacher=teacher, head=TinyHead(3))
     n, found = 4000, []
     batch = {
-        "cond": torch.ones(n, 3, dtype=torch.int64),
-        "null": teacher.null(n),
+        "cond": tokens(n, 1),
         "x0": torch.zeros(n, 1, 4, 4).double(),
     }
     prepared = tdm.prepare(nets, batch, stream(0, "p"), quadratic)
@@ -96,9 +95,9 @@ def test_one_step_tdm_is_dmd2_without_its_gan() -> None:
 def test_guidance_moves_the_fixed_point_by_scale_minus_one(scale: float) -> None:
     cfg, centre = replace(WIDE, guidance=scale), 0.8 + (scale - 1) * 0.6
     student = AffineStudent(0.5, centre, 4)
-    fake, teacher = GaussianVelocity(centre, 0.5), Pixels([0.8, 0.2], 0.5)
+    fake, teacher = GaussianVelocity(centre, 0.5), Pixels([0.2, 0.8], 0.5)
     nets = world(student=student, fake=fake, teacher=teacher, head=Likelihood(1.0))
-    value, _ = dmd2.student_loss(nets, given(), stream(0, "student"), cfg)
+    value, _ = dmd2.student_loss(nets, given(which=1), stream(0, "student"), cfg)
     assert slopes(value, student) == pytest.approx({"scale": 0, "shift": 0}, abs=1e-12)
 
 

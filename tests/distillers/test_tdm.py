@@ -24,7 +24,7 @@ DEVIATION = 0.673548
 
 
 def batch(cfg: tdm.Config, student: torch.nn.Module, which: int = 0) -> dict[str, Tensor]:
-    given = {"cond": tokens(COUNT, which), "null": tokens(COUNT, 1)}
+    given = {"cond": tokens(COUNT, which)}
     return dict(tdm.prepare(world(student=student), given, stream(0, "prepare"), cfg))
 
 
@@ -68,12 +68,12 @@ def test_a_fake_that_equals_the_teacher_teaches_nothing() -> None:
 
 @pytest.mark.parametrize("scale", [1.0, 2.0, 3.5])
 def test_guidance_moves_the_fixed_point_by_scale_minus_one(scale: float) -> None:
-    # prompt 0 is N(.8, .5^2), the empty prompt 1 is N(.2, .5^2): stationary at .8 + (w - 1)(.8 - .2)
+    # prompt 1 is N(.8, .5^2), the empty prompt 0 is N(.2, .5^2): stationary at .8 + (w - 1)(.8 - .2)
     cfg = replace(WIDE, guidance=scale)
     centre = 0.8 + (scale - 1) * 0.6
     student = AffineStudent(0.5, centre, 4)
-    nets = world(student=student, fake=GaussianVelocity(centre, 0.5), teacher=GaussianVelocity([0.8, 0.2], 0.5))
-    value, metrics = tdm.student_loss(nets, batch(cfg, student), stream(0, "student"), cfg)
+    nets = world(student=student, fake=GaussianVelocity(centre, 0.5), teacher=GaussianVelocity([0.2, 0.8], 0.5))
+    value, metrics = tdm.student_loss(nets, batch(cfg, student, 1), stream(0, "student"), cfg)
     assert float(metrics["gap"]) == pytest.approx(0, abs=1e-12)
     assert slopes(value, student) == pytest.approx({"scale": 0, "shift": 0}, abs=1e-12)
 

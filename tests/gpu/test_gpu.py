@@ -17,7 +17,7 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
 ]
 PROMPTS = ["a bold left-slanted 7", "a thin upright 3"]
-SIZE = NetworkConfig(width=64, num_layers=3, num_heads=4, patch_size=2, num_text_layers=1)
+SIZE = NetworkConfig(width=64, num_layers=3, num_heads=4, patch_size=2)
 METHOD = flow_matching.Config(lr=2e-3, condition_dropout=0.1, nfe=8)
 TDM = tdm.Config(
     method="tdm", nfe=1, guidance=1.0, interval="own", t_min=0.02, t_max=0.99, fake_target="sample", huber_c=1e-3,

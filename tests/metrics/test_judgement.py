@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from stages.core.prompts import Prompt
 from stages.metrics.judgement import against_mixture, correctness, likeness
 from stages.models.mixture import GaussianMixture
 from stages.models.verifier import MixtureVerifier
@@ -16,9 +17,22 @@ def points(*rows: tuple[float, float]) -> torch.Tensor:
 
 def test_correctness_counts_what_the_posterior_finds():
     images = points((0, 0), (10, 0), (9, 1), (1, 0))
-    found = correctness(MixtureVerifier(TRUTH), images, torch.tensor([[0], [1], [0], [0]]), "seen")
+    asked = [Prompt(f"component {k}", {"component": str(k)}) for k in (0, 1, 0, 0)]
+    found = correctness(MixtureVerifier(TRUTH), images, asked, "seen")
     assert found["score_seen"] == found["accuracy_seen_component"] == 0.75
     assert found["score_seen_low"] < 0.75 < found["score_seen_high"]
+
+
+def test_prompts_of_a_task_have_a_score_of_their_own():
+    images, tasks = points((0, 0), (10, 0), (9, 1), (1, 0)), ["near", "far", "far", "near"]
+    asked = [Prompt("", {"component": "0", "task": task}) for task in tasks]
+    found = correctness(MixtureVerifier(TRUTH), images, asked, "seen")
+    assert (found["score_seen_of_near"], found["score_seen_of_far"], found["score_seen"]) == (1, 0, 0.5)
+
+
+def test_a_prompt_whose_facts_are_silent_is_named():
+    with pytest.raises(ValueError, match=r"prompt 'something': its facts do not say all of component"):
+        correctness(MixtureVerifier(TRUTH), points((0, 0)), [Prompt("something")], "seen")
 
 
 def test_errors_of_moments_are_what_arithmetic_gives():

@@ -24,7 +24,7 @@ def test_the_interval_holds_the_truth_as_often_as_it_says(truth):
 
 def test_overall_and_by_attribute():
     measured = torch.tensor([[7, 2, 0], [7, 1, 0], [3, 2, 1], [7, 2, 1]])
-    result = score(measured, torch.tensor([[7, 2, 0]] * 4), ["digit", "weight", "slant"])
+    result = score(measured == torch.tensor([7, 2, 0]), ["digit", "weight", "slant"])
     assert result.overall.value == 0.25
     assert {name: s.value for name, s in result.accuracy.items()} == {"digit": 0.75, "weight": 0.75, "slant": 0.5}
     assert result.overall.count == 4
@@ -35,5 +35,5 @@ def test_bad_counts_and_shapes_are_refused():
         share(0, 0)
     with pytest.raises(ValueError, match="got 3 of 2"):
         share(3, 2)
-    with pytest.raises(ValueError, match="a column for each of digit, slant"):
-        score(torch.zeros(4, 3), torch.zeros(4, 3), ["digit", "slant"])
+    with pytest.raises(ValueError, match=r"verdict of shape \(4, 3\) must be \[N, 2\]"):
+        score(torch.zeros(4, 3, dtype=torch.bool), ["digit", "slant"])

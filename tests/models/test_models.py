@@ -1,5 +1,7 @@
 """Networks keep their promises: prompts are strings, files round-trip, stock diffusers gives the same images."""
 
+import copy
+
 import pytest
 import torch
 from diffusers import DiffusionPipeline
@@ -7,44 +9,59 @@ from diffusers import DiffusionPipeline
 from stages.core.guidance import guided
 from stages.core.rng import stream
 from stages.core.spec import SamplerSpec, even
-from stages.models import load, save
-from stages.models.transformer import NetworkConfig, seeded_build
+from stages.models import Student, TextTable, encoder_of, load, save
+from stages.models.conditioning import OneHot
+from stages.models.space import Pixels, Points
+from stages.models.transformer import NetworkConfig, seeded_build, seeded_teacher
 from stages.samplers.student import Noise, draw
 
 PROMPTS = ["a bold left-slanted 7", "a thin upright 3"]
-TINY = NetworkConfig(width=16, num_layers=2, num_heads=2, patch_size=2, num_text_layers=1)
+TINY = NetworkConfig(width=16, num_layers=2, num_heads=2, patch_size=2)
+
+
+SPACE = Pixels((1, 4, 4))
+ROWS = torch.tensor([[1], [2]])
+
+
+def teacher():
+    """A network that learns its text encoder."""
+    return seeded_teacher(0, TINY, SPACE.shape, ["", *PROMPTS], num_text_layers=1)
 
 
 @pytest.fixture(scope="module")
 def net():
-    made = seeded_build(0, TINY, (1, 4, 4), PROMPTS)
+    made = teacher()
     torch.nn.init.normal_(made.transformer.proj_out.weight, std=0.3, generator=stream(0, "test"))  # starts at zero
     return made.eval().requires_grad_(False)
 
 
+def student(net, spec):
+    return Student(net, spec, SPACE, net.text.frozen())
+
+
 def test_the_same_seed_builds_the_same_network_and_leaves_the_global_stream(net):
     before = torch.get_rng_state()
-    twin = seeded_build(0, TINY, (1, 4, 4), PROMPTS)
+    twin = teacher()
     assert torch.equal(before, torch.get_rng_state())
     assert torch.equal(twin.transformer.pos_embed.proj.weight, net.transformer.pos_embed.proj.weight)
 
 
 def test_prompts_change_the_velocity_and_time_does_too(net):
     x, t = torch.ones(1, 1, 4, 4), torch.tensor([0.5])
-    seven, three = net.tokens(PROMPTS[:1]), net.tokens(PROMPTS[1:])
+    seven, three = ROWS[:1], ROWS[1:]
     assert not torch.allclose(net(x, t, seven), net(x, t, three))
     assert not torch.allclose(net(x, t, seven), net(x, t / 2, seven))
 
 
 def test_unknown_words_and_long_prompts_are_refused(net):
     with pytest.raises(ValueError, match=r"does not know the word 'green'; it knows: 3, 7, a, bold"):
-        net.tokens(["a green 7"])
+        net.text.frozen().encode(["a green 7"])
     with pytest.raises(ValueError, match="at most 4"):
-        net.tokens(["a bold thin upright 7"])
+        net.text.frozen().encode(["a bold thin upright 7"])
 
 
 def test_features_are_those_of_the_lower_half(net):
-    x, t, cond = torch.randn(3, 1, 4, 4, generator=stream(0, "x")), torch.rand(3), net.tokens([""] * 3)
+    x, t, cond = torch.randn(3, 1, 4, 4, generator=stream(0, "x")), torch.rand(3), torch.zeros(3, 1, dtype=torch.int64)
     seen = []
     handle = net.transformer.transformer_blocks[0].register_forward_hook(lambda _m, _a, out: seen.append(out[1]))
     net(x, t, cond)
@@ -53,10 +70,10 @@ def test_features_are_those_of_the_lower_half(net):
 
 
 def test_guidance_one_is_the_velocity_itself_and_two_extrapolates(net):
-    x, t, cond = torch.ones(2, 1, 4, 4), torch.full((2,), 0.3), net.tokens(PROMPTS)
-    assert guided(net, net.null(1), 1.0) is net
-    with_prompt, without = net(x, t, cond), net(x, t, net.null(2))
-    torch.testing.assert_close(guided(net, net.null(1), 2.0)(x, t, cond), 2 * with_prompt - without)
+    x, t, cond = torch.ones(2, 1, 4, 4), torch.full((2,), 0.3), ROWS
+    assert guided(net, 1.0) is net
+    with_prompt, without = net(x, t, cond), net(x, t, torch.zeros_like(cond))
+    torch.testing.assert_close(guided(net, 2.0)(x, t, cond), 2 * with_prompt - without)
 
 
 @pytest.mark.parametrize(
@@ -66,10 +83,10 @@ def test_guidance_one_is_the_velocity_itself_and_two_extrapolates(net):
 )
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_stock_diffusers_gives_our_images(net, spec, tmp_path):
-    save(tmp_path, net, spec)
-    assert load(tmp_path).spec == spec
-    noise = Noise(5, "export")
-    ours = draw(load(tmp_path).net, spec, PROMPTS, noise)
+    save(tmp_path, student(net, spec))
+    noise, again = Noise(5, "export"), load(tmp_path, PROMPTS)
+    assert again.spec == spec
+    ours = draw(again, ROWS, noise)
     stock = DiffusionPipeline.from_pretrained(tmp_path, trust_remote_code=True)
     stock.set_progress_bar_config(disable=True)
     start = noise.at(0, 2, (1, 4, 4))
@@ -84,20 +101,56 @@ def test_stock_diffusers_gives_our_images(net, spec, tmp_path):
 
 
 def test_pictures_have_the_samples_size(net, tmp_path):
-    save(tmp_path, net, even(1))
+    save(tmp_path, student(net, even(1)))
     stock = DiffusionPipeline.from_pretrained(tmp_path, trust_remote_code=True)
     assert stock(PROMPTS[0]).images[0].size == (4, 4)
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"no model here .*model_index\.json"):
-        load(tmp_path)
+        load(tmp_path, [])
 
 
 def test_a_saved_model_does_not_know_where_it_was_loaded_from(net, tmp_path):
     for place in ("here", "elsewhere"):
-        save(tmp_path / place, net, even(1))
-        save(tmp_path / f"from {place}", load(tmp_path / place).net, even(1))
+        save(tmp_path / place, student(net, even(1)))
+        save(tmp_path / f"from {place}", load(tmp_path / place, []))
     for file in (path for path in (tmp_path / "from here").rglob("*") if path.is_file()):
         twin = tmp_path / "from elsewhere" / file.relative_to(tmp_path / "from here")
         assert twin.read_bytes() == file.read_bytes(), f"{file.name} differs"
+
+
+def test_a_table_is_read_row_by_row_and_shared_by_copies(net, tmp_path):
+    save(tmp_path / "model", student(net, even(1)))
+    prompts = ["", *PROMPTS]
+    table = TextTable(prompts, encoder_of(tmp_path / "model").encode(prompts))
+    table.save(tmp_path)
+    read = load(tmp_path / "model", TextTable.load(tmp_path)).net
+    x, t = torch.randn(2, 1, 4, 4, generator=stream(0, "x")), torch.tensor([0.5, 0.2])
+    assert torch.equal(read(x, t, ROWS), load(tmp_path / "model", PROMPTS).net(x, t, ROWS))
+    torch.testing.assert_close(read(x, t, ROWS), net(x, t, ROWS))
+    assert copy.deepcopy(read).text is read.text
+    assert not any(name.startswith("text.") for name in read.state_dict()), "what is frozen is in no checkpoint"
+    assert any(name.startswith("text.") for name in net.state_dict()), "and what learns is"
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_a_student_of_a_closed_form_knows_its_prompts_by_place(tmp_path):
+    encoder = OneHot(["", "component 0", "component 1"])
+    made = seeded_build(0, TINY, (2, 2, 2), TextTable(encoder.prompts, encoder.encode(encoder.prompts)))
+    torch.nn.init.normal_(made.transformer.proj_out.weight, std=0.3, generator=stream(0, "test"))
+    save(tmp_path, Student(made.eval().requires_grad_(False), even(2, guidance=1.5), Points((2, 2, 2)), encoder))
+    noise, asked = Noise(5, "export"), ["component 1", "component 0"]
+    ours = draw(load(tmp_path, asked), ROWS, noise)
+    stock = DiffusionPipeline.from_pretrained(tmp_path, trust_remote_code=True)
+    start = noise.at(0, 2, (2, 2, 2))
+    torch.testing.assert_close(stock(asked, latents=start, output_type="pt").images, ours, atol=1e-5, rtol=1e-5)
+    with pytest.raises(ValueError, match="samples are points, no pictures"):
+        stock(asked, latents=start)
+
+
+def test_pixels_are_there_and_back():
+    images = torch.rand(2, 1, 4, 4, generator=stream(0, "x"))
+    torch.testing.assert_close(SPACE.decode(SPACE.encode(images)), images)
+    assert SPACE.decode(torch.tensor([-3.0, 3.0])).tolist() == [0, 1]
+    assert SPACE.decode(torch.tensor([torch.nan])).isnan().all()

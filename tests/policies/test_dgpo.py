@@ -10,6 +10,7 @@ from stages.core.advantage import group_advantage
 from stages.core.path import mix
 from stages.core.rng import stream
 from stages.core.types import World
+from stages.models.space import Points
 from stages.policies import dgpo
 from tests.training.gaussian import GaussianVelocity, ShiftedVelocity
 from tests.training.tiny import TinyNet
@@ -18,19 +19,21 @@ CONFIG = dgpo.Config(
     method="dgpo", rollout_steps=4, nfe=8, advantage_scale="group", num_draws=4, t_min=0.4, beta=7.0,
     beta_kl=0.0, clip_range=1e9, old_decay=0.3, old_decay_rate=1e-3, student_lr=1e-4,
 )  # fmt: skip
+PIXELS = Points((1, 4, 4), torch.float64)
 
 
 def batch(groups: int, size: int) -> dict[str, Tensor]:
-    cond = torch.arange(groups)[:, None].repeat(1, 3).repeat_interleave(size, dim=0) % 6
-    return {"cond": cond, "null": torch.zeros_like(cond), "targets": cond[:, :2]}
+    group = torch.arange(groups).repeat_interleave(size)
+    return {"cond": group[:, None] % 6, "group": group}
 
 
-def reward(images: Tensor, _targets: Tensor) -> Tensor:
-    return images.flatten(1).mean(dim=1)
+def reward(samples: Tensor, _cond: Tensor) -> Tensor:
+    return samples.flatten(1).mean(dim=1)
 
 
 def nets(**others: nn.Module) -> World:
-    return World(nets={"student": TinyNet(0), "old": TinyNet(1), "reference": TinyNet(2), **others}, reward=reward)
+    roles = {"student": TinyNet(0), "old": TinyNet(1), "reference": TinyNet(2), **others}
+    return World(nets=roles, space=PIXELS, reward=reward)
 
 
 def prepared(world: World, groups: int = 3, size: int = 8, cfg: dgpo.Config = CONFIG) -> dict[str, Tensor]:
@@ -85,7 +88,7 @@ def test_the_gradient_is_that_of_the_groups_preference_loss() -> None:
 def test_constants_cancel() -> None:
     world = nets()
     given = prepared(world)
-    shifted = prepared(World(nets=world.nets, reward=lambda x, a: 5 + reward(x, a)))
+    shifted = prepared(World(nets=world.nets, space=PIXELS, reward=lambda x, a: 5 + reward(x, a)))
     torch.testing.assert_close(given["advantage"], shifted["advantage"])
     advantage = given["advantage"].reshape(3, 8)
     excess = torch.randn(3, 8, dtype=torch.float64, generator=stream(0, "excess"))
@@ -108,7 +111,7 @@ def test_descent_follows_the_conditional_covariance() -> None:
         "group": torch.arange(groups).repeat_interleave(size),
         "advantage": group_advantage(x0.reshape(groups, size), "group").flatten(),
     }
-    world = World(nets={"student": student, "old": exact, "reference": exact})
+    world = World(nets={"student": student, "old": exact, "reference": exact}, space=Points((1, 1, 1)))
     found = torch.autograd.grad(loss(world, given), student.shift)[0].item()
     t = CONFIG.t_min + (1 - CONFIG.t_min) * (torch.arange(1000).double() + 0.5) / 1000
     variance = (1 - t) ** 2 * s2 + t**2
@@ -149,17 +152,17 @@ def test_the_kl_term_is_the_squared_velocity_gap() -> None:
 
 
 def test_equal_rewards_teach_nothing() -> None:
-    world = World(nets=nets().nets, reward=lambda x, _: torch.full((len(x),), 0.3, dtype=x.dtype))
+    world = World(nets=nets().nets, space=PIXELS, reward=lambda x, _: torch.full((len(x),), 0.3, dtype=x.dtype))
     given = prepared(world)
     assert (gradient(loss(world, given), world.nets["student"]) == 0).all()
 
 
 def test_a_reward_without_a_verdict_is_refused() -> None:
-    def broken(images: Tensor, targets: Tensor) -> Tensor:
-        return reward(images, targets).index_fill(0, torch.tensor([2]), torch.nan)
+    def broken(samples: Tensor, cond: Tensor) -> Tensor:
+        return reward(samples, cond).index_fill(0, torch.tensor([2]), torch.nan)
 
     with pytest.raises(ValueError, match=r"dgpo: reward: 1 of 24 values are not finite; look at the samples"):
-        prepared(World(nets=nets().nets, reward=broken))
+        prepared(World(nets=nets().nets, space=PIXELS, reward=broken))
 
 
 def test_the_old_policy_slows_down_as_training_goes_on() -> None:

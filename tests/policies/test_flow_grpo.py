@@ -11,6 +11,7 @@ from stages.core.rng import stream
 from stages.core.sde import flow_sde_step, grid
 from stages.core.spec import even
 from stages.core.types import World
+from stages.models.space import Points
 from stages.policies import flow_grpo
 from tests.training.gaussian import GaussianVelocity, ShiftedVelocity, tokens
 from tests.training.tiny import TinyNet
@@ -19,19 +20,21 @@ CONFIG = flow_grpo.Config(
     method="flow_grpo", rollout_steps=4, nfe=8, noise_level=0.7, guidance=1.0, advantage_scale="group", num_updates=2,
     steps_per_update=3, clip_range=0.2, beta_kl=0.0, student_lr=1e-4,
 )  # fmt: skip
+PIXELS = Points((1, 4, 4), torch.float64)
 
 
-def reward(images: Tensor, _targets: Tensor) -> Tensor:
-    return images.flatten(1).mean(dim=1)
+def reward(samples: Tensor, _cond: Tensor) -> Tensor:
+    return samples.flatten(1).mean(dim=1)
 
 
 def group_batch(groups: int, size: int) -> dict[str, Tensor]:
-    cond = (torch.arange(groups) % 5 + 1)[:, None].repeat(1, 3).repeat_interleave(size, dim=0)
-    return {"cond": cond, "null": torch.zeros_like(cond), "targets": cond}
+    group = torch.arange(groups).repeat_interleave(size)
+    return {"cond": group[:, None] % 5 + 1, "group": group}
 
 
 def tiny(student: nn.Module | None = None) -> World:
-    return World(nets={"student": student or TinyNet(0), "reference": TinyNet(1)}, reward=reward)
+    nets = {"student": student or TinyNet(0), "reference": TinyNet(1)}
+    return World(nets=nets, space=PIXELS, reward=reward)
 
 
 def prepared(world: World, cfg: flow_grpo.Config = CONFIG, groups: int = 3, size: int = 6) -> dict[str, Tensor]:
@@ -39,10 +42,11 @@ def prepared(world: World, cfg: flow_grpo.Config = CONFIG, groups: int = 3, size
 
 
 def rolled_gaussian(n: int) -> tuple[World, dict[str, Tensor], ShiftedVelocity]:
-    """n trajectories of the exact N(1, .25) velocity, in one group since its prompts are equal."""
+    """n trajectories of the exact N(1, .25) velocity, in one group."""
     student = ShiftedVelocity(GaussianVelocity(1.0, 0.5))
-    world = World(nets={"student": student, "reference": GaussianVelocity(1.0, 0.5)}, reward=reward)
-    batch = {"cond": tokens(n), "null": tokens(n), "targets": tokens(n)}
+    nets = {"student": student, "reference": GaussianVelocity(1.0, 0.5)}
+    world = World(nets=nets, space=Points((1, 1, 1), torch.float64), reward=reward)
+    batch = {"cond": tokens(n), "group": torch.zeros(n, dtype=torch.int64)}
     return world, dict(flow_grpo.prepare(world, batch, stream(0, "prepare"), CONFIG)), student
 
 
@@ -152,7 +156,7 @@ def test_steps_of_an_update_are_drawn_without_replacement() -> None:
 
 
 def test_equal_rewards_teach_nothing() -> None:
-    world = World(nets=tiny().nets, reward=lambda x, _: torch.full((len(x),), 0.1, dtype=x.dtype))
+    world = World(nets=tiny().nets, space=PIXELS, reward=lambda x, _: torch.full((len(x),), 0.1, dtype=x.dtype))
     value, _ = flow_grpo.loss(world, prepared(world), stream(0, "loss"), CONFIG)
     assert all((g == 0).all() for g in torch.autograd.grad(value, list(world.nets["student"].parameters())))
 
@@ -161,6 +165,6 @@ def test_bad_configurations_and_rewards_are_refused() -> None:
     section = {name: getattr(CONFIG, name) for name in CONFIG.__dataclass_fields__}
     with pytest.raises(ValueError, match=r"steps_per_update=4 exceeds the 3 stochastic steps of rollout_steps=4"):
         check(flow_grpo.Config, {**section, "steps_per_update": 4}, "rl.arms.grpo")
-    broken = World(nets=tiny().nets, reward=lambda x, _: torch.full((len(x),), torch.nan))
+    broken = World(nets=tiny().nets, space=PIXELS, reward=lambda x, _: torch.full((len(x),), torch.nan))
     with pytest.raises(ValueError, match=r"flow_grpo: reward: 18 of 18 values are not finite; look at the samples"):
         prepared(broken)

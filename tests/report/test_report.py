@@ -51,10 +51,10 @@ def study() -> Study:
         rows=rows,
         gallery=Gallery(
             prompts=["a thin upright 3", "a bold <left> 7"], heldout=[False, True],
-            pictures={r.id: torch.rand(2, 1, 8, 8, generator=generator) * 2 - 1 for r in rows},
+            pictures={r.id: torch.rand(2, 1, 8, 8, generator=generator) for r in rows},
             right={r.id: [True, False] for r in rows},
         ),
-        attributes={"digit": ["3", "7"]},
+        attributes=["digit"], tasks=[],
         counts={"train_images": 5, "test_images": 359, "prompts_seen": 66, "prompts_heldout": 18},
         pairs={"correlation": 0.4375},
         parameters={"evaluate": {"num_samples": 1000}, "distill@tdm1": {"method": "<script>alert(1)</script>"}},
@@ -196,9 +196,9 @@ def test_the_frontier_table_starts_unguided_and_lacks_nothing(tmp_path):
 
 
 def test_a_picture_keeps_every_pixel():
-    shades = torch.linspace(-1, 1, 16).reshape(1, 4, 4)
+    shades = torch.linspace(0, 1, 16).reshape(1, 4, 4)
     found = imread(io.BytesIO(picture(shades)))
-    expected = ((shades[0] + 1) * 127.5).round() / 255
+    expected = (shades[0] * 255).round() / 255
     assert np.allclose(found[..., 0], expected, atol=1e-6)
     assert np.allclose(found[..., 2], expected, atol=1e-6)
 
@@ -210,7 +210,7 @@ def test_the_grid_enlarges_without_blending_and_frames_by_verdict():
     first = sheet[:side, :side]
     inside = np.asarray(first[2 * FRAME : -2 * FRAME, 2 * FRAME : -2 * FRAME, 0], dtype=int)
     factor = inside.shape[0] // 8
-    levels = ((study().gallery.pictures["real.images"][0, 0].clamp(-1, 1) + 1) * 127.5).round().int().numpy()
+    levels = (study().gallery.pictures["real.images"][0, 0] * 255).round().int().numpy()
     assert (inside == levels.repeat(factor, 0).repeat(factor, 1)).all()
     frames = [tuple(sheet[FRAME + 1, column * side + FRAME + 1]) for column in range(2)]
     assert ["#{:02x}{:02x}{:02x}".format(*frame) for frame in frames] == [LIGHT.right, LIGHT.wrong]

@@ -1,84 +1,117 @@
-from types import MappingProxyType
+"""The table of rewards: what an arm may state, what it gets, and what is refused."""
+
+import io
 
 import pytest
 import torch
+from PIL import Image
 
-from stages.rewards import Verifier, table, weighted
+from stages import rewards
+from stages.core.prompts import Prompt
+from stages.rewards import verifier
+from stages.rewards.verifier import of
 
 
-class Pixels:
-    """Attributes written on the first pixels."""
+class Judge:
+    """Attributes written on the first pixels, as a prompt's facts ask for them."""
 
-    attributes = MappingProxyType({"digit": ["0", "1", "2"], "weight": ["thin", "bold"], "slant": ["left", "right"]})
+    attributes = ("digit", "weight", "slant")
 
     def __init__(self):
         self.calls = 0
 
-    def measure(self, images):
+    def judge(self, images, prompts):
         assert images.isfinite().all()
         self.calls += 1
-        return images.flatten(1)[:, :3].round().long()
+        asked = torch.tensor([[prompt.facts[name] for name in self.attributes] for prompt in prompts])
+        return images.flatten(1)[:, :3].round().long() == asked
 
 
-TARGETS = torch.tensor([[2, 1, 0], [2, 1, 0], [0, 0, 1]])
+def prompt(digit, weight, slant):
+    return Prompt(f"{digit} {weight} {slant}", {"digit": digit, "weight": weight, "slant": slant})
+
+
+PROMPTS = [prompt(2, 1, 0), prompt(2, 1, 0), prompt(0, 0, 1)]
 IMAGES = torch.tensor([[2.0, 1, 0, 9], [2, 0, 1, 9], [0, 0, 1, 9]]).reshape(3, 1, 2, 2)
+SECTION = {"right": {"kind": "verifier", "weight": 1.0, "attributes": {"digit": 1.0, "slant": 1.0}}}
 
 
 def test_each_attribute_and_all_of_them():
-    assert isinstance(Pixels(), Verifier)
     expected = {"digit": [1, 1, 1], "weight": [1, 0, 1], "slant": [1, 0, 1], "all": [1, 0, 1]}
-    assert table(Pixels.attributes).keys() == expected.keys()
     for name, values in expected.items():
-        assert weighted({name: 1.0}, Pixels())(IMAGES, TARGETS).tolist() == values
+        assert of(Judge(), {name: 1.0})(IMAGES, PROMPTS).tolist() == values
 
 
 def test_weights_add_up_and_the_verifier_looks_once():
-    verifier = Pixels()
-    rewards = weighted({"digit": 0.5, "all": 2.0, "slant": -1.0}, verifier)(IMAGES, TARGETS)
-    assert rewards.tolist() == [1.5, 0.5, 1.5]
-    assert rewards.dtype == IMAGES.dtype
-    assert verifier.calls == 1
-
-
-def test_any_attribute_that_the_dataset_declares():
-    class Component:
-        attributes = MappingProxyType({"component": ["0", "1"]})
-
-        def measure(self, images):
-            return (images.flatten(1)[:, :1] > 0).long()
-
-    images, targets = torch.tensor([-1.0, 3.0]).reshape(2, 1, 1, 1), torch.tensor([[1], [1]])
-    assert weighted({"component": 1.0}, Component())(images, targets).tolist() == [0, 1]
+    judge = Judge()
+    found = of(judge, {"digit": 0.5, "all": 2.0, "slant": -1.0})(IMAGES, PROMPTS)
+    assert found.tolist() == [1.5, 0.5, 1.5]
+    assert found.dtype == IMAGES.dtype
+    assert judge.calls == 1
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 def test_an_image_that_is_not_finite_gets_no_verdict(bad):
     images = IMAGES.clone()
     images[1, 0, 1, 1] = bad
-    rewards = weighted({"digit": 1.0, "weight": 0.5}, Pixels())(images, TARGETS)
-    assert rewards[[0, 2]].tolist() == [1.5, 1.5]
-    assert rewards[1].isnan()
+    found = of(Judge(), {"digit": 1.0, "weight": 0.5})(images, PROMPTS)
+    assert found[[0, 2]].tolist() == [1.5, 1.5]
+    assert found[1].isnan()
 
 
-def test_no_gradient_and_no_global_draw():
-    before = torch.get_rng_state()
-    rewards = weighted({"all": 1.0}, Pixels())(IMAGES.clone().requires_grad_(), TARGETS)
-    assert not rewards.requires_grad
-    assert torch.equal(before, torch.get_rng_state())
+def test_a_sum_of_kinds_is_weighted_and_draws_no_gradient(monkeypatch, tmp_path):
+    monkeypatch.setattr(verifier, "load_verifier", lambda _folder, _device: Judge())
+    section = {**SECTION, "small": {"kind": "jpeg", "weight": -2.0, "quality": 90}}
+    images = IMAGES.clamp(0, 1).requires_grad_()
+    found = rewards.weighted(rewards.terms(section, "rewards"), rewards.Given(tmp_path, "cpu"))(images, PROMPTS)
+    right = of(Judge(), SECTION["right"]["attributes"])(images.detach(), PROMPTS)
+    for each, image, value in zip(right, images.detach(), found, strict=True):
+        file = io.BytesIO()
+        Image.fromarray((255 * image[0]).round().byte().numpy()).save(file, "JPEG", quality=90)
+        assert value.item() == pytest.approx(each.item() - 2 * len(file.getvalue()) / 1000)
+    assert not found.requires_grad
 
 
-def test_a_misspelt_name_lists_the_valid_ones():
-    with pytest.raises(ValueError, match=r"did you mean 'slant'\? Valid: all, digit, slant, weight"):
-        weighted({"digit": 1.0, "slnat": 1.0}, Pixels())
+def test_a_noisy_picture_is_a_larger_file_than_a_plain_one(tmp_path):
+    [term] = rewards.terms({"small": {"kind": "jpeg", "weight": 1.0, "quality": 95}}, "rewards")
+    plain, noisy = torch.full((3, 32, 32), 0.5), torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(0))
+    size = term.kind.build(term.settings, rewards.Given(tmp_path, "cpu"))(torch.stack([plain, noisy]), [Prompt("")] * 2)
+    assert size[1] > 2 * size[0]
 
 
-def test_bad_weights_and_targets_say_what_to_do():
-    for weights in ({}, {"digit": 0.0}):
-        with pytest.raises(ValueError, match=r"other than 0; valid names: all, digit"):
-            weighted(weights, Pixels())
-    with pytest.raises(ValueError, match=r"rewards\.digit: weight nan is not a finite"):
-        weighted({"digit": float("nan")}, Pixels())
-    with pytest.raises(ValueError, match="a column for each of digit, weight, slant"):
-        weighted({"all": 1.0}, Pixels())(IMAGES, TARGETS[:, :2])
-    with pytest.raises(ValueError, match="may not be called 'all'"):
-        table({"all": ["0"]})
+def test_the_mean_of_a_sum_follows_from_shares_where_the_verifier_says_all():
+    terms = rewards.terms(SECTION, "rewards")
+    assert rewards.expected(terms, {"digit": 0.5, "slant": 0.25, "all": 0.1}) == 0.75
+    more = rewards.terms({**SECTION, "small": {"kind": "jpeg", "weight": 1.0, "quality": 90}}, "rewards")
+    assert rewards.expected(more, {"digit": 0.5, "slant": 0.25}) is None
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        (None, r"^rewards: should name at least one reward"),
+        ({}, r"^rewards: should name at least one reward"),
+        ({"a": 1.0}, r"^rewards\.a: should be a mapping with a kind of jpeg, verifier"),
+        ({"a": {"weight": 1.0}}, r"^rewards\.a\.kind: missing"),
+        ({"a": {"kind": "jepg", "weight": 1.0}}, r"^rewards\.a\.kind: .*did you mean 'jpeg'"),
+        ({"a": {"kind": "jpeg", "weight": 1.0}}, r"^rewards\.a\.quality: missing"),
+        ({"a": {"kind": "jpeg", "weight": float("nan"), "quality": 9}}, r"^rewards\.a\.weight: .*finite"),
+        ({"a": {"kind": "jpeg", "weight": 0.0, "quality": 9}}, r"^rewards: every weight is 0"),
+        ({"a": {"kind": "verifier", "weight": 1.0, "attributes": {"all": 0.0}}}, r"^rewards\.a.*other than 0"),
+    ],
+)
+def test_what_is_no_reward_is_refused(section, message):
+    with pytest.raises(ValueError, match=message):
+        rewards.terms(section, "rewards")
+
+
+def test_an_attribute_that_the_verifier_does_not_judge_is_named_with_those_it_does():
+    terms = rewards.terms({"a": {"kind": "verifier", "weight": 1.0, "attributes": {"slnat": 1.0}}}, "rewards")
+    with pytest.raises(ValueError, match=r"rewards\.a\.attributes: .*did you mean 'slant'\? Valid: all, digit"):
+        rewards.expect(terms, Judge.attributes)
+
+
+def test_as_many_prompts_as_images(tmp_path):
+    terms = rewards.terms({"small": {"kind": "jpeg", "weight": 1.0, "quality": 95}}, "rewards")
+    with pytest.raises(ValueError, match="3 images and 2 prompts"):
+        rewards.weighted(terms, rewards.Given(tmp_path, "cpu"))(IMAGES, PROMPTS[:2])

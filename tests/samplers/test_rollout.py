@@ -5,9 +5,8 @@ import torch
 
 from stages.core.rng import stream
 from stages.core.spec import even
-from stages.samplers.rollout import noise_for, rolled_out
+from stages.samplers.rollout import rolled_out
 from tests.training.gaussian import GaussianVelocity, tokens
-from tests.training.tiny import TinyNet
 
 
 @pytest.mark.parametrize(("steps", "std"), [(1, 0.0), (2, 0.137931), (4, 0.259757), (8, 0.325113), (100, 0.393498)])
@@ -27,9 +26,3 @@ def test_renoised_keeps_the_law_of_a_perfect_jump() -> None:
     assert out.mean().item() == pytest.approx(0.35, abs=0.01)
     assert out.std().item() == pytest.approx(0.5, abs=0.01)
     assert torch.equal(rolled_out(net, x, (1.0,), tokens(len(x)))[:, -1], x)
-
-
-def test_noise_has_the_networks_shape_and_type() -> None:
-    noise = noise_for(TinyNet(0, (2, 4, 4)), 3, stream(0, "noise"))
-    assert noise.shape == (3, 2, 4, 4)
-    assert noise.dtype == torch.float64

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from stages.core.path import expand
 from stages.core.types import World
+from stages.models.space import Points
 
 
 class GaussianVelocity(nn.Module):
@@ -17,7 +18,7 @@ class GaussianVelocity(nn.Module):
         self.sample_shape = (1, size, size)
 
     def forward(self, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
-        mean, t = expand(self.mean[cond[:, 0]], x), expand(t, x)
+        mean, t = expand(self.mean[cond[:, 0] % len(self.mean)], x), expand(t, x)
         variance = (1 - t) ** 2 * self.std**2 + t**2
         return -mean + (t - (1 - t) * self.std**2) / variance * (x - (1 - t) * mean)
 
@@ -50,7 +51,8 @@ class ShiftedVelocity(nn.Module):
 
 
 def world(**nets: nn.Module) -> World:
-    return World(nets=nets)
+    shape = next((net.sample_shape for net in nets.values() if hasattr(net, "sample_shape")), (1, 1, 1))
+    return World(nets=nets, space=Points(shape, torch.float64))
 
 
 def tokens(n: int, which: int = 0) -> Tensor:

@@ -4,24 +4,28 @@ import json
 import sys
 from dataclasses import asdict
 from datetime import timedelta
-from functools import cache
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
 
+from stages.core.prompts import Prompt
 from stages.core.ranks import ALONE, Ranks
 from stages.core.rng import stream
 from stages.distillers import dmd2
+from stages.models.space import Pixels
 from stages.models.transformer import NetworkConfig, seeded_build
 from stages.policies import dgpo
 from stages.training import flow_matching
 from stages.training.loop import Budget, Start, Trainer
+from tests.training.words import rows, table
 from tests.waiting import PATIENCE_S
 
 PROMPTS = [f"a {thickness} {digit}" for thickness in ("bold", "thin") for digit in range(6)]
-TINY = NetworkConfig(width=8, num_layers=1, num_heads=1, patch_size=2, num_text_layers=1)
+ASKED = [Prompt(""), *map(Prompt, PROMPTS)]
+SPACE = Pixels((1, 4, 4))
+TINY = NetworkConfig(width=8, num_layers=1, num_heads=1, patch_size=2)
 FLOW = flow_matching.Config(lr=1e-2, condition_dropout=0.2, nfe=4)
 DMD2 = dmd2.Config(
     method="dmd2", nfe=2, guidance=1.0, critic_updates=2, gan_weight=0.1, t_min=0.02, t_max=0.98,
@@ -43,14 +47,7 @@ CASES = {
 
 
 def network():
-    return seeded_build(0, TINY, (1, 4, 4), PROMPTS)
-
-
-@cache
-def conditions():
-    """Tokens of each prompt, and those of none."""
-    net = network()
-    return net.tokens(PROMPTS), net.null(1)
+    return seeded_build(0, TINY, (1, 4, 4), table(PROMPTS))
 
 
 def batch_at(iteration):
@@ -58,12 +55,11 @@ def batch_at(iteration):
     rng = stream(5, "batch", iteration)
     order = torch.randperm(NUM_PROMPTS, generator=rng).repeat_interleave(GROUP)
     x0 = torch.randn(len(order), 1, 4, 4, generator=rng)
-    cond, null = conditions()
-    return {"x0": x0, "cond": cond[order], "null": null.repeat(len(order), 1), "targets": order[:, None]}
+    return {"x0": x0, "cond": rows(order), "group": torch.arange(NUM_PROMPTS).repeat_interleave(GROUP)}
 
 
-def reward(images, targets):
-    return images.flatten(1).mean(dim=1) * (1 + targets[:, 0])
+def reward(images, prompts):
+    return images.flatten(1).mean(dim=1) * torch.tensor([1 + ASKED.index(prompt) for prompt in prompts])
 
 
 def trainer(name, ranks=ALONE):
@@ -72,7 +68,15 @@ def trainer(name, ranks=ALONE):
         iterations=ITERATIONS, ema=0.9, clip=1.0, warmup=2, final_lr=0.5, precision="float32", slices=slices
     )
     net = network()
-    return Trainer(method, cfg, budget, Start(init=net, teacher=net, reward=reward), seed=3, device="cpu", ranks=ranks)
+    return Trainer(
+        method,
+        cfg,
+        budget,
+        Start(init=net, teacher=net, space=SPACE, reward=reward, prompts=ASKED),
+        seed=3,
+        device="cpu",
+        ranks=ranks,
+    )
 
 
 def train(name, folder, resume, ranks=ALONE):

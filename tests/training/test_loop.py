@@ -6,13 +6,15 @@ import pytest
 import torch
 
 from stages.core.spec import even
+from stages.models.space import Pixels
 from stages.models.transformer import NetworkConfig, seeded_build
 from stages.training import checkpoint, flow_matching, loop
 from stages.training.loop import Budget, Start, Trainer
 from stages.training.method import Follower, Phase, Trained
+from tests.training.words import rows, table
 
 PROMPTS = ["a bold 7", "a thin 3"]
-TINY = NetworkConfig(width=8, num_layers=1, num_heads=1, patch_size=2, num_text_layers=1)
+TINY = NetworkConfig(width=8, num_layers=1, num_heads=1, patch_size=2)
 METHOD = flow_matching.Config(lr=1e-2, condition_dropout=0.2, nfe=4)
 
 
@@ -23,17 +25,14 @@ def budget(**changes):
 
 def batch_at(iteration):
     rng = torch.Generator().manual_seed(iteration)
-    net = seeded_build(0, TINY, (1, 4, 4), PROMPTS)
-    return {
-        "x0": torch.randn(6, 1, 4, 4, generator=rng),
-        "cond": net.tokens([PROMPTS[i % 2] for i in range(6)]),
-        "null": net.null(6),
-    }
+    return {"x0": torch.randn(6, 1, 4, 4, generator=rng), "cond": rows(torch.arange(6) % 2)}
 
 
 def trainer(method=flow_matching, cfg=METHOD, **changes):
-    net = seeded_build(0, TINY, (1, 4, 4), PROMPTS)
-    return Trainer(method, cfg, budget(**changes), Start(init=net, teacher=net), seed=3, device="cpu")
+    net = seeded_build(0, TINY, (1, 4, 4), table(PROMPTS))
+    return Trainer(
+        method, cfg, budget(**changes), Start(init=net, teacher=net, space=Pixels((1, 4, 4))), seed=3, device="cpu"
+    )
 
 
 def weights(net):
@@ -154,9 +153,10 @@ def test_a_follower_averages_what_it_follows():
 
 def test_a_closed_form_teacher_lends_no_weights():
     exact = torch.nn.Identity()
-    exact.sample_shape = (1, 4, 4)
-    net = seeded_build(0, TINY, (1, 4, 4), PROMPTS)
-    made = Trainer(Adversarial(), None, budget(), Start(init=net, teacher=exact), seed=0, device="cpu")
+    net = seeded_build(0, TINY, (1, 4, 4), table(PROMPTS))
+    made = Trainer(
+        Adversarial(), None, budget(), Start(init=net, teacher=exact, space=Pixels((1, 4, 4))), seed=0, device="cpu"
+    )
     assert torch.equal(weights(made.nets["critic"]), weights(net))
 
 

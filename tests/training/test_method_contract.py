@@ -1,5 +1,6 @@
 """What holds for every method, whatever it is: the loop may rely on this, and on nothing else."""
 
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from types import ModuleType
@@ -11,9 +12,11 @@ import yaml
 from torch import Tensor, nn
 
 from stages.core.config import check
+from stages.core.prompts import Prompt
 from stages.core.rng import stream
 from stages.core.types import World
 from stages.distillers import METHODS
+from stages.models.space import Points
 from stages.policies import POLICIES
 from stages.training.cost import Meter
 from stages.training.method import Follower, Trained
@@ -38,8 +41,8 @@ def shipped(name: str) -> Any:
     return replace(cfg, nfe=3) if "nfe" in section(name) else cfg
 
 
-def reward(images: Tensor, targets: Tensor) -> Tensor:
-    return images.flatten(1).mean(dim=1) * (1 + targets[:, 0])
+def reward(images: Tensor, prompts: Sequence[Prompt]) -> Tensor:
+    return images.flatten(1).mean(dim=1) * torch.tensor([1 + prompt.facts["worth"] for prompt in prompts])
 
 
 def world(module: ModuleType, cfg: Any) -> World:
@@ -50,20 +53,21 @@ def world(module: ModuleType, cfg: Any) -> World:
         head = isinstance(role, Trained) and role.start == "head"
         nets[name] = TinyHead(seed) if head else TinyNet(seed)
         nets[name].requires_grad_(isinstance(role, Trained))
-    return world_of(nets, reward, Meter(nets), precision="float32", device="cpu")
+    space, judge = Points((1, 4, 4), torch.float64), (reward, [Prompt("", {"worth": row % 3}) for row in range(6)])
+    return world_of(nets, space, judge, Meter(nets), precision="float32", device="cpu")
 
 
 def batch(module: ModuleType) -> dict[str, Tensor]:
     rng = stream(7, "batch")
     n = NUM_GROUPS * GROUP_SIZE
-    cond = torch.randint(1, 6, (NUM_GROUPS, 3), generator=rng).repeat_interleave(GROUP_SIZE, dim=0)
-    made = {"cond": cond, "null": torch.zeros_like(cond)}
+    cond = torch.randint(1, 6, (NUM_GROUPS, 1), generator=rng).repeat_interleave(GROUP_SIZE, dim=0)
+    made = {"cond": cond}
     if module.NEEDS in ("pairs", "images"):
         made["x0"] = torch.randn((n, 1, 4, 4), generator=rng, dtype=torch.float64)
     if module.NEEDS == "pairs":
         made["noise"] = torch.randn((n, 1, 4, 4), generator=rng, dtype=torch.float64)
     if module.NEEDS == "prompts":
-        made["targets"] = torch.randint(0, 3, (n, 2), generator=rng)
+        made["group"] = torch.arange(NUM_GROUPS).repeat_interleave(GROUP_SIZE)
     return made
 
 

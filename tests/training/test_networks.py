@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
 from functools import cache
 from pathlib import Path
@@ -17,25 +17,31 @@ from torch.overrides import TorchFunctionMode
 
 from stages.core.config import check
 from stages.core.precision import wide_type
+from stages.core.prompts import Prompt
 from stages.core.rng import stream
 from stages.core.spec import even
 from stages.core.types import World
 from stages.distillers import METHODS
+from stages.models import Student
+from stages.models.conditioning import OneHot
 from stages.models.discriminator import Discriminator
+from stages.models.space import Pixels
 from stages.models.transformer import NetworkConfig, VelocityTransformer, seeded_build
 from stages.policies import POLICIES
-from stages.samplers.rollout import noise_for
 from stages.samplers.student import Noise, draw
 from stages.training.cost import KINDS, TOTALS, Cost, Meter
 from stages.training.loop import Budget, Start, Trainer
 from stages.training.method import Trained
 from stages.training.networks import heads_of, world_of
 from tests.training.tiny import TinyHead, TinyNet
+from tests.training.words import rows, table
 
 PARAMS = Path(__file__).parents[2] / "params"
 MODULES: dict[str, ModuleType] = {**METHODS, **POLICIES}
-SIZE = NetworkConfig(width=8, num_layers=2, num_heads=1, patch_size=2, num_text_layers=1)
+SIZE = NetworkConfig(width=8, num_layers=2, num_heads=1, patch_size=2)
 PROMPTS = [f"a {weight} {digit}" for weight in ("bold", "thin") for digit in range(4)]
+ASKED = [Prompt(""), *map(Prompt, PROMPTS)]
+SPACE = Pixels((1, 4, 4))
 ROWS = 8
 BF16 = torch.bfloat16
 
@@ -59,34 +65,33 @@ def one_thread() -> Iterator[None]:
 
 @cache
 def network(seed: int) -> VelocityTransformer:
-    net = seeded_build(seed, SIZE, (1, 4, 4), PROMPTS)
+    net = seeded_build(seed, SIZE, (1, 4, 4), table(PROMPTS))
     # An output layer of zeros, as this transformer has at first, passes no gradient on.
     nn.init.normal_(net.transformer.proj_out.weight, std=0.3, generator=torch.Generator().manual_seed(seed))
     return net
 
 
-def batch_at(iteration: int, rows: int = ROWS) -> dict[str, Tensor]:
+def batch_at(iteration: int, count: int = ROWS) -> dict[str, Tensor]:
     """Two prompts in groups, and whatever a method may need."""
-    rng, net = stream(5, "batch", iteration), network(0)
-    order = torch.randperm(len(PROMPTS), generator=rng)[:2].repeat_interleave(rows // 2)
+    rng = stream(5, "batch", iteration)
+    order = torch.randperm(len(PROMPTS), generator=rng)[:2].repeat_interleave(count // 2)
     return {
-        "x0": torch.randn(rows, 1, 4, 4, generator=rng),
-        "noise": torch.randn(rows, 1, 4, 4, generator=rng),
-        "cond": net.tokens([PROMPTS[i] for i in order]),
-        "null": net.null(rows),
-        "targets": order[:, None],
+        "x0": torch.randn(count, 1, 4, 4, generator=rng),
+        "noise": torch.randn(count, 1, 4, 4, generator=rng),
+        "cond": rows(order),
+        "group": torch.arange(2).repeat_interleave(count // 2),
     }
 
 
-def reward(images: Tensor, targets: Tensor) -> Tensor:
-    return images.flatten(1).mean(dim=1) * (1 + targets[:, 0])
+def reward(images: Tensor, prompts: Sequence[Prompt]) -> Tensor:
+    return images.flatten(1).mean(dim=1) * torch.tensor([1.0 + ASKED.index(prompt) for prompt in prompts])
 
 
 def trainer(name: str, cfg: Any, judge: Any = reward, *, precision: Any = "float32", slices: int = 1) -> Trainer:
     budget = Budget(
         iterations=2, ema=0.9, clip=1.0, warmup=0, final_lr=1.0, precision=precision, slices=slices
     )  # fmt: skip
-    start = Start(init=network(1), teacher=network(2), reward=judge)
+    start = Start(init=network(1), teacher=network(2), space=SPACE, reward=judge, prompts=ASKED)
     return Trainer(MODULES[name], cfg, budget, start, seed=3, device="cpu")
 
 
@@ -124,9 +129,9 @@ class Layers:
 def test_a_trainings_cost_is_what_its_layers_saw(name: str, slices: int) -> None:
     judged = []
 
-    def judge(images: Tensor, targets: Tensor) -> Tensor:
+    def judge(images: Tensor, prompts: Sequence[Prompt]) -> Tensor:
         judged.append(len(images))
-        return reward(images, targets)
+        return reward(images, prompts)
 
     made = trainer(name, settings(name, nfe=2, guidance=1.5), judge, slices=slices)
     layers = Layers(made)
@@ -192,8 +197,8 @@ class Rounded(nn.Module):
     def __init__(self, net: nn.Module, told: torch.dtype) -> None:
         super().__init__()
         self.net, self.told = net, told
-        if hasattr(net, "sample_shape"):
-            self.sample_shape, self.feature_dim = net.sample_shape, net.feature_dim
+        if hasattr(net, "feature_dim"):
+            self.feature_dim = net.feature_dim
 
     def forward(self, *inputs: Tensor) -> Tensor:
         return self.net(*(x.float() if x.is_floating_point() else x for x in inputs)).to(BF16).to(self.told)
@@ -207,14 +212,13 @@ def rounded_world(name: str, cfg: Any, told: torch.dtype) -> World:
     for seed, (role, kind) in enumerate({"teacher": None, **MODULES[name].roles(cfg)}.items()):
         head = isinstance(kind, Trained) and kind.start == "head"
         nets[role] = Rounded((TinyHead if head else TinyNet)(seed).float(), told)
-    return world_of(nets, reward, Meter(nets), precision="float32", device="cpu")
+    return world_of(nets, SPACE, (reward, ASKED), Meter(nets), precision="float32", device="cpu")
 
 
 def outcomes(name: str, cfg: Any, told: torch.dtype) -> list[Tensor]:
     """What is shared, and every phase's loss, metrics and gradients."""
     world, module = rounded_world(name, cfg, told), MODULES[name]
-    tiny = {"cond": torch.tensor([[1, 3, 4]] * 4 + [[1, 2, 5]] * 4), "null": torch.zeros(8, 3, dtype=torch.int64)}
-    shared = module.prepare(world, {**batch_at(0), **tiny}, stream(0, "prepare"), cfg)
+    shared = module.prepare(world, batch_at(0), stream(0, "prepare"), cfg)
     found = [value for value in shared.values() if value.is_floating_point()]
     with torch.no_grad():  # an update later, which is when ratios and clips come to life
         for p in world.nets["student"].parameters():
@@ -259,19 +263,16 @@ def test_arithmetic_on_bfloat16_would_be_found() -> None:
 
 
 def test_noise_is_drawn_in_float32_whatever_the_network_computes_in() -> None:
-    net = TinyNet(0)
-    assert noise_for(net, 2, stream(0, "noise")).dtype == torch.float64
-    narrow = noise_for(net.to(BF16), 2, stream(0, "noise"))
+    assert Pixels((1, 4, 4), torch.float64).noise(2, stream(0, "noise")).dtype == torch.float64
+    narrow = Pixels((1, 4, 4), BF16).noise(2, stream(0, "noise"))
     assert narrow.dtype == torch.float32
-    assert torch.equal(narrow, noise_for(net.float(), 2, stream(0, "noise")))
+    assert torch.equal(narrow, SPACE.noise(2, stream(0, "noise")))
 
 
 def test_guidance_in_a_sampler_is_formed_in_float32() -> None:
     def sampled(told: torch.dtype) -> Tensor:
         net = Rounded(TinyNet(0).float(), told)
-        net.tokens, net.null = net.net.tokens, net.net.null
-        with torch.no_grad():
-            return draw(net, even(3, guidance=4.0), ["a thin 3", "a bold 7"], Noise(0, "x"))
+        return draw(Student(net, even(3, guidance=4.0), SPACE, OneHot([""])), rows([3, 5]), Noise(0, "x"))
 
     assert sampled(BF16).dtype == torch.float32
     assert torch.equal(sampled(BF16), sampled(torch.float32))
@@ -283,5 +284,5 @@ def test_wider_types_stay() -> None:
     ]  # fmt: skip
 
 
-def test_a_head_is_told_by_seeing_no_samples() -> None:
-    assert heads_of({"student": TinyNet(0), "head": TinyHead(0)}) == ["head"]
+def test_a_head_is_told_by_where_it_starts() -> None:
+    assert heads_of({"student": Trained(start="init", lr=1.0), "head": Trained(start="head", lr=1.0)}) == ["head"]

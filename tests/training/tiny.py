@@ -1,15 +1,13 @@
-"""The smallest honest networks: a conditional velocity with tokens and features, and a discriminator head."""
-
-from collections.abc import Sequence
+"""The smallest honest networks: a conditional velocity with features, and a discriminator head."""
 
 import torch
 from torch import Tensor, nn
 
-WORDS = ("", "a", "thin", "bold", "3", "7")
+PROMPTS = 9
 
 
 class TinyNet(nn.Module):
-    """A two-layer perceptron over pixels, time and the mean word vector, in float64."""
+    """A two-layer perceptron over pixels, time and the prompt's vector, in float64."""
 
     def __init__(self, seed: int, sample_shape: tuple[int, int, int] = (1, 4, 4)) -> None:
         super().__init__()
@@ -17,20 +15,13 @@ class TinyNet(nn.Module):
         size = torch.Size(sample_shape).numel()
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            self.words = nn.Embedding(len(WORDS), 4)
+            self.words = nn.Embedding(PROMPTS, 4)
             self.inner = nn.Linear(size + 5, 2 * self.feature_dim)
             self.outer = nn.Linear(2 * self.feature_dim, size)
         self.double()
 
-    def tokens(self, prompts: Sequence[str]) -> Tensor:
-        rows = [[WORDS.index(word) for word in prompt.split()] for prompt in prompts]
-        return torch.tensor([row + [0] * (3 - len(row)) for row in rows])
-
-    def null(self, n: int) -> Tensor:
-        return torch.zeros(n, 3, dtype=torch.int64)
-
     def hidden(self, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
-        joined = torch.cat([x.flatten(1), t[:, None], self.words(cond).mean(dim=1)], dim=1)
+        joined = torch.cat([x.flatten(1), t[:, None], self.words(cond[:, 0])], dim=1)
         return torch.tanh(self.inner(joined))
 
     def features(self, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """`fewstep sample <student> --prompt ...`: pictures in this process, as the student wants to be sampled."""
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ def main(parsed: argparse.Namespace) -> int:
     _check(parsed)
     folder = find(parsed.student)
 
+    import torch
+
     from flows.project import parameters, storage
     from stages.core.spec import even
     from stages.io import places
@@ -38,12 +41,12 @@ def main(parsed: argparse.Namespace) -> int:
     from stages.samplers.student import Noise, draw
 
     storage.settle(parameters.read())
-    student = load(places.view(str(folder.parent)) / folder.name)
+    student = load(places.view(str(folder.parent)) / folder.name, parsed.prompt)
     spec = even(parsed.nfe, guidance=student.spec.guidance) if parsed.nfe else student.spec
-    prompts = [prompt for prompt in parsed.prompt for _ in range(parsed.n)]
-    samples = draw(student.net, spec, prompts, Noise(parsed.seed, "sample"))
-    _picture(samples, parsed.n).save(parsed.out.path)
-    print(f"{parsed.out}: {len(prompts)} pictures, {len(spec.times) - 1} steps of {spec.rule}")
+    rows = torch.arange(len(parsed.prompt))[:, None].repeat_interleave(parsed.n, 0) + 1
+    samples = draw(replace(student, spec=spec), rows, Noise(parsed.seed, "sample"))
+    _picture(student.space.decode(samples), parsed.n).save(parsed.out.path)
+    print(f"{parsed.out}: {len(rows)} pictures, {len(spec.times) - 1} steps of {spec.rule}")
     return 0
 
 
@@ -73,14 +76,14 @@ def find(student: Given) -> Path:
 
 
 def _picture(samples: Any, columns: int) -> Any:
-    """Samples [n, C, H, W] in [-1, 1] as one picture, `columns` a row, each at least 64 pixels wide."""
+    """Images [n, C, H, W] in [0, 1] as one picture, `columns` a row, each at least 64 pixels wide."""
     import torch
     from PIL import Image
 
     if samples.shape[1] not in (1, 3) or samples.shape[2] < 4:
         raise ValueError(f"samples of shape {list(samples.shape[1:])} are no pictures; this model's data are points")
     scale = max(1, 64 // samples.shape[-1])
-    large = samples.clamp(-1, 1).repeat_interleave(scale, 2).repeat_interleave(scale, 3)
+    large = samples.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
     rows = [torch.cat(list(row), dim=2) for row in large.split(columns)]
-    grid = ((torch.cat(rows, dim=1) + 1) * 127.5).round().byte().expand(3, -1, -1)
+    grid = (torch.cat(rows, dim=1) * 255).round().byte().expand(3, -1, -1)
     return Image.fromarray(grid.permute(1, 2, 0).contiguous().numpy())

@@ -34,7 +34,7 @@ class Team:
     def settings(self, **gate_settings):
         content = {"seed": 0, "registry": gate_settings, "evaluate": {"num_samples": 8}}
         arms = {"t": {"teacher": "data/dataset", "init": "data/dataset", "data": "data/dataset"}}
-        names = ("dataset", "verifier", "teacher", "trajectories", "reflow", "compute", "storage", "network")
+        names = ("dataset", "verifier", "teacher", "encode", "trajectories", "reflow", "compute", "storage", "network")
         sections = {name: {} for name in names}
         Path("params.yaml").write_text(
             yaml.safe_dump(sections | content | {"distill": {"arms": arms}, "rl": {"arms": {}}})

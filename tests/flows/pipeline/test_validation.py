@@ -40,6 +40,11 @@ def test_a_preset_has_no_fault(content):
     assert validation.faults(content) == []
 
 
+def right(**attributes):
+    """Rewards of an arm: what the verifier finds right."""
+    return {"right": {"kind": "verifier", "weight": 1.0, "attributes": attributes}}
+
+
 ARM, POLICY = "distill__arms__kd__", "rl__arms__dgpo__"
 DRAW = {"num_pairs": 8, "rule": "euler", "nfe": 1, "guidance": 1.0}
 
@@ -51,7 +56,10 @@ DRAW = {"num_pairs": 8, "rule": "euler", "nfe": 1, "guidance": 1.0}
         ({POLICY + "group_size": 1}, "rl.arms.dgpo.group_size: Input should be greater than or equal to 2 (got 1)"),
         ({"teacher__network__num_heads": 3}, "teacher.network: num_heads=3 does not divide width=64"),
         ({"teacher__network__width": 6}, "teacher.network: width=6: positions are"),
-        ({POLICY + "rewards__digit": float("nan")}, "rl.arms.dgpo.rewards.digit: Input should be a finite number"),
+        (
+            {POLICY + "rewards": right(digit=float("nan"))},
+            "rl.arms.dgpo.rewards.right.attributes.digit: Input should be",
+        ),
         ({"teacher__budget__final_lr": -1}, "teacher.budget.final_lr: "),
         ({"teacher__budget__ema": 1}, "teacher.budget.ema: Input should be less than 1"),
         ({"teacher__method__lr": 0}, "teacher.method.lr: Input should be greater than 0"),
@@ -85,11 +93,14 @@ DRAW = {"num_pairs": 8, "rule": "euler", "nfe": 1, "guidance": 1.0}
         ({"distill__arms__cd__draw": DRAW}, "distill.arms.cd.draw: cd trains on no pairs"),
         ({POLICY + "init": "data/dataset"}, "rl.arms.dgpo.init=data/dataset: holds no model"),
         (
-            {POLICY + "rewards": {"digits": 1.0}},
-            "rl.arms.dgpo.rewards: no reward is called 'digits'; did you mean 'digit'?",
+            {POLICY + "rewards": right(digits=1.0)},
+            "rl.arms.dgpo.rewards.right.attributes: no attribute is called 'digits'; did you mean 'digit'?",
         ),
-        ({POLICY + "rewards": {"digit": 0.0}}, "rl.arms.dgpo.rewards: give one a weight other than 0"),
-        ({POLICY + "rewards": {}}, "rl.arms.dgpo.rewards: give one a weight other than 0"),
+        (
+            {POLICY + "rewards": right(digit=0.0)},
+            "rl.arms.dgpo.rewards.right: attributes: give one",
+        ),
+        ({POLICY + "rewards": {}}, "rl.arms.dgpo.rewards: should name at least one reward"),
         (
             {POLICY + "prompts_per_iteration": 67},
             "rl.arms.dgpo.prompts_per_iteration=67: the dataset has 66 seen prompts",
@@ -111,7 +122,7 @@ def test_a_fault_is_told_in_one_line(changes, message):
         ({"dataset__min_std": 0.5}, "dataset: min_std=0.5 exceeds max_std=0.3"),
         ({POLICY + "init": "data/teacher"}, "rl.arms.dgpo.init=data/teacher: a closed form has no weights to train"),
         ({"distill__arms__rectified__network__patch_size": 2}, "distill.arms.rectified.network: patch_size=2 does not"),
-        ({POLICY + "rewards": {"digit": 1.0}}, "rl.arms.dgpo.rewards: no reward is called 'digit'"),
+        ({POLICY + "rewards": right(digit=1.0)}, "rl.arms.dgpo.rewards.right.attributes: no attribute is"),
         ({POLICY + "prompts_per_iteration": 9}, "rl.arms.dgpo.prompts_per_iteration=9: the dataset has 8 seen prompts"),
     ],
 )  # fmt: skip
@@ -124,7 +135,7 @@ def test_all_faults_of_all_sections_are_in_one_list():
     changes = {
         "seed": "abc", "compute__gpus__default": -1, "storage__root": "???", "registry__metric": 3,
         "teacher__method__lr": 0, "teacher__budget__ema": 1, "trajectories__keep": [99], "evaluate__neighbours": 4000,
-        ARM + "student_lr": 0, ARM + "batch_size": 0, POLICY + "rewards": {"none": 1.0},
+        ARM + "student_lr": 0, ARM + "batch_size": 0, POLICY + "rewards": right(none=1.0),
         "distill__arms__cd__method": "ce",
     }  # fmt: skip
     told = [line.partition(":")[0] for line in validation.faults(changed(FULL, **changes))]
@@ -132,7 +143,7 @@ def test_all_faults_of_all_sections_are_in_one_list():
     assert set(told) == {
         "seed", "compute.gpus.default", "storage.root", "registry.metric", "teacher.method.lr", "teacher.budget.ema",
         "trajectories", "evaluate.neighbours=4000", "distill.arms.kd.student_lr", "distill.arms.kd.batch_size",
-        "rl.arms.dgpo.rewards", "distill.arms.cd.method",
+        "rl.arms.dgpo.rewards.right.attributes", "distill.arms.cd.method",
     }  # fmt: skip
 
 

@@ -26,7 +26,9 @@ def changed(stage, arm, **fields):
 
 
 def test_an_arm_reads_what_its_parameters_name():
-    assert graph.nodes(PARAMS)[Node("distill", "b")] == {Node("dataset"), Node("rl", "r"), Node("distill", "a")}
+    assert graph.nodes(PARAMS)[Node("distill", "b")] == {
+        Node("dataset"), Node("encode"), Node("rl", "r"), Node("distill", "a"),
+    }  # fmt: skip
 
 
 def test_evaluate_reads_every_arm():
@@ -45,8 +47,8 @@ def test_height_counts_the_longest_chain_of_readers():
     assert graph.height(Node("evaluate"), PARAMS) == 1
     assert graph.height(Node("distill", "b"), PARAMS) == 2
     assert graph.height(Node("rl", "r"), PARAMS) == 3
-    # dataset, teacher, trajectories, reflow, distill@a, distill@b, evaluate
-    assert graph.height(Node("dataset"), PARAMS) == 7
+    # dataset, teacher, encode, trajectories, reflow, distill@a, distill@b, evaluate
+    assert graph.height(Node("dataset"), PARAMS) == 8
 
 
 def test_an_arm_may_not_name_itself():
@@ -88,7 +90,9 @@ def test_names_and_folders_go_both_ways():
 
 
 def test_what_is_needed_ends_at_the_target():
-    assert {node.name for node in graph.needed(["trajectories"], PARAMS)} == {"dataset", "teacher", "trajectories"}
+    assert {node.name for node in graph.needed(["trajectories"], PARAMS)} == {
+        "dataset", "teacher", "encode", "trajectories",
+    }  # fmt: skip
     assert len(graph.needed([], PARAMS)) == 9
     with pytest.raises(ValueError, match="no stage is called 'teachers'"):
         graph.needed(["teachers"], PARAMS)

@@ -17,7 +17,7 @@ from tests.waiting import PATIENCE_S, wait_for
 
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("ignore")]
 
-STAGES = ("dataset", "teacher", "trajectories")
+STAGES = ("dataset", "teacher", "encode", "trajectories")
 
 
 @pytest.fixture(scope="module")

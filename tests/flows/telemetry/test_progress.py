@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from flows.telemetry import progress, reports
+from stages.models.space import Pixels
 from stages.models.transformer import NetworkConfig, seeded_build
 from stages.training import flow_matching
 from stages.training.loop import Budget, Start, Trainer
+from tests.training.words import rows, table
 
 PROMPTS = ["a bold 7", "a thin 3"]
 BUDGET = {
@@ -20,12 +22,12 @@ BUDGET = {
 def lines(tmp_path_factory):
     """What a tiny training writes to its report."""
     folder = tmp_path_factory.mktemp("training")
-    size = NetworkConfig(width=8, num_layers=1, num_heads=1, patch_size=2, num_text_layers=1)
-    net = seeded_build(0, size, (1, 4, 4), PROMPTS)
+    size = NetworkConfig(width=8, num_layers=1, num_heads=1, patch_size=2)
+    net = seeded_build(0, size, (1, 4, 4), table(PROMPTS))
     method = flow_matching.Config(lr=1e-2, condition_dropout=0.2, nfe=4)
-    start = Start(init=net, teacher=net)
+    start = Start(init=net, teacher=net, space=Pixels((1, 4, 4)))
     trainer = Trainer(flow_matching, method, Budget(**BUDGET), start, seed=0, device="cpu")
-    batch = {"x0": torch.zeros(2, 1, 4, 4), "cond": net.tokens(PROMPTS), "null": net.null(2)}
+    batch = {"x0": torch.zeros(2, 1, 4, 4), "cond": rows([0, 1])}
     with (folder / "all.jsonl").open("w") as stream:
         trainer.run(lambda _: batch, resume=folder / "resume", sink=reports.reporter(stream))
     return (folder / "all.jsonl").read_text().splitlines(keepends=True)

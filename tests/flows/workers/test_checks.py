@@ -110,7 +110,7 @@ def test_units_and_a_gang_run_on_both_nodes_and_nothing_is_shared_but_s3(clone, 
 
 def test_it_is_the_artefact_that_a_plain_process_makes(clone, tmp_path):
     content, inputs = yaml.safe_load((clone.root / "params.yaml").read_text()), {}
-    for stage in ("dataset", "teacher", "trajectories"):
+    for stage in ("dataset", "teacher", "encode", "trajectories"):
         job = Job(stage=stage, arm=None, seed=0, section=content[stage], inputs=dict(inputs))
         stages_run.run(job, tmp_path / stage, tmp_path / "work", lambda *_: None)
         inputs[stage] = str(tmp_path / stage)

@@ -13,6 +13,7 @@ from flows.project.resources import JUDGED, Compute
 from flows.runtime.errors import Passing
 from flows.workers import reward_workers, train_group
 from flows.workers.reward_workers import Bench
+from stages.core.prompts import Prompt
 from stages.io import run
 from stages.io.dataset import Dataset
 from stages.io.job import Job
@@ -69,13 +70,14 @@ def job(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def truth(job):
-    """Images, targets of which some are theirs, and their rewards."""
+    """Images, prompts of which some are theirs, and their rewards."""
     dataset = Dataset.load(job.input("dataset"))
-    images, targets = dataset.train_images[:9], dataset.train_targets[:9].roll(1, dims=0)
-    targets[:4] = dataset.train_targets[:4]
-    rewards = run.reward(job)(images, targets)
+    images, places = dataset.train_images[:9], dataset.train_prompts[:9].roll(1)
+    places[:4] = dataset.train_prompts[:4]
+    prompts = [dataset.prompts[place] for place in places.tolist()]
+    rewards = run.reward(job)(images, prompts)
     assert len(set(rewards.tolist())) > 1
-    return images, targets, rewards
+    return images, prompts, rewards
 
 
 def living():
@@ -91,27 +93,27 @@ def living():
 
 @pytest.mark.integration
 def test_they_say_what_the_reward_says_even_if_one_dies(cluster, job, truth):
-    images, targets, rewards = truth
+    images, prompts, rewards = truth
     with reward_workers.seated(bench(workers=2), job.to_json()) as (panel, nodes):
         assert len(nodes) == 2
         for count in (9, 1):  # parts of 5 and 4; one of them with nothing to do
-            assert panel(images[:count], targets[:count]).tolist() == rewards[:count].tolist()
+            assert panel(images[:count], prompts[:count]).tolist() == rewards[:count].tolist()
         first, second = living()
         first.kill()
-        assert panel(images, targets).tolist() == rewards.tolist()
+        assert panel(images, prompts).tolist() == rewards.tolist()
         assert second in living()
     wait_for(lambda: not living())
 
 
 @pytest.mark.integration
 def test_a_judge_that_keeps_dying_ends_it(cluster, job, truth):
-    images, targets, _ = truth
+    images, prompts, _ = truth
 
     def ask(panel):
         while True:
             for each in living():
                 each.kill()
-            panel(images, targets)
+            panel(images, prompts)
 
     message = r"a reward worker died 4 times; .*run it again"
     with (
@@ -123,12 +125,12 @@ def test_a_judge_that_keeps_dying_ends_it(cluster, job, truth):
 
 @pytest.mark.integration
 def test_what_a_judge_raises_is_raised_here(cluster, job, truth):
-    images, targets, _ = truth
+    images = truth[0]
     with (
         reward_workers.seated(bench(workers=1), job.to_json()) as (panel, _),
-        pytest.raises(ValueError, match=r"^rewards: targets \(9, 1\) for 9 images must be \[B, A\]"),
+        pytest.raises(ValueError, match=r"^prompt 'something': its facts do not say"),
     ):
-        panel(images, targets[:, :1])
+        panel(images, [Prompt("something")] * 9)
 
 
 @pytest.mark.integration

@@ -1,0 +1,47 @@
+"""Where a model's samples live, and how they become images."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import torch
+from torch import Generator, Tensor
+
+from stages.core.precision import wide_type
+
+
+@dataclass(frozen=True)
+class Points:
+    """Samples that are no pictures: images and samples are the same."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype = torch.float32
+    """Of noise; narrower types become float32."""
+
+    def noise(self, n: int, rng: Generator) -> Tensor:
+        """Standard normal [n, *shape] on the generator's device."""
+        return torch.randn((n, *self.shape), generator=rng, dtype=wide_type(self.dtype), device=rng.device)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """The images."""
+        return images
+
+    def decode(self, samples: Tensor) -> Tensor:
+        """The samples."""
+        return samples
+
+
+class Pixels(Points):
+    """Samples in [-1, 1] for images in [0, 1]."""
+
+    def encode(self, images: Tensor) -> Tensor:
+        """2 images - 1."""
+        return 2 * images - 1
+
+    def decode(self, samples: Tensor) -> Tensor:
+        """(samples + 1) / 2, cut to [0, 1]; what is not a number stays so."""
+        return ((samples + 1) / 2).clamp(0, 1)
+
+
+SPACES: Mapping[str, type[Points]] = MappingProxyType({"pixels": Pixels, "points": Points})
+"""By the name that data sets and models carry."""

@@ -1,0 +1,69 @@
+"""Does an image show what its prompt asks for? Verifiable rewards of 0 or 1, an attribute each.
+
+`all` is every attribute at once, as GenEval counts.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from stages.core.config import config
+from stages.core.messages import choose, join, listed
+from stages.core.prompts import Prompt
+from stages.core.ranges import Weight
+from stages.core.types import Reward
+from stages.models.verifier import Verifier, load_verifier
+
+if TYPE_CHECKING:
+    from stages.rewards import Given
+
+ALL = "all"
+
+
+@config
+class Config:
+    """Which attributes count."""
+
+    attributes: dict[str, Weight]
+    """Attribute's name, or `all` -> its weight in the sum."""
+
+    def __post_init__(self) -> None:
+        if not any(self.attributes.values()):
+            raise ValueError("attributes: give one a weight other than 0, as in {all: 1.0}")
+
+
+def expect(cfg: Config, attributes: Sequence[str], where: str) -> None:
+    """ValueError where the verifier judges no such attribute."""
+    valid = dict.fromkeys([*attributes, ALL])
+    for name in cfg.attributes:
+        choose(valid, name, "attribute", join(where, "attributes"))
+
+
+def build(cfg: Config, given: "Given") -> Reward:
+    """The weighted sum of what the verifier of the experiment finds right."""
+    return of(load_verifier(given.verifier, given.device), cfg.attributes)
+
+
+def of(judge: Verifier, weights: Mapping[str, float]) -> Reward:
+    """The same of a verifier at hand; it looks at an image once. NaN where a value of an image is not finite."""
+    names = [*judge.attributes, ALL]
+    strange = [name for name in weights if name not in names]
+    if strange:
+        raise ValueError(f"rewards: no attribute is called {strange[0]!r}; valid: {listed(names)}")
+
+    def reward(images: Tensor, prompts: Sequence[Prompt]) -> Tensor:
+        finite = images.flatten(1).isfinite().all(dim=1)
+        right = judge.judge(images.nan_to_num(), prompts)
+        columns = torch.cat([right, right.all(dim=1, keepdim=True)], dim=1).to(images)
+        total = sum(weight * columns[:, names.index(name)] for name, weight in weights.items())
+        return torch.where(finite, torch.as_tensor(total), torch.nan)
+
+    return reward
+
+
+def expected(cfg: Config, shares: Mapping[str, float]) -> float:
+    """Its mean over samples of which these shares are right, by attribute and for `all`."""
+    return math.fsum(weight * shares[name] for name, weight in cfg.attributes.items())
