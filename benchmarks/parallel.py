@@ -23,7 +23,8 @@ from stages.core.rng import normal_at
 from stages.io.params import compose
 from stages.models.transformer import NetworkConfig, seeded_build
 from stages.training import flow_matching
-from stages.training.loop import Budget, Start, Trainer
+from stages.training.loop import Budget, Trainer
+from stages.training.roles import Start
 
 ROOT = Path(__file__).parents[1]
 

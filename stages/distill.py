@@ -25,9 +25,10 @@ from stages.samplers import FROM_NOISE
 from stages.samplers.student import Noise, draw
 from stages.training import arm, data
 from stages.training.cost import Cost, Meter
-from stages.training.loop import Budget, Start, Trainer
+from stages.training.loop import Budget, Trainer
 from stages.training.networks import RoleNetwork
 from stages.training.outcome import gather, record
+from stages.training.roles import Start
 
 
 @config
@@ -114,7 +115,7 @@ def work(cfg: arm.Arm[Common], job: Job, _unit: Mapping[str, Any], run: Run) -> 
     dataset = Dataset.load(job.input("dataset"))
     table = TextTable.load(job.input("encode"))
     teacher = load(job.input("teacher") / "model", table, job.device)
-    init = _initial(cfg.common, job, table)
+    init = _initial(cfg.common, job, teacher, table)
     start = Start(init=init.net, teacher=teacher.net, space=init.space)
     trainer = Trainer(
         cfg.method, cfg.settings, cfg.common.budget, start, seed=job.seed, device=job.device, ranks=run.ranks
@@ -134,9 +135,10 @@ def finish(_cfg: arm.Arm[Common], _job: Job, parts: Sequence[Path], out: Path) -
     return gather(parts[0], out)
 
 
-def _initial(common: Common, job: Job, table: TextTable) -> Student:
-    """The model to start from, or a fresh one in the place of a closed form."""
-    init = load(job.input("init") / "model", table, job.device)
+def _initial(common: Common, job: Job, teacher: Student, table: TextTable) -> Student:
+    """The model to start from, which may be the teacher itself, or a fresh one in the place of a closed form."""
+    same = job.input("init") == job.input("teacher")
+    init = teacher if same else load(job.input("init") / "model", table, job.device)
     if isinstance(init.net, VelocityTransformer):
         return init
     return replace(init, net=seeded_build(job.seed, common.network, init.space.shape, table))

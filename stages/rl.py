@@ -19,8 +19,9 @@ from stages.models import TextTable, load
 from stages.models.transformer import VelocityTransformer
 from stages.policies import POLICIES
 from stages.training import arm, data
-from stages.training.loop import Budget, Start, Trainer
+from stages.training.loop import Budget, Trainer
 from stages.training.outcome import gather, record
+from stages.training.roles import Start
 
 
 @config

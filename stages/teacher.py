@@ -20,8 +20,9 @@ from stages.models.space import SPACES, Points
 from stages.models.transformer import NetworkConfig, seeded_teacher
 from stages.training import data as batches
 from stages.training import flow_matching
-from stages.training.loop import Budget, Start, Trainer
+from stages.training.loop import Budget, Trainer
 from stages.training.outcome import gather, record
+from stages.training.roles import Start
 
 
 @config

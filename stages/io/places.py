@@ -9,8 +9,9 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from stages.io import artefacts
 from stages.io.storage import Store, is_url
@@ -50,7 +51,8 @@ def compute(place: str, body: "Callable[[Path, Sink], None]", sink: "Sink") -> N
         state = store.read_document(f"{name}/{RESUME}.json") or {"files": []}
         if not store.missing(state["files"]):
             store.fetch_all(folder / RESUME, state["files"])
-        body(folder, _mirroring(store, name, folder / RESUME, sink))
+        with _Mirror(store, name, folder / RESUME, sink) as mirror:
+            body(folder, mirror)
         artefacts.seal(folder)
         content = json.loads((folder / artefacts.SEAL).read_text(encoding="utf-8"))
         store.put_all(folder, content["files"])
@@ -58,21 +60,46 @@ def compute(place: str, body: "Callable[[Path, Sink], None]", sink: "Sink") -> N
         store.remove(f"{name}/{RESUME}.json")
 
 
-def _mirroring(store: Store, name: str, folder: Path, sink: "Sink") -> "Sink":
-    """`sink`, which also sends the state in `folder` to the store whenever it has changed."""
-    sent: set[tuple[str, int]] = set()
+class _Mirror:
+    """A sink that also has the state in `folder` sent to the store, whenever it has changed, by a thread of its own."""
 
-    def mirroring(step: int, metrics: Mapping[str, float]) -> None:
-        nonlocal sent
-        sink(step, metrics)
-        now = {(f.name, f.stat().st_mtime_ns) for f in folder.glob("[!.]*")} if folder.is_dir() else set()
-        if now and now != sent:
-            files = artefacts.inventory(folder)
-            store.put_all(folder, files)
-            store.write_document(f"{name}/{RESUME}.json", {"files": files})
-            sent = now
+    def __init__(self, store: Store, name: str, folder: Path, sink: "Sink") -> None:
+        self._store, self._name, self._folder, self._sink = store, name, folder, sink
+        self._pool = ThreadPoolExecutor(1, "mirror")
+        self._sending: Future[None] | None = None
+        self._sent: set[tuple[str, int]] = set()
 
-    return mirroring
+    def __call__(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Report, and send what is new unless the last is still on its way. Raises what sending that raised."""
+        self._sink(step, metrics)
+        if self._sending and not self._sending.done():
+            return
+        if self._sending:
+            self._sending.result()
+        files = [file for file in self._folder.glob("[!.]*") if file.is_file()]
+        now = {(file.name, file.stat().st_mtime_ns) for file in files}
+        if now and now != self._sent:
+            held = Path(tempfile.mkdtemp(prefix=".sent-", dir=self._folder.parent))
+            for file in files:  # a state is replaced as a whole, and this one has to last until it is there
+                os.link(file, held / file.name)
+            self._sending, self._sent = self._pool.submit(self._send, held), now
+
+    def _send(self, held: Path) -> None:
+        try:
+            files = artefacts.inventory(held)
+            self._store.put_all(held, files)
+            self._store.write_document(f"{self._name}/{RESUME}.json", {"files": files})
+        finally:
+            shutil.rmtree(held)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, error: type[BaseException] | None, *_others: object) -> None:
+        """Wait for what is on its way; its own error counts where there is no other."""
+        self._pool.shutdown()
+        if self._sending and error is None:
+            self._sending.result()
 
 
 def view(place: str) -> Path:

@@ -1,17 +1,19 @@
 """Exponential moving averages of weights, in float32 whatever the network computes in."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
 
 @torch.no_grad()
-def follow(average: nn.Module, network: nn.Module, decay: float) -> None:
-    """average <- decay * average + (1 - decay) * network, for parameters; buffers are copied."""
-    targets: list[Tensor] = list(average.parameters())
-    sources: list[Tensor] = list(network.parameters())
+def follow(average: Mapping[str, Tensor], network: Mapping[str, Tensor], decay: float) -> None:
+    """average <- decay * average + (1 - decay) * network, by name, for parameters; buffers are copied."""
+    learnt = [name for name, tensor in average.items() if isinstance(tensor, nn.Parameter)]
+    targets, sources = ([tensors[name] for name in learnt] for tensors in (average, network))
     torch._foreach_lerp_(targets, sources, 1 - decay)  # pyright: ignore[reportPrivateImportUsage] (no public name)
-    for target, source in zip(average.buffers(), network.buffers(), strict=True):
-        target.copy_(source)
+    for name in average.keys() - set(learnt):
+        average[name].copy_(network[name])
 
 
 def warm(decay: float, updates: int) -> float:

@@ -1,20 +1,30 @@
-"""The state of an interrupted training on disk: safetensors and JSON, replaced in one rename, never pickled."""
+"""The state of an interrupted training on disk: safetensors and JSON, replaced in one rename, never pickled.
+
+A training stops for as long as its state takes to copy; the copy is written beside it.
+"""
 
 import json
 import os
+import time
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import torch
 from safetensors import safe_open
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from stages.core import tensors
 from stages.training.cost import Meter
+from stages.training.roles import Weights
 
 STATE = "state.safetensors"
+SAVE_EVERY_S = 20.0
+SHARE = 0.02
+"""Of a training's time, at most, that it may stand still for its state to be copied."""
 
 
 class Training(Protocol):
@@ -27,23 +37,65 @@ class Training(Protocol):
     updates: dict[str, int]
 
     @property
-    def nets(self) -> Mapping[str, nn.Module]: ...  # noqa: D102
-    @property
-    def average(self) -> nn.Module: ...  # noqa: D102
+    def weights(self) -> Weights: ...  # noqa: D102
     @property
     def optimisers(self) -> Mapping[str, Optimizer]: ...  # noqa: D102
     @property
     def device(self) -> str: ...  # noqa: D102
 
 
-def save(trainer: Training, folder: Path) -> None:
-    """Write all that the next iteration depends on. Generators are functions of the iteration: none is kept."""
-    folder.mkdir(parents=True, exist_ok=True)
-    counted = dict(zip(trainer.meter.names, trainer.counted.tolist(), strict=True))
-    facts = {"iteration": trainer.iteration, "counted": counted, "updates": trainer.updates}
-    temporary = folder / f".{STATE}.{os.getpid()}"
-    tensors.save(temporary, _tensors(trainer), {"facts": json.dumps(facts)})
-    temporary.replace(folder / STATE)
+@dataclass(frozen=True)
+class State:
+    """All that the next iteration depends on, copied. Generators are functions of the iteration: none is kept."""
+
+    tensors: Mapping[str, Tensor]
+    facts: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, trainer: Training) -> "State":
+        """As `trainer` is now, in this machine's memory."""
+        counted = dict(zip(trainer.meter.names, trainer.counted.tolist(), strict=True))
+        facts = {"iteration": trainer.iteration, "counted": counted, "updates": dict(trainer.updates)}
+        return cls({name: tensor.to("cpu", copy=True) for name, tensor in _tensors(trainer).items()}, facts)
+
+    def write(self, folder: Path) -> None:
+        """In the place of what was there."""
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = folder / f".{STATE}.{os.getpid()}"
+        tensors.save(temporary, self.tensors, {"facts": json.dumps(self.facts)})
+        temporary.replace(folder / STATE)
+
+
+class Saver:
+    """Keeps `folder` a while behind a training: copies its state now and then, and writes the copy in a thread."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._pool = folder, ThreadPoolExecutor(1, "checkpoint")
+        self._writing: Future[None] | None = None
+        self._copied, self._took = time.monotonic(), 0.0
+
+    def due(self) -> bool:
+        """Whether it is time, and the last copy is written."""
+        rest = max(SAVE_EVERY_S, self._took / SHARE)
+        return time.monotonic() - self._copied > rest and (self._writing is None or self._writing.done())
+
+    def save(self, trainer: Training) -> None:
+        """Copy the state, and have it written. Raises what writing the last one raised."""
+        if self._writing:
+            self._writing.result()
+        begin = time.monotonic()
+        self._writing = self._pool.submit(State.of(trainer).write, self._folder)
+        self._copied = time.monotonic()
+        self._took = self._copied - begin
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, error: type[BaseException] | None, *_others: object) -> None:
+        """Wait for what is being written; its own error counts where there is no other."""
+        self._pool.shutdown()
+        if self._writing and error is None:
+            self._writing.result()
 
 
 def restore(trainer: Training, folder: Path) -> bool:
@@ -54,8 +106,8 @@ def restore(trainer: Training, folder: Path) -> bool:
     with safe_open(file, framework="pt", device=trainer.device) as state:
         facts = json.loads(state.metadata()["facts"])
         kept = {name: state.get_tensor(name) for name in state.keys()}
-    for name, net in _networks(trainer).items():
-        net.load_state_dict({key.removeprefix(f"{name}:"): v for key, v in kept.items() if key.startswith(f"{name}:")})
+    for name, tensor in trainer.weights.state().items():
+        tensor.copy_(kept[name])
     for name, optimiser in trainer.optimisers.items():
         content = optimiser.state_dict()
         content["state"] = _nested({k: v for k, v in kept.items() if k.startswith(f"{name}!")})
@@ -65,16 +117,12 @@ def restore(trainer: Training, folder: Path) -> bool:
     return True
 
 
-def _networks(trainer: Training) -> dict[str, nn.Module]:
-    return {**trainer.nets, "average": trainer.average}
-
-
 def _tensors(trainer: Training) -> dict[str, Tensor]:
-    found = {f"{name}:{key}": v for name, net in _networks(trainer).items() for key, v in net.state_dict().items()}
+    found = trainer.weights.state()
     for name, optimiser in trainer.optimisers.items():
         for index, state in optimiser.state_dict()["state"].items():
             found |= {f"{name}!{index}!{key}": value for key, value in state.items()}
-    return {name: tensor.contiguous().clone() for name, tensor in found.items()}
+    return found
 
 
 def _nested(flat: dict[str, Tensor]) -> dict[int, dict[str, Any]]:

@@ -4,9 +4,7 @@ A method brings pure losses (`method.py`); nothing in here knows any method by n
 """
 
 import math
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,22 +13,20 @@ import torch
 from torch import Generator, nn
 
 from stages.core.config import config
-from stages.core.prompts import Prompt
 from stages.core.ranges import Count, Decay, NonNegativeCount, Positive, Unit
 from stages.core.ranks import ALONE, Ranks
 from stages.core.rng import fork, stream
-from stages.core.types import Batch, Reward, Sink, Space
-from stages.models.ema import follow, warm
+from stages.core.types import Batch, Sink
 from stages.training import checkpoint
 from stages.training.checks import finite
 from stages.training.cost import Cost, Meter
-from stages.training.method import Follower, Method, Phase, Trained
-from stages.training.networks import Precision, build, frozen_copy, heads_of, world_of
+from stages.training.method import Method, Phase, Trained
+from stages.training.networks import Precision, world_of
 from stages.training.parallel import Metric, Pairwise, Team, give_gradient, take_gradient
+from stages.training.roles import FULL, Start, Tuning, Weights, heads_of
 
 REPORT_EVERY = 10
 """Iterations between two reports, and between two looks for numbers that are not finite."""
-SAVE_EVERY_S = 20.0
 
 
 @config
@@ -65,18 +61,6 @@ class Budget:
 
 
 @dataclass(frozen=True)
-class Start:
-    """Where networks begin, and what they are judged by."""
-
-    init: nn.Module
-    teacher: nn.Module
-    space: Space
-    reward: Reward | None = None
-    prompts: Sequence[Prompt] = ()
-    """What the rows of the text table stand for, where there is a reward."""
-
-
-@dataclass(frozen=True)
 class Outcome:
     """What training leaves."""
 
@@ -100,19 +84,19 @@ class Trainer:
         seed: int,
         device: str,
         ranks: Ranks = ALONE,
+        tuning: Tuning = FULL,
     ) -> None:
         self.method, self.cfg, self.budget, self.seed, self.device = method, cfg, budget, seed, device
         self.roles = dict(method.roles(cfg))
-        self.nets = build(self.roles, start.init, start.teacher, seed=seed, device=device)
+        self.weights = Weights(self.roles, start, seed=seed, device=device, tuning=tuning)
         self.optimisers = {
             name: torch.optim.AdamW(
-                self.nets[name].parameters(), lr=role.lr, betas=role.betas, weight_decay=role.weight_decay, fused=True
+                self.weights.parameters(name), lr=role.lr, betas=role.betas, weight_decay=role.weight_decay, fused=True
             )
             for name, role in self.roles.items()
             if isinstance(role, Trained)
         }
-        self.average = frozen_copy(self.nets["student"], device)
-        nets = {**self.nets, "teacher": frozen_copy(start.teacher, device)}
+        nets = self.weights.nets
         self.heads = heads_of(self.roles)
         self.meter = Meter(nets)
         judge = start.reward and (start.reward, start.prompts)
@@ -133,20 +117,20 @@ class Trainer:
         """
         self.team.receive(resume / checkpoint.STATE)
         checkpoint.restore(self, resume)
-        self.team.agree(self.nets, "before training")
-        saved, report = time.monotonic(), dict[str, float]()
-        while self.iteration < self.budget.iterations:
-            metrics = self.step(batch_at(self.iteration))
-            last = self.iteration == self.budget.iterations
-            if self.iteration % REPORT_EVERY == 0 or last:
-                report = self._checked(metrics)
-                sink(self.iteration, report)
-            if self.team.ranks.leads and not last and time.monotonic() - saved > SAVE_EVERY_S:
-                self._checked(metrics)
-                checkpoint.save(self, resume)
-                saved = time.monotonic()
-        self.team.agree({**self.nets, "average": self.average}, "after training")
-        return Outcome(frozen_copy(self.average, self.device), self.cost, report)
+        self.team.agree(self.weights.state(), "before training")
+        report = dict[str, float]()
+        with checkpoint.Saver(resume) as saver:
+            while self.iteration < self.budget.iterations:
+                metrics = self.step(batch_at(self.iteration))
+                last = self.iteration == self.budget.iterations
+                if self.iteration % REPORT_EVERY == 0 or last:
+                    report = self._checked(metrics)
+                    sink(self.iteration, report)
+                if self.team.ranks.leads and not last and saver.due():
+                    self._checked(metrics)
+                    saver.save(self)
+        self.team.agree(self.weights.state(), "after training")
+        return Outcome(self.weights.average, self.cost, report)
 
     @property
     def cost(self) -> Cost:
@@ -191,7 +175,7 @@ class Trainer:
         """One optimiser step on the mean loss over slices; metrics of each of this worker's."""
         found: list[Mapping[str, Metric]] = []
         gradient = Pairwise()
-        with self._learning(phase.trains) as parameters:
+        with self.weights.learning(phase.trains) as parameters:
             for part, rng in zip(parts, rngs, strict=True):
                 loss, metrics = phase.loss(self.world, part, rng, self.cfg)
                 loss.backward()
@@ -206,7 +190,7 @@ class Trainer:
                 self.optimisers[name].zero_grad()
         for name in phase.trains:
             self.updates[name] += 1
-            self._follow(name)
+            self.weights.follow(name, self.updates[name], self.budget.ema)
         reported: dict[str, list[Metric]] = {name: [each[name] for each in found] for name in found[0]}
         reported["grad_norm"] = [norm.detach() for _ in found]
         return reported
@@ -225,29 +209,12 @@ class Trainer:
         self.counted = self.counted.to(self.device) + pooled[len(metrics) :]
         return dict(zip(metrics, pooled[: len(metrics)] / self.budget.slices, strict=True))
 
-    def _follow(self, name: str) -> None:
-        for other, role in self.roles.items():
-            if isinstance(role, Follower) and role.of == name:
-                follow(self.nets[other], self.nets[name], role.decay(self.updates[name]))
-        if name == "student":
-            follow(self.average, self.nets["student"], warm(self.budget.ema, self.updates["student"]))
-
-    @contextmanager
-    def _learning(self, names: tuple[str, ...]) -> Iterator[list[nn.Parameter]]:
-        """Only `names` collect gradients inside: a critic must not learn from the student's step."""
-        parameters = [p for name in names for p in self.nets[name].parameters()]
-        for p in parameters:
-            p.requires_grad_(True)
-        yield parameters
-        for p in parameters:
-            p.requires_grad_(False)
-
     def _checked(self, metrics: Mapping[str, Metric]) -> dict[str, float]:
         numbers = {name: float(value) for name, value in metrics.items()}
         for name, number in numbers.items():
             finite(torch.tensor(number), f"training diverged at iteration {self.iteration}: {name}", ADVICE)
         for name in self.optimisers:
-            weights = torch.stack([p.detach().sum() for p in self.nets[name].parameters()])
+            weights = torch.stack([p.detach().sum() for p in self.weights.parameters(name)])
             finite(weights, f"training diverged at iteration {self.iteration}: weights of {name}", ADVICE)
         return numbers
 

@@ -29,8 +29,9 @@ Loss = tuple[Tensor, Mapping[str, Tensor | float]]
 class Trained:
     """A network with an optimiser (AdamW)."""
 
-    start: Literal["init", "teacher", "head"]
-    """A copy of the arm's initial model, of its teacher, or a fresh discriminator head on the teacher's features."""
+    start: str
+    """A builder of `roles.py`: "init" and "teacher" copy the arm's initial model or its teacher, "head" is a
+    fresh discriminator on the teacher's features."""
     lr: float
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.0
@@ -47,9 +48,7 @@ class Follower:
 
 @dataclass(frozen=True, kw_only=True)
 class Frozen:
-    """A copy of the arm's initial model that never changes."""
-
-    start: Literal["init"] = "init"
+    """The arm's initial model, which never changes."""
 
 
 Role = Trained | Follower | Frozen

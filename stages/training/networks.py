@@ -1,10 +1,9 @@
-"""The networks of a training by role, and the one way in which losses call them.
+"""The one way in which losses call networks.
 
 A loss holds these and no network itself. So each call is counted where it happens, whatever asks for it, and each
 answer is float32 before a loss sees it: no method can forget either.
 """
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -16,9 +15,7 @@ from torch import Tensor, nn
 from stages.core.precision import widened
 from stages.core.prompts import Prompt
 from stages.core.types import Cond, Reward, Scored, Space, World
-from stages.models.discriminator import Discriminator
 from stages.training.cost import SCORED, Meter
-from stages.training.method import Follower, Frozen, Role, Trained
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -89,35 +86,3 @@ def _scored(reward: Reward, prompts: Sequence[Prompt], space: Space, meter: Mete
         return torch.where(finite, widened(found), torch.nan)
 
     return scored
-
-
-def heads_of(roles: Mapping[str, Role]) -> list[str]:
-    """The roles whose network judges features and sees no sample."""
-    return [name for name, role in roles.items() if isinstance(role, Trained) and role.start == "head"]
-
-
-def build(
-    roles: Mapping[str, Role], init: nn.Module, teacher: nn.Module, *, seed: int, device: str
-) -> dict[str, nn.Module]:
-    """A network a role; followers begin as what they follow.
-
-    A teacher in closed form has nothing to train: `init` stands in for a copy of it.
-    """
-    made: dict[str, nn.Module] = {}
-    for name, role in roles.items():
-        match role:
-            case Trained(start="head"):
-                made[name] = frozen_copy(Discriminator(teacher.feature_dim, seed), device)  # type: ignore[arg-type]
-            case Trained(start="teacher") if any(True for _ in teacher.parameters()):
-                made[name] = frozen_copy(teacher, device)
-            case Trained() | Frozen():
-                made[name] = frozen_copy(init, device)
-    for name, role in roles.items():
-        if isinstance(role, Follower):
-            made[name] = frozen_copy(made[role.of], device)
-    return made
-
-
-def frozen_copy(net: nn.Module, device: str) -> nn.Module:
-    """A copy in evaluation mode that asks for no gradient."""
-    return copy.deepcopy(net).to(device).eval().requires_grad_(False)

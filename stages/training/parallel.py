@@ -90,16 +90,18 @@ class Team:
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(data.cpu().numpy().tobytes())
 
-    def agree(self, nets: Mapping[str, nn.Module], when: str) -> None:
-        """ValueError if a network differs between workers: other software or hardware there, or a damaged one."""
+    def agree(self, state: Mapping[str, Tensor], when: str) -> None:
+        """ValueError if a role's tensors, "<role>:<name>", differ between workers: by software, hardware or damage."""
         if self.ranks.world == 1:
             return
-        sums = [torch.stack([p.detach().double().sum() for p in net.parameters()]).sum() for net in nets.values()]
-        mine = torch.stack(sums)
+        sums: dict[str, list[Tensor]] = {}
+        for name, tensor in state.items():
+            sums.setdefault(name.partition(":")[0], []).append(tensor.double().sum())
+        mine = torch.stack([torch.stack(each).sum() for each in sums.values()])
         everyone = [torch.empty_like(mine) for _ in range(self.ranks.world)]
         _heard(lambda: dist.all_gather(everyone, mine))
         for rank, theirs in enumerate(everyone):
-            unlike = [name for name, same in zip(nets, (theirs == everyone[0]).tolist(), strict=True) if not same]
+            unlike = [name for name, same in zip(sums, (theirs == everyone[0]).tolist(), strict=True) if not same]
             if unlike:
                 raise ValueError(
                     f"{when}, worker {rank} of {self.ranks.world} has another {unlike[0]} than worker 0; see that all "

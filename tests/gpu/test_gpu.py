@@ -10,7 +10,8 @@ from stages.models.mixture import GaussianMixture
 from stages.models.transformer import NetworkConfig, seeded_build
 from stages.samplers.student import Noise, draw
 from stages.training import checkpoint, flow_matching
-from stages.training.loop import Budget, Start, Trainer
+from stages.training.loop import Budget, Trainer
+from stages.training.roles import Start
 
 pytestmark = [
     pytest.mark.gpu,
@@ -38,7 +39,7 @@ def batch(net, device="cuda"):
 
 def test_networks_tokens_and_averages_live_on_the_device():
     made = trainer()
-    for net in [*made.world.nets.values(), made.average]:
+    for net in [*made.world.nets.values(), made.weights.average]:
         assert {p.device.type for p in net.parameters()} == {"cuda"}
     assert made.world.nets["student"].tokens(PROMPTS).device.type == "cuda"
 
@@ -63,7 +64,7 @@ def test_bfloat16_stays_near_float32(method, cfg):
     losses = {}
     for precision in ("float32", "bfloat16"):
         made = trainer(method, cfg, precision)
-        torch.nn.init.normal_(made.nets["student"].transformer.proj_out.weight, std=0.05,
+        torch.nn.init.normal_(made.weights.nets["student"].transformer.proj_out.weight, std=0.05,
                               generator=torch.Generator("cuda").manual_seed(0))  # fmt: skip
         losses[precision] = float(
             made.step(batch(made.world.nets["student"]))[f"{made.method.phases(cfg)[0].name}/loss"]
@@ -77,7 +78,7 @@ def test_a_short_training_learns(precision, tmp_path):
     fixed = batch(made.world.nets["student"])
     made.run(lambda _i: fixed, resume=tmp_path, sink=lambda _s, m: losses.append(m["flow/loss"]))
     assert losses[-1] < 0.9 * losses[0]
-    assert all(p.dtype == torch.float32 for p in made.average.parameters()), "averages stay in float32"
+    assert all(p.dtype == torch.float32 for p in made.weights.average.parameters()), "averages stay in float32"
 
 
 def test_a_resumed_training_is_bitwise_the_uninterrupted_one(tmp_path, monkeypatch):
@@ -88,7 +89,7 @@ def test_a_resumed_training_is_bitwise_the_uninterrupted_one(tmp_path, monkeypat
     whole.run(lambda _i: fixed, resume=tmp_path / "none", sink=lambda *_: None)
     for _ in range(20):
         first.step(fixed)
-    checkpoint.save(first, tmp_path / "resume")
+    checkpoint.State.of(first).write(tmp_path / "resume")
     second.run(lambda _i: fixed, resume=tmp_path / "resume", sink=lambda *_: None)
     for a, b in zip(whole.average.parameters(), second.average.parameters(), strict=True):
         assert torch.equal(a, b)

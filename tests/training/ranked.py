@@ -18,7 +18,8 @@ from stages.models.space import Pixels
 from stages.models.transformer import NetworkConfig, seeded_build
 from stages.policies import dgpo
 from stages.training import flow_matching
-from stages.training.loop import Budget, Start, Trainer
+from stages.training.loop import Budget, Trainer
+from stages.training.roles import Start
 from tests.training.words import rows, table
 from tests.waiting import PATIENCE_S
 

@@ -9,8 +9,9 @@ from stages.core.spec import even
 from stages.models.space import Pixels
 from stages.models.transformer import NetworkConfig, seeded_build
 from stages.training import checkpoint, flow_matching, loop
-from stages.training.loop import Budget, Start, Trainer
+from stages.training.loop import Budget, Trainer
 from stages.training.method import Follower, Phase, Trained
+from stages.training.roles import Start
 from tests.training.words import rows, table
 
 PROMPTS = ["a bold 7", "a thin 3"]
@@ -44,7 +45,7 @@ def test_a_resumed_run_is_bitwise_the_uninterrupted_one(tmp_path):
     first = trainer()
     for iteration in range(5):
         first.step(batch_at(iteration))
-    checkpoint.save(first, tmp_path / "resume")
+    checkpoint.State.of(first).write(tmp_path / "resume")
     asked = []
     second = trainer().run(lambda i: asked.append(i) or batch_at(i), resume=tmp_path / "resume", sink=lambda *_: None)
     assert asked == [5, 6, 7], "only the missing iterations may run"
@@ -129,14 +130,14 @@ def test_phases_update_what_they_name_as_often_as_they_say():
     made = trainer(method=Adversarial(), cfg=None)
     # The output layer of this transformer starts at zero; a product of two zeros would have no gradient.
     for name in ("student", "critic"):
-        torch.nn.init.constant_(made.nets[name].transformer.proj_out.bias, 0.5)
+        torch.nn.init.constant_(made.weights.nets[name].transformer.proj_out.bias, 0.5)
     before = {name: weights(net) for name, net in made.world.nets.items()}
     for iteration in range(4):
         made.step(batch_at(iteration))
     assert made.updates == {"student": 2, "critic": 12}
     assert torch.equal(before["teacher"], weights(made.world.nets["teacher"]))
     for name in ("student", "critic"):
-        assert not torch.equal(before[name], weights(made.nets[name]))
+        assert not torch.equal(before[name], weights(made.weights.nets[name]))
     assert not any(p.requires_grad for net in made.world.nets.values() for p in net.parameters())
     assert all(p.grad is None for net in made.world.nets.values() for p in net.parameters())
 
@@ -146,9 +147,9 @@ def test_a_follower_averages_what_it_follows():
     seen = []
     for iteration in range(3):
         made.step(batch_at(iteration))
-        seen.append(weights(made.nets["student"]))
+        seen.append(weights(made.weights.nets["student"]))
     # Student updates in iterations 0 and 2; decay 0, then one half.
-    torch.testing.assert_close(weights(made.nets["old"]), 0.5 * seen[0] + 0.5 * seen[2])
+    torch.testing.assert_close(weights(made.weights.nets["old"]), 0.5 * seen[0] + 0.5 * seen[2])
 
 
 def test_a_closed_form_teacher_lends_no_weights():
@@ -157,7 +158,7 @@ def test_a_closed_form_teacher_lends_no_weights():
     made = Trainer(
         Adversarial(), None, budget(), Start(init=net, teacher=exact, space=Pixels((1, 4, 4))), seed=0, device="cpu"
     )
-    assert torch.equal(weights(made.nets["critic"]), weights(net))
+    assert torch.equal(weights(made.weights.nets["critic"]), weights(net))
 
 
 def test_reports_come_regularly_and_at_the_end(tmp_path):

@@ -30,9 +30,10 @@ from stages.models.transformer import NetworkConfig, VelocityTransformer, seeded
 from stages.policies import POLICIES
 from stages.samplers.student import Noise, draw
 from stages.training.cost import KINDS, TOTALS, Cost, Meter
-from stages.training.loop import Budget, Start, Trainer
+from stages.training.loop import Budget, Trainer
 from stages.training.method import Trained
-from stages.training.networks import heads_of, world_of
+from stages.training.networks import world_of
+from stages.training.roles import Start, heads_of
 from tests.training.tiny import TinyHead, TinyNet
 from tests.training.words import rows, table
 
@@ -188,7 +189,7 @@ def test_networks_compute_in_bfloat16_and_answer_in_float32(name: str) -> None:
     assert inside == {BF16}
     assert answers == {torch.float32}
     assert all(math.isfinite(float(value)) for value in metrics.values())
-    assert all(p.dtype == torch.float32 for p in made.nets["student"].parameters())
+    assert all(p.dtype == torch.float32 for p in made.weights.nets["student"].parameters())
 
 
 class Rounded(nn.Module):

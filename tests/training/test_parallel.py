@@ -31,7 +31,7 @@ def folders(tmp_path_factory):
     first = ranked.trainer(RESUMED)
     for iteration in range(RESUMED_AT):
         first.step(ranked.batch_at(iteration))
-    checkpoint.save(first, folder / "resume" / RESUMED)
+    checkpoint.State.of(first).write(folder / "resume" / RESUMED)
     other = subprocess.Popen([sys.executable, "-m", "tests.training.ranked", "1", "2", str(folder)], cwd=ROOT)
     try:
         for name in ranked.CASES:

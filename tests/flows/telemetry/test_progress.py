@@ -9,7 +9,8 @@ from flows.telemetry import progress, reports
 from stages.models.space import Pixels
 from stages.models.transformer import NetworkConfig, seeded_build
 from stages.training import flow_matching
-from stages.training.loop import Budget, Start, Trainer
+from stages.training.loop import Budget, Trainer
+from stages.training.roles import Start
 from tests.training.words import rows, table
 
 PROMPTS = ["a bold 7", "a thin 3"]

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.integration
 
 SIZES = ("teacher.budget.slices=2", "teacher.budget.iterations=100", "+compute.workers.teacher=2")
 GATED = """
-SAVE_EVERY_S = 0.0
+checkpoint.SAVE_EVERY_S, checkpoint.SHARE = 0.0, 1e9
 _step = Trainer.step
 
 

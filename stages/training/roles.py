@@ -1,0 +1,177 @@
+"""The weights of a training's roles, behind one object: what learns, what follows, what is saved, what is frozen.
+
+Networks that nobody changes exist once: the teacher, a policy's reference and the model that both came from may be one
+module, and none of them is in a checkpoint. Whether a trained role owns all of its weights or shares most of them with
+the others is the `Tuning`'s to say.
+"""
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from stages.core.messages import pick
+from stages.core.prompts import Prompt
+from stages.core.types import Reward, Space
+from stages.models.discriminator import Discriminator
+from stages.models.ema import follow, warm
+from stages.training.method import Follower, Frozen, Role, Trained
+
+AVERAGE = "average"
+"""The student's evaluation average, which follows it as a role of its own."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where networks begin, and what they are judged by. The networks are the training's from then on."""
+
+    init: nn.Module
+    teacher: nn.Module
+    space: Space
+    reward: Reward | None = None
+    prompts: Sequence[Prompt] = ()
+    """What the rows of the text table stand for, where there is a reward."""
+
+
+class Tuning(Protocol):
+    """Which weights of a trained network are its own."""
+
+    def twin(self, net: nn.Module) -> nn.Module:
+        """A network that begins as `net` and can be trained beside it."""
+        ...
+
+    def own(self, net: nn.Module) -> dict[str, Tensor]:
+        """By name, the tensors of a twin that are its own, parameters and buffers: they are trained and saved."""
+        ...
+
+
+class Full:
+    """Every role is a copy of a whole network."""
+
+    def twin(self, net: nn.Module) -> nn.Module:
+        """A deep copy."""
+        return copy.deepcopy(net)
+
+    def own(self, net: nn.Module) -> dict[str, Tensor]:
+        """All of it."""
+        return net.state_dict(keep_vars=True)
+
+
+FULL = Full()
+
+
+@dataclass(frozen=True)
+class Adapters:
+    """Twins on one base: modules apart, whose base tensors are the same and whose adapters are their own.
+
+    Each role has its own module tree, and none is ever switched: under activation checkpointing the backward pass runs
+    a network again, and would see whatever adapter had been switched on meanwhile.
+    """
+
+    is_adapter: Callable[[str], bool]
+    """By a tensor's name."""
+
+    def twin(self, net: nn.Module) -> nn.Module:
+        """A copy that shares all but the adapters."""
+        tensors = [*net.named_parameters(), *net.named_buffers()]
+        return copy.deepcopy(net, {id(tensor): tensor for name, tensor in tensors if not self.is_adapter(name)})
+
+    def own(self, net: nn.Module) -> dict[str, Tensor]:
+        """The adapters."""
+        return {name: tensor for name, tensor in net.state_dict(keep_vars=True).items() if self.is_adapter(name)}
+
+
+Builder = Callable[[Start, int], nn.Module]
+"""From the start and a seed."""
+
+
+def _teacher(start: Start, _seed: int) -> nn.Module:
+    """A closed form has nothing to train: the initial model stands in for it."""
+    return start.teacher if any(True for _ in start.teacher.parameters()) else start.init
+
+
+def _head(start: Start, seed: int) -> nn.Module:
+    return Discriminator(start.teacher.feature_dim, seed)  # type: ignore[arg-type]
+
+
+COPIED: Mapping[str, Builder] = MappingProxyType({"init": lambda start, _seed: start.init, "teacher": _teacher})
+"""Networks that a trained role may begin as a twin of."""
+HEADS: Mapping[str, Builder] = MappingProxyType({"head": _head})
+"""Small networks, made anew, that judge the features of another and see no sample."""
+
+
+def heads_of(roles: Mapping[str, Role]) -> list[str]:
+    """The roles that are heads: small beside networks, and counted apart."""
+    return [name for name, role in roles.items() if isinstance(role, Trained) and role.start in HEADS]
+
+
+class Weights:
+    """The networks of all roles, and the student's average."""
+
+    nets: dict[str, nn.Module]
+    """By role; "teacher" is always there."""
+    average: nn.Module
+    """What training makes."""
+
+    def __init__(self, roles: Mapping[str, Role], start: Start, *, seed: int, device: str, tuning: Tuning) -> None:
+        self.roles = roles
+        tunings = dict.fromkeys([*roles, AVERAGE], tuning)
+        self.nets = {"teacher": _frozen(start.teacher, device)}
+        for name, role in roles.items():
+            match role:
+                case Trained(start=begin) if begin in HEADS:
+                    tunings[name] = Full()
+                    self.nets[name] = _frozen(HEADS[begin](start, seed), device)
+                case Trained(start=begin):
+                    origin = pick(COPIED, begin, "builder of a trained network")(start, seed)
+                    self.nets[name] = tuning.twin(_frozen(origin, device))
+                case Frozen():
+                    self.nets[name] = _frozen(start.init, device)
+        for name, role in roles.items():
+            if isinstance(role, Follower):
+                tunings[name] = tunings[role.of]
+                self.nets[name] = tunings[name].twin(self.nets[role.of])
+        self.average = tuning.twin(self.nets["student"])
+        changing = {**self.nets, AVERAGE: self.average}
+        for name, role in {"teacher": Frozen(), **roles}.items():
+            if isinstance(role, Frozen):
+                del changing[name]
+        self._own = {name: tunings[name].own(net) for name, net in changing.items()}
+        self._learnt = {
+            name: [tensor for tensor in own.values() if isinstance(tensor, nn.Parameter)]
+            for name, own in self._own.items()
+        }
+
+    def parameters(self, role: str) -> list[nn.Parameter]:
+        """What the optimiser of `role` moves."""
+        return self._learnt[role]
+
+    def state(self) -> dict[str, Tensor]:
+        """Every tensor that training changes, by "<role>:<name>"; the tensors themselves."""
+        return {f"{role}:{name}": tensor.detach() for role, own in self._own.items() for name, tensor in own.items()}
+
+    @contextmanager
+    def learning(self, roles: Sequence[str]) -> Iterator[list[nn.Parameter]]:
+        """Only `roles` collect gradients inside: a critic must not learn from the student's step."""
+        parameters = [p for role in roles for p in self._learnt[role]]
+        for p in parameters:
+            p.requires_grad_(True)
+        yield parameters
+        for p in parameters:
+            p.requires_grad_(False)
+
+    def follow(self, name: str, updates: int, ema: float) -> None:
+        """After update `updates` of `name`: what follows it moves, and its average where it is the student."""
+        for other, role in self.roles.items():
+            if isinstance(role, Follower) and role.of == name:
+                follow(self._own[other], self._own[name], role.decay(updates))
+        if name == "student":
+            follow(self._own[AVERAGE], self._own[name], warm(ema, updates))
+
+
+def _frozen(net: nn.Module, device: str) -> nn.Module:
+    return net.to(device).eval().requires_grad_(False)
