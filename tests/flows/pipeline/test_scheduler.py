@@ -19,7 +19,7 @@ def test_the_longest_chain_goes_first_even_if_it_asks_last():
         with slots.taken(node):
             order.append(node.name)
 
-    for name in ("dataset", "verifier", "teacher"):
+    for name in ("dataset", "verifier", "teacher", "encode"):
         slots.over(Node(name), made=True)
     first = threading.Thread(target=make, args=(Node("rl", "r"),))
     first.start()
@@ -32,7 +32,7 @@ def test_the_longest_chain_goes_first_even_if_it_asks_last():
 
 def test_a_node_that_was_given_up_holds_nobody():
     slots = Slots(1, ARMS)
-    for name in ("dataset", "verifier", "teacher"):
+    for name in ("dataset", "verifier", "teacher", "encode"):
         slots.over(Node(name), made=True)
     slots.over(Node("trajectories"), made=False)
     with slots.taken(Node("rl", "r")):
