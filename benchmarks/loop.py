@@ -24,7 +24,7 @@ from stages.core.config import check
 from stages.core.rng import normal_at
 from stages.distillers import kd
 from stages.io.params import compose
-from stages.models.transformer import NetworkConfig, seeded_build
+from stages.models.network import NetworkConfig, seeded_build
 from stages.samplers import sample
 from stages.training import flow_matching
 from stages.training.loop import Budget, Trainer

@@ -1,4 +1,4 @@
-"""The data: real handwritten digits captioned from their own pixels, or a Gaussian mixture whose truth is known."""
+"""The data: handwritten digits captioned from their own pixels, scenes of shapes, or a mixture whose truth is known."""
 
 from collections.abc import Mapping, Sequence
 from itertools import product
@@ -11,14 +11,19 @@ from torch import Generator, Tensor
 
 from stages.core.config import config
 from stages.core.prompts import Prompt
-from stages.core.ranges import NonNegative, Positive, Size
+from stages.core.ranges import NonNegative, NonNegativeCount, Positive, Size
 from stages.core.rng import stream
 from stages.core.types import Run
-from stages.io.dataset import Dataset
+from stages.io.artefacts import adopt
+from stages.io.dataset import Dataset, in_levels
 from stages.io.expected import Expected, Inputs, Outline
 from stages.io.job import Job
 from stages.models.mixture import GaussianMixture, component_prompts
+from stages.models.scenes import JUDGED
 from stages.models.verifier import SLANTS, WEIGHTS, ink_mass, slope
+from stages.shapes.grammar import Facts, every, write
+from stages.shapes.heldout import HeldOut, hold_out
+from stages.shapes.scenes import Asked, Scenes, draw
 
 IMAGES, PROMPTS = 1797, 84
 """Of the digits: images, and prompts that one of them shows."""
@@ -58,16 +63,38 @@ class Mixture:
             raise ValueError(f"min_std={self.min_std} exceeds max_std={self.max_std}; swap them")
 
 
-Config = Annotated[Digits | Mixture, Field(discriminator="name")]
+@config
+class Shapes:
+    """Scenes of colored shapes, with prompts of a small English grammar; see `stages/shapes`."""
+
+    name: Literal["shapes"]
+    scenes: Scenes
+    num_train: Drawn
+    num_test: Drawn
+    num_heldout_things: NonNegativeCount
+    """(shape, color) that training never shows; each of another shape and another color."""
+    num_heldout_pairs: NonNegativeCount
+    """Pairs of things that training shows, but never in one scene."""
 
 
-def expect(cfg: Digits | Mixture, job: Job, _inputs: Inputs) -> Expected:
+Config = Annotated[Digits | Mixture | Shapes, Field(discriminator="name")]
+
+
+def expect(cfg: Digits | Mixture | Shapes, job: Job, _inputs: Inputs) -> Expected:
     """Its sizes; ValueError where evaluate could not compare a mixture's component with its test samples."""
     if isinstance(cfg, Digits):
         test = round(cfg.test_fraction * IMAGES)
         outline = Outline(
             kind="digits", sample_shape=(1, 8, 8), attributes=("digit", "weight", "slant"),
             num_train=IMAGES - test, num_test=test, num_seen=PROMPTS - cfg.num_heldout_prompts,
+        )  # fmt: skip
+        return Expected(dataset=outline)
+    if isinstance(cfg, Shapes):
+        asked, kept = _asked(cfg, job.seed)
+        outline = Outline(
+            kind="shapes", sample_shape=(3, cfg.scenes.size, cfg.scenes.size), attributes=JUDGED,
+            num_train=cfg.num_train, num_test=cfg.num_test,
+            num_seen=sum(not kept.heldout(facts, cfg.scenes.num_colors) for facts in asked),
         )  # fmt: skip
         return Expected(dataset=outline)
     counts = _components(cfg, cfg.num_test, stream(job.seed, _TESTING)).bincount()
@@ -84,20 +111,21 @@ def expect(cfg: Digits | Mixture, job: Job, _inputs: Inputs) -> Expected:
     return Expected(dataset=outline)
 
 
-def plan(_cfg: Digits | Mixture, _job: Job) -> list[dict[str, Any]]:
+def plan(_cfg: Digits | Mixture | Shapes, _job: Job) -> list[dict[str, Any]]:
     """One unit: this takes a second."""
     return [{"id": "all"}]
 
 
-def work(cfg: Digits | Mixture, job: Job, _unit: Mapping[str, Any], run: Run) -> None:
+def work(cfg: Digits | Mixture | Shapes, job: Job, _unit: Mapping[str, Any], run: Run) -> None:
     """Make the dataset in `run.out`."""
-    (digits(cfg, job.seed) if isinstance(cfg, Digits) else mixture(cfg, job.seed)).save(run.out)
+    made = {Digits: digits, Mixture: mixture, Shapes: shapes}[type(cfg)](cfg, job.seed)
+    made.save(run.out)
 
 
-def finish(_cfg: Digits | Mixture, _job: Job, parts: Sequence[Path], out: Path) -> Mapping[str, float]:
+def finish(_cfg: Digits | Mixture | Shapes, _job: Job, parts: Sequence[Path], out: Path) -> Mapping[str, float]:
     """Counts of images and prompts."""
     made = Dataset.load(parts[0])
-    made.save(out)
+    adopt(parts[0], out)
     splits = {f"prompts_{split}": float(len(made.places(split))) for split in ("seen", "heldout")}
     return {"train_images": float(len(made.train_images)), "test_images": float(len(made.test_images)), **splits}
 
@@ -161,6 +189,38 @@ def mixture(cfg: Mixture, seed: int) -> Dataset:
         splits=["seen"] * len(prompts), space="points",
         facts={"kind": "mixture", "means": means.tolist(), "stds": stds.tolist()},
     )  # fmt: skip
+
+
+def shapes(cfg: Shapes, seed: int) -> Dataset:
+    """Scenes [N, 3, S, S] of 256 levels: of seen prompts for training, of all for testing, every task alike."""
+    asked, kept = _asked(cfg, seed)
+    heldout = [kept.heldout(facts, cfg.scenes.num_colors) for facts in asked]
+    seen = [place for place, apart in enumerate(heldout) if not apart]
+
+    def drawn(places: Sequence[int], count: int, name: str, without: HeldOut | None) -> tuple[Tensor, Tensor]:
+        ready = Asked.of([asked[place] for place in places], cfg.scenes.num_colors, without)
+        which = ready.choose(seed, name, 0, count)
+        parts = [
+            draw(cfg.scenes, ready, which[start : start + 1024], seed=seed, name=name, start=start)
+            for start in range(0, count, 1024)
+        ]
+        return in_levels(torch.cat(parts)), torch.tensor(places)[torch.from_numpy(which)]
+
+    train = drawn(seen, cfg.num_train, "dataset/train", kept)
+    test = drawn(range(len(asked)), cfg.num_test, _TESTING, None)
+    return Dataset(
+        train_images=train[0], train_prompts=train[1], test_images=test[0], test_prompts=test[1],
+        prompts=[Prompt(write(facts), facts) for facts in asked],
+        splits=["heldout" if apart else "seen" for apart in heldout], space="pixels",
+        facts={"kind": "shapes", "num_shapes": cfg.scenes.num_shapes, "num_colors": cfg.scenes.num_colors},
+    )  # fmt: skip
+
+
+def _asked(cfg: Shapes, seed: int) -> tuple[list[Facts], HeldOut]:
+    """All that can be asked for, and what is kept from training."""
+    scenes = cfg.scenes
+    kept = hold_out(seed, scenes.num_shapes, scenes.num_colors, cfg.num_heldout_things, cfg.num_heldout_pairs)
+    return every(scenes.num_shapes, scenes.num_colors, scenes.max_count), kept
 
 
 def _components(cfg: Mixture, count: int, rng: Generator) -> Tensor:

@@ -20,7 +20,8 @@ from stages.io.expected import Expected, Inputs, outline
 from stages.io.job import Job
 from stages.io.pairs import INDEX, Pairs
 from stages.models import Student, TextTable, load
-from stages.models.transformer import NetworkConfig, VelocityTransformer, seeded_build
+from stages.models.mixture import GaussianMixture
+from stages.models.network import NetworkConfig, seeded_build
 from stages.samplers import FROM_NOISE
 from stages.samplers.student import Noise, draw
 from stages.training import arm, data
@@ -139,7 +140,7 @@ def _initial(common: Common, job: Job, teacher: Student, table: TextTable) -> St
     """The model to start from, which may be the teacher itself, or a fresh one in the place of a closed form."""
     same = job.input("init") == job.input("teacher")
     init = teacher if same else load(job.input("init") / "model", table, job.device)
-    if isinstance(init.net, VelocityTransformer):
+    if not isinstance(init.net, GaussianMixture):
         return init
     return replace(init, net=seeded_build(job.seed, common.network, init.space.shape, table))
 

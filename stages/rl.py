@@ -16,7 +16,7 @@ from stages.io.dataset import Dataset
 from stages.io.expected import Expected, Inputs, outline
 from stages.io.job import Job
 from stages.models import TextTable, load
-from stages.models.transformer import VelocityTransformer
+from stages.models.mixture import GaussianMixture
 from stages.policies import POLICIES
 from stages.training import arm, data
 from stages.training.loop import Budget, Trainer
@@ -86,7 +86,7 @@ def work(cfg: arm.Arm[Common], job: Job, _unit: Mapping[str, Any], run: Run) -> 
     """Train the policy and save it, with its sampler, to run.out/model."""
     dataset = Dataset.load(job.input("dataset"))
     init = load(job.input("init") / "model", TextTable.load(job.input("encode")), job.device)
-    _has_weights(cfg.common, job, "trained" if isinstance(init.net, VelocityTransformer) else "closed form")
+    _has_weights(cfg.common, job, "closed form" if isinstance(init.net, GaussianMixture) else "trained")
     start = Start(
         init=init.net,
         teacher=init.net,

@@ -16,8 +16,8 @@ from stages.io.expected import Expected, Inputs, outline
 from stages.io.job import Job
 from stages.models import Student, save
 from stages.models.mixture import GaussianMixture
+from stages.models.network import NetworkConfig, seeded_teacher
 from stages.models.space import SPACES, Points
-from stages.models.transformer import NetworkConfig, seeded_teacher
 from stages.training import data as batches
 from stages.training import flow_matching
 from stages.training.loop import Budget, Trainer

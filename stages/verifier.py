@@ -1,15 +1,15 @@
 """The frozen judge behind metrics and verifiable rewards, trained on the train split only."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from stages.core import tensors
 from stages.core.config import config
@@ -21,6 +21,7 @@ from stages.io.dataset import Dataset
 from stages.io.expected import Expected, Inputs, outline
 from stages.io.job import Job
 from stages.models.mixture import GaussianMixture
+from stages.models.scenes import Embedding, EmbeddingConfig, SceneVerifier, labels, save_scenes
 from stages.models.verifier import (
     SLANTS,
     WEIGHTS,
@@ -32,6 +33,7 @@ from stages.models.verifier import (
     save_verifier,
 )
 
+N = TypeVar("N", bound=nn.Module)
 VALUES = MappingProxyType({"digit": tuple(map(str, range(10))), "weight": WEIGHTS, "slant": SLANTS})
 """Of a digit's attributes, each in the order of what is measured."""
 
@@ -50,16 +52,27 @@ class Trained:
 
 
 @config
+class Scenes:
+    """The exact measurements of `stages/shapes`; a network is trained for features alone."""
+
+    kind: Literal["scenes"]
+    network: EmbeddingConfig
+    iterations: Count
+    batch_size: Count
+    lr: Rate
+
+
+@config
 class Exact:
     """The posterior under a mixture's true densities."""
 
     kind: Literal["exact"]
 
 
-Config = Annotated[Trained | Exact, Field(discriminator="kind")]
+Config = Annotated[Trained | Scenes | Exact, Field(discriminator="kind")]
 
 
-def expect(cfg: Trained | Exact, _job: Job, inputs: Inputs) -> Expected:
+def expect(cfg: Trained | Scenes | Exact, _job: Job, inputs: Inputs) -> Expected:
     """No more than that it can be made."""
     data = outline(inputs)
     if data:
@@ -67,23 +80,28 @@ def expect(cfg: Trained | Exact, _job: Job, inputs: Inputs) -> Expected:
     return Expected()
 
 
-def _judges(cfg: Trained | Exact, kind: str) -> None:
-    if kind != ("digits" if isinstance(cfg, Trained) else "mixture"):
+def _judges(cfg: Trained | Scenes | Exact, kind: str) -> None:
+    if kind != {Trained: "digits", Scenes: "shapes", Exact: "mixture"}[type(cfg)]:
         raise ValueError(f"verifier.kind={cfg.kind} does not judge a dataset of {kind}")
 
 
-def plan(_cfg: Trained | Exact, _job: Job) -> list[dict[str, Any]]:
+def plan(_cfg: Trained | Scenes | Exact, _job: Job) -> list[dict[str, Any]]:
     """One unit."""
     return [{"id": "all"}]
 
 
-def work(cfg: Trained | Exact, job: Job, _unit: Mapping[str, Any], run: Run) -> None:
+def work(cfg: Trained | Scenes | Exact, job: Job, _unit: Mapping[str, Any], run: Run) -> None:
     """Train, or write down, the verifier in `run.out`."""
     data = Dataset.load(job.input("dataset"))
     _judges(cfg, data.facts["kind"])
     if isinstance(cfg, Exact):
         truth = GaussianMixture.even(data.facts["means"], data.facts["stds"])
         tensors.save(run.out / "mixture.safetensors", truth.state_dict())
+        return
+    if isinstance(cfg, Scenes):
+        embedding = learn_scenes(cfg, data, job.seed, run.sink)
+        verifier = SceneVerifier(embedding, data.facts["num_shapes"], data.facts["num_colors"])
+        save_scenes(run.out, verifier, cfg.network, data.sample_shape[-1])
         return
     classifier = train(cfg, data, job.seed, run.sink)
     verifier = DigitVerifier(classifier, VALUES, data.facts["mass_edges"], data.facts["slope_edges"])
@@ -96,20 +114,45 @@ def train(cfg: Trained, data: Dataset, seed: int, sink: Sink) -> Classifier:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         classifier = Classifier(cfg.network, data.sample_shape[-1], len(VALUES["digit"]))
-    optimiser = torch.optim.AdamW(classifier.parameters(), lr=cfg.lr)
+
+    def loss(index: Tensor, rng: Generator) -> Tensor:
+        logits = classifier(shifted(data.train_images[index], cfg.max_shift, rng))
+        return F.cross_entropy(logits, digit[index], label_smoothing=0.05)
+
+    return _fitted(classifier, loss, cfg, len(data.train_images), seed, sink)
+
+
+def learn_scenes(cfg: Scenes, data: Dataset, seed: int, sink: Sink) -> Embedding:
+    """A network that tells what the verifier sees in training images."""
+    num_shapes, num_colors = data.facts["num_shapes"], data.facts["num_colors"]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        embedding = Embedding(cfg.network, data.sample_shape[-1], num_shapes, num_colors)
+    known = torch.cat([labels(images, num_shapes, num_colors) for images in data.train_images.split(1024)])
+
+    def loss(index: Tensor, _rng: Generator) -> Tensor:
+        return embedding.loss(data.train_images[index], known[index])
+
+    return _fitted(embedding, loss, cfg, len(known), seed, sink)
+
+
+def _fitted(
+    net: N, loss: Callable[[Tensor, Generator], Tensor], cfg: Trained | Scenes, rows: int, seed: int, sink: Sink
+) -> N:
+    """`net`, trained to lower `loss(rows, rng)`; learning rates fall to 0 along a half cosine."""
+    optimiser = torch.optim.AdamW(net.parameters(), lr=cfg.lr)
     for iteration in range(cfg.iterations):
         rng = stream(seed, "verifier", iteration)
-        index = torch.randint(len(data.train_images), (cfg.batch_size,), generator=rng)
-        logits = classifier(shifted(data.train_images[index], cfg.max_shift, rng))
-        loss = F.cross_entropy(logits, digit[index], label_smoothing=0.05)
+        index = torch.randint(rows, (cfg.batch_size,), generator=rng)
+        value = loss(index, rng)
         for group in optimiser.param_groups:
             group["lr"] = cfg.lr * 0.5 * (1 + math.cos(math.pi * iteration / cfg.iterations))
         optimiser.zero_grad()
-        loss.backward()
+        value.backward()
         optimiser.step()
         if (iteration + 1) % 50 == 0 or iteration + 1 == cfg.iterations:
-            sink(iteration + 1, {"loss": loss.item()})
-    return classifier.eval().requires_grad_(False)
+            sink(iteration + 1, {"loss": value.item()})
+    return net.eval().requires_grad_(False)
 
 
 def shifted(images: Tensor, reach: float, rng: Generator) -> Tensor:
@@ -122,7 +165,7 @@ def shifted(images: Tensor, reach: float, rng: Generator) -> Tensor:
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 
-def finish(_cfg: Trained | Exact, job: Job, parts: Sequence[Path], out: Path) -> Mapping[str, float]:
+def finish(_cfg: Trained | Scenes | Exact, job: Job, parts: Sequence[Path], out: Path) -> Mapping[str, float]:
     """Agreement with the labels of real test images, by attribute and in all of them."""
     adopt(parts[0], out)
     data, verifier = Dataset.load(job.input("dataset")), load_verifier(out)

@@ -13,7 +13,7 @@ from typing import Literal
 class Outline:
     """A dataset's sizes and words."""
 
-    kind: Literal["digits", "mixture"]
+    kind: Literal["digits", "mixture", "shapes"]
     sample_shape: tuple[int, int, int]
     """(C, H, W)"""
     attributes: tuple[str, ...]

@@ -13,16 +13,30 @@ from PIL import Image
 class FewStepPipeline(DiffusionPipeline):
     """A flow model with the sampler it was trained for: time grid, step rule and guidance."""
 
-    _optional_components = ["text_encoder", "tokenizer"]  # noqa: RUF012 - a list is what diffusers reads
+    _optional_components = ["transformer", "unet", "text_encoder", "tokenizer"]  # noqa: RUF012 - a list is what diffusers reads
 
-    def __init__(self, transformer, text_encoder=None, tokenizer=None, sampler=None, prompts=None, space="pixels"):
-        """`prompts` is the list that a model without a text encoder knows, by place; the first is the empty one."""
+    def __init__(
+        self,
+        transformer=None,
+        unet=None,
+        *,
+        text_encoder=None,
+        tokenizer=None,
+        sampler=None,
+        prompts=None,
+        space="pixels",
+        fold=1,
+    ):
+        """`prompts` is the list that a model without a text encoder knows, by place; the first is the empty one.
+
+        `fold` is the side of the squares of pixels that are channels to a UNet.
+        """
         super().__init__()
         sampler = sampler or {"rule": "euler", "times": [1.0, 0.0], "guidance": 1.0}
         if sampler["rule"] not in ("euler", "renoise"):
             raise ValueError(f"rule {sampler['rule']!r}: this pipeline steps by 'euler' or 'renoise'")
-        self.register_modules(transformer=transformer, text_encoder=text_encoder, tokenizer=tokenizer)
-        self.register_to_config(sampler=sampler, prompts=prompts, space=space)
+        self.register_modules(transformer=transformer, unet=unet, text_encoder=text_encoder, tokenizer=tokenizer)
+        self.register_to_config(sampler=sampler, prompts=prompts, space=space, fold=fold)
 
     @torch.no_grad()
     def __call__(
@@ -34,9 +48,11 @@ class FewStepPipeline(DiffusionPipeline):
         its grid. `latents` [B, C, H, W] is the noise to start from. `output_type` "pt" gives tensors as sampled.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        settings = self.transformer.config
-        shape = (len(prompts), settings.in_channels, settings.sample_size, settings.sample_size)
-        device, dtype = self.transformer.device, self.transformer.dtype
+        body = self.transformer or self.unet
+        settings, fold = body.config, self.config.fold
+        side = settings.sample_size * fold
+        shape = (len(prompts), settings.in_channels // fold**2, side, side)
+        device, dtype = body.device, body.dtype
         x = torch.randn(shape, generator=generator, dtype=dtype) if latents is None else latents
         x = x.to(device, dtype)
         sampler = self.config.sampler
@@ -62,9 +78,14 @@ class FewStepPipeline(DiffusionPipeline):
 
     def _call(self, x, t, prompts):
         hidden, pooled = self._read(prompts)
+        time = torch.full((len(x),), t * 1000.0, device=x.device, dtype=x.dtype)
+        if self.unet is not None:
+            folded = torch.nn.functional.pixel_unshuffle(x, self.config.fold)
+            answer = self.unet(folded, time, encoder_hidden_states=hidden.to(x), return_dict=False)[0]
+            return torch.nn.functional.pixel_shuffle(answer, self.config.fold)
         return self.transformer(
             hidden_states=x,
-            timestep=torch.full((len(x),), t * 1000.0, device=x.device, dtype=x.dtype),
+            timestep=time,
             encoder_hidden_states=hidden.to(x),
             pooled_projections=pooled.to(x),
             return_dict=False,

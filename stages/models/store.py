@@ -31,7 +31,7 @@ class Student:
     """A network with the sampler it carries, where its samples live, and what reads prompts. A teacher is one too."""
 
     net: Any
-    """A VelocityTransformer, or a GaussianMixture for a teacher in closed form."""
+    """One of `stages.models.network`, or a GaussianMixture for a teacher in closed form."""
     spec: SamplerSpec
     space: Points
     encoder: TextEncoder
@@ -51,16 +51,16 @@ def save(folder: Path, model: Student) -> None:
     from transformers.utils import logging
 
     from stages.models import pipeline
-    from stages.models.transformer import VelocityTransformer
 
-    assert isinstance(net, VelocityTransformer)
     logging.disable_progress_bar()  # "Writing model shards" is no news at this size, and it is not ours to draw
-    net.transformer.save_pretrained(folder / "transformer")
-    _forget_origin(folder / "transformer" / "config.json")
+    net.body.save_pretrained(folder / net.component)
+    _forget_origin(folder / net.component / "config.json")
     index = {
         "_class_name": ["pipeline", "FewStepPipeline"],
         "_diffusers_version": diffusers.__version__,
-        "transformer": ["diffusers", "SD3Transformer2DModel"],
+        **{name: [None, None] for name in ("transformer", "unet")},
+        net.component: ["diffusers", type(net.body).__name__],
+        "fold": getattr(net, "fold", 1),
         **_save_encoder(folder, model.encoder),
         "sampler": asdict(spec),
         "space": next(name for name, kind in SPACES.items() if type(model.space) is kind),
@@ -97,20 +97,33 @@ def load(folder: Path, text: TextTable | Sequence[str], device: str | torch.devi
         mixture = GaussianMixture(**load_file(folder / MIXTURE))
         mixture.text = text
         return Student(_frozen(mixture, device), spec, space_of(folder), encoder)
+    return Student(_frozen(_network(folder, text), device), spec, space_of(folder), encoder)
+
+
+def _network(folder: Path, text: TextTable) -> Any:
+    from stages.models.transformer import VelocityTransformer
+    from stages.models.unet import VelocityUNet
+
+    if (folder / VelocityUNet.component).is_dir():
+        from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+
+        body = UNet2DConditionModel.from_pretrained(folder / VelocityUNet.component, local_files_only=True)
+        return VelocityUNet(body, text, _index(folder)["fold"])
     from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
 
-    from stages.models.transformer import VelocityTransformer
-
-    transformer = SD3Transformer2DModel.from_pretrained(folder / "transformer", local_files_only=True)
-    return Student(_frozen(VelocityTransformer(transformer, text), device), spec, space_of(folder), encoder)
+    body = SD3Transformer2DModel.from_pretrained(folder / VelocityTransformer.component, local_files_only=True)
+    return VelocityTransformer(body, text)
 
 
 def space_of(folder: Path) -> Points:
     """Where the samples of the model in `folder` live. ValueError if no model is there."""
     if (folder / MIXTURE).is_file():
         return Points((load_file(folder / MIXTURE)["means"].shape[1], 1, 1))
-    name, settings = _index(folder)["space"], _read(folder / "transformer" / "config.json")
-    return SPACES[name]((settings["in_channels"], settings["sample_size"], settings["sample_size"]))
+    index = _index(folder)
+    body = next(name for name in ("transformer", "unet") if index[name] != [None, None])
+    settings, fold = _read(folder / body / "config.json"), index["fold"]
+    side = settings["sample_size"] * fold
+    return SPACES[index["space"]]((settings["in_channels"] // fold**2, side, side))
 
 
 def encoder_of(folder: Path, device: str | torch.device = "cpu") -> TextEncoder:

@@ -3,7 +3,7 @@
 diffusers counts time from 0 to 1000; this file is where that begins and ends.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,9 +20,10 @@ DIFFUSERS_TIME = 1000.0
 
 
 @config
-class NetworkConfig:
-    """The size of the transformer."""
+class TransformerConfig:
+    """The size of a transformer."""
 
+    kind: Literal["transformer"]
     width: Size
     num_layers: Size
     num_heads: Size
@@ -34,6 +35,11 @@ class NetworkConfig:
         if self.width % self.num_heads:
             raise ValueError(f"num_heads={self.num_heads} does not divide width={self.width}")
 
+    @property
+    def text_size(self) -> tuple[int, int]:
+        """Width and heads of the text encoder that a teacher learns."""
+        return self.width, self.num_heads
+
     def fit(self, sample_shape: tuple[int, ...]) -> None:
         """ValueError unless samples of `sample_shape` (C, H, W) fall into patches."""
         _, height, width = sample_shape
@@ -44,16 +50,19 @@ class NetworkConfig:
 class VelocityTransformer(nn.Module):
     """Flow velocity [B, C, H, W] from x, t in [0, 1] and the row of a prompt in the text table."""
 
-    def __init__(self, transformer: "SD3Transformer2DModel", text: TextTable | LearnedText) -> None:
+    component = "transformer"
+    """The folder of a pipeline that holds its body."""
+
+    def __init__(self, body: "SD3Transformer2DModel", text: TextTable | LearnedText) -> None:
         super().__init__()
-        self.transformer = transformer
+        self.body = body
         self.text = text
-        settings = transformer.config
+        settings = body.config
         self.feature_dim = settings["attention_head_dim"] * settings["num_attention_heads"]
 
     @classmethod
     def build(
-        cls, cfg: NetworkConfig, sample_shape: tuple[int, ...], text: TextTable | LearnedText
+        cls, cfg: TransformerConfig, sample_shape: tuple[int, ...], text: TextTable | LearnedText
     ) -> "VelocityTransformer":
         """A fresh network for samples of `sample_shape` (C, H, W) that reads `text`, from torch's seed."""
         from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
@@ -61,7 +70,7 @@ class VelocityTransformer(nn.Module):
         cfg.fit(sample_shape)
         channels, height, _ = sample_shape
         read = text(torch.zeros(1, 1, dtype=torch.int64))
-        transformer = SD3Transformer2DModel(
+        body = SD3Transformer2DModel(
             sample_size=height,
             patch_size=cfg.patch_size,
             in_channels=channels,
@@ -74,12 +83,12 @@ class VelocityTransformer(nn.Module):
             pooled_projection_dim=read["pooled"].shape[-1],
             pos_embed_max_size=height // cfg.patch_size,
         )
-        return cls(transformer, text)
+        return cls(body, text)
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         """The velocity at (x [B, C, H, W], t [B])."""
         words = self.text(cond)
-        return self.transformer(
+        return self.body(
             hidden_states=x,
             timestep=t * DIFFUSERS_TIME,
             encoder_hidden_states=words["hidden"],
@@ -89,28 +98,11 @@ class VelocityTransformer(nn.Module):
 
     def features(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         """Image tokens [B, T, feature_dim] half-way up; runs only the blocks below."""
-        blocks = self.transformer.transformer_blocks
+        blocks = self.body.transformer_blocks
         words = self.text(cond)
-        hidden = self.transformer.pos_embed(x)
-        temb = self.transformer.time_text_embed(t * DIFFUSERS_TIME, words["pooled"])
-        context = self.transformer.context_embedder(words["hidden"])
+        hidden = self.body.pos_embed(x)
+        temb = self.body.time_text_embed(t * DIFFUSERS_TIME, words["pooled"])
+        context = self.body.context_embedder(words["hidden"])
         for block in blocks[: (len(blocks) + 1) // 2]:
             context, hidden = block(hidden_states=hidden, encoder_hidden_states=context, temb=temb)
         return hidden
-
-
-def seeded_build(seed: int, cfg: NetworkConfig, sample_shape: tuple[int, ...], text: TextTable) -> VelocityTransformer:
-    """`VelocityTransformer.build` from `seed`, leaving torch's global stream as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return VelocityTransformer.build(cfg, sample_shape, text)
-
-
-def seeded_teacher(
-    seed: int, cfg: NetworkConfig, sample_shape: tuple[int, ...], prompts: list[str], *, num_text_layers: int
-) -> VelocityTransformer:
-    """The same with a text encoder of its own that learns with it; `prompts` begin with the empty one."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        text = LearnedText(prompts, width=cfg.width, num_layers=num_text_layers, num_heads=cfg.num_heads)
-        return VelocityTransformer.build(cfg, sample_shape, text)

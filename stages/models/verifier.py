@@ -19,6 +19,7 @@ from stages.core.messages import listed, shown
 from stages.core.prompts import EMPTY, Prompt
 from stages.core.ranges import Size
 from stages.models.mixture import GaussianMixture
+from stages.models.scenes import load_scenes
 
 WEIGHTS = ("thin", "medium", "bold")
 SLANTS = ("right-slanted", "upright", "left-slanted")
@@ -164,6 +165,7 @@ def save_verifier(folder: Path, verifier: DigitVerifier, cfg: ClassifierConfig, 
     """Write the classifier's weights and what rebuilds it."""
     tensors.save(folder / "classifier.safetensors", verifier.classifier.state_dict())
     facts = {
+        "kind": "digits",
         "values": [{"name": name, "values": list(known)} for name, known in verifier.values.items()],
         "mass_edges": verifier.mass_edges.tolist(),
         "slope_edges": verifier.slope_edges.tolist(),
@@ -179,6 +181,8 @@ def load_verifier(folder: Path, device: str | torch.device = "cpu") -> Verifier:
     if (folder / "mixture.safetensors").is_file():
         return MixtureVerifier(GaussianMixture(**load_file(folder / "mixture.safetensors")).to(device))
     facts = json.loads((folder / "verifier.json").read_text(encoding="utf-8"))
+    if facts["kind"] == "scenes":
+        return load_scenes(folder, facts).to(device)
     cfg = ClassifierConfig(channels=facts["channels"], feature_dim=facts["feature_dim"])
     values = {entry["name"]: entry["values"] for entry in facts["values"]}
     classifier = Classifier(cfg, facts["size"], len(values["digit"]))

@@ -126,7 +126,7 @@ class Objects:
 
 
 def draw(cfg: Scenes, asked: Asked, which: np.ndarray, *, seed: int, name: str, start: int = 0) -> Tensor:
-    """Scenes start .. start + B - 1 of stream `name`, float32 [B, 3, size, size] in [-1, 1], showing asked[which]."""
+    """Scenes start .. start + B - 1 of stream `name`, float32 [B, 3, size, size] in [0, 1], showing asked[which]."""
     objects = lay_out(cfg, asked, which, seed=seed, name=name, start=start)
     return paint(cfg, objects, seed=seed, name=name, start=start)
 
@@ -172,7 +172,7 @@ def _cells(grid: int, relation: np.ndarray, u: np.ndarray) -> np.ndarray:
 
 
 def paint(cfg: Scenes, objects: Objects, *, seed: int, name: str, start: int = 0) -> Tensor:
-    """Scenes start .. start + B - 1 with these objects, float32 [B, 3, size, size] in [-1, 1]."""
+    """Scenes start .. start + B - 1 with these objects, float32 [B, 3, size, size] in [0, 1]."""
     n, m = objects.there.shape
     u = uniform_at(seed, f"{name}/shades", start, n, (2 * m + 3,)).astype(np.float32)
     light, tint = 1 - cfg.shade * u[:, :m, None], cfg.tint * u[:, m : 2 * m, None]
@@ -190,4 +190,4 @@ def paint(cfg: Scenes, objects: Objects, *, seed: int, name: str, start: int = 0
             cover = coverage(shape, place, radius, turn, cfg.size)[:, None]
             images[rows] += cover * (color[rows, slot, :, None, None] - images[rows])
     noise = normal_at(seed, f"{name}/noise", start, n, images.shape[1:])
-    return (torch.from_numpy(images) + cfg.noise * noise).clamp_(0, 1).mul_(2).sub_(1)
+    return (torch.from_numpy(images) + cfg.noise * noise).clamp_(0, 1)

@@ -47,8 +47,8 @@ class Seen:
 
 
 def see(images: Tensor, num_shapes: int, num_colors: int) -> Seen:
-    """The objects of images [B, 3, S, S] in [-1, 1], by the first of SHAPES and COLORS; images need be finite."""
-    pixels = (images.detach().float().cpu().numpy() + 1) / 2
+    """The objects of images [B, 3, S, S] in [0, 1], by the first of SHAPES and COLORS; images need be finite."""
+    pixels = images.detach().float().cpu().numpy()
     hue = _from_grey(np.moveaxis(pixels.clip(0, 1), 1, -1))
     strength = np.hypot(hue[..., 0], hue[..., 1])
     return _objects(strength, _named(hue, num_colors), num_shapes, num_colors)

@@ -31,7 +31,7 @@ class Verdict:
 
 
 def judge(images: Tensor, asked: Sequence[Facts], num_shapes: int, num_colors: int) -> Verdict:
-    """Compare images [B, 3, S, S] in [-1, 1] with the facts asked of each; ValueError unless there are B of these."""
+    """Compare images [B, 3, S, S] in [0, 1] with the facts asked of each; ValueError unless there are B of these."""
     if len(images) != len(asked):
         raise ValueError(f"shapes: {len(images)} images and {len(asked)} facts; give each image its own")
     return compare(see(images, num_shapes, num_colors), targets(asked))

@@ -11,8 +11,9 @@ from stages.io import artefacts
 from stages.io.dataset import Dataset
 from stages.io.job import Job
 from stages.models import Student, TextTable, save
+from stages.models.network import seeded_build, seeded_teacher
 from stages.models.space import Pixels
-from stages.models.transformer import NetworkConfig, seeded_build, seeded_teacher
+from stages.models.transformer import TransformerConfig
 from stages.models.verifier import Classifier, ClassifierConfig, DigitVerifier, save_verifier
 from stages.training.cost import TOTALS
 
@@ -59,7 +60,7 @@ def make_inputs(root: Path) -> None:
         space="pixels", facts={"kind": "digits"},
     )  # fmt: skip
     data.save(root / "dataset")
-    sizes = NetworkConfig(width=16, num_layers=1, num_heads=2, patch_size=4)
+    sizes = TransformerConfig(kind="transformer", width=16, num_layers=1, num_heads=2, patch_size=4)
     texts = [prompt.text for prompt in data.table]
     encoder = seeded_teacher(0, sizes, (1, 8, 8), texts, num_text_layers=1).text.frozen()
     text = TextTable(texts, encoder.encode(texts))

@@ -7,7 +7,8 @@ from stages.core.rng import normal_at
 from stages.core.spec import even
 from stages.distillers import tdm
 from stages.models.mixture import GaussianMixture
-from stages.models.transformer import NetworkConfig, seeded_build
+from stages.models.network import seeded_build
+from stages.models.transformer import TransformerConfig
 from stages.samplers.student import Noise, draw
 from stages.training import checkpoint, flow_matching
 from stages.training.loop import Budget, Trainer
@@ -18,7 +19,7 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
 ]
 PROMPTS = ["a bold left-slanted 7", "a thin upright 3"]
-SIZE = NetworkConfig(width=64, num_layers=3, num_heads=4, patch_size=2)
+SIZE = TransformerConfig(kind="transformer", width=64, num_layers=3, num_heads=4, patch_size=2)
 METHOD = flow_matching.Config(lr=2e-3, condition_dropout=0.1, nfe=8)
 TDM = tdm.Config(
     method="tdm", nfe=1, guidance=1.0, interval="own", t_min=0.02, t_max=0.99, fake_target="sample", huber_c=1e-3,
@@ -46,7 +47,7 @@ def test_networks_tokens_and_averages_live_on_the_device():
 
 def test_the_same_noise_gives_the_same_samples_as_on_the_cpu():
     net = seeded_build(0, SIZE, (1, 8, 8), PROMPTS)
-    torch.nn.init.normal_(net.transformer.proj_out.weight, std=0.1)
+    torch.nn.init.normal_(net.body.proj_out.weight, std=0.1)
     here = draw(net, even(4), PROMPTS, Noise(0, "gpu"))
     there = draw(net.cuda(), even(4), PROMPTS, Noise(0, "gpu")).cpu()
     torch.testing.assert_close(there, here, atol=2e-3, rtol=2e-3)  # tf32 is off; kernels order sums differently
@@ -64,7 +65,7 @@ def test_bfloat16_stays_near_float32(method, cfg):
     losses = {}
     for precision in ("float32", "bfloat16"):
         made = trainer(method, cfg, precision)
-        torch.nn.init.normal_(made.weights.nets["student"].transformer.proj_out.weight, std=0.05,
+        torch.nn.init.normal_(made.weights.nets["student"].body.proj_out.weight, std=0.05,
                               generator=torch.Generator("cuda").manual_seed(0))  # fmt: skip
         losses[precision] = float(
             made.step(batch(made.world.nets["student"]))[f"{made.method.phases(cfg)[0].name}/loss"]

@@ -1,6 +1,7 @@
 """Networks keep their promises: prompts are strings, files round-trip, stock diffusers gives the same images."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,12 +12,14 @@ from stages.core.rng import stream
 from stages.core.spec import SamplerSpec, even
 from stages.models import Student, TextTable, encoder_of, load, save
 from stages.models.conditioning import OneHot
+from stages.models.network import seeded_build, seeded_teacher
 from stages.models.space import Pixels, Points
-from stages.models.transformer import NetworkConfig, seeded_build, seeded_teacher
+from stages.models.transformer import TransformerConfig
+from stages.models.unet import UNetConfig
 from stages.samplers.student import Noise, draw
 
 PROMPTS = ["a bold left-slanted 7", "a thin upright 3"]
-TINY = NetworkConfig(width=16, num_layers=2, num_heads=2, patch_size=2)
+TINY = TransformerConfig(kind="transformer", width=16, num_layers=2, num_heads=2, patch_size=2)
 
 
 SPACE = Pixels((1, 4, 4))
@@ -31,7 +34,7 @@ def teacher():
 @pytest.fixture(scope="module")
 def net():
     made = teacher()
-    torch.nn.init.normal_(made.transformer.proj_out.weight, std=0.3, generator=stream(0, "test"))  # starts at zero
+    torch.nn.init.normal_(made.body.proj_out.weight, std=0.3, generator=stream(0, "test"))  # starts at zero
     return made.eval().requires_grad_(False)
 
 
@@ -43,7 +46,7 @@ def test_the_same_seed_builds_the_same_network_and_leaves_the_global_stream(net)
     before = torch.get_rng_state()
     twin = teacher()
     assert torch.equal(before, torch.get_rng_state())
-    assert torch.equal(twin.transformer.pos_embed.proj.weight, net.transformer.pos_embed.proj.weight)
+    assert torch.equal(twin.body.pos_embed.proj.weight, net.body.pos_embed.proj.weight)
 
 
 def test_prompts_change_the_velocity_and_time_does_too(net):
@@ -63,7 +66,7 @@ def test_unknown_words_and_long_prompts_are_refused(net):
 def test_features_are_those_of_the_lower_half(net):
     x, t, cond = torch.randn(3, 1, 4, 4, generator=stream(0, "x")), torch.rand(3), torch.zeros(3, 1, dtype=torch.int64)
     seen = []
-    handle = net.transformer.transformer_blocks[0].register_forward_hook(lambda _m, _a, out: seen.append(out[1]))
+    handle = net.body.transformer_blocks[0].register_forward_hook(lambda _m, _a, out: seen.append(out[1]))
     net(x, t, cond)
     handle.remove()
     torch.testing.assert_close(net.features(x, t, cond), seen[0])
@@ -138,7 +141,7 @@ def test_a_table_is_read_row_by_row_and_shared_by_copies(net, tmp_path):
 def test_a_student_of_a_closed_form_knows_its_prompts_by_place(tmp_path):
     encoder = OneHot(["", "component 0", "component 1"])
     made = seeded_build(0, TINY, (2, 2, 2), TextTable(encoder.prompts, encoder.encode(encoder.prompts)))
-    torch.nn.init.normal_(made.transformer.proj_out.weight, std=0.3, generator=stream(0, "test"))
+    torch.nn.init.normal_(made.body.proj_out.weight, std=0.3, generator=stream(0, "test"))
     save(tmp_path, Student(made.eval().requires_grad_(False), even(2, guidance=1.5), Points((2, 2, 2)), encoder))
     noise, asked = Noise(5, "export"), ["component 1", "component 0"]
     ours = draw(load(tmp_path, asked), ROWS, noise)
@@ -154,3 +157,50 @@ def test_pixels_are_there_and_back():
     torch.testing.assert_close(SPACE.decode(SPACE.encode(images)), images)
     assert SPACE.decode(torch.tensor([-3.0, 3.0])).tolist() == [0, 1]
     assert SPACE.decode(torch.tensor([torch.nan])).isnan().all()
+
+
+UNET = UNetConfig(
+    kind="unet", channels=(8, 16), attends=(True, False), layers_per_level=1, head_dim=4, norm_groups=4, fold=2,
+    text_width=8,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def unet():
+    made = seeded_teacher(0, UNET, (3, 8, 8), ["", *PROMPTS], num_text_layers=1)
+    torch.nn.init.normal_(made.body.conv_out.weight, std=0.3, generator=stream(0, "test"))  # starts at zero
+    return made.eval().requires_grad_(False)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_stock_diffusers_gives_a_unets_images(unet, tmp_path):
+    save(tmp_path, Student(unet, even(2, guidance=2.0), Pixels((3, 8, 8)), unet.text.frozen()))
+    noise, again = Noise(5, "export"), load(tmp_path, PROMPTS)
+    assert again.space == Pixels((3, 8, 8))
+    ours = draw(again, ROWS, noise)
+    stock = DiffusionPipeline.from_pretrained(tmp_path, trust_remote_code=True)
+    stock.set_progress_bar_config(disable=True)
+    theirs = stock(PROMPTS, latents=noise.at(0, 2, (3, 8, 8)), output_type="pt").images
+    torch.testing.assert_close(theirs, ours, atol=1e-5, rtol=1e-5)
+    assert stock(PROMPTS[0]).images[0].size == (8, 8)
+
+
+def test_a_unets_features_are_its_innermost_blocks(unet):
+    x, t = torch.randn(2, 3, 8, 8, generator=stream(0, "x")), torch.tensor([0.3, 0.8])
+    seen = []
+    handle = unet.body.mid_block.register_forward_hook(lambda _m, _a, out: seen.append(out))
+    unet(x, t, ROWS)
+    handle.remove()
+    found = unet.features(x, t, ROWS)
+    torch.testing.assert_close(found, seen[0].flatten(2).transpose(1, 2))
+    assert found.shape == (2, 4, unet.feature_dim)
+    assert not torch.allclose(unet(x, t, ROWS), unet(x, t, ROWS.flip(0))), "it reads its prompt"
+
+
+def test_sizes_that_do_not_divide_are_refused():
+    with pytest.raises(ValueError, match=r"fold=2 and 2 levels need .* multiple of 4; they are 6x6"):
+        UNET.fit((3, 6, 6))
+    with pytest.raises(ValueError, match=r"channels=\[8, 18\]: 18 is no multiple"):
+        replace(UNET, channels=(8, 18))
+    with pytest.raises(ValueError, match=r"attends=\[True\]: one a level"):
+        replace(UNET, attends=(True,))

@@ -14,8 +14,9 @@ from stages.core.prompts import Prompt
 from stages.core.ranks import ALONE, Ranks
 from stages.core.rng import stream
 from stages.distillers import dmd2
+from stages.models.network import seeded_build
 from stages.models.space import Pixels
-from stages.models.transformer import NetworkConfig, seeded_build
+from stages.models.transformer import TransformerConfig
 from stages.policies import dgpo
 from stages.training import flow_matching
 from stages.training.loop import Budget, Trainer
@@ -26,7 +27,7 @@ from tests.waiting import PATIENCE_S
 PROMPTS = [f"a {thickness} {digit}" for thickness in ("bold", "thin") for digit in range(6)]
 ASKED = [Prompt(""), *map(Prompt, PROMPTS)]
 SPACE = Pixels((1, 4, 4))
-TINY = NetworkConfig(width=8, num_layers=1, num_heads=1, patch_size=2)
+TINY = TransformerConfig(kind="transformer", width=8, num_layers=1, num_heads=1, patch_size=2)
 FLOW = flow_matching.Config(lr=1e-2, condition_dropout=0.2, nfe=4)
 DMD2 = dmd2.Config(
     method="dmd2", nfe=2, guidance=1.0, critic_updates=2, gan_weight=0.1, t_min=0.02, t_max=0.98,

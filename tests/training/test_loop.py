@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from stages.core.spec import even
+from stages.models.network import seeded_build
 from stages.models.space import Pixels
-from stages.models.transformer import NetworkConfig, seeded_build
+from stages.models.transformer import TransformerConfig
 from stages.training import checkpoint, flow_matching, loop
 from stages.training.loop import Budget, Trainer
 from stages.training.method import Follower, Phase, Trained
@@ -15,7 +16,7 @@ from stages.training.roles import Start
 from tests.training.words import rows, table
 
 PROMPTS = ["a bold 7", "a thin 3"]
-TINY = NetworkConfig(width=8, num_layers=1, num_heads=1, patch_size=2)
+TINY = TransformerConfig(kind="transformer", width=8, num_layers=1, num_heads=1, patch_size=2)
 METHOD = flow_matching.Config(lr=1e-2, condition_dropout=0.2, nfe=4)
 
 
@@ -130,7 +131,7 @@ def test_phases_update_what_they_name_as_often_as_they_say():
     made = trainer(method=Adversarial(), cfg=None)
     # The output layer of this transformer starts at zero; a product of two zeros would have no gradient.
     for name in ("student", "critic"):
-        torch.nn.init.constant_(made.weights.nets[name].transformer.proj_out.bias, 0.5)
+        torch.nn.init.constant_(made.weights.nets[name].body.proj_out.bias, 0.5)
     before = {name: weights(net) for name, net in made.world.nets.items()}
     for iteration in range(4):
         made.step(batch_at(iteration))

@@ -25,8 +25,9 @@ from stages.distillers import METHODS
 from stages.models import Student
 from stages.models.conditioning import OneHot
 from stages.models.discriminator import Discriminator
+from stages.models.network import seeded_build
 from stages.models.space import Pixels
-from stages.models.transformer import NetworkConfig, VelocityTransformer, seeded_build
+from stages.models.transformer import TransformerConfig, VelocityTransformer
 from stages.policies import POLICIES
 from stages.samplers.student import Noise, draw
 from stages.training.cost import KINDS, TOTALS, Cost, Meter
@@ -39,7 +40,7 @@ from tests.training.words import rows, table
 
 PARAMS = Path(__file__).parents[2] / "params"
 MODULES: dict[str, ModuleType] = {**METHODS, **POLICIES}
-SIZE = NetworkConfig(width=8, num_layers=2, num_heads=1, patch_size=2)
+SIZE = TransformerConfig(kind="transformer", width=8, num_layers=2, num_heads=1, patch_size=2)
 PROMPTS = [f"a {weight} {digit}" for weight in ("bold", "thin") for digit in range(4)]
 ASKED = [Prompt(""), *map(Prompt, PROMPTS)]
 SPACE = Pixels((1, 4, 4))
@@ -68,7 +69,7 @@ def one_thread() -> Iterator[None]:
 def network(seed: int) -> VelocityTransformer:
     net = seeded_build(seed, SIZE, (1, 4, 4), table(PROMPTS))
     # An output layer of zeros, as this transformer has at first, passes no gradient on.
-    nn.init.normal_(net.transformer.proj_out.weight, std=0.3, generator=torch.Generator().manual_seed(seed))
+    nn.init.normal_(net.body.proj_out.weight, std=0.3, generator=torch.Generator().manual_seed(seed))
     return net
 
 
@@ -106,9 +107,9 @@ class Layers:
             if isinstance(net, Discriminator):
                 self.watch(f"{role}/forward", f"{role}/backward", net.body)
                 continue
-            half = net.transformer.transformer_blocks[(SIZE.num_layers + 1) // 2 - 1]
+            half = net.body.transformer_blocks[(SIZE.num_layers + 1) // 2 - 1]
             self.watch(f"{role}/half", f"{role}/back half", half)
-            self.watch(f"{role}/forward", f"{role}/backward", net.transformer.proj_out)
+            self.watch(f"{role}/forward", f"{role}/backward", net.body.proj_out)
 
     def watch(self, forward: str, backward: str, layer: nn.Module) -> None:
         def ahead(_layer: nn.Module, _inputs: Any, output: Any) -> None:
@@ -182,7 +183,7 @@ def test_networks_compute_in_bfloat16_and_answer_in_float32(name: str) -> None:
     made, inside, answers = trainer(name, settings(name, nfe=2, guidance=1.5), precision="bfloat16"), set(), set()
     for outer in made.world.nets.values():
         [net] = [m for m in outer.modules() if isinstance(m, VelocityTransformer | Discriminator)]
-        last = net.body[-1] if isinstance(net, Discriminator) else net.transformer.proj_out
+        last = net.body[-1] if isinstance(net, Discriminator) else net.body.proj_out
         last.register_forward_hook(lambda _layer, _inputs, output: inside.add(output.dtype))
         outer.register_forward_hook(lambda _net, _inputs, output: answers.add(output.dtype))
     metrics = made.step(batch_at(0))

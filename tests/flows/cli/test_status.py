@@ -61,7 +61,7 @@ def test_a_stage_that_trains_shows_its_steps_and_when_it_will_end(running, tmp_p
     assert states["dataset"].word == "up to date"
     assert states["trajectories"].word == "changed"
     assert states["verifier"].word == "not made"
-    assert (states["distill@a"].word, states["distill@a"].words) == ("waits", "for reflow, teacher")
+    assert (states["distill@a"].word, states["distill@a"].words) == ("waits", "for encode, reflow, teacher")
 
 
 def test_a_stage_of_many_units_shows_how_many_are_done(running, tmp_path):
@@ -87,7 +87,10 @@ def test_dvc_is_asked_only_of_what_it_can_tell_and_again_only_if_others_were_in_
     running("trajectories")
     assert status.changed(PARAMS) == {}
     # neither what runs nor what reads it
-    assert asked == [["dataset", "distill@a", "evaluate", "teacher", "verifier"], ["dataset", "distill@a", "teacher"]]
+    assert asked == [
+        ["dataset", "distill@a", "encode", "evaluate", "teacher", "verifier"],
+        ["dataset", "distill@a", "encode", "teacher"],
+    ]
 
 
 def test_what_dvc_cannot_tell_is_said_at_once_and_shown_as_not_known(running, monkeypatch):

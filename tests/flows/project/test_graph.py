@@ -93,6 +93,6 @@ def test_what_is_needed_ends_at_the_target():
     assert {node.name for node in graph.needed(["trajectories"], PARAMS)} == {
         "dataset", "teacher", "encode", "trajectories",
     }  # fmt: skip
-    assert len(graph.needed([], PARAMS)) == 9
+    assert len(graph.needed([], PARAMS)) == 10
     with pytest.raises(ValueError, match="no stage is called 'teachers'"):
         graph.needed(["teachers"], PARAMS)

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from flows.telemetry import progress, reports
+from stages.models.network import seeded_build
 from stages.models.space import Pixels
-from stages.models.transformer import NetworkConfig, seeded_build
+from stages.models.transformer import TransformerConfig
 from stages.training import flow_matching
 from stages.training.loop import Budget, Trainer
 from stages.training.roles import Start
@@ -23,7 +24,7 @@ BUDGET = {
 def lines(tmp_path_factory):
     """What a tiny training writes to its report."""
     folder = tmp_path_factory.mktemp("training")
-    size = NetworkConfig(width=8, num_layers=1, num_heads=1, patch_size=2)
+    size = TransformerConfig(kind="transformer", width=8, num_layers=1, num_heads=1, patch_size=2)
     net = seeded_build(0, size, (1, 4, 4), table(PROMPTS))
     method = flow_matching.Config(lr=1e-2, condition_dropout=0.2, nfe=4)
     start = Start(init=net, teacher=net, space=Pixels((1, 4, 4)))

@@ -1,0 +1,41 @@
+"""Networks that are trained here: one union of sizes, and the ways to build one."""
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field
+
+from stages.models.conditioning import LearnedText, TextTable
+from stages.models.transformer import TransformerConfig, VelocityTransformer
+from stages.models.unet import UNetConfig, VelocityUNet
+
+NetworkConfig = Annotated[TransformerConfig | UNetConfig, Field(discriminator="kind")]
+Network = VelocityTransformer | VelocityUNet
+_CLASSES: Mapping[type, Any] = MappingProxyType({TransformerConfig: VelocityTransformer, UNetConfig: VelocityUNet})
+
+
+def seeded_build(
+    seed: int, cfg: TransformerConfig | UNetConfig, sample_shape: tuple[int, ...], text: TextTable
+) -> Network:
+    """A fresh network that reads `text`, from `seed`, leaving torch's global stream as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return _CLASSES[type(cfg)].build(cfg, sample_shape, text)
+
+
+def seeded_teacher(
+    seed: int,
+    cfg: TransformerConfig | UNetConfig,
+    sample_shape: tuple[int, ...],
+    prompts: Sequence[str],
+    *,
+    num_text_layers: int,
+) -> Network:
+    """The same with a text encoder of its own that learns with it; `prompts` begin with the empty one."""
+    width, num_heads = cfg.text_size
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        text = LearnedText(prompts, width=width, num_layers=num_text_layers, num_heads=num_heads)
+        return _CLASSES[type(cfg)].build(cfg, sample_shape, text)
