@@ -21,7 +21,9 @@ from stages.core.config import check
 from stages.core.ranks import Ranks
 from stages.core.rng import normal_at
 from stages.io.params import compose
+from stages.models import TextTable
 from stages.models.network import NetworkConfig, seeded_build
+from stages.models.space import Pixels
 from stages.training import flow_matching
 from stages.training.loop import Budget, Trainer
 from stages.training.roles import Start
@@ -73,16 +75,20 @@ def train(ranks: Ranks, slices: int, iterations: int, meet: Path) -> None:
             "gloo", f"file://{meet}", rank=ranks.rank, world_size=ranks.world, timeout=timedelta(seconds=120)
         )
     section = yaml.safe_load(compose(ROOT / "params", []))["teacher"]
-    net = seeded_build(0, check(NetworkConfig, section["network"], "network"), (1, 8, 8), ["a bold 7"])
+    network = check(NetworkConfig, section["network"], "network")
+    words = torch.randn(2, 6, network.width, generator=torch.Generator().manual_seed(0))
+    table = TextTable(["", "a bold 7"], {"hidden": words, "pooled": words[:, 0]})
+    net = seeded_build(0, network, (1, 8, 8), table)
     budget = Budget(
         iterations=iterations, ema=0.99, clip=1.0, warmup=0, final_lr=1.0, precision="float32", slices=slices
     )
     trainer = Trainer(
-        flow_matching, check(flow_matching.Config, section["method"], "m"), budget, Start(init=net, teacher=net),
+        flow_matching, check(flow_matching.Config, section["method"], "m"), budget,
+        Start(init=net, teacher=net, space=Pixels((1, 8, 8))),
         seed=0, device="cpu", ranks=ranks,
     )  # fmt: skip
     size = 24 * 6
-    cond, null = net.tokens(["a bold 7"] * size), net.null(size)
+    cond = torch.ones(size, 1, dtype=torch.int64)
     exchange, total = [], trainer.team.total
 
     def timed(own: torch.Tensor) -> torch.Tensor:
@@ -94,7 +100,7 @@ def train(ranks: Ranks, slices: int, iterations: int, meet: Path) -> None:
     trainer.team.total = timed
     losses, seconds = [], []
     for iteration in range(iterations):
-        batch = {"x0": normal_at(0, "x0", iteration * size, size, (1, 8, 8)), "cond": cond, "null": null}
+        batch = {"x0": normal_at(0, "x0", iteration * size, size, (1, 8, 8)), "cond": cond}
         begun = time.perf_counter()
         losses.append(float(trainer.step(batch)["flow/loss"]))
         seconds.append(time.perf_counter() - begun)
