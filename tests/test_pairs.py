@@ -144,7 +144,8 @@ def test_an_unknown_dtype_is_refused(base, tmp_path):
 def test_pairs_that_an_arm_draws_for_itself_are_part_of_its_cost(base, tmp_path):
     """24 pairs in 3 guided steps, each of two branches; then 2 iterations of 16."""
     root = beside(base, tmp_path, "dataset", "teacher")
-    draw = "distill.arms.kd.draw={num_pairs: 24, rule: euler, nfe: 3, guidance: 2.0}"
+    how = "{rule: {name: euler}, schedule: {name: uniform, steps: 3}, guidance: 2.0}"
+    draw = f"distill.arms.kd.draw={{num_pairs: 24, sampler: {how}}}"
     words = ["distill.arms.kd.data=data/dataset", "distill.arms.kd.batch_size=16"]
     out = make(Node("distill", "kd"), compose(draw, *words, "distill.arms.kd.budget.iterations=2"), root)
     cost = json.loads((out / "cost.json").read_text())
