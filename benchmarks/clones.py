@@ -24,7 +24,7 @@ BOUND_S = 600.0
 STAGES = ("teacher", "trajectories")
 RUN = (
     "run", "--until", "trajectories", "experiment=smoke",
-    "trajectories.num_trajectories=2048", "trajectories.steps=16", "trajectories.keep=[8]",
+    "trajectories.num_trajectories=2048", "trajectories.sampler.schedule.steps=16", "trajectories.keep=[8]",
 )  # fmt: skip
 
 

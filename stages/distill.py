@@ -3,16 +3,15 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from stages.core.config import config
 from stages.core.messages import at, together
-from stages.core.ranges import Count, Guidance, Steps, row_of
+from stages.core.ranges import Count
 from stages.core.rng import stream
-from stages.core.spec import SamplerSpec, even
 from stages.core.types import Run
 from stages.distillers import METHODS
 from stages.io.dataset import Dataset
@@ -22,7 +21,8 @@ from stages.io.pairs import INDEX, Pairs
 from stages.models import Student, TextTable, load
 from stages.models.mixture import GaussianMixture
 from stages.models.network import NetworkConfig, seeded_build
-from stages.samplers import FROM_NOISE
+from stages.samplers.program import program
+from stages.samplers.spec import Sampler
 from stages.samplers.student import Noise, draw
 from stages.training import arm, data
 from stages.training.cost import Cost, Meter
@@ -37,9 +37,7 @@ class Draw:
     """Pairs made of the arm's own teacher before training, as a chain of students needs them."""
 
     num_pairs: Count
-    rule: Annotated[str, row_of(FROM_NOISE, "sampler rule")]
-    nfe: Steps
-    guidance: Guidance
+    sampler: Sampler
 
 
 @config
@@ -58,6 +56,8 @@ class Common:
     """Pairs held in memory, shuffled among each other; while they are used, as many more are read."""
     network: NetworkConfig
     """The student's size where `init` is a closed form and has no weights to start from."""
+    sampler: Sampler | None
+    """Of the finished student; null takes the method's own, which it is trained for if it is trained for one."""
     batch_size: Count
     budget: Budget
 
@@ -127,8 +127,9 @@ def work(cfg: arm.Arm[Common], job: Job, _unit: Mapping[str, Any], run: Run) -> 
     drawn = Cost.of(meter.names, meter.take(), heads=())
     outcome = trainer.run(batch_at, resume=run.resume, sink=run.sink)
     outcome = replace(outcome, cost=outcome.cost + drawn)
-    made = replace(init, net=outcome.student, spec=cfg.method.sampler(cfg.settings))
-    record(run.out, outcome, made, cfg.common.budget.iterations)
+    spec = cfg.common.sampler.spec if cfg.common.sampler else cfg.method.sampler(cfg.settings)
+    made = replace(init, net=outcome.student, spec=spec)
+    record(run.out, outcome, made, cfg.common.budget.iterations, program(spec))
 
 
 def finish(_cfg: arm.Arm[Common], _job: Job, parts: Sequence[Path], out: Path) -> Mapping[str, float]:
@@ -181,9 +182,8 @@ class Drawn:
 
 def _drawn(how: Draw, job: Job, dataset: Dataset, teacher: Student) -> Drawn:
     """Pairs of the arm's own teacher, for prompts as frequent as in training."""
-    spec: SamplerSpec = even(how.nfe, rule=how.rule, guidance=how.guidance)
     asked, rng = dataset.train_prompts, stream(job.seed, "distill/prompts")
     places = asked[torch.randint(len(asked), (how.num_pairs,), generator=rng)]
     noise = Noise(job.seed, "distill/pairs")
-    x0 = draw(replace(teacher, spec=spec), dataset.rows(places), noise)
+    x0 = draw(replace(teacher, spec=how.sampler.spec), dataset.rows(places), noise)
     return Drawn(noise.at(0, how.num_pairs, teacher.space.shape), x0.cpu(), dataset.texts(places))

@@ -44,7 +44,7 @@ class Config:
     """Euler steps of the guidance frontier."""
     guidance_scales: tuple[Guidance, ...]
     rl_nfe: Steps
-    """Euler steps of RL arms that start from the teacher; one that starts from a student keeps its sampler."""
+    """Euler steps of RL arms that start from the teacher. Any other has its own sampler, as one that states it has."""
     fd_repeats: Count
     """Samples for each test image's prompt, behind Fréchet distance, precision and recall."""
     neighbours: Count
@@ -98,33 +98,35 @@ def _cells(cfg: Config, job: Job) -> Iterator[tuple[dict[str, Any], Cell]]:
     # A flow is the model's, however many steps it is followed in: of the teacher's rows one shows it.
     settings = {name: getattr(cfg, name) for name in Following.__dataclass_fields__}
     for group, name, source, how in models:
-        if group == "guidance" or (group == "teacher" and how != _plain(max(cfg.teacher_nfe))):
+        if group == "guidance" or (group == "teacher" and how != _euler(max(cfg.teacher_nfe))):
             continue
         spec = spec_of(how, sampler(job.input(source) / "model"))
-        if spec.rule == "euler" and spec.num_steps > 1 and spec.guidance == 1:
+        if spec.rule["name"] == "euler" and spec.num_steps > 1 and spec.guidance == 1:
             own = f"{group}.{name}"
             unit = {"id": f"flow.{own}", "group": "flow", "input": source, "sampler": how, "of": own}
             yield unit, Cell(kind="flow", settings=settings, seed=job.seed)
 
 
-def _models(cfg: Config, job: Job) -> Iterator[tuple[str, str, str, dict[str, float] | None]]:
+def _models(cfg: Config, job: Job) -> Iterator[tuple[str, str, str, dict[str, Any] | None]]:
     """Group, name, input and sampler of every model in every way that it is sampled."""
     scales = sorted(set(cfg.guidance_scales))
     steps = set(cfg.teacher_nfe) | ({cfg.guidance_nfe} if 1.0 in scales else set())
     for nfe in sorted(steps, reverse=True):
-        yield "teacher", f"nfe{nfe}", "teacher", _plain(nfe)
+        yield "teacher", f"nfe{nfe}", "teacher", _euler(nfe)
     for scale in scales:
         if scale != 1:
-            yield "guidance", f"w{scale:g}", "teacher", {"nfe": cfg.guidance_nfe, "guidance": scale}
+            yield "guidance", f"w{scale:g}", "teacher", _euler(cfg.guidance_nfe, scale)
     for arm in job.context["distill"]:
         yield "distill", arm, f"distill/{arm}", None
     arms = job.context["rl"]
     for arm in arms:
-        yield "rl", arm, f"rl/{arm}", _plain(cfg.rl_nfe) if _from_teacher(arms, arm) else None
+        own = arms[arm]["sampler"] is not None or not _from_teacher(arms, arm)
+        yield "rl", arm, f"rl/{arm}", None if own else _euler(cfg.rl_nfe)
 
 
-def _plain(nfe: int) -> dict[str, float]:
-    return {"nfe": nfe, "guidance": 1.0}
+def _euler(nfe: int, guidance: float = 1.0) -> dict[str, Any]:
+    """Even steps, as parameters state a sampler."""
+    return {"rule": {"name": "euler"}, "schedule": {"name": "uniform", "steps": nfe}, "guidance": guidance}
 
 
 def _key(cell: Cell, source: str | None, job: Job, digests: Mapping[str, str]) -> str:

@@ -18,6 +18,8 @@ from stages.io.job import Job
 from stages.models import TextTable, load
 from stages.models.mixture import GaussianMixture
 from stages.policies import POLICIES
+from stages.samplers.program import program
+from stages.samplers.spec import Sampler
 from stages.training import arm, data
 from stages.training.loop import Budget, Trainer
 from stages.training.outcome import gather, record
@@ -35,6 +37,8 @@ class Common:
     prompts_per_iteration: Count
     group_size: Annotated[int, Field(ge=2, le=10**6)]
     """Samples a prompt, to compare; an iteration rolls out prompts_per_iteration x group_size of them."""
+    sampler: Sampler | None
+    """Of the finished model; null takes the algorithm's own."""
     budget: Budget
 
     def __post_init__(self) -> None:
@@ -105,8 +109,9 @@ def work(cfg: arm.Arm[Common], job: Job, _unit: Mapping[str, Any], run: Run) -> 
         device=job.device,
     )
     outcome = trainer.run(batch_at, resume=run.resume, sink=run.sink)
-    made = replace(init, net=outcome.student, spec=cfg.method.sampler(cfg.settings))
-    record(run.out, outcome, made, cfg.common.budget.iterations)
+    spec = cfg.common.sampler.spec if cfg.common.sampler else cfg.method.sampler(cfg.settings)
+    made = replace(init, net=outcome.student, spec=spec)
+    record(run.out, outcome, made, cfg.common.budget.iterations, program(spec))
 
 
 def finish(_cfg: arm.Arm[Common], _job: Job, parts: Sequence[Path], out: Path) -> Mapping[str, float]:

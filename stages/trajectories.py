@@ -11,9 +11,8 @@ from typing import Annotated, Any
 import torch
 
 from stages.core.config import config
-from stages.core.ranges import Count, Guidance, NonNegativeCount, Steps, row_of
+from stages.core.ranges import Count, NonNegativeCount, row_of
 from stages.core.rng import stream
-from stages.core.spec import even
 from stages.core.types import Run
 from stages.io import shards
 from stages.io.artefacts import adopt, write_json
@@ -22,7 +21,7 @@ from stages.io.expected import Expected, Inputs
 from stages.io.job import Job
 from stages.io.pairs import DTYPES, Layout, Origin
 from stages.models import TextTable, load
-from stages.samplers import FROM_NOISE
+from stages.samplers.spec import Sampler
 from stages.samplers.student import Noise, solutions
 
 _NOISE = "trajectories"
@@ -35,13 +34,10 @@ class Config:
     num_trajectories: Count
     shard_size: Count
     """Trajectories a shard, which is one task for a worker."""
-    rule: Annotated[str, row_of(FROM_NOISE, "sampler rule")]
-    """Step rule of the solver."""
-    steps: Steps
-    """Equal steps in time; heun calls the network twice in each but the last."""
-    guidance: Guidance
+    sampler: Sampler
+    """How they are solved."""
     keep: tuple[NonNegativeCount, ...]
-    """Indices of the stored states in the time grid: 0 is the noise, `steps` the sample (both are stored anyway)."""
+    """Indices of the stored states in the time grid: 0 is the noise, the last the sample (both are stored anyway)."""
     batch_size: Count
     dtype: Annotated[str, row_of(DTYPES, "dtype")]
     """Of what is stored; it is computed, and read again, in float32."""
@@ -54,8 +50,9 @@ class Config:
                 f"num_trajectories={self.num_trajectories} is not a whole number of shards of "
                 f"shard_size={self.shard_size}; change one of them"
             )
-        if any(not 0 < i < self.steps for i in self.keep):
-            raise ValueError(f"keep={list(self.keep)} must lie strictly between 0 and steps={self.steps}")
+        last = self.sampler.spec.num_steps
+        if any(not 0 < i < last for i in self.keep):
+            raise ValueError(f"keep={list(self.keep)} must lie strictly between 0 and the schedule's {last} steps")
 
 
 def expect(cfg: Config, _job: Job, _inputs: Inputs) -> Expected:
@@ -78,11 +75,9 @@ def work(cfg: Config, job: Job, unit: Mapping[str, Any], run: Run) -> None:
     first = unit["shard"] * cfg.shard_size
     places = asked[drawn[first : first + cfg.shard_size]]
     noise = Noise(job.seed, _NOISE, first)
-    spec = even(cfg.steps, rule=cfg.rule, guidance=cfg.guidance)
     solved = []
-    for solution in solutions(
-        replace(teacher, spec=spec), dataset.rows(places), noise, batch_size=cfg.batch_size, keep=cfg.keep
-    ):
+    teacher = replace(teacher, spec=cfg.sampler.spec)
+    for solution in solutions(teacher, dataset.rows(places), noise, batch_size=cfg.batch_size, keep=cfg.keep):
         solved.append(solution)
         run.sink(min(len(solved) * cfg.batch_size, cfg.shard_size), {"nfe": float(solution.nfe)})
     _layout(cfg, job).write(
@@ -100,7 +95,7 @@ def finish(cfg: Config, job: Job, parts: Sequence[Path], out: Path) -> Mapping[s
     for part in parts:
         adopt(part, out)
     _layout(cfg, job).write_index(out, [cfg.shard_size] * len(parts))
-    times = even(cfg.steps).times
+    times = cfg.sampler.spec.times
     write_json(out / "states.json", {"times": [times[i] for i in cfg.keep]})
     return {"trajectories": float(cfg.num_trajectories), "shards": float(len(parts))}
 

@@ -85,18 +85,30 @@ def measure(job: Job, monkeypatch, tmp_path: Path, net: nn.Module, spec: Sampler
     return found | evaluate._rewards(job, found)
 
 
+def euler(steps: int, guidance: float) -> dict:
+    return {"rule": {"name": "euler"}, "schedule": {"name": "uniform", "steps": steps}, "guidance": guidance}
+
+
 def test_the_plan_has_a_cell_for_every_way_of_sampling(job):
     planned = {unit["id"]: unit["sampler"] for unit in evaluate.plan(CFG, job) if unit["group"] != "flow"}
     assert planned == {
-        "teacher.nfe2": {"nfe": 2, "guidance": 1.0},
-        "teacher.nfe1": {"nfe": 1, "guidance": 1.0},
-        "guidance.w2": {"nfe": 2, "guidance": 2.0},
+        "teacher.nfe2": euler(2, 1.0),
+        "teacher.nfe1": euler(1, 1.0),
+        "guidance.w2": euler(2, 2.0),
         "distill.fast": None,
-        "rl.dgpo": {"nfe": 3, "guidance": 1.0},
-        "rl.again": {"nfe": 3, "guidance": 1.0},
+        "rl.dgpo": euler(3, 1.0),
+        "rl.again": euler(3, 1.0),
         "rl.tuned": None,
         "real.images": None,
     }
+
+
+def test_an_arm_that_states_a_sampler_is_measured_with_it(job):
+    arms = job.context["rl"] | {"dgpo": {**job.context["rl"]["dgpo"], "sampler": euler(5, 1.0)}}
+    stated = replace(job, context={**job.context, "rl": arms})
+    planned = {unit["id"]: unit["sampler"] for unit in evaluate.plan(CFG, stated)}
+    assert planned["rl.dgpo"] is None, "the model carries it"
+    assert planned["rl.again"] == euler(3, 1.0)
 
 
 def test_a_flow_is_measured_once_a_model_whatever_its_steps(job):

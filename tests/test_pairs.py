@@ -111,7 +111,7 @@ def test_a_student_is_the_same_whether_noise_was_stored_or_made_again(base, tmp_
     """Bitwise, with a buffer of two shards, so that the student's data are read again and again."""
     models, sizes = [], []
     for name, words in {"whole": [], "made again": ["trajectories.store_noise=false"]}.items():
-        root = beside(base, tmp_path / name, "dataset", "teacher")
+        root = beside(base, tmp_path / name, "dataset", "teacher", "encode")
         composed = compose("distill.arms.kd.shuffle_buffer=128", "distill.arms.kd.budget.iterations=6", *words)
         for node in (Node("trajectories"), Node("reflow"), Node("distill", "kd")):
             out = make(node, composed, root)
@@ -124,7 +124,7 @@ def test_a_student_is_the_same_whether_noise_was_stored_or_made_again(base, tmp_
 
 @pytest.mark.slow
 def test_half_precision_is_what_it_says(base, tmp_path):
-    root = beside(base, tmp_path, "dataset", "teacher")
+    root = beside(base, tmp_path, "dataset", "teacher", "encode")
     composed = compose("trajectories.dtype=float16", "trajectories.keep=[]")
     half, _ = read(make(Node("trajectories"), composed, root))
     whole, _ = read(base / "data/trajectories")
@@ -135,7 +135,7 @@ def test_half_precision_is_what_it_says(base, tmp_path):
 
 @pytest.mark.slow
 def test_an_unknown_dtype_is_refused(base, tmp_path):
-    root = beside(base, tmp_path, "dataset", "teacher")
+    root = beside(base, tmp_path, "dataset", "teacher", "encode")
     with pytest.raises(ValueError, match=r"trajectories\.dtype.*int8.*float16"):
         make(Node("trajectories"), compose("trajectories.dtype=int8"), root)
 
@@ -143,8 +143,9 @@ def test_an_unknown_dtype_is_refused(base, tmp_path):
 @pytest.mark.slow
 def test_pairs_that_an_arm_draws_for_itself_are_part_of_its_cost(base, tmp_path):
     """24 pairs in 3 guided steps, each of two branches; then 2 iterations of 16."""
-    root = beside(base, tmp_path, "dataset", "teacher")
-    draw = "distill.arms.kd.draw={num_pairs: 24, rule: euler, nfe: 3, guidance: 2.0}"
+    root = beside(base, tmp_path, "dataset", "teacher", "encode")
+    how = "{rule: {name: euler}, schedule: {name: uniform, steps: 3}, guidance: 2.0}"
+    draw = f"distill.arms.kd.draw={{num_pairs: 24, sampler: {how}}}"
     words = ["distill.arms.kd.data=data/dataset", "distill.arms.kd.batch_size=16"]
     out = make(Node("distill", "kd"), compose(draw, *words, "distill.arms.kd.budget.iterations=2"), root)
     cost = json.loads((out / "cost.json").read_text())
@@ -155,6 +156,6 @@ def test_pairs_that_an_arm_draws_for_itself_are_part_of_its_cost(base, tmp_path)
 
 @pytest.mark.slow
 def test_data_without_pairs_is_refused_with_what_to_do(base, tmp_path):
-    root = beside(base, tmp_path, "dataset", "teacher")
+    root = beside(base, tmp_path, "dataset", "teacher", "encode")
     with pytest.raises(ValueError, match=r"holds no pairs; name data/reflow, or say in distill\.arms\.kd\.draw"):
         make(Node("distill", "kd"), compose("distill.arms.kd.data=data/dataset"), root)

@@ -69,6 +69,8 @@ def small(tmp_path):
         ("seed.x=3", r"seed is no mapping, it holds 0"),
         ("~rl.arms.dgpoo", r"rl\.arms has no 'dgpoo'; did you mean rl\.arms\.dgpo\? valid: dgpo$"),
         ("+seed=1", r"exists already; leave the \+ out"),
+        ("teacher.budget={iterations: 3, lr: 1}", r"budget has no lr; valid: iterations; .*, \+\+teacher\.budget="),
+        ("rl={arms: {dgpo: {gamma: 1}}}", r"rl has no arms\.dgpo\.gamma; valid: beta; new keys need two pluses"),
         ("rl.arms=[1]", r"rl\.arms is a mapping, a list cannot take its place"),
         ("teacher.nfe.x=1", r"teacher\.nfe is no mapping, it holds \[1, 2\]"),
         # presets

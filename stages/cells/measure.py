@@ -13,13 +13,15 @@ import torch
 from torch import Tensor
 
 from stages.cells.bench import SPLITS, Bench, in_turn, kept
+from stages.core.config import check
 from stages.core.rng import normal_at
-from stages.core.spec import SamplerSpec, even
+from stages.core.spec import SamplerSpec
 from stages.core.types import Sink
 from stages.metrics.judgement import against_mixture, correctness, likeness
 from stages.metrics.straightness import straightness
 from stages.models import Student, load
 from stages.models.verifier import MixtureVerifier
+from stages.samplers.spec import Sampler
 from stages.samplers.student import Noise, solutions
 from stages.training.checks import finite
 
@@ -67,8 +69,8 @@ class Cell:
     kind: Literal["samples", "flow", "real"]
     settings: Mapping[str, int]
     """Of `Sampling`, for a flow of `Following`."""
-    sampler: Mapping[str, float] | None = None
-    """Euler steps `nfe` and `guidance`; None is the model's own."""
+    sampler: Mapping[str, Any] | None = None
+    """As parameters state it; None is the model's own."""
     seed: int
 
     @property
@@ -77,9 +79,9 @@ class Cell:
         return asdict(self)
 
 
-def spec_of(sampler: Mapping[str, float] | None, own: SamplerSpec) -> SamplerSpec:
+def spec_of(sampler: Mapping[str, Any] | None, own: SamplerSpec) -> SamplerSpec:
     """How a model is sampled: as a cell says, else in its own way."""
-    return own if sampler is None else even(int(sampler["nfe"]), guidance=sampler["guidance"])
+    return own if sampler is None else check(Sampler, sampler, "sampler").spec
 
 
 def measure(cell: Cell, bench: Bench, model: Path | None, name: str, sink: Sink) -> Measured:

@@ -75,10 +75,12 @@ def _explain(fault: Any, cls: Any, where: str) -> str:
             text = "missing; every parameter is stated in params/"
         case "union_tag_not_found":
             address = join(address, _tag(fault))
-            text = f"missing; name one of {listed(_members(kind))}"
+            text = f"missing; name one of {listed(members(kind))}"
         case "union_tag_invalid":
             address = join(address, _tag(fault))
-            text = f"{shown(fault['ctx']['tag'])} is none of {listed(_members(kind))}"
+            tag, known = fault["ctx"]["tag"], members(kind)
+            close = nearest(tag, known)
+            text = f"{shown(tag)} is none of {listed(known)}" + (f"; did you mean {close!r}?" if close else "")
         case "dataclass_type" | "dict_type" | "mapping_type" | "model_attributes_type":
             text = f"should be a mapping of parameters (got {input_})"
         case "value_error":
@@ -96,11 +98,11 @@ def _follow(cls: Any, loc: tuple[Any, ...]) -> tuple[list[Any], Any]:
     """The address of `loc`, and the type there. A member of a union stands in `loc` by its tag, which is no key."""
     keys = []
     for step in loc:
-        members = _members(cls)
+        tagged = members(cls)
         if step == "[key]":
             continue
-        if members:
-            cls = members.get(step)
+        if tagged:
+            cls = tagged.get(step)
             continue
         keys.append(step)
         bare = _bare(cls)
@@ -108,7 +110,7 @@ def _follow(cls: Any, loc: tuple[Any, ...]) -> tuple[list[Any], Any]:
             cls = get_type_hints(bare, include_extras=True).get(step)
         else:  # a mapping's values, or a sequence's
             cls = next((each for each in reversed(get_args(bare)) if each is not Ellipsis), None)
-    return keys, cls if _members(cls) else _bare(cls)
+    return keys, cls if members(cls) else _bare(cls)
 
 
 def _bare(cls: Any) -> Any:
@@ -119,7 +121,7 @@ def _bare(cls: Any) -> Any:
     return _bare(others[0]) if NoneType in get_args(cls) and len(others) == 1 else cls
 
 
-def _members(cls: Any) -> Mapping[str, Any]:
+def members(cls: Any) -> Mapping[str, Any]:
     """Tag -> member, of a union with a discriminator; empty for any other type."""
     if get_origin(cls) is not Annotated:
         return {}

@@ -52,10 +52,14 @@ def transition(x_m: Tensor, m: Tensor, tau: Tensor, eps: Tensor) -> tuple[Tensor
     x_tau = a x_m + beta eps, a = (1 - tau)/(1 - m), beta^2 = tau^2 - a^2 m^2. Mixing alpha_tau x_m + sigma_tau eps
     instead would treat x_m as clean and give the wrong variance whenever m > 0.
     """
-    m, tau = expand(m, x_m), expand(tau, x_m)
-    a = (1 - tau) / (1 - m)
-    beta = (tau.square() - (a * m).square()).clamp_min(0).sqrt()
+    a, beta = forward(expand(m, x_m), expand(tau, x_m))
     return a * x_m + beta * eps, a, beta
+
+
+def forward(m: Tensor, tau: Tensor) -> tuple[Tensor, Tensor]:
+    """a and beta of q(x_tau | x_m) = N(a x_m, beta^2), for tau >= m."""
+    a = (1 - tau) / (1 - m)
+    return a, (tau.square() - (a * m).square()).clamp_min(0).sqrt()
 
 
 @dataclass(frozen=True)

@@ -76,13 +76,15 @@ def _misplaced(raw: DictConfig, parsed: Override, *, is_group: bool) -> str | No
     there = OmegaConf.to_container(OmegaConf.create(raw), resolve=True)
     assert isinstance(there, dict)
     keys = (parsed.package or parsed.key_or_group).split(".")
-    depth = next((i for i in range(len(keys)) if not _holds(there, keys[: i + 1])), len(keys))
+    depth = _depth(there, keys)
     if parsed.is_add():
         return "exists already; leave the + out" if depth == len(keys) and not parsed.is_force_add() else None
     if is_group:
         return None  # Hydra names the groups of presets that there are
     if depth == len(keys):
-        return _another_kind(there, keys, parsed) or _referred(raw, there, keys, parsed)
+        return (
+            _another_kind(there, keys, parsed) or _referred(raw, there, keys, parsed) or _new_below(there, keys, parsed)
+        )
     parent, owner = _at(there, keys[:depth]), ".".join(keys[:depth]) or "params.yaml"
     if not isinstance(parent, Mapping):
         return f"{owner} is no mapping, it holds {shown(parent)}"
@@ -99,6 +101,19 @@ def _another_kind(there: Mapping[Any, Any], keys: list[str], parsed: Override) -
     kinds = {dict: "mapping", list: "list"}
     if old != new and old in kinds and new in kinds:
         return f"{'.'.join(keys)} is a {kinds[old]}, a {kinds[new]} cannot take its place"
+    return None
+
+
+def _new_below(there: Mapping[Any, Any], keys: list[str], parsed: Override) -> str | None:
+    """For a mapping, whose keys are merged into those that are there."""
+    old, where = _at(there, keys), ".".join(keys)
+    for address in _addresses(parsed.value()):
+        inside = address.split(".")
+        depth = _depth(old, inside)
+        if depth < len(inside):
+            owner = _at(old, inside[:depth])
+            known = listed(owner) if isinstance(owner, Mapping) else shown(owner)
+            return f"{where} has no {brief(address)}; valid: {known}; new keys need two pluses, ++{brief(where)}=..."
     return None
 
 
@@ -137,6 +152,11 @@ def _addresses(tree: Any, where: str = "") -> Iterator[str]:
             yield from _addresses(value, address)
         else:
             yield address
+
+
+def _depth(tree: Any, keys: Sequence[str]) -> int:
+    """How many of `keys`, from the first on, lead somewhere."""
+    return next((i for i in range(len(keys)) if not _holds(tree, keys[: i + 1])), len(keys))
 
 
 def _holds(tree: Any, keys: Sequence[str]) -> bool:

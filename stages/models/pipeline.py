@@ -11,7 +11,11 @@ from PIL import Image
 
 
 class FewStepPipeline(DiffusionPipeline):
-    """A flow model with the sampler it was trained for: time grid, step rule and guidance."""
+    """A flow model with the sampler it was trained for.
+
+    `sampler` says what that is: times, step rule, guidance. `steps` are the rule's steps, written down: a value is
+    known by its number, 0 is the noise, and the last is the image. Without them they are Euler's, at the times.
+    """
 
     _optional_components = ["transformer", "unet", "text_encoder", "tokenizer"]  # noqa: RUF012 - a list is what diffusers reads
 
@@ -23,6 +27,7 @@ class FewStepPipeline(DiffusionPipeline):
         text_encoder=None,
         tokenizer=None,
         sampler=None,
+        steps=None,
         prompts=None,
         space="pixels",
         fold=1,
@@ -32,11 +37,10 @@ class FewStepPipeline(DiffusionPipeline):
         `fold` is the side of the squares of pixels that are channels to a UNet.
         """
         super().__init__()
-        sampler = sampler or {"rule": "euler", "times": [1.0, 0.0], "guidance": 1.0}
-        if sampler["rule"] not in ("euler", "renoise"):
-            raise ValueError(f"rule {sampler['rule']!r}: this pipeline steps by 'euler' or 'renoise'")
+        sampler = sampler or {"times": [1.0, 0.0], "guidance": 1.0}
+        steps = steps or euler(sampler["times"])
         self.register_modules(transformer=transformer, unet=unet, text_encoder=text_encoder, tokenizer=tokenizer)
-        self.register_to_config(sampler=sampler, prompts=prompts, space=space, fold=fold)
+        self.register_to_config(sampler=sampler, steps=steps, prompts=prompts, space=space, fold=fold)
 
     @torch.no_grad()
     def __call__(
@@ -44,10 +48,12 @@ class FewStepPipeline(DiffusionPipeline):
     ):
         """Images for `prompt` (a string or a list of them).
 
-        `num_inference_steps` and `guidance_scale` are the model's own unless given: a few-step student is made for
-        its grid. `latents` [B, C, H, W] is the noise to start from. `output_type` "pt" gives tensors as sampled.
+        The sampler and `guidance_scale` are the model's own unless given: a few-step student is made for its grid.
+        `num_inference_steps` are even steps of Euler's instead. `latents` [B, C, H, W] is the noise to start from.
+        `output_type` "pt" gives tensors as sampled.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        text = self._read(["", *prompts])  # once for all steps, the empty prompt first
         body = self.transformer or self.unet
         settings, fold = body.config, self.config.fold
         side = settings.sample_size * fold
@@ -55,30 +61,34 @@ class FewStepPipeline(DiffusionPipeline):
         device, dtype = body.device, body.dtype
         x = torch.randn(shape, generator=generator, dtype=dtype) if latents is None else latents
         x = x.to(device, dtype)
-        sampler = self.config.sampler
-        times = sampler["times"]
+        scale = self.config.sampler["guidance"] if guidance_scale is None else guidance_scale
+        steps, values = self.config.steps, [x]
         if num_inference_steps is not None:
-            times = [1 - i / num_inference_steps for i in range(num_inference_steps)] + [0.0]
-        scale = sampler["guidance"] if guidance_scale is None else guidance_scale
-        for now, then in zip(times[:-1], times[1:], strict=True):
-            v = self._velocity(x, now, prompts, scale)
-            if sampler["rule"] == "euler" or then == 0.0:
-                x = x + (then - now) * v
+            steps = euler([1 - i / num_inference_steps for i in range(num_inference_steps)] + [0.0])
+        for name, *given in steps:
+            if name == "velocity":
+                x = self._velocity(values[given[0]], given[1], text, scale)
+            elif name == "noise":
+                x = torch.randn(shape, generator=generator, dtype=dtype).to(device)
+            elif name == "scale":
+                x = given[1] * values[given[0]]
+            elif name == "add":
+                x = torch.add(values[given[0]], values[given[1]], alpha=given[2])
             else:
-                noise = torch.randn(shape, generator=generator, dtype=dtype).to(device)
-                x = (1 - then) * (x - now * v) + then * noise
+                raise ValueError(f"step {name!r}: this pipeline knows velocity, noise, scale and add")
+            values.append(x)
         return ImagePipelineOutput(images=x if output_type == "pt" else [self._picture(image) for image in x])
 
-    def _velocity(self, x, t, prompts, scale):
-        with_prompt = self._call(x, t, prompts)
+    def _velocity(self, x, t, text, scale):
+        asked = list(range(1, len(x) + 1))
         if scale == 1:
-            return with_prompt
-        without = self._call(x, t, [""] * len(prompts))
+            return self._call(x, t, *(part[asked] for part in text))
+        both = self._call(torch.cat([x, x]), t, *(part[asked + [0] * len(x)] for part in text))
+        with_prompt, without = both.chunk(2)
         return without + scale * (with_prompt - without)
 
-    def _call(self, x, t, prompts):
-        hidden, pooled = self._read(prompts)
-        time = torch.full((len(x),), t * 1000.0, device=x.device, dtype=x.dtype)
+    def _call(self, x, t, hidden, pooled):
+        time = torch.full((len(x),), t, device=x.device, dtype=x.dtype) * 1000.0
         if self.unet is not None:
             folded = torch.nn.functional.pixel_unshuffle(x, self.config.fold)
             answer = self.unet(folded, time, encoder_hidden_states=hidden.to(x), return_dict=False)[0]
@@ -105,3 +115,11 @@ class FewStepPipeline(DiffusionPipeline):
             raise ValueError('this model\'s samples are points, no pictures: ask for output_type="pt"')
         levels = ((image.float().clamp(-1, 1) + 1) * 127.5).round().byte().cpu().permute(1, 2, 0).numpy()
         return Image.fromarray(levels[..., 0] if levels.shape[2] == 1 else levels)
+
+
+def euler(times):
+    """The steps of Euler's rule from times[0] to times[-1]."""
+    steps = []
+    for now, then in zip(times[:-1], times[1:], strict=True):
+        steps += [["velocity", len(steps), now], ["add", len(steps), len(steps) + 1, then - now]]
+    return steps

@@ -23,7 +23,9 @@ from stages.models.space import SPACES, Points
 INDEX = "model_index.json"
 MIXTURE = "mixture.safetensors"
 SAMPLER = "sampler.json"
-EXPORTED_RULES = ("euler", "renoise")
+SCHEDULER = "scheduler"
+STOCHASTIC = {"euler": False, "renoise": True}
+"""Rules whose steps are those of diffusers' FlowMatchEulerDiscreteScheduler, and whether it draws noise for them."""
 
 
 @dataclass(frozen=True)
@@ -37,16 +39,19 @@ class Student:
     encoder: TextEncoder
 
 
-def save(folder: Path, model: Student) -> None:
-    """Write `model` to `folder`."""
+def save(folder: Path, model: Student, steps: Sequence[Any] | None = None) -> None:
+    """Write `model` to `folder`.
+
+    `steps` are what `stages.samplers.program` makes of its sampler, for the folder's own pipeline; Euler's need none.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     net, spec = model.net, model.spec
     if isinstance(net, GaussianMixture):
         tensors.save(folder / MIXTURE, net.state_dict())
         (folder / SAMPLER).write_text(json.dumps(asdict(spec), indent=1) + "\n", encoding="utf-8")
         return
-    if spec.rule not in EXPORTED_RULES:
-        raise ValueError(f"a saved model steps by one of {EXPORTED_RULES}, not {spec.rule!r}")
+    if steps is None and spec.rule["name"] != "euler":
+        raise ValueError(f"a model that steps by {spec.rule['name']!r} is saved with its steps")
     import diffusers
     from transformers.utils import logging
 
@@ -65,6 +70,10 @@ def save(folder: Path, model: Student) -> None:
         "sampler": asdict(spec),
         "space": next(name for name, kind in SPACES.items() if type(model.space) is kind),
     }
+    if steps is not None:
+        index["steps"] = steps
+    if spec.rule["name"] in STOCHASTIC:
+        _scheduler(spec).save_pretrained(folder / SCHEDULER)
     (folder / INDEX).write_text(json.dumps(index, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     shutil.copyfile(pipeline.__file__, folder / "pipeline.py")
 
@@ -152,6 +161,17 @@ def _index(folder: Path) -> dict[str, Any]:
     if not (folder / INDEX).is_file():
         raise ValueError(f"{folder}: no model here ({INDEX} is missing); expected a folder such as data/teacher/model")
     return _read(folder / INDEX)
+
+
+def _scheduler(spec: SamplerSpec) -> Any:
+    """diffusers' own scheduler for the same steps, for `sigmas` from 1 to 1 / n in even steps.
+
+    Where the schedule is neither even nor even but for a shift, they are the times that the model carries, without 0.
+    """
+    from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
+
+    shift = spec.schedule["shift"] if spec.schedule["name"] == "shifted" else 1.0
+    return FlowMatchEulerDiscreteScheduler(shift=shift, stochastic_sampling=STOCHASTIC[spec.rule["name"]])
 
 
 def _forget_origin(file: Path) -> None:

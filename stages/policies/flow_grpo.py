@@ -29,9 +29,10 @@ from stages.core.path import data_from_velocity, expand
 from stages.core.prompts import EMPTY
 from stages.core.ranges import MAX_STEPS, Guidance, NonNegative, Positive, Rate, Steps
 from stages.core.rng import fork, normal_like
-from stages.core.sde import flow_sde_step, grid
 from stages.core.spec import SamplerSpec, even
 from stages.core.types import Batch, Cond, Velocity, World
+from stages.samplers.flow_sde import FlowSDE
+from stages.samplers.kernels import grid_like
 from stages.training.checks import finite
 from stages.training.method import Frozen, Loss, Needs, Phase, Role, Trained
 
@@ -72,6 +73,11 @@ class Config:
             )
 
 
+def kernel(cfg: Config) -> FlowSDE:
+    """The steps of a roll-out, but for its last."""
+    return FlowSDE(name="flow_sde", noise_level=cfg.noise_level)
+
+
 def policy(net: nn.Module, scale: float) -> Velocity:
     """The guided velocity; no gradient through its unconditional branch."""
     if scale == 1:
@@ -93,10 +99,10 @@ def prepare(world: World, batch: Batch, rng: Generator, cfg: Config) -> Batch:
     student, cond = world.nets["student"], batch["cond"]
     velocity = policy(student, cfg.guidance)
     x = world.space.noise(len(cond), starts)
-    times = grid(even(cfg.rollout_steps).times, x)
+    times = grid_like(even(cfg.rollout_steps).times, x)
     states, log_probs = [x], []
     for index in range(cfg.rollout_steps - 1):
-        step = flow_sde_step(times, torch.full((len(x),), index, device=x.device), cfg.noise_level)
+        step = kernel(cfg).transition(times, torch.full((len(x),), index, device=x.device))
         mean = step.mean(x, velocity(x, times[index].expand(len(x)), cond))
         x = mean + expand(step.std, x) * normal_like(x, noises)
         states.append(x)
@@ -120,8 +126,8 @@ def loss(world: World, batch: Batch, rng: Generator, cfg: Config) -> Loss:
     states, log_prob, cond = batch["states"], batch["log_prob"], batch["cond"]
     chosen = torch.randperm(cfg.rollout_steps - 1, generator=rng, device=states.device)[: cfg.steps_per_update]
     index = chosen.repeat_interleave(len(cond))
-    times = grid(even(cfg.rollout_steps).times, states)
-    step = flow_sde_step(times, index, cfg.noise_level)
+    times = grid_like(even(cfg.rollout_steps).times, states)
+    step = kernel(cfg).transition(times, index)
 
     def along(x: Tensor) -> Tensor:
         """[B, N, ...] -> the chosen steps of all trajectories, [S B, ...]."""

@@ -64,7 +64,8 @@ def row(unit: Mapping[str, Any], numbers: Mapping[str, float]) -> Row:
 def _label(unit: Mapping[str, Any]) -> str:
     sampler = unit["sampler"]
     if unit["group"] == "teacher":
-        return f"teacher, {sampler['nfe']} step{'s' if sampler['nfe'] > 1 else ''}"
+        steps = sampler["schedule"]["steps"]
+        return f"teacher, {steps} step{'s' if steps > 1 else ''}"
     if unit["group"] == "guidance":
         return f"teacher, w = {sampler['guidance']:g}"
     return "real test images" if unit["group"] == "real" else unit["id"].split(".", 1)[1]

@@ -5,36 +5,47 @@ the flow path); a path only changes the numbers in its grid. Times are compared 
 says why diffusers' flow schedulers are not called here; tests prove that ours take the same steps.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from types import MappingProxyType
+from typing import Annotated, Any
 
+import pydantic
 import torch
 from torch import Generator, Tensor
 
-from stages.core.messages import choose
+from stages.core.config import check, members
 from stages.core.path import LINEAR, Path
-from stages.samplers.dpmpp_2m import dpmpp_2m
-from stages.samplers.euler import euler
+from stages.samplers.anchored import Anchored
+from stages.samplers.cps import CPS
+from stages.samplers.dance_sde import DanceSDE
+from stages.samplers.dpmpp_2m import Dpmpp2M
+from stages.samplers.euler import Euler
 from stages.samplers.field import Draw, Field, Rule, State, Steering, VelocityAt, drawing
+from stages.samplers.flow_sde import FlowSDE
 from stages.samplers.grid import build
-from stages.samplers.heun import edm_heun, heun
-from stages.samplers.renoise import renoise
-from stages.samplers.unipc import unipc
+from stages.samplers.heun import EdmHeun, Heun
+from stages.samplers.renoise import Renoise
+from stages.samplers.unipc import UniPC
 
-RULES: MappingProxyType[str, Rule] = MappingProxyType(
-    {
-        "euler": euler,
-        "heun": heun,
-        "edm_heun": edm_heun,
-        "dpmpp_2m": dpmpp_2m,
-        "unipc": unipc,
-        "renoise": renoise,
-    }
-)
-
-FROM_NOISE = MappingProxyType({name: rule for name, rule in RULES.items() if name != "edm_heun"})
+FromNoise = Euler | Heun | Dpmpp2M | UniPC | Renoise | FlowSDE | DanceSDE | CPS | Anchored
 """Those that can start where alpha = 0, as every sampler of a model does."""
+
+AnyRule = Annotated[FromNoise | EdmHeun, pydantic.Field(discriminator="name")]
+RULES = MappingProxyType(members(AnyRule))
+"""By name."""
+
+
+def rule_of(choice: Mapping[str, Any]) -> Rule:
+    """The rule that a name and its knobs choose; ValueError where there is no such rule or knob."""
+    return check(AnyRule, choice, "rule")  # type: ignore[arg-type]
+
+
+@lru_cache
+def named(name: str) -> Rule:
+    """The rule called `name`, which has no knobs."""
+    return rule_of({"name": name})
 
 
 @dataclass(frozen=True)
@@ -53,7 +64,7 @@ def sample(  # noqa: PLR0913 - what a run is; five are always given
     velocity: VelocityAt,
     noise: Tensor,
     times: Tensor | Sequence[float],
-    rule: str,
+    rule: str | Rule,
     *,
     path: Path = LINEAR,
     keep: Sequence[int] = (),
@@ -75,21 +86,21 @@ def sample(  # noqa: PLR0913 - what a run is; five are always given
 def drive(
     field: Field,
     noise: Tensor,
-    rule: str,
+    rule: str | Rule,
     *,
     keep: Sequence[int] = (),
     rng: Generator | Draw | None = None,
     steer: Steering | None = None,
 ) -> Solution:
     """`sample` for a field of the caller's own, over its grid."""
-    step, num_steps = choose(RULES, rule, "sampler rule", "sample"), field.grid.num_steps
+    rule, num_steps = named(rule) if isinstance(rule, str) else rule, field.grid.num_steps
     wrong = [index for index in keep if not 0 <= index <= num_steps]
     if wrong:
         raise ValueError(f"keep: no state has index {wrong[0]}; the states are 0 to {num_steps}")
     state, draw = State(noise), drawing(rng, rule)
     kept = {0: noise} if 0 in keep else {}
     for node in range(num_steps):
-        state = step(field, state, node, draw)
+        state = rule.step(field, state, node, draw)
         if steer is not None and node + 1 < num_steps:
             state = steer(field, state, node + 1)
         if node + 1 in keep:

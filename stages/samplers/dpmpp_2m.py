@@ -7,16 +7,24 @@ the same map as UniP-2.
 """
 
 import math
+from typing import Literal
 
+from stages.core.config import config
 from stages.samplers.field import Draw, Field, State
 from stages.samplers.grid import combine
 
 
-def dpmpp_2m(field: Field, state: State, i: int, _draw: Draw) -> State:
-    """From node i to node i + 1; remembers the data prediction at node i."""
-    grid, older = field.grid, state.memory.get("data")
-    h, data = grid.step[i], field.data(state.x, i)
-    x = grid.jump(state.x, data, i)
-    if older is not None and math.isfinite(h):
-        x = combine((1.0, 0.5 * grid.gain(i) * h / grid.step[i - 1]), x, data - older)
-    return State(x, {"data": data})
+@config
+class Dpmpp2M:
+    """Without knobs."""
+
+    name: Literal["dpmpp_2m"]
+
+    def step(self, field: Field, state: State, i: int, _draw: Draw) -> State:
+        """From node i to node i + 1; remembers the data prediction at node i."""
+        grid, older = field.grid, state.memory.get("data")
+        h, data = grid.step[i], field.data(state.x, i)
+        x = grid.jump(state.x, data, i)
+        if older is not None and math.isfinite(h):
+            x = combine((1.0, 0.5 * grid.gain(i) * h / grid.step[i - 1]), x, data - older)
+        return State(x, {"data": data})

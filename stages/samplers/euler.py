@@ -4,10 +4,19 @@ Source: Song et al. 2020 (arXiv:2010.02502), eq. 12. Along the flow path it is x
 sigma / alpha and in alpha / sigma all give this same step, because each freezes D and e.
 """
 
+from typing import Literal
+
+from stages.core.config import config
 from stages.samplers.field import Draw, Field, State
 from stages.samplers.grid import combine
 
 
-def euler(field: Field, state: State, i: int, _draw: Draw) -> State:
-    """From node i to node i + 1."""
-    return State(combine(field.grid.transfer[i], state.x, field.velocity(state.x, i)))
+@config
+class Euler:
+    """Without knobs."""
+
+    name: Literal["euler"]
+
+    def step(self, field: Field, state: State, i: int, _draw: Draw) -> State:
+        """From node i to node i + 1."""
+        return State(combine(field.grid.transfer[i], state.x, field.velocity(state.x, i)))

@@ -5,6 +5,7 @@ The one place where a sampler calls a network, and where its calls are counted.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Generator, Tensor
@@ -57,16 +58,27 @@ class State:
         return State(self.x[rows], {name: kept[rows] for name, kept in self.memory.items()})
 
 
-Rule = Callable[[Field, State, int, Draw], State]
-"""A step: (field, state at node i, i, draw) -> the state at node i + 1. All that it remembers is in the state."""
+class Rule(Protocol):
+    """A step rule: its knobs, which are its fields, and the step."""
+
+    @property
+    def name(self) -> str:
+        """In the table of rules."""
+        ...
+
+    def step(self, field: Field, state: State, i: int, draw: Draw, /) -> State:
+        """The state at node i + 1 from that at node i. All that is remembered is in the state."""
+        ...
+
+
 Steering = Callable[[Field, State, int], State]
 """Between two steps: (field, state at a node, that node) -> the state to go on from, with as many samples."""
 
 
-def drawing(rng: Generator | Draw | None, rule: str) -> Draw:
+def drawing(rng: Generator | Draw | None, rule: Rule) -> Draw:
     """Fresh noise for the rules that need it: from a generator, or from a function of the node's index."""
     if rng is None:
-        return lambda _node, _x: _refuse(rule)
+        return lambda _node, _x: _refuse(rule.name)
     if isinstance(rng, torch.Generator):
         return lambda _node, x: normal_like(x, rng)
     return rng

@@ -11,9 +11,11 @@ FlowMatchHeunDiscreteScheduler. `edm_heun` averages the noise prediction, d/drho
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Literal
 
 from torch import Tensor
 
+from stages.core.config import config
 from stages.samplers.field import Draw, Field, State
 from stages.samplers.grid import KEPT, Grid, Pair, combine
 
@@ -30,9 +32,15 @@ class _Frame:
     slope: Sequence[Pair]
 
 
-def heun(field: Field, state: State, i: int, _draw: Draw) -> State:
-    """From node i to node i + 1, averaging e - D."""
-    return _average(field, state.x, i, _flow_frame(field.grid))
+@config
+class Heun:
+    """Without knobs."""
+
+    name: Literal["heun"]
+
+    def step(self, field: Field, state: State, i: int, _draw: Draw) -> State:
+        """From node i to node i + 1, averaging e - D."""
+        return _average(field, state.x, i, _flow_frame(field.grid))
 
 
 @lru_cache(KEPT)
@@ -43,9 +51,15 @@ def _flow_frame(grid: Grid) -> _Frame:
     return _Frame(scale, clock, slope)
 
 
-def edm_heun(field: Field, state: State, i: int, _draw: Draw) -> State:
-    """From node i to node i + 1, averaging e; ValueError where the grid starts at alpha = 0."""
-    return _average(field, state.x, i, _edm_frame(field.grid))
+@config
+class EdmHeun:
+    """Without knobs."""
+
+    name: Literal["edm_heun"]
+
+    def step(self, field: Field, state: State, i: int, _draw: Draw) -> State:
+        """From node i to node i + 1, averaging e; ValueError where the grid starts at alpha = 0."""
+        return _average(field, state.x, i, _edm_frame(field.grid))
 
 
 @lru_cache(KEPT)

@@ -8,6 +8,7 @@ from torch import Generator, Tensor
 from stages.core.path import expand
 from stages.core.types import Cond, Velocity
 from stages.samplers import sample
+from stages.samplers.field import Rule
 
 
 def at(time: float, x: Tensor) -> Tensor:
@@ -22,7 +23,7 @@ def rolled_out(
     times: Sequence[float],
     cond: Cond,
     *,
-    rule: str = "euler",
+    rule: str | Rule = "euler",
     rng: Generator | None = None,
 ) -> Tensor:
     """The states of sampler `rule` at each of `times`, [B, len(times), C, H, W], from x at times[0].

@@ -12,7 +12,7 @@ from stages.core.precision import wide
 from stages.core.rng import normal_at
 from stages.core.types import Cond
 from stages.models import Student
-from stages.samplers import Solution, sample
+from stages.samplers import Solution, rule_of, sample
 
 
 @dataclass(frozen=True)
@@ -35,14 +35,14 @@ def solutions(
 ) -> Iterator[Solution]:
     """Batches of samples [<= batch_size, ...] of `model` for the prompts in rows cond [n, 1], in their order."""
     spec, shape, cond = model.spec, model.space.shape, cond.to(_device(model))
-    velocity = guided(wide(model.net), spec.guidance)
+    velocity, rule = guided(wide(model.net), spec.guidance), rule_of(spec.rule)
     for first in range(0, len(cond), batch_size):
         rows = cond[first : first + batch_size]
         yield sample(
             lambda x, t, rows=rows: velocity(x, t, rows),
             noise.at(first, len(rows), shape).to(rows.device),
             spec.times,
-            spec.rule,
+            rule,
             keep=keep,
             rng=lambda node, x, first=first: noise.at(first, len(x), shape, node).to(x),
         )

@@ -7,7 +7,9 @@ its weights, as in 2M.
 """
 
 import math
+from typing import Literal
 
+from stages.core.config import config
 from stages.samplers.field import Draw, Field, State
 from stages.samplers.grid import combine
 
@@ -15,26 +17,32 @@ SMALL = 0.1
 """Below this |u|, phi functions come from their series: the closed forms cancel."""
 
 
-def unipc(field: Field, state: State, i: int, _draw: Draw) -> State:
-    """From node i to node i + 1, corrected but for the last; remembers the data predictions at both."""
-    grid, older = field.grid, state.memory.get("older")
-    data = state.memory["data"] if i else field.data(state.x, 0)
-    h, gain, x = grid.step[i], grid.gain(i), grid.jump(state.x, data, i)
-    slope = None if older is None else older - data
-    ratio = 0.0 if i == 0 else -h / grid.step[i - 1]  # 1 / r_1
-    predicted = x
-    if slope is not None and math.isfinite(h):
-        predicted = combine((1.0, 0.5 * gain * ratio), x, slope)
-    if i + 1 == grid.num_steps:
-        return State(predicted)
-    ahead = field.data(predicted, i + 1)
-    if slope is None:
-        x = combine((1.0, 0.5 * gain), x, ahead - data)
-    else:
-        weight_old, weight_new = corrector_weights(h, ratio)
-        x = combine((1.0, gain * weight_new), x, ahead - data)
-        x = combine((1.0, gain * weight_old * ratio), x, slope)
-    return State(x, {"older": data, "data": ahead})
+@config
+class UniPC:
+    """Without knobs."""
+
+    name: Literal["unipc"]
+
+    def step(self, field: Field, state: State, i: int, _draw: Draw) -> State:
+        """From node i to node i + 1, corrected but for the last; remembers the data predictions at both."""
+        grid, older = field.grid, state.memory.get("older")
+        data = state.memory["data"] if i else field.data(state.x, 0)
+        h, gain, x = grid.step[i], grid.gain(i), grid.jump(state.x, data, i)
+        slope = None if older is None else older - data
+        ratio = 0.0 if i == 0 else -h / grid.step[i - 1]  # 1 / r_1
+        predicted = x
+        if slope is not None and math.isfinite(h):
+            predicted = combine((1.0, 0.5 * gain * ratio), x, slope)
+        if i + 1 == grid.num_steps:
+            return State(predicted)
+        ahead = field.data(predicted, i + 1)
+        if slope is None:
+            x = combine((1.0, 0.5 * gain), x, ahead - data)
+        else:
+            weight_old, weight_new = corrector_weights(h, ratio)
+            x = combine((1.0, gain * weight_new), x, ahead - data)
+            x = combine((1.0, gain * weight_old * ratio), x, slope)
+        return State(x, {"older": data, "data": ahead})
 
 
 def corrector_weights(h: float, ratio: float) -> tuple[float, float]:

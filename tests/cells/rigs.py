@@ -30,9 +30,9 @@ def right(**attributes: float) -> dict[str, Any]:
 
 
 RL = {
-    "dgpo": {"init": "data/teacher", "rewards": right(digit=0.25, slant=0.75)},
-    "again": {"init": "data/rl/dgpo", "rewards": right(all=1.0)},
-    "tuned": {"init": "data/distill/fast", "rewards": right(all=2.0)},
+    "dgpo": {"init": "data/teacher", "sampler": None, "rewards": right(digit=0.25, slant=0.75)},
+    "again": {"init": "data/rl/dgpo", "sampler": None, "rewards": right(all=1.0)},
+    "tuned": {"init": "data/distill/fast", "sampler": None, "rewards": right(all=2.0)},
 }
 ATTRIBUTES = {"digit": ["0", "1", "2"], "weight": ["thin", "medium", "bold"], "slant": ["left", "upright", "right"]}
 SILENT = lambda _step, _metrics: None  # noqa: E731

@@ -68,11 +68,17 @@ def test_choose_lists_the_valid_names():
 @pytest.mark.parametrize("times", [(1.0,), (0.9, 0.0), (1.0, 0.1), (1.0, 0.5, 0.5, 0.0)])
 def test_a_sampler_runs_from_noise_to_data(times):
     with pytest.raises(ValueError, match=r"fall from 1\.0 to 0\.0"):
-        SamplerSpec(rule="euler", times=times, guidance=1.0)
+        SamplerSpec(rule={"name": "euler"}, schedule={"name": "explicit"}, times=times, guidance=1.0)
+
+
+def test_a_sampler_names_its_rule():
+    with pytest.raises(ValueError, match=r"should have a name beside its knobs \(got \{'noise_level': 1\}\)"):
+        SamplerSpec(rule={"noise_level": 1}, schedule={"name": "explicit"}, times=(1.0, 0.0), guidance=1.0)
 
 
 def test_even_steps():
     assert even(4).times == (1.0, 0.75, 0.5, 0.25, 0.0)
+    assert even(4).schedule == {"name": "uniform", "steps": 4}
     with pytest.raises(ValueError, match="at least one step"):
         even(0)
 
@@ -96,7 +102,8 @@ NEST = {"either": {"kind": "left", "width": 1}, "small": {"steps": 1, "times": [
     ("changes", "address"),
     [
         ({"either": {"kind": "left", "width": "x"}}, r"n\.either\.width: .*got 'x'"),  # the tag is no key
-        ({"either": {"kind": "middle"}}, r"n\.either\.kind: 'middle' is none of left, right"),
+        ({"either": {"kind": "middle"}}, r"n\.either\.kind: 'middle' is none of left, right$"),
+        ({"either": {"kind": "rihgt"}}, r"n\.either\.kind: 'rihgt' is none of left, right; did you mean 'right'\?"),
         ({"either": {}}, r"n\.either\.kind: missing; name one of left, right"),
         ({"either": None}, r"n\.either: should be a mapping"),
         ({"small": {"step": 1, "times": []}}, r"n\.small\.steps: missing.*\nn\.small\.step: .*did you mean 'steps'"),

@@ -5,18 +5,24 @@ from dataclasses import replace
 
 import pytest
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
+from diffusers.schedulers import scheduling_flow_match_euler_discrete
 
+from stages.core.config import check
 from stages.core.guidance import guided
 from stages.core.rng import stream
-from stages.core.spec import SamplerSpec, even
+from stages.core.spec import even
 from stages.models import Student, TextTable, encoder_of, load, save
 from stages.models.conditioning import OneHot
 from stages.models.network import seeded_build, seeded_teacher
 from stages.models.space import Pixels, Points
 from stages.models.transformer import TransformerConfig
 from stages.models.unet import UNetConfig
+from stages.samplers import RULES
+from stages.samplers.program import program
+from stages.samplers.spec import Sampler
 from stages.samplers.student import Noise, draw
+from tests.samplers.rigs import choice
 
 PROMPTS = ["a bold left-slanted 7", "a thin upright 3"]
 TINY = TransformerConfig(kind="transformer", width=16, num_layers=2, num_heads=2, patch_size=2)
@@ -79,28 +85,79 @@ def test_guidance_one_is_the_velocity_itself_and_two_extrapolates(net):
     torch.testing.assert_close(guided(net, 2.0)(x, t, cond), 2 * with_prompt - without)
 
 
-@pytest.mark.parametrize(
-    "spec",
-    [even(1), even(3, guidance=2.0), SamplerSpec(rule="renoise", times=(1.0, 0.6, 0.2, 0.0), guidance=1.0)],
-    ids=["one step", "guided", "renoise"],
-)
+def stated(rule, schedule, guidance=1.0):
+    return check(Sampler, {"rule": rule, "schedule": schedule, "guidance": guidance}, "sampler").spec
+
+
+SHIFTED = {"name": "shifted", "steps": 5, "shift": 3.0}
+EXPLICIT = {"name": "explicit", "at": [1.0, 0.6, 0.21, 0.0]}
+CARRIED = {
+    "one step": even(1),
+    "guided": even(3, guidance=2.0),
+    "shifted": stated({"name": "euler"}, SHIFTED),
+    **{name: stated(choice("rule", name), SHIFTED) for name in sorted(RULES.keys() - {"edm_heun"})},
+    "explicit": stated({"name": "renoise"}, EXPLICIT, 1.5),
+    "karras": stated({"name": "unipc"}, {**choice("schedule", "karras"), "steps": 4}, 1.5),
+}
+
+
+@pytest.mark.parametrize("name", CARRIED)
 @pytest.mark.filterwarnings("ignore::FutureWarning")
-def test_stock_diffusers_gives_our_images(net, spec, tmp_path):
-    save(tmp_path, student(net, spec))
+def test_stock_diffusers_gives_our_images_to_the_last_bit(net, name, tmp_path):
+    """Whatever rule and grid a student carries: the folder's pipeline does the same sums in the same order."""
+    spec = CARRIED[name]
+    save(tmp_path, student(net, spec), program(spec))
     noise, again = Noise(5, "export"), load(tmp_path, PROMPTS)
     assert again.spec == spec
     ours = draw(again, ROWS, noise)
     stock = DiffusionPipeline.from_pretrained(tmp_path, trust_remote_code=True)
     stock.set_progress_bar_config(disable=True)
-    start = noise.at(0, 2, (1, 4, 4))
-    if spec.rule == "renoise":  # the same numbers on the way: patch the generator's draws with ours
-        later = iter([noise.at(0, 2, (1, 4, 4), node) for node in (1, 2)])
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(torch, "randn", lambda *_a, **_k: next(later))
-            theirs = stock(PROMPTS, latents=start, output_type="pt").images
-    else:
-        theirs = stock(PROMPTS, latents=start, output_type="pt").images
-    torch.testing.assert_close(theirs, ours, atol=1e-5, rtol=1e-5)
+    # What a rule draws on its way are our numbers here: diffusers' own generator has others.
+    later = iter(noise.at(0, 2, (1, 4, 4), node) for node in range(1, spec.num_steps))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "randn", lambda *_a, **_k: next(later))
+        theirs = stock(PROMPTS, latents=noise.at(0, 2, (1, 4, 4)), output_type="pt").images
+    assert torch.equal(theirs, ours)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_eulers_steps_need_not_be_written_down(net, tmp_path):
+    for name, spec in {"even": even(5, guidance=2.0), "shifted": CARRIED["shifted"]}.items():
+        save(tmp_path / name, student(net, spec))
+        stock = DiffusionPipeline.from_pretrained(tmp_path / name, trust_remote_code=True)
+        noise, again = Noise(5, "export"), load(tmp_path / name, PROMPTS)
+        for given, asked in (({}, spec), ({"num_inference_steps": 4}, even(4, guidance=spec.guidance))):
+            theirs = stock(PROMPTS, latents=noise.at(0, 2, (1, 4, 4)), output_type="pt", **given).images
+            assert torch.equal(theirs, draw(replace(again, spec=asked), ROWS, noise))
+    with pytest.raises(ValueError, match="a model that steps by 'heun' is saved with its steps"):
+        save(tmp_path, student(net, even(2, rule="heun")))
+
+
+SCHEDULED = {"euler": even(4), "euler shifted": CARRIED["shifted"], "renoise": even(4, rule="renoise")}
+
+
+@pytest.mark.parametrize("name", [*SCHEDULED, "explicit"])
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # in diffusers
+def test_the_folders_scheduler_takes_our_steps(net, name, tmp_path):
+    """To float32, in which diffusers makes its times and its steps."""
+    spec = SCHEDULED.get(name) or stated({"name": "renoise"}, EXPLICIT)
+    save(tmp_path, student(net, spec), program(spec))
+    scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(tmp_path, subfolder="scheduler")
+    even_sigmas = [1 - i / spec.num_steps for i in range(spec.num_steps)]
+    scheduler.set_timesteps(sigmas=spec.times[:-1] if name == "explicit" else even_sigmas)
+    noise, drawn = Noise(5, "export"), iter(range(1, 9))
+    x = noise.at(0, 2, (1, 4, 4))
+    with pytest.MonkeyPatch.context() as patch:
+        module = scheduling_flow_match_euler_discrete
+        patch.setattr(module, "randn_tensor", lambda *_a, **_k: noise.at(0, 2, (1, 4, 4), next(drawn)))
+        for t in scheduler.timesteps:
+            x = scheduler.step(net(x, t.expand(2) / 1000, ROWS), t, x, return_dict=False)[0]
+    torch.testing.assert_close(x, draw(student(net, spec), ROWS, noise), atol=2e-6, rtol=1e-5)
+
+
+def test_a_rule_without_a_scheduler_of_diffusers_leaves_none(net, tmp_path):
+    save(tmp_path, student(net, even(2, rule="unipc")), program(even(2, rule="unipc")))
+    assert not (tmp_path / "scheduler").exists()
 
 
 def test_pictures_have_the_samples_size(net, tmp_path):

@@ -8,11 +8,12 @@ from torch import Tensor, nn
 
 from stages.core.config import check
 from stages.core.rng import stream
-from stages.core.sde import flow_sde_step, grid
 from stages.core.spec import even
 from stages.core.types import World
 from stages.models.space import Points
 from stages.policies import flow_grpo
+from stages.samplers.kernels import grid_like as grid
+from tests.samplers.rigs import flow_sde_step
 from tests.training.gaussian import GaussianVelocity, ShiftedVelocity, tokens
 from tests.training.tiny import TinyNet
 

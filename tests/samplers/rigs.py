@@ -1,17 +1,34 @@
 """Data whose exact velocity is known: Gaussians and one-dimensional mixtures, on any path, in float64."""
 
 from collections.abc import Callable
+from pathlib import Path as File
+from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from scipy.integrate import solve_ivp
 from torch import Tensor
 
 from stages.core.path import Path, expand
+from stages.samplers import RULES, rule_of
+from stages.samplers.field import Rule
+from stages.samplers.flow_sde import FlowSDE
+from stages.samplers.kernels import Transition
 from stages.samplers.schedules import times_at
 
 F64 = torch.float64
+PARAMS = File(__file__).parents[2] / "params"
 
+
+def choice(group: str, name: str) -> dict[str, Any]:
+    """A row of a table with the knobs of its preset, if it has knobs."""
+    file = PARAMS / group / f"{name}.yaml"
+    return yaml.safe_load(file.read_text()) if file.is_file() else {"name": name}
+
+
+EVERY: dict[str, Rule] = {name: rule_of(choice("rule", name)) for name in RULES}
+NOISY = frozenset({"renoise", "flow_sde", "dance_sde", "cps", "anchored"})
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
 
@@ -77,3 +94,8 @@ def log_grid(path: Path, n: int, start: float, end: float) -> Tensor:
     """n + 1 times from start to end with even steps in log(sigma / alpha)."""
     hi, lo = path.rho(torch.tensor([start, end], dtype=F64)).log().tolist()
     return times_at(torch.linspace(hi, lo, n + 1, dtype=F64).exp(), path)
+
+
+def flow_sde_step(times: Tensor, index: Tensor, noise_level: float) -> Transition:
+    """The Flow-SDE step from times[index] to times[index + 1]."""
+    return FlowSDE(name="flow_sde", noise_level=noise_level).transition(times, index)

@@ -6,22 +6,22 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from stages.core.path import LINEAR, VP_COSINE, VP_LINEAR
 from stages.core.rng import normal_at, stream
-from stages.samplers import RULES, drive, sample
+from stages.samplers import drive, sample
 from stages.samplers.field import Field
 from stages.samplers.grid import build
-from stages.samplers.schedules import karras, log_uniform, shifted, times_at, uniform
+from stages.samplers.schedules import uniform
 from stages.samplers.unipc import corrector_weights, phi
-from tests.samplers.rigs import F64, gaussian
+from tests.samplers.rigs import EVERY, F64, NOISY, gaussian
 
 NOISE = torch.randn(3, 1, 2, 2, generator=stream(0, "noise"))
 VELOCITY = gaussian(LINEAR, 0.7, 0.4)
 
 
 def run(rule, n=4, **options):
-    return sample(VELOCITY, NOISE, uniform(n), rule, rng=stream(1, "draws"), **options)
+    return sample(VELOCITY, NOISE, uniform(n), EVERY.get(rule, rule), rng=stream(1, "draws"), **options)
 
 
-@pytest.mark.parametrize("rule", sorted(RULES.keys() - {"edm_heun"}))
+@pytest.mark.parametrize("rule", sorted(EVERY.keys() - {"edm_heun"}))
 def test_contract_of_every_rule(rule):
     calls = []
 
@@ -33,7 +33,7 @@ def test_contract_of_every_rule(rule):
         return VELOCITY(x, t)
 
     before = torch.get_rng_state()
-    solution = sample(watched, NOISE, uniform(4), rule, keep=(0, 2, 4), rng=stream(1, "draws"))
+    solution = sample(watched, NOISE, uniform(4), EVERY[rule], keep=(0, 2, 4), rng=stream(1, "draws"))
     assert solution.nfe == len(calls) == (7 if rule == "heun" else 4)
     assert all(t.min() > 0 for t in calls), "no rule asks for the velocity at data"
     assert solution.states.shape == (3, *NOISE.shape)
@@ -45,9 +45,9 @@ def test_contract_of_every_rule(rule):
     assert torch.equal(before, torch.get_rng_state()), "draw from rng, never from the global stream"
 
 
-@pytest.mark.parametrize("rule", sorted(RULES.keys() - {"edm_heun", "renoise"}))
+@pytest.mark.parametrize("rule", sorted(EVERY.keys() - {"edm_heun", *NOISY}))
 def test_chunks_do_not_matter(rule):
-    parts = [sample(VELOCITY, part, uniform(4), rule).x0 for part in NOISE.split(1)]
+    parts = [sample(VELOCITY, part, uniform(4), EVERY[rule]).x0 for part in NOISE.split(1)]
     assert torch.equal(torch.cat(parts), run(rule).x0)
 
 
@@ -93,8 +93,13 @@ def test_renoise_without_rng_says_what_to_pass():
 
 
 def test_a_misspelt_rule_lists_the_rules():
-    with pytest.raises(ValueError, match=r"did you mean 'euler'.*dpmpp_2m.*unipc"):
+    with pytest.raises(ValueError, match=r"rule\.name: 'eular' is none of euler, .*unipc.*; did you mean 'euler'\?"):
         run("eular")
+
+
+def test_a_rule_with_knobs_is_not_called_by_its_name_alone():
+    with pytest.raises(ValueError, match=r"rule\.noise_level: missing"):
+        sample(VELOCITY, NOISE, uniform(2), "cps")
 
 
 BAD_TIMES = [[1.0], [1.0, 0.5, 0.5, 0.0], [0.0, 1.0], [1.0, float("nan"), 0.0], [[1.0, 0.0]]]
@@ -140,14 +145,14 @@ class Count(TorchDispatchMode):
         return func(*args, **kwargs or {})
 
 
-KERNELS = {"euler": 2, "heun": 10, "dpmpp_2m": 6, "unipc": 10, "renoise": 5}
+KERNELS = {"euler": 2, "heun": 10, "dpmpp_2m": 6, "unipc": 10, "renoise": 5, "flow_sde": 5, "cps": 5}
 
 
 @pytest.mark.parametrize(("rule", "kernels"), KERNELS.items())
 def test_a_step_costs_a_few_kernels_and_never_waits_for_the_device(rule, kernels):
     def counted(n):
         with Count() as seen:
-            sample(lambda x, _t: x, NOISE, uniform(n), rule, rng=stream(1, "draws"))
+            sample(lambda x, _t: x, NOISE, uniform(n), EVERY[rule], rng=stream(1, "draws"))
         return seen.names
 
     counted(4), counted(14)  # a grid is made once, and kept
@@ -155,34 +160,6 @@ def test_a_step_costs_a_few_kernels_and_never_waits_for_the_device(rule, kernels
     assert len(many) - len(few) <= 10 * kernels
     reads = [sum("_local_scalar_dense" in name for name in names) for names in (few, many)]
     assert reads[0] == reads[1]
-
-
-def test_schedules_start_at_one_and_end_at_zero():
-    on_vp = karras(7, path=VP_LINEAR)
-    for times in (uniform(7), shifted(7, shift=3.0), karras(7), log_uniform(7), on_vp, karras(1)):
-        assert times[0] == 1
-        assert times[-1] == 0
-        assert times.dtype == F64
-        assert (times.diff() < 0).all()
-    assert shifted(4, shift=1.0).equal(uniform(4))
-    assert shifted(2, shift=3.0)[1] == 0.75
-    with pytest.raises(ValueError, match="at least one step"):
-        uniform(0)
-    with pytest.raises(ValueError, match="at least one step"):
-        karras(0)
-
-
-@pytest.mark.parametrize("path", [LINEAR, VP_COSINE, VP_LINEAR], ids=lambda p: p.name)
-def test_times_are_found_from_noise_levels(path):
-    rho = torch.tensor([50.0, 1.0, 2e-3, 1e-6], dtype=F64)
-    assert torch.allclose(path.rho(times_at(rho, path)), rho, rtol=1e-9)
-
-
-def test_karras_levels_are_even_in_their_seventh_root():
-    levels = LINEAR.rho(karras(6)[1:-1])
-    roots = levels ** (1 / 7)
-    assert torch.allclose(roots.diff(), roots.diff().mean().expand(4), rtol=1e-9)
-    assert levels[-1].item() == pytest.approx(0.002, rel=1e-9)
 
 
 @pytest.mark.parametrize("path", [LINEAR, VP_COSINE, VP_LINEAR], ids=lambda p: p.name)
@@ -228,7 +205,7 @@ def test_a_field_may_call_the_network_at_every_second_node():
     torch.testing.assert_close(made.x0, run("euler", 4).x0)  # two steps with one velocity are one step
 
 
-@pytest.mark.parametrize("rule", sorted(RULES.keys() - {"edm_heun", "renoise"}))
+@pytest.mark.parametrize("rule", sorted(EVERY.keys() - {"edm_heun", *NOISY}))
 def test_what_a_rule_remembers_follows_samples_that_change_places(rule):
     order = torch.tensor([2, 0, 1])
 

@@ -20,7 +20,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--nfe",
         type=int,
-        help=f"network calls with even Euler steps, instead of the student's own grid (1 to {MAX_NFE})",
+        help=f"network calls with even Euler steps, instead of the student's own sampler (1 to {MAX_NFE})",
+    )
+    parser.add_argument(
+        "--sampler",
+        help="another one, as parameters state it, in braces: {rule: {name: heun}, schedule: {...}, guidance: 1.0}",
     )
     parser.add_argument("--n", type=int, default=1, help=f"pictures a prompt (1; {MAX_PICTURES} at most)")
     parser.add_argument("--seed", type=int, default=0)
@@ -35,19 +39,39 @@ def main(parsed: argparse.Namespace) -> int:
     import torch
 
     from flows.project import parameters, storage
-    from stages.core.spec import even
     from stages.io import places
     from stages.models import load
     from stages.samplers.student import Noise, draw
 
     storage.settle(parameters.read())
     student = load(places.view(str(folder.parent)) / folder.name, parsed.prompt)
-    spec = even(parsed.nfe, guidance=student.spec.guidance) if parsed.nfe else student.spec
+    spec = _sampler(parsed, student.spec)
     rows = torch.arange(len(parsed.prompt))[:, None].repeat_interleave(parsed.n, 0) + 1
     samples = draw(replace(student, spec=spec), rows, Noise(parsed.seed, "sample"))
     _picture(student.space.decode(samples), parsed.n).save(parsed.out.path)
-    print(f"{parsed.out}: {len(rows)} pictures, {len(spec.times) - 1} steps of {spec.rule}")
+    print(f"{parsed.out}: {len(rows)} pictures, {spec.num_steps} steps of {spec.rule['name']}")
     return 0
+
+
+def _sampler(parsed: argparse.Namespace, own: Any) -> Any:
+    import yaml
+
+    from stages.core.config import check
+    from stages.core.spec import even
+    from stages.samplers.spec import Sampler
+
+    if parsed.nfe:
+        return even(parsed.nfe, guidance=own.guidance)
+    if parsed.sampler is None:
+        return own
+    try:
+        section = yaml.safe_load(parsed.sampler)
+    except yaml.YAMLError as error:
+        raise ValueError(f"--sampler: not YAML ({' '.join(str(error).split())})") from None
+    spec = check(Sampler, section, "--sampler").spec
+    if spec.num_steps > MAX_NFE:
+        raise ValueError(f"--sampler: {spec.num_steps} steps, {MAX_NFE} at most")
+    return spec
 
 
 def _check(parsed: argparse.Namespace) -> None:
@@ -55,6 +79,8 @@ def _check(parsed: argparse.Namespace) -> None:
         raise ValueError(f"--n {parsed.n}: pictures a prompt are 1 to {MAX_PICTURES}")
     if parsed.nfe is not None and not 1 <= parsed.nfe <= MAX_NFE:
         raise ValueError(f"--nfe {parsed.nfe}: network calls are 1 to {MAX_NFE}")
+    if parsed.nfe is not None and parsed.sampler is not None:
+        raise ValueError("--nfe and --sampler: name one of them")
     if len(parsed.prompt) > MAX_PROMPTS:
         raise ValueError(f"--prompt: {len(parsed.prompt)} prompts, {MAX_PROMPTS} at most")
     if parsed.out.path.suffix.lower() not in (".png", ".jpg", ".webp"):

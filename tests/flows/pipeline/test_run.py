@@ -185,7 +185,7 @@ def test_a_worker_that_dies_fails_the_stage_and_keeps_the_others(spoiled):
 
 def test_a_stage_that_fails_fails_the_run_and_what_it_finished_is_not_computed_again(spoiled):
     spoiled.spoil("stages/trajectories.py", SHARD_1.format("raise RuntimeError('boom')"))
-    done = spoiled.fewstep("run", *AS_IT_IS, "trajectories.guidance=1.5")
+    done = spoiled.fewstep("run", *AS_IT_IS, "trajectories.sampler.guidance=1.5")
     boom = r"RuntimeError: boom \(traceback: .fewstep/logs/trajectories.traceback\);"
     refused(done, rf"trajectories: {boom}.* \(its log: .fewstep/logs/trajectories.log\)")
     assert "skipped  evaluate" in done.stdout or "evaluate" not in done.stdout
@@ -200,7 +200,7 @@ def test_a_stage_that_fails_fails_the_run_and_what_it_finished_is_not_computed_a
 def test_a_run_that_is_stopped_leaves_no_process(spoiled):
     spoiled.spoil("stages/trajectories.py", SHARD_1.format("__import__('time').sleep(600)"))
     began = time.time()
-    run = spoiled.begin("run", *AS_IT_IS, "trajectories.guidance=1.5")
+    run = spoiled.begin("run", *AS_IT_IS, "trajectories.sampler.guidance=1.5")
     reports = (spoiled.root / ".fewstep/work/trajectories").rglob
     wait_for(lambda: any(file.stat().st_mtime > began for file in reports("shard-00001.jsonl")))
     run.terminate()

@@ -46,7 +46,8 @@ def right(**attributes):
 
 
 ARM, POLICY = "distill__arms__kd__", "rl__arms__dgpo__"
-DRAW = {"num_pairs": 8, "rule": "euler", "nfe": 1, "guidance": 1.0}
+SAMPLER = {"rule": {"name": "euler"}, "schedule": {"name": "uniform", "steps": 1}, "guidance": 1.0}
+DRAW = {"num_pairs": 8, "sampler": SAMPLER}
 
 
 @pytest.mark.parametrize(
@@ -63,8 +64,18 @@ DRAW = {"num_pairs": 8, "rule": "euler", "nfe": 1, "guidance": 1.0}
         ({"teacher__budget__final_lr": -1}, "teacher.budget.final_lr: "),
         ({"teacher__budget__ema": 1}, "teacher.budget.ema: Input should be less than 1"),
         ({"teacher__method__lr": 0}, "teacher.method.lr: Input should be greater than 0"),
-        ({"trajectories__rule": "edm_heun"}, "trajectories.rule: no sampler rule is called 'edm_heun'"),
-        ({ARM + "draw": DRAW | {"rule": "eular"}}, "distill.arms.kd.draw.rule: no sampler rule is called 'eular'; did"),
+        (
+            {"trajectories__sampler__rule__name": "edm_heun"},
+            "trajectories.sampler.rule.name: 'edm_heun' is none of euler",
+        ),
+        (
+            {ARM + "draw": {"num_pairs": 8, "sampler": SAMPLER | {"rule": {"name": "eular"}}}},
+            "distill.arms.kd.draw.sampler.rule.name: 'eular' is none of euler",
+        ),
+        (
+            {ARM + "sampler": SAMPLER | {"schedule": {"name": "shifted", "steps": 4}}},
+            "distill.arms.kd.sampler.schedule.shift: missing",
+        ),
         ({"dataset__num_heldout_prompts": 84}, "dataset.num_heldout_prompts: Input should be less than 84"),
         (
             {"evaluate__guidance_scales": [1.0000001, 1.0]},
@@ -152,9 +163,9 @@ def test_all_faults_of_all_sections_are_in_one_list():
 )
 @pytest.mark.parametrize("value", [None, [], 3, "x"])
 def test_a_section_of_another_shape_is_told_beside_the_rest(section, value):
-    content = changed(FULL, trajectories__steps=0, **{section: value})
+    content = changed(FULL, trajectories__sampler__schedule__steps=0, **{section: value})
     told = {line.partition(":")[0] for line in validation.faults(content)}
-    assert told == {section, "trajectories.steps"}
+    assert told == {section, "trajectories.sampler.schedule.steps"}
 
 
 @pytest.mark.slow

@@ -153,7 +153,7 @@ def test_a_job_runs_the_same_command_on_the_head(clone, cluster, store, capfd):
     refused(clone.fewstep("submit", "--address", "http://127.0.0.1:9"), "no Ray dashboard answers there")
 
 
-SIZE = ("trajectories.num_trajectories=768", "trajectories.steps=32", "trajectories.keep=[8]")
+SIZE = ("trajectories.num_trajectories=768", "trajectories.sampler.schedule.steps=32", "trajectories.keep=[8]")
 """Six units, long enough to be struck."""
 
 

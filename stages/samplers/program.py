@@ -1,0 +1,78 @@
+"""What a sampler computes, written down step by step, so that a saved model's own pipeline repeats it to the last bit.
+
+A rule is followed once on a sample of one number, and all that it does to it is noted. Values are numbered in the order
+in which they come; 0 is the noise that sampling starts from, and the last is the sample:
+
+    ["velocity", i, t]   the network's velocity at value i and time t
+    ["noise"]            fresh standard normal noise
+    ["scale", i, a]      a times value i
+    ["add", i, j, a]     value i plus a times value j
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from stages.core.path import LINEAR
+from stages.core.spec import SamplerSpec
+from stages.samplers import rule_of
+from stages.samplers.field import Field, Rule, State
+from stages.samplers.grid import build
+
+Step = list[str | int | float]
+
+
+def program(spec: SamplerSpec) -> list[Step]:
+    """The steps of a sampler; ValueError for a rule that does more to a sample than add and scale."""
+    rule, noise = rule_of(spec.rule), torch.zeros(1, dtype=torch.float64)
+    tape = _Tape(rule, noise)
+    field, state = Field(tape.velocity, build(LINEAR, spec.times), noise), State(noise)
+    with tape:
+        for node in range(spec.num_steps):
+            state = rule.step(field, state, node, tape.draw)
+    return tape.until(state.x)
+
+
+class _Tape(TorchDispatchMode):
+    """Notes each operation on the sample, or on what was made of it, while it is on."""
+
+    def __init__(self, rule: Rule, noise: Tensor) -> None:
+        super().__init__()
+        self._rule = rule
+        self._values = [noise]  # kept alive: a value is known by its identity
+        self._steps: list[Step] = []
+
+    def velocity(self, x: Tensor, t: Tensor) -> Tensor:
+        return self._note(torch.zeros_like(x), "velocity", self._place(x), t.item())
+
+    def draw(self, _node: int, x: Tensor) -> Tensor:
+        return self._note(torch.zeros_like(x), "noise")
+
+    def until(self, x: Tensor) -> list[Step]:
+        """The steps that end with x."""
+        return self._steps[: self._place(x)]
+
+    def __torch_dispatch__(self, func: Any, _types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
+        made, kwargs = func(*args, **(kwargs or {})), kwargs or {}
+        places = [self._place(each) for each in args if isinstance(each, Tensor)]
+        if all(place < 0 for place in places) or func is torch.ops.aten.zeros_like.default:
+            return made  # coefficients, and what the network or the noise will be
+        match func, places, [each for each in args if not isinstance(each, Tensor)]:
+            case torch.ops.aten.mul.Tensor, [place], [float() | int() as factor]:
+                return self._note(made, "scale", place, float(factor))
+            case torch.ops.aten.add.Tensor, [first, second], [] if min(places) >= 0:
+                return self._note(made, "add", first, second, float(kwargs.get("alpha", 1)))
+            case torch.ops.aten.sub.Tensor, [first, second], [] if min(places) >= 0 and not kwargs:
+                return self._note(made, "add", first, second, -1.0)
+        raise ValueError(f"sampler rule {self._rule.name!r} calls {func}: a saved pipeline only adds and scales")
+
+    def _place(self, x: Tensor) -> int:
+        return next((place for place, value in enumerate(self._values) if value is x), -1)
+
+    def _note(self, value: Tensor, *step: str | float) -> Tensor:
+        self._values.append(value)
+        self._steps.append([*step])
+        return value

@@ -1,0 +1,47 @@
+"""How `fewstep sample` is told to sample."""
+
+from argparse import Namespace
+
+import pytest
+
+from flows.cli.commands import sample
+from flows.cli.main import main
+from stages.core.spec import even
+
+OWN = even(3, rule="renoise", guidance=2.0)
+
+
+def told(nfe=None, sampler=None):
+    return sample._sampler(Namespace(nfe=nfe, sampler=sampler), OWN)
+
+
+def test_a_model_is_sampled_in_its_own_way_unless_another_is_named():
+    assert told() is OWN
+    assert told(nfe=4) == even(4, guidance=2.0)
+    found = told(sampler="{rule: {name: heun}, schedule: {name: shifted, steps: 2, shift: 3.0}, guidance: 1.5}")
+    assert (found.rule, found.times, found.guidance) == ({"name": "heun"}, (1.0, 0.75, 0.0), 1.5)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{rule: [", "--sampler: not YAML"),
+        ("heun", "--sampler: should be a mapping of parameters"),
+        (
+            "{rule: {name: heunn}, schedule: {name: uniform, steps: 2}, guidance: 1.0}",
+            r"--sampler\.rule\.name: 'heunn'",
+        ),
+        ("{rule: {name: heun}, schedule: {name: uniform, steps: 2000}, guidance: 1.0}", "2000 steps, 1000 at most"),
+    ],
+)
+def test_a_sampler_that_is_none_is_refused(text, message):
+    with pytest.raises(ValueError, match=message):
+        told(sampler=text)
+
+
+def test_one_way_is_named_and_not_two(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "dvc.yaml").touch()
+    (tmp_path / "params").mkdir()
+    assert main(["sample", "teacher", "--prompt", "a", "--nfe", "2", "--sampler", "{}"]) == 1
+    assert "--nfe and --sampler: name one of them" in capsys.readouterr().err
