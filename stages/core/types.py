@@ -92,3 +92,5 @@ class World:
     nets: Mapping[str, nn.Module]
     space: Space
     reward: Scored | None = None
+    progress: float = 0.0
+    """Share of the budget that is spent, in [0, 1)."""

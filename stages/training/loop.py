@@ -5,7 +5,7 @@ A method brings pure losses (`method.py`); nothing in here knows any method by n
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from stages.core.config import config
 from stages.core.ranges import Count, Decay, NonNegativeCount, Positive, Unit
 from stages.core.ranks import ALONE, Ranks
 from stages.core.rng import fork, stream
-from stages.core.types import Batch, Sink
+from stages.core.types import Batch, Sink, World
 from stages.training import checkpoint
 from stages.training.checks import finite
 from stages.training.cost import Cost, Meter
@@ -143,20 +143,23 @@ class Trainer:
         for name, optimiser in self.optimisers.items():
             for group in optimiser.param_groups:
                 group["lr"] = self.roles[name].lr * factor  # type: ignore[union-attr]
+        world = replace(self.world, progress=self.iteration / self.budget.iterations)
         phases = self.method.phases(self.cfg)
         parts, sources = [], []
         for part, rng in self._slices(batch):
             prepared, *source = fork(rng, "prepare", *(phase.name for phase in phases))
             with torch.no_grad():
-                parts.append(self.method.prepare(self.world, part, prepared, self.cfg))
+                parts.append(self.method.prepare(world, part, prepared, self.cfg))
             sources.append(source)
         metrics: dict[str, list[Metric]] = {}
         for index, phase in enumerate(phases):
-            if self.iteration % phase.every:
+            if self.iteration % phase.every or world.progress < phase.start:
                 continue
             turns = [fork(source[index], *(str(i) for i in range(phase.repeats))) for source in sources]
             for turn in zip(*turns, strict=True):
-                found = self._update(phase, parts, turn)
+                found = self._update(phase, world, parts, turn)
+            for blend in phase.blends:
+                self.weights.blend(blend.of, blend.into, blend.weight)
             metrics |= {f"{phase.name}/{name}": values for name, values in found.items()}
         self.iteration += 1
         return self._pooled(metrics)
@@ -171,13 +174,15 @@ class Trainer:
         size, sources = num_rows // count, fork(rng, *(f"slice {i}" for i in range(count)))
         return [({key: rows[i * size : (i + 1) * size] for key, rows in batch.items()}, sources[i]) for i in self.own]
 
-    def _update(self, phase: Phase, parts: Sequence[Batch], rngs: Sequence[Generator]) -> dict[str, list[Metric]]:
+    def _update(
+        self, phase: Phase, world: World, parts: Sequence[Batch], rngs: Sequence[Generator]
+    ) -> dict[str, list[Metric]]:
         """One optimiser step on the mean loss over slices; metrics of each of this worker's."""
         found: list[Mapping[str, Metric]] = []
         gradient = Pairwise()
         with self.weights.learning(phase.trains) as parameters:
             for part, rng in zip(parts, rngs, strict=True):
-                loss, metrics = phase.loss(self.world, part, rng, self.cfg)
+                loss, metrics = phase.loss(world, part, rng, self.cfg)
                 loss.backward()
                 found.append({"loss": loss.detach(), "grad_norm": 0.0, **metrics})
                 if self.budget.slices > 1:

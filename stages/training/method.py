@@ -55,6 +55,15 @@ Role = Trained | Follower | Frozen
 
 
 @dataclass(frozen=True, kw_only=True)
+class Blend:
+    """`into` <- (1 - weight) `into` + weight `of`, weight by weight: a pull towards another role beside any loss."""
+
+    of: str
+    into: str
+    weight: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Phase:
     """One kind of update: `repeats` optimiser steps on `loss`, in every `every`-th iteration."""
 
@@ -63,6 +72,10 @@ class Phase:
     loss: Callable[[World, Batch, Generator, Any], Loss]
     every: int = 1
     repeats: int = 1
+    start: float = 0.0
+    """Share of the budget that passes before its first update."""
+    blends: tuple[Blend, ...] = ()
+    """Once an iteration, after its updates."""
     draws: bool = True
     """Whether the loss draws random numbers. False says that the batch alone decides it."""
 

@@ -39,23 +39,35 @@ class RoleNetwork(nn.Module):
         """F of `features`."""
         return self.net.feature_dim  # type: ignore[return-value]
 
-    def forward(self, *inputs: Tensor) -> Tensor:
-        """The network's answer: a velocity, or a head's logits."""
-        return self._answer(self.net, inputs, "")
+    def forward(self, *inputs: Tensor, **more: Any) -> Any:
+        """The network's answer: a velocity or a head's logits, or several where the network has several heads.
 
-    def features(self, *inputs: Tensor) -> Tensor:
+        `more` are inputs that some networks have: a second time, a scale.
+        """
+        return self._answer(self.net, inputs, more, "")
+
+    def features(self, *inputs: Tensor, **more: Any) -> Tensor:
         """[B, T, F], from a part of the network."""
-        return self._answer(self.net.features, inputs, "_part")  # type: ignore[arg-type]
+        return self._answer(self.net.features, inputs, more, "_part")  # type: ignore[arg-type]
 
-    def _answer(self, call: Callable[..., Tensor], inputs: tuple[Tensor, ...], part: str) -> Tensor:
-        samples = len(inputs[0])
+    def _answer(self, call: Callable[..., Any], inputs: tuple[Tensor, ...], more: Mapping[str, Any], part: str) -> Any:
+        samples, came_back = len(inputs[0]), False
         self._meter.add(f"{self._role}/forward{part}", samples)
         with self._computing():
-            answer = call(*inputs)
-        if answer.requires_grad:
-            backward = f"{self._role}/backward{part}"
-            answer.register_hook(lambda _gradient: self._meter.add(backward, samples))
-        return widened(answer)
+            answer = call(*inputs, **more)
+
+        def count(_gradient: Tensor) -> None:
+            nonlocal came_back
+            if not came_back:  # through another head of the same call
+                self._meter.add(f"{self._role}/backward{part}", samples)
+            came_back = True
+
+        answers = answer if isinstance(answer, tuple) else (answer,)
+        for each in answers:
+            if each.requires_grad:
+                each.register_hook(count)
+        wide = tuple(widened(each) for each in answers)
+        return wide if isinstance(answer, tuple) else wide[0]
 
 
 def world_of(

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 
 from stages.core.messages import pick
@@ -118,7 +119,7 @@ class Weights:
     """What training makes."""
 
     def __init__(self, roles: Mapping[str, Role], start: Start, *, seed: int, device: str, tuning: Tuning) -> None:
-        self.roles = roles
+        self.roles, self._tuning = roles, tuning
         tunings = dict.fromkeys([*roles, AVERAGE], tuning)
         self.nets = {"teacher": _frozen(start.teacher, device)}
         for name, role in roles.items():
@@ -163,6 +164,15 @@ class Weights:
         yield parameters
         for p in parameters:
             p.requires_grad_(False)
+
+    @torch.no_grad()
+    def blend(self, of: str, into: str, weight: float) -> None:
+        """Move what is `into`'s own by `weight` of the way towards `of`'s, which may be frozen."""
+        own = self._own[into]
+        source = self._own.get(of) or self._tuning.own(self.nets[of])
+        for name, tensor in own.items():
+            if isinstance(tensor, nn.Parameter):
+                tensor.lerp_(source[name], weight)
 
     def follow(self, name: str, updates: int, ema: float) -> None:
         """After update `updates` of `name`: what follows it moves, and its average where it is the student."""

@@ -11,7 +11,7 @@ from stages.models.space import Pixels
 from stages.models.transformer import TransformerConfig
 from stages.training import checkpoint, flow_matching, loop
 from stages.training.loop import Budget, Trainer
-from stages.training.method import Follower, Phase, Trained
+from stages.training.method import Blend, Follower, Frozen, Phase, Trained, unprepared
 from stages.training.roles import Start
 from tests.training.words import rows, table
 
@@ -166,3 +166,41 @@ def test_reports_come_regularly_and_at_the_end(tmp_path):
     steps = []
     trainer(iterations=25).run(batch_at, resume=tmp_path, sink=lambda step, _m: steps.append(step))
     assert steps == [loop.REPORT_EVERY, 2 * loop.REPORT_EVERY, 25]
+
+
+class Staged:
+    """A second phase that starts half-way, and pulls the student back to where it began after each of its updates."""
+
+    def __init__(self):
+        self.seen = []
+
+    def roles(self, _cfg):
+        return {"student": Trained(start="init", lr=1e-2), "reference": Frozen()}
+
+    prepare = staticmethod(unprepared)
+
+    def phases(self, _cfg):
+        late = Phase(
+            name="late", trains=("student",), loss=self.late, start=0.5,
+            blends=(Blend(of="reference", into="student", weight=1.0),),
+        )  # fmt: skip
+        return (Phase(name="early", trains=("student",), loss=self.early), late)
+
+    def early(self, world, batch, _rng, _cfg):
+        self.seen.append(world.progress)
+        return world.nets["student"](batch["x0"], torch.full((6,), 0.5), batch["cond"]).square().mean() - 1.0, {}
+
+    def late(self, world, batch, rng, cfg):
+        return self.early(world, batch, rng, cfg)
+
+
+def test_a_phase_may_start_late_and_blend_a_role_into_another():
+    made = trainer(method=Staged(), cfg=None, iterations=4)
+    torch.nn.init.normal_(made.weights.nets["student"].body.proj_out.weight, generator=torch.Generator().manual_seed(0))
+    moved, metrics = [], []
+    for iteration in range(4):
+        metrics.append(made.step(batch_at(iteration)))
+        moved.append(not torch.equal(weights(made.weights.nets["student"]), weights(made.weights.nets["reference"])))
+    assert moved == [True, True, False, False], "a blend of all of the reference is the reference"
+    assert ["late/loss" in each for each in metrics] == [False, False, True, True]
+    assert made.method.seen == [0.0, 0.25, 0.5, 0.5, 0.75, 0.75]
