@@ -14,13 +14,14 @@ from typing import Annotated, Any
 from pydantic import Field
 from safetensors.torch import load_file
 
-from stages.cells import identity
+from stages.cells import identity, trainings
 from stages.cells.bench import SHOWN, Bench, chosen, kept
 from stages.cells.measure import Cell, Following, Sampling, measure, spec_of
 from stages.core import tensors
 from stages.core.config import config
 from stages.core.ranges import Count, Guidance, Steps
 from stages.core.types import Run
+from stages.io import replicates
 from stages.io.artefacts import write_json
 from stages.io.dataset import Dataset
 from stages.io.expected import Expected, Inputs, outline
@@ -111,11 +112,12 @@ def _models(cfg: Config, job: Job) -> Iterator[tuple[str, str, str, dict[str, An
     """Group, name, input and sampler of every model in every way that it is sampled."""
     scales = sorted(set(cfg.guidance_scales))
     steps = set(cfg.teacher_nfe) | ({cfg.guidance_nfe} if 1.0 in scales else set())
-    for nfe in sorted(steps, reverse=True):
-        yield "teacher", f"nfe{nfe}", "teacher", _euler(nfe)
-    for scale in scales:
-        if scale != 1:
-            yield "guidance", f"w{scale:g}", "teacher", _euler(cfg.guidance_nfe, scale)
+    for source in ("teacher", *(name for name in job.inputs if name.startswith("teacher/"))):
+        replicate = replicates.number("teacher", source.partition("/")[2])
+        for nfe in sorted(steps, reverse=True):
+            yield "teacher", replicates.named(f"nfe{nfe}", replicate), source, _euler(nfe)
+        for scale in (scale for scale in scales if scale != 1):
+            yield "guidance", replicates.named(f"w{scale:g}", replicate), source, _euler(cfg.guidance_nfe, scale)
     for arm in job.context["distill"]:
         yield "distill", arm, f"distill/{arm}", None
     arms = job.context["rl"]
@@ -132,14 +134,29 @@ def _euler(nfe: int, guidance: float = 1.0) -> dict[str, Any]:
 def _key(cell: Cell, source: str | None, job: Job, digests: Mapping[str, str]) -> str:
     shared = ["dataset", "encode"] if cell.kind == "flow" else ["dataset", "encode", "verifier"]
     # The place of a model in the experiment decides nothing, its bytes do.
-    by_role = {name: digests[name] for name in shared} | ({"model": digests[source]} if source else {})
+    places = {"encode": _table(job, source)}
+    by_role = {name: digests[places.get(name, name)] for name in shared}
+    by_role |= {"model": digests[source]} if source else {}
     return identity.key(cell, by_role, job.device, job.threads)
+
+
+def _table(job: Job, source: str | None) -> str:
+    """The input with the text table of the teacher that the model descends from."""
+    # Inputs are called as folders are, but for a further teacher's: teacher/r2.
+    stage, _, name = (source or "teacher").partition("/")
+    if stage in replicates.ARMED:
+        found = replicates.teachers(f"data/{source}", lambda stage, name: job.context[stage].get(name))
+        number = min(found, default=1)
+    else:
+        number = replicates.number(stage, name)
+    return "encode" if number == 1 else f"encode/r{number}"
 
 
 def _from_teacher(arms: Mapping[str, Mapping[str, Any]], arm: str) -> bool:
     """Whether an RL arm starts from the teacher, be it by way of other RL arms."""
     parts = Path(arms[arm]["init"]).parts
-    return parts[-1] == "teacher" or (parts[-2:-1] == ("rl",) and parts[-1] in arms and _from_teacher(arms, parts[-1]))
+    is_teacher = parts[1] in ("teacher", "teacher" + replicates.GROUP)
+    return is_teacher or (parts[-2:-1] == ("rl",) and parts[-1] in arms and _from_teacher(arms, parts[-1]))
 
 
 def work(_cfg: Config, job: Job, unit: Mapping[str, Any], run: Run) -> None:
@@ -150,7 +167,7 @@ def work(_cfg: Config, job: Job, unit: Mapping[str, Any], run: Run) -> None:
     cell = Cell(**unit["cell"])
     if _key(cell, unit["input"], job, job.digests()) != unit["key"]:
         raise ValueError(f"evaluate {unit['id']}: the code of stages/ has changed since this began; run it again")
-    bench = Bench.load(job.input("dataset"), job.input("encode"), job.input("verifier"), job.device)
+    bench = Bench.load(job.input("dataset"), job.input(_table(job, unit["input"])), job.input("verifier"), job.device)
     model = job.input(unit["input"]) / "model" if unit["input"] else None
     found = measure(cell, bench, model, unit["id"], run.sink)
     write_json(run.out / "cell.json", found.numbers)
@@ -173,19 +190,37 @@ def finish(cfg: Config, job: Job, parts: Sequence[Path], out: Path) -> Mapping[s
     rows = kept(dataset, cfg.num_samples)
     grid = chosen(dataset, rows, cfg.grid_prompts)
     shown = {unit["id"]: load_file(part / "samples.safetensors") for unit, part in sampled}
+    arms: dict[str, list[str]] = {}
+    for unit, _ in sampled:
+        arms.setdefault(replicates.split(unit["id"])[0], []).append(unit["id"])
     study = report.collect(
         job,
         dataset,
-        [report.row(unit, numbers[unit["id"]]) for unit, _ in sampled],
+        [_row(unit, [numbers[name] for name in arms[unit["id"]]], cfg) for unit, _ in sampled if unit["id"] in arms],
         report.gallery(dataset, grid, [rows.index(place) for place in grid], shown),
     )
     metrics: dict[str, dict[str, Any]] = {}
     for row in study.rows:
-        metrics.setdefault(row.group, {})[row.name] = dict(row.numbers)
+        metrics.setdefault(row.group, {})[row.name] = row.flat
+    metrics |= _single(arms, numbers)
     metrics["reflow"] = dict(study.pairs)
     write_json(out / "metrics.json", metrics)
     report.write(study, out)
-    return {f"{row.id}.{name}": value for row in study.rows for name, value in row.numbers.items()}
+    return {f"{row.id}.{name}": value for row in study.rows for name, value in row.flat.items()}
+
+
+def _row(unit: Mapping[str, Any], trained: Sequence[Mapping[str, float]], cfg: Config) -> Any:
+    """Of the numbers of each training of what `unit` is the first cell of."""
+    from stages import report
+
+    means, spreads = trainings.together(trained, cfg.num_samples)
+    return report.row(unit, means, len(trained), spreads)
+
+
+def _single(arms: Mapping[str, Sequence[str]], numbers: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The section `trainings` of metrics.json, if anything was trained more than once: what each of them came to."""
+    several = [name for names in arms.values() if len(names) > 1 for name in names]
+    return {"trainings": {name: numbers[name] for name in several}} if several else {}
 
 
 def _rewards(job: Job, numbers: Mapping[str, float]) -> dict[str, float]:
@@ -195,8 +230,8 @@ def _rewards(job: Job, numbers: Mapping[str, float]) -> dict[str, float]:
     if not shares:
         return {}
     shares[ALL] = numbers["score_seen"]
-    arms = job.context["rl"].items()
-    means = {arm: expected(terms(section["rewards"], f"rl.arms.{arm}.rewards"), shares) for arm, section in arms}
+    firsts = {arm: own for arm, own in job.context["rl"].items() if replicates.split(arm)[1] == 1}  # for the same
+    means = {arm: expected(terms(own["rewards"], f"rl.arms.{arm}.rewards"), shares) for arm, own in firsts.items()}
     return {f"reward_{arm}": mean for arm, mean in means.items() if mean is not None}
 
 
@@ -205,7 +240,7 @@ def _cost(job: Job, source: str | None) -> dict[str, float]:
     if source is None:
         return {}
     file = job.input(source) / "cost.json"
-    if source == "teacher" and not file.is_file():
+    if source.startswith("teacher") and not file.is_file():
         return {}
     spent = _read(file)
     return {f"training_{name}": float(spent[name]) for name in (*TOTALS, "iterations")}

@@ -9,10 +9,11 @@ import pytest
 import yaml
 
 from flows.pipeline.flows import FLOWS
-from flows.project.nodes import STAGES, arms
+from flows.project import graph
+from flows.project.nodes import STAGES, Node, arms
 from stages.core.config import check
 from stages.distillers import METHODS as DISTILLERS
-from stages.io import code, params, run
+from stages.io import code, params, replicates, run
 from stages.io.job import Job
 from stages.policies import POLICIES
 
@@ -24,7 +25,7 @@ METHODS = {"distill": DISTILLERS, "rl": POLICIES}
 def test_a_stage_has_one_name_everywhere():
     dag = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
     names = set(STAGES)
-    assert set(dag) == names
+    assert {name.removesuffix("-replicates") for name in dag} == names
     for name in names:
         assert (ROOT / "stages" / f"{name}.py").is_file()
         assert FLOWS[name].name == name
@@ -41,6 +42,34 @@ def test_stages_make_what_they_are_called_after():
         folder, lineage = body["outs"]
         assert folder == f"data/{name}" + (f"/{key}" if key else "")
         assert lineage == f"data/lineage/{name}" + (f"@{key}" if key else "") + ".json"
+
+
+def test_dvc_has_a_node_for_each_of_ours():
+    dag = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    made = yaml.safe_load(params.compose(ROOT / "params", ["distill.arms.tdm1.replicates=3", "teacher.replicates=3"]))
+    reads = {}
+    for name, entry in dag.items():
+        if "foreach" not in entry:
+            reads[name] = entry["deps"]
+            continue
+        section, _, group = entry["foreach"].strip("${}").partition(".")
+        for key, own in made[section][group].items():
+            words = {f"${{item.section.{word}}}": str(value) for word, value in own["section"].items()}
+            words["${item.encode}"] = own.get("encode", "")
+            reads[f"{name}@{key}"] = [words.get(dep, dep.replace("${key}", key)) for dep in entry["do"]["deps"]]
+    ours = graph.nodes(made)
+    assert set(reads) == {node.name for node in ours}
+    for node, makers in ours.items():
+        if node.stage != "evaluate":  # which reads folders of arms whole
+            folders = {dep for dep in reads[node.name] if dep.startswith("data/")}
+            assert folders == {maker.folder for maker in makers}, node
+
+
+@pytest.mark.parametrize("stage", replicates.TAUGHT)
+def test_a_replicate_reaches_what_its_stage_does(stage):
+    dag = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    own, further = dag[stage]["deps"], dag[f"{stage}-replicates"]["do"]["deps"]
+    assert [dep.replace("-replicates/${key}", "") for dep in further] == own
 
 
 def test_no_value_reaches_a_command_line():
@@ -65,7 +94,7 @@ def test_a_preset_composes_into_sections_that_every_stage_accepts(preset):
     composed = yaml.safe_load(params.compose(ROOT / "params", [f"experiment={preset}"]))
     for stage in STAGES:
         if not STAGES[stage].arms:
-            check(importlib.import_module(f"stages.{stage}").Config, composed[stage], stage)
+            check(importlib.import_module(f"stages.{stage}").Config, Node(stage).section(composed), stage)
     for node in arms(composed):
         job = Job(stage=node.stage, arm=node.arm, seed=0, section=node.section(composed), inputs={})
         assert run.configure(job).name == node.section(composed)["method"]
@@ -78,7 +107,7 @@ def test_a_stage_depends_on_the_code_it_reaches(stage):
     named = [str(dep) for dep in entry.get("do", entry)["deps"] if dep.startswith("stages/")]
     needed = set()
     for method in METHODS.get(stage, [None]):
-        deps = {ROOT / dep.replace("${item.method}", str(method)): dep for dep in named}
+        deps = {ROOT / dep.replace("${item.section.method}", str(method)): dep for dep in named}
         for file in code.files(stage, method):
             covering = {dep for place, dep in deps.items() if file.is_relative_to(place)}
             assert covering, f"{stage}, {method}: dvc.yaml does not name {file.relative_to(ROOT)}"

@@ -17,6 +17,7 @@ from stages.cells.bench import chosen, kept
 from stages.core.config import check
 from stages.core.rng import normal_at
 from stages.core.spec import SamplerSpec, even
+from stages.core.trainings import spread
 from stages.core.types import Run
 from stages.io import artefacts, places, run, storage
 from stages.io.dataset import Dataset
@@ -296,3 +297,76 @@ def test_the_grid_shows_seen_and_held_out_prompts_on_the_same_noise(job, evaluat
     assert [data.splits[place] for place in grid] == ["seen", "seen", "heldout"]
     page = (evaluated[0] / "report.html").read_text()
     assert all(prompt in page for prompt in data.texts(grid))
+
+
+@pytest.fixture(scope="module")
+def thrice(job, evaluated, tmp_path_factory) -> tuple[Path, Job, dict[str, float]]:
+    """An arm of three trainings, each another model: the artefact, what made it and its metrics."""
+    models = {"distill/fast-r2": "rl/tuned", "distill/fast-r3": "rl/dgpo", "rl/dgpo-r2": "rl/again"}
+    inputs = {**job.inputs} | {name: job.inputs[model] for name, model in models.items()}
+    arms = {stage: dict(own) for stage, own in job.context.items()}
+    arms["distill"] |= dict.fromkeys(("fast-r2", "fast-r3"), arms["distill"]["fast"])
+    arms["rl"]["dgpo-r2"] = arms["rl"]["dgpo"]
+    job = replace(job, inputs=inputs, context=arms)
+    root = tmp_path_factory.mktemp("thrice")
+    return root / "out", job, dict(run.run(job, root / "out", root / "work", SILENT))
+
+
+def test_each_training_is_a_cell_and_an_arm_is_a_row(thrice, evaluated):
+    out, job, flat = thrice
+    planned = {unit["id"]: unit for unit in evaluate.plan(CFG, job)}
+    assert {"distill.fast", "distill.fast-r2", "distill.fast-r3", "rl.dgpo", "rl.dgpo-r2"} <= set(planned)
+    assert planned["rl.dgpo-r2"]["sampler"] == planned["rl.dgpo"]["sampler"], "it starts from the teacher too"
+    metrics = json.loads((out / "metrics.json").read_text())
+    alone = json.loads((evaluated[0] / "metrics.json").read_text())
+    assert list(metrics["distill"]) == ["fast"]
+    single = metrics["trainings"]
+    assert set(single) == {"distill.fast", "distill.fast-r2", "distill.fast-r3", "rl.dgpo", "rl.dgpo-r2"}
+    assert {**single["distill.fast"], "trainings": 1} == alone["distill"]["fast"]
+    fast, of_each = metrics["distill"]["fast"], [single[f"distill.fast{end}"] for end in ("", "-r2", "-r3")]
+    distances = spread([each["frechet_distance"] for each in of_each])
+    assert fast["trainings"] == 3
+    assert fast["frechet_distance"] == pytest.approx(distances.mean)
+    assert fast["frechet_distance_trainings_low"] == pytest.approx(distances.low)
+    assert fast["frechet_distance_trainings_high"] == pytest.approx(distances.high)
+    assert flat["distill.fast.frechet_distance_trainings_deviation"] == pytest.approx(distances.deviation)
+    pooled = share(round(sum(10 * each["score_seen"] for each in of_each)), 30)
+    assert (fast["score_seen"], fast["score_seen_high"]) == (pytest.approx(pooled.value), pytest.approx(pooled.high))
+    assert [name for name in fast if name.startswith("reward_") and "_trainings_" not in name] == [
+        "reward_again", "reward_dgpo", "reward_tuned",
+    ], "an arm's replicates are trained for the same"  # fmt: skip
+    assert alone["teacher"]["nfe2"]["trainings"] == alone["rl"]["tuned"]["trainings"] == 1
+    assert "trainings" not in alone
+    assert "trainings" not in alone["real"]["images"]
+
+
+def test_the_report_of_several_trainings_says_so(thrice):
+    page = (thrice[0] / "report.html").read_text()
+    assert "fast (n = 3) − dgpo (n = 2)" in page
+    assert "p = " in page
+    assert "one training on a side" in page
+    assert ">fast-r2</th><td>1" not in page, "a replicate is no row"
+
+
+def test_each_teacher_is_sampled_in_every_way_and_one_row_shows_them(job, evaluated, tmp_path):
+    further = {"teacher/r2": job.inputs["rl/again"], "encode/r2": job.inputs["encode"]}
+    job = replace(job, inputs={**job.inputs, **further})
+    arms = {**job.context["rl"], "dgpo-r2": {**job.context["rl"]["dgpo"], "init": "data/teacher-replicates/r2"}}
+    job = replace(job, inputs={**job.inputs, "rl/dgpo-r2": job.inputs["rl/tuned"]}, context={**job.context, "rl": arms})
+    planned = {unit["id"]: unit for unit in evaluate.plan(CFG, job)}
+    assert {"teacher.nfe1-r2", "teacher.nfe2-r2", "guidance.w2-r2", "flow.teacher.nfe2-r2"} <= set(planned)
+    assert planned["guidance.w2-r2"]["input"] == "teacher/r2"
+    of_the_second = ("teacher/r2", "rl/dgpo-r2")
+    assert {evaluate._table(job, source) for source in of_the_second} == {"encode/r2"}
+    assert {evaluate._table(job, source) for source in ("teacher", "distill/fast", "rl/tuned", None)} == {"encode"}
+    assert planned["rl.dgpo-r2"]["sampler"] == planned["rl.dgpo"]["sampler"], "it starts from a teacher"
+    run.run(job, tmp_path / "out", tmp_path / "work", SILENT)
+    metrics = json.loads((tmp_path / "out/metrics.json").read_text())
+    alone = json.loads((evaluated[0] / "metrics.json").read_text())
+    assert list(metrics["teacher"]) == list(alone["teacher"])
+    assert metrics["guidance"]["w2"]["trainings"] == 2
+    each = [metrics["trainings"][f"teacher.nfe2{end}"]["frechet_distance"] for end in ("", "-r2")]
+    assert each[0] == alone["teacher"]["nfe2"]["frechet_distance"]
+    assert metrics["teacher"]["nfe2"]["frechet_distance"] == pytest.approx(spread(each).mean)
+    assert metrics["teacher"]["nfe2"]["frechet_distance_trainings_high"] == pytest.approx(spread(each).high)
+    assert "straightness_trainings_low" in metrics["teacher"]["nfe2"]

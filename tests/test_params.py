@@ -1,6 +1,8 @@
 """The committed params.yaml is what params/ composes into, and DVC's own Hydra writes the same bytes."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from textwrap import dedent
 
@@ -8,7 +10,7 @@ import pytest
 import yaml
 from dvc.utils.hydra import compose_and_dump
 
-from stages.io import params
+from stages.io import params, replicates
 
 ROOT = Path(__file__).parents[1]
 
@@ -17,11 +19,51 @@ def test_the_committed_parameters_are_the_composed_ones():
     assert (ROOT / "params.yaml").read_text() == params.compose(ROOT / "params"), "run `fewstep compose` and commit"
 
 
-@pytest.mark.parametrize("overrides", [[], ["experiment=gmm"], ["distill.arms.tdm1.nfe=2", "seed=3"]])
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [],
+        ["experiment=gmm"],
+        ["distill.arms.tdm1.nfe=2", "seed=3"],
+        ["distill.arms.rectified.replicates=2", "distill.arms.instaflow.replicates=2", "rl.arms.dgpo.replicates=3"],
+    ],
+)
 def test_dvc_composes_the_same_bytes(tmp_path, overrides):
     file = tmp_path / "params.yaml"
-    compose_and_dump(str(file), str(ROOT / "params"), None, "config", str(tmp_path), overrides)
+    compose_and_dump(str(file), str(ROOT / "params"), None, "config", str(ROOT), overrides)
     assert file.read_text() == params.compose(ROOT / "params", overrides)
+
+
+def test_dvc_finds_what_makes_trainings_from_anywhere(tmp_path):
+    """In a process that has imported nothing of ours, and in another folder: as `dvc exp run` composes."""
+    call = "import sys; from dvc.utils.hydra import compose_and_dump; a = sys.argv[1:]; "
+    call += "compose_and_dump(*a[:2], None, *a[2:4], a[4:])"
+    words = ["distill.arms.tdm1.replicates=3", "experiment=smoke"]
+    command = [sys.executable, "-c", call, "made.yaml", str(ROOT / "params"), "config", str(ROOT), *words]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "made.yaml").read_text() == params.compose(ROOT / "params", words)
+
+
+def test_trainings_are_what_the_arms_say():
+    words = ["distill.arms.tdm1.replicates=3", "seed=5"]
+    made = yaml.safe_load(params.compose(ROOT / "params", words))
+    assert made["trainings"] == replicates.trainings(made)
+    assert list(made["trainings"]["distill"]) == ["rectified", "instaflow", "tdm1", "tdm1-r2", "tdm1-r3"]
+    assert made["trainings"]["distill"]["tdm1"]["seed"] == 5
+
+
+@pytest.mark.parametrize("override", ["trainings.distill.tdm1.seed=3", "trainings.rl={}", "trainings.x=1"])
+def test_trainings_are_no_ones_to_set(override):
+    with pytest.raises(ValueError, match=r"trainings is made of the other sections; set teacher"):
+        params.compose(ROOT / "params", [override])
+
+
+@pytest.mark.parametrize("override", ["seed=${nope}", "distill.arms.tdm1.nfe=${nope}"])
+def test_a_reference_that_leads_nowhere_is_told_where_it_stands(override):
+    with pytest.raises(ValueError, match=rf"^{override.partition('=')[0]}: Interpolation key 'nope' not found") as told:
+        params.compose(ROOT / "params", [override])
+    assert len(str(told.value).splitlines()) == 1
 
 
 SMALL = {

@@ -27,6 +27,7 @@ SHORT = {
     "group_size": 3,
     "num_samples": 16,
     "rollout_steps": 4,
+    "replicates": 1,
 }
 
 

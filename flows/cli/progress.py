@@ -42,7 +42,7 @@ def _live(params: Params, wanted: Collection[Node]) -> Iterator[Callable[[Node, 
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (
-        TextColumn("{task.fields[sign]} {task.description:24}"),
+        TextColumn("{task.fields[sign]} {task.description:26}"),
         BarColumn(24),
         TimeElapsedColumn(),
         TextColumn("{task.fields[words]}"),

@@ -1,7 +1,8 @@
 """What a run came to, for people: the table of results, where to look, and where the time went."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from flows.cli.paths import shown
 from flows.pipeline.results import METRICS, results
@@ -48,6 +49,14 @@ def overhead(params: Params, started: float, finished: float) -> tuple[float, fl
     return finished - started, finished - started - records.busy(spans)
 
 
+def _number(row: Mapping[str, Any], name: str) -> str:
+    """A number, and its interval over trainings if it has one."""
+    if name not in row:
+        return ""
+    end = row.get(f"{name}_trainings_high")
+    return f"{row[name]:.3g}" + (f" ±{end - row[name]:.2g}" if end is not None else "")
+
+
 def show() -> None:
     """Print the table and the places."""
     from rich.console import Console
@@ -59,10 +68,13 @@ def show() -> None:
         columns = wanted or [key for key in rows[0] if key != "model"][: len(COLUMNS)]
         table = Table(box=None)
         table.add_column("model", no_wrap=True)
+        table.add_column("n", justify="right")
         for column in columns:
             table.add_column(column.replace("_", " "), justify="right")
         for row in rows:
-            table.add_row(row["model"], *(f"{row[column]:.3g}" if column in row else "" for column in columns))
+            trainings = f"{row['trainings']:g}" if "trainings" in row else ""
+            table.add_row(row["model"], trainings, *(_number(row, column) for column in columns))
         console.print(table)
+        console.print("n: trainings; ± ends the 95 % interval of their mean", highlight=False)
     for line in _places():
         console.print(line, highlight=False)

@@ -12,6 +12,7 @@ from flows.tracking import evaluations, records
 from flows.tracking.registry import Version
 from stages.core.config import check, config
 from stages.core.ranges import NonNegative
+from stages.core.trainings import Spread, compared
 
 
 @config
@@ -48,6 +49,16 @@ class Scored:
     run: str
     judge: str
     nfe: str
+    over: Spread | None
+    """Over all trainings of its arm; None where it is the only one."""
+
+    @property
+    def words(self) -> str:
+        """The arm's, beside the version's own value."""
+        if self.over is None:
+            return "n = 1 training"
+        found = self.over
+        return f"n = {found.count} trainings: {found.mean:.4g}, {found.low:.4g} to {found.high:.4g}"
 
 
 def findings(gate: Gate, candidate: Version, champion: Version | None, history: History) -> Iterator[Finding]:
@@ -81,7 +92,9 @@ def _score(gate: Gate, candidate: Version, champion: Version | None, history: Hi
     except ValueError as error:
         yield Finding("evaluated", str(error), holds=False)
         return
-    yield Finding("evaluated", f"{gate.metric} {mine.value:.4g} at {mine.nfe} NFE, by run {mine.run}", holds=True)
+    yield Finding(
+        "evaluated", f"{gate.metric} {mine.value:.4g} at {mine.nfe} NFE, by run {mine.run}; {mine.words}", holds=True
+    )
     if champion is None:
         yield Finding("champion", "there is none yet to be better than", holds=True)
         return
@@ -93,7 +106,7 @@ def _score(gate: Gate, candidate: Version, champion: Version | None, history: Hi
     gain = mine.value - theirs.value if gate.higher_is_better else theirs.value - mine.value
     words = f"version {champion.number} has {theirs.value:.4g} at {theirs.nfe} NFE; this one is "
     words += f"{abs(gain):.4g} {'better' if gain > 0 else 'worse'}" if gain else "equal"
-    words += f"; {gate.tolerance:g} worse is allowed"
+    words += f"; {gate.tolerance:g} worse is allowed; its {theirs.words}; {compared(mine.over, theirs.over)}"
     yield Finding("champion", words, holds=gain >= -gate.tolerance)
 
 
@@ -118,5 +131,9 @@ def scored(version: Version, metric: str, history: History, judge: str | None = 
         names = ", ".join(sorted(key.partition("/")[2] for key in newest.data.metrics))
         raise ValueError(f"registry.metric={metric}: evaluate does not measure it; it measures {names}")
     return Scored(
-        value, newest.info.run_id, newest.data.tags.get(evaluations.JUDGE, ""), newest.data.params.get("nfe", "?")
+        value,
+        newest.info.run_id,
+        newest.data.tags.get(evaluations.JUDGE, ""),
+        newest.data.params.get("nfe", "?"),
+        evaluations.over_trainings(newest, metric),
     )

@@ -146,7 +146,7 @@ def _inputs(record: Record, folder: Path, history: History) -> None:
 
 
 def _run(node: Node, folder: Path) -> None:
-    words = [sys.executable, "-m", "flows", "stage", node.stage, *([node.arm] if node.arm else [])]
+    words = [sys.executable, "-m", "flows", "stage", node.name]
     log, told = folder / f"{HOME}-rerun.log", folder / f"{node.name}.json"
     environment = {**_unset(), outcomes.FILE: str(told), cells.VARIABLE: ""}
     process = processes.launch(words, log=log, where=folder, environment=environment)

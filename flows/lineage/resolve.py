@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flows.lineage.history import History
-from flows.project.nodes import DATA, LINEAGE, STAGES, Node
+from flows.project.nodes import DATA, GROUPS, LINEAGE, STAGES, Node
 from flows.tracking import records, registry
 from flows.tracking.records import Record
 from flows.versioning import cache
@@ -30,7 +30,7 @@ def find(start: str, path: Path, history: History) -> Origin:
     is_data = relative.parts[:1] == (DATA.name,)
     if is_data and path.exists():
         return _file(start, relative, history)
-    if start.partition("@")[0] in STAGES:
+    if start.partition("@")[0] in {*STAGES, *GROUPS}:
         return _today(Node.parse(start))
     if registry.is_version(start):
         return _version(start, history)

@@ -199,7 +199,7 @@ def _check_input(folder: str, content: Params) -> None:
     """The artefact must be what today's parameters make."""
     maker = Node.of_folder(folder)
     manifest = artefacts.read_manifest(Path(folder))
-    today = {"seed": content["seed"], **json.loads(json.dumps(maker.section(content)))}
+    today = {"seed": maker.seed(content), **json.loads(json.dumps(maker.section(content)))}
     made = {"seed": manifest["seed"], **manifest["parameters"]}
     before, now = dict(tracker.flat(made)), dict(tracker.flat(today))
     differing = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))

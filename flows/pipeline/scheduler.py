@@ -14,7 +14,7 @@ class Slots:
     def __init__(self, count: int, params: Params) -> None:
         self._free = count
         self._reads: Mapping[Node, frozenset[Node]] = graph.nodes(params)
-        self._heights = {node: graph.height(node, params) for node in self._reads}
+        self._heights = graph.heights(self._reads)
         self._made: set[Node] = set()
         self._begun: set[Node] = set()
         self._turn = threading.Condition()

@@ -137,9 +137,14 @@ def _together(
 
 def main(file: Path) -> int:
     """Print the faults, one a line; _FAULTS if there are any."""
-    found = faults(params.parse(params.text(file), file.name))
-    print("\n".join(found))  # noqa: T201
-    return _FAULTS if found else 0
+    content = params.parse(params.text(file), file.name)
+    found = _Faults()
+    found.lines += faults(content)
+    if not found.lines:
+        with found.noted():
+            parameters.whole(content)
+    print("\n".join(found.lines))  # noqa: T201
+    return _FAULTS if found.lines else 0
 
 
 if __name__ == "__main__":

@@ -1,22 +1,24 @@
-"""The folders that arms share: data/distill and data/rl, which evaluate reads whole."""
+"""The folders that trainings share, such as data/distill and data/rl, which evaluate reads whole."""
 
 import os
 import shutil
 
-from flows.project.nodes import DATA, STAGES, Params
+from flows.project.nodes import DATA, GROUPS, Params
 from flows.runtime.environment import HOME
+from stages.io import replicates
 
 FOLDER = HOME / "aside"
-"""<stage>/<arm>: what was moved there, and may be collected."""
+"""<group>/<training>: what was moved there, and may be collected."""
 
 
 def set_aside(params: Params) -> None:
-    """Make them, and move artefacts of arms that the parameters no longer name out of evaluate's sight."""
-    for stage in (name for name, row in STAGES.items() if row.arms):
-        (DATA / stage).mkdir(parents=True, exist_ok=True)
-        for folder in (DATA / stage).iterdir():
-            if folder.is_dir() and not folder.name.startswith(".") and folder.name not in params[stage]["arms"]:
-                aside = FOLDER / stage / folder.name
+    """Make them, and move artefacts of trainings that the parameters no longer name out of evaluate's sight."""
+    for group, stage in GROUPS.items():
+        (DATA / group).mkdir(parents=True, exist_ok=True)
+        wanted = replicates.names(params, stage)
+        for folder in (DATA / group).iterdir():
+            if folder.is_dir() and not folder.name.startswith(".") and folder.name not in wanted:
+                aside = FOLDER / group / folder.name
                 shutil.rmtree(aside, ignore_errors=True)
                 aside.parent.mkdir(parents=True, exist_ok=True)
                 shutil.move(folder, aside)

@@ -3,8 +3,9 @@
 from collections.abc import Iterable, Mapping
 from graphlib import CycleError, TopologicalSorter
 
-from flows.project.nodes import STAGES, Node, Params, arms
+from flows.project.nodes import STAGES, Node, Params, trainings
 from stages.core.messages import at, join, listed, shown, together
+from stages.io import replicates
 
 
 def nodes(params: Params) -> dict[Node, frozenset[Node]]:
@@ -12,9 +13,12 @@ def nodes(params: Params) -> dict[Node, frozenset[Node]]:
 
     Raises ValueError, a line a fault, for an arm that names itself, an input that nothing makes, or a cycle.
     """
-    known = [Node(stage) for stage, row in STAGES.items() if not row.arms] + list(arms(params))
+    known = [Node(stage) for stage, row in STAGES.items() if not row.arms] + list(trainings(params))
     found = together(*(lambda node=node: _reads(node, params, set(known)) for node in known))
     reads = dict(zip(known, found, strict=True))
+    faults = list(dict.fromkeys(replicates.faults(params)))
+    if faults:
+        raise ValueError("\n".join(faults))
     try:
         ordered = list(TopologicalSorter(reads).static_order())
     except CycleError as error:
@@ -33,10 +37,12 @@ def needed(targets: Iterable[str], params: Params) -> frozenset[Node]:
     return frozenset(wanted)
 
 
-def height(node: Node, params: Params) -> int:
-    """How many nodes the longest chain holds that waits for `node`."""
-    readers = [each for each, reads in nodes(params).items() if node in reads]
-    return 1 + max((height(each, params) for each in readers), default=0)
+def heights(reads: Mapping[Node, frozenset[Node]]) -> dict[Node, int]:
+    """Of each of `nodes`: how many nodes the longest chain holds that waits for it."""
+    found: dict[Node, int] = {}
+    for node in reversed(list(reads)):
+        found[node] = 1 + max((found[each] for each in found if node in reads[each]), default=0)
+    return found
 
 
 def _reads(node: Node, params: Params, known: set[Node]) -> frozenset[Node]:
@@ -59,9 +65,11 @@ def _maker(node: Node, name: str, folder: object, known: set[Node]) -> Node:
     with at(where):
         maker = Node.of_folder(folder)
     if maker == node:
-        raise ValueError(f"{where}={folder}: the arm names itself; name what it starts from, such as data/teacher")
+        stated = replicates.split(folder)[0]  # params.yaml says of all its trainings what they read
+        raise ValueError(f"{where}={stated}: the arm names itself; name what it starts from, such as data/teacher")
     if maker not in known:
-        choices = listed(sorted(each.folder for each in known if each != node and each.stage != "evaluate"))
+        others = (each for each in known if each.where != node.where and each.stage != "evaluate")
+        choices = listed(sorted(each.folder for each in others if replicates.number(each.stage, each.arm) == 1))
         raise ValueError(f"{where}={folder}: no such artefact in this experiment; valid: {choices}")
     return maker
 
@@ -75,6 +83,6 @@ def find(name: str, params: Params) -> Node:
 
 def require(node: Node, params: Params) -> None:
     """ValueError, which lists the valid names, if the parameters name no such arm."""
-    if node.arm is not None and node.arm not in params[node.stage]["arms"]:
-        valid = listed(params[node.stage]["arms"])
-        raise ValueError(f"{node.where}: no such arm in params.yaml; valid: {valid}")
+    if node.arm is not None and node.arm not in (valid := replicates.names(params, node.stage)):
+        what = "arm" if STAGES[node.stage].arms else "replicate"
+        raise ValueError(f"{node.name}: no such {what} in params.yaml; valid: {listed(valid) or 'none'}")

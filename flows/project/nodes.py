@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from stages.core.messages import brief, join, listed, shown
+from stages.io import replicates
 
 Params = Mapping[str, Any]
 DATA = Path("data")
@@ -27,10 +28,11 @@ def named(text: object) -> str:
 
 @dataclass(frozen=True)
 class Node:
-    """One execution of the pipeline: a stage, or one arm of it."""
+    """One execution of the pipeline: a stage, or one training of an arm of it."""
 
     stage: str
     arm: str | None = None
+    """The arm, or a replicate as `stages/io/replicates.py` calls it: tdm1, tdm1-r2; of a stage without arms r2."""
 
     def __post_init__(self) -> None:
         if self.arm is not None:
@@ -39,17 +41,18 @@ class Node:
     @property
     def where(self) -> str:
         """The address of its section in params.yaml."""
-        return self.stage if self.arm is None else join(self.stage, "arms", self.arm)
+        armed = self.arm is not None and STAGES[self.stage].arms
+        return join(self.stage, "arms", replicates.split(str(self.arm))[0]) if armed else self.stage
 
     @property
     def name(self) -> str:
-        """As DVC writes it: teacher, distill@tdm1."""
-        return self.stage if self.arm is None else f"{self.stage}@{self.arm}"
+        """As DVC writes it: teacher, teacher-replicates@r2, distill@tdm1, distill@tdm1-r2."""
+        return replicates.node_name(self.stage, self.arm)
 
     @property
     def folder(self) -> str:
         """The artefact's folder, from the project's root."""
-        return (DATA / self.stage / (self.arm or "")).as_posix()
+        return (DATA / replicates.group_of(self.stage, self.arm) / (self.arm or "")).as_posix()
 
     @property
     def lineage(self) -> Path:
@@ -57,27 +60,35 @@ class Node:
         return LINEAGE / f"{self.name}.json"
 
     def section(self, params: Params) -> Mapping[str, Any]:
-        """Its part of params.yaml."""
-        return params[self.stage] if self.arm is None else params[self.stage]["arms"][self.arm]
+        """Its part of params.yaml; of an arm, with inputs that are this training's own."""
+        return replicates.section(params, self.stage, self.arm)
+
+    def seed(self, params: Params) -> int:
+        """What its random numbers come from."""
+        return replicates.seed_of(params["seed"], replicates.number(self.stage, self.arm))
 
     @classmethod
     def of_folder(cls, folder: str) -> "Node":
         """The maker of an artefact's folder; ValueError if no stage makes it."""
-        parts = folder.split("/")
-        if parts[0] == DATA.name and parts[1:2] and parts[1] in STAGES and len(parts) == 2 + STAGES[parts[1]].arms:
-            return cls(parts[1], parts[2] if len(parts) > 2 else None)
+        match folder.split("/"):
+            case [DATA.name, stage] if stage in STAGES and not STAGES[stage].arms:
+                return cls(stage)
+            case [DATA.name, group, arm] if group in GROUPS:
+                return cls(GROUPS[group], arm)
         raise ValueError(f"{brief(folder)}: no stage makes this; inputs are data/<stage> or data/<stage>/<arm>")
 
     @classmethod
     def parse(cls, name: str) -> "Node":
         """From DVC's name; ValueError if there is no such stage."""
         stage, _, arm = name.partition("@")
+        if arm and stage in GROUPS:
+            return cls(GROUPS[stage], arm)
         if stage not in STAGES:
             raise ValueError(f"no stage is called {shown(stage)}; valid: {listed(STAGES)}")
-        if STAGES[stage].arms != bool(arm):
+        if STAGES[stage].arms or arm:
             short = brief(name)
             raise ValueError(f"{short}: name one arm, {stage}@<arm>" if not arm else f"{short}: {stage} has no arms")
-        return cls(stage, arm or None)
+        return cls(stage)
 
 
 @dataclass(frozen=True)
@@ -92,35 +103,53 @@ class Stage:
 
 
 def _fixed(*stages: str) -> Callable[[Params, str | None], Mapping[str, str]]:
-    return lambda _params, _arm: {stage: f"data/{stage}" for stage in stages}
+    """What a stage without arms reads; its replicate, of each of these its own."""
+    return lambda _params, arm: {
+        stage: Node(stage, arm if stage in replicates.TAUGHT else None).folder for stage in stages
+    }
 
 
 def _distill(params: Params, arm: str | None) -> Mapping[str, str]:
-    section = params["distill"]["arms"][arm]
-    fixed = {name: f"data/{name}" for name in ("dataset", "encode")}
-    return fixed | {name: section[name] for name in ("teacher", "init", "data")}
+    return _shared(params, Node("distill", arm), "dataset") | _read(params, Node("distill", arm))
 
 
 def _rl(params: Params, arm: str | None) -> Mapping[str, str]:
-    section = params["rl"]["arms"][arm]
-    fixed = {name: f"data/{name}" for name in ("dataset", "verifier", "encode")}
-    return fixed | {"init": section["init"]}
+    return _shared(params, Node("rl", arm), "dataset", "verifier") | _read(params, Node("rl", arm))
+
+
+def _shared(params: Params, node: "Node", *stages: str) -> dict[str, str]:
+    """What a training reads that its section does not name."""
+    return {stage: f"data/{stage}" for stage in stages} | {"encode": replicates.table_of(params, node.stage, node.arm)}
+
+
+def _read(params: Params, node: "Node") -> dict[str, str]:
+    """What its section names."""
+    section = node.section(params)
+    return {name: section[name] for name in (replicates.INPUTS if node.stage == "distill" else ("init",))}
 
 
 def _evaluate(params: Params, _arm: str | None) -> Mapping[str, str]:
     fixed = {name: f"data/{name}" for name in ("dataset", "verifier", "teacher", "encode", "reflow")}
-    return fixed | {f"{node.stage}/{node.arm}": node.folder for node in arms(params)}
+    read = (node for node in trainings(params) if STAGES[node.stage].arms or node.stage in ("teacher", "encode"))
+    return fixed | {f"{node.stage}/{node.arm}": node.folder for node in read}
+
+
+def trainings(params: Params) -> Iterator[Node]:
+    """Every training of every arm that the parameters name, and the further ones of what has no arms."""
+    for stage in STAGES:
+        yield from (Node(stage, name) for name in replicates.names(params, stage))
 
 
 def arms(params: Params) -> Iterator[Node]:
-    """Every arm that the parameters name."""
-    for stage, row in STAGES.items():
-        if row.arms:
-            yield from (Node(stage, arm) for arm in params[stage]["arms"])
+    """Every training of every arm that the parameters name."""
+    return (node for node in trainings(params) if STAGES[node.stage].arms)
 
 
 def _named_arms(params: Params) -> Mapping[str, Any]:
-    return {stage: params[stage]["arms"] for stage, row in STAGES.items() if row.arms}
+    found: dict[str, dict[str, Any]] = {stage: {} for stage, row in STAGES.items() if row.arms}
+    for node in arms(params):
+        found[node.stage][str(node.arm)] = node.section(params)
+    return found
 
 
 STAGES: Mapping[str, Stage] = MappingProxyType(
@@ -136,3 +165,8 @@ STAGES: Mapping[str, Stage] = MappingProxyType(
         "evaluate": Stage(_evaluate, context=_named_arms),
     }
 )
+
+GROUPS: Mapping[str, str] = MappingProxyType(
+    {stage: stage for stage in replicates.ARMED} | {stage + replicates.GROUP: stage for stage in replicates.TAUGHT}
+)
+"""What DVC has before an @, and its folder in data/ -> the stage."""

@@ -8,11 +8,30 @@ from pydantic import AfterValidator
 
 from flows.project.nodes import STAGES, Node, Params, named
 from stages.core.config import check, config
+from stages.core.messages import brief
 from stages.core.ranges import Seed
-from stages.io import params
+from stages.io import params, replicates
 
 FILE = Path("params.yaml")
 Section = Mapping[str, Any]
+
+
+def _counted(arm: Section) -> Section:
+    if replicates.WORD not in arm:
+        raise ValueError(f"{replicates.WORD} is missing; every parameter is stated in params/")
+    told = arm[replicates.WORD]
+    if type(told) is not int or told != replicates.count(arm):
+        raise ValueError(
+            f"{replicates.WORD}={brief(str(told))}: how often it is trained is a whole number, 1 to {replicates.MOST}"
+        )
+    return arm
+
+
+def _taught(teacher: Section) -> Section:
+    """A closed form is not trained, nor is it asked how often."""
+    if replicates.WORD in teacher and teacher.get("kind") == "exact":
+        raise ValueError(f"{replicates.WORD}: a closed form is not trained; leave the word out")
+    return _counted(teacher) if replicates.WORD in teacher else teacher
 
 
 def _apart(arms: Mapping[str, Section]) -> Mapping[str, Section]:
@@ -26,22 +45,31 @@ def _apart(arms: Mapping[str, Section]) -> Mapping[str, Section]:
 
 @config
 class _Arms:
-    arms: Annotated[Mapping[Annotated[str, AfterValidator(named)], Section], AfterValidator(_apart)]
+    arms: Annotated[
+        Mapping[
+            Annotated[str, AfterValidator(named), AfterValidator(replicates.stated)],
+            Annotated[Section, AfterValidator(_counted)],
+        ],
+        AfterValidator(_apart),
+    ]
 
 
 def _shape(name: str, fields: Mapping[str, Any]) -> Any:
     return config(type(name, (), {"__annotations__": fields, "__module__": __name__}))
 
 
-_FIELDS = {stage: _Arms if row.arms else Section for stage, row in STAGES.items()}
+_FIELDS: dict[str, Any] = {stage: _Arms if row.arms else Section for stage, row in STAGES.items()}
+_FIELDS["teacher"] = Annotated[Section, AfterValidator(_taught)]
 _OTHERS = {name: Section for name in ("compute", "storage", "network", "registry")}
 _Stages = _shape("_Stages", _FIELDS)
-_Whole = _shape("_Whole", _FIELDS | _OTHERS | {"seed": Seed})
+_Whole = _shape("_Whole", _FIELDS | _OTHERS | {"seed": Seed, "trainings": Section})
 
 
 def read(file: Path = FILE) -> Params:
-    """The parameters in `file`; ValueError, a line a fault, where they are not in shape."""
-    return checked(params.read(file))
+    """The parameters in `file`; ValueError, a line a fault, where they are not in shape, or were edited by halves."""
+    content = checked(params.read(file))
+    whole(content)
+    return content
 
 
 def checked(content: Params) -> Params:
@@ -50,18 +78,29 @@ def checked(content: Params) -> Params:
     return content
 
 
+def whole(content: Params) -> None:
+    """ValueError if `content`, in shape, holds other trainings than its arms say: DVC reads the ones, we the others."""
+    stated, made = content["trainings"], replicates.trainings(content)
+    if stated != made:
+        raise ValueError(
+            f"{FILE}: trainings is not what its other sections come to; `fewstep compose` writes it, and takes "
+            "what is to be changed from params/ and its command line"
+        )
+
+
 def readable(content: Params) -> Iterator[Node]:
-    """The nodes whose sections can be read, also where others are out of shape."""
+    """The nodes whose sections can be read, also where others are out of shape; of several trainings the first."""
     for stage, row in STAGES.items():
         section = content.get(stage)
         if not isinstance(section, Mapping):
             continue
         if not row.arms:
             yield Node(stage)
-        elif isinstance(section.get("arms"), Mapping):
-            for arm, own in section["arms"].items():
-                if isinstance(own, Mapping) and _is_name(arm):
-                    yield Node(stage, arm)
+            continue
+        firsts = (name for name in replicates.names(content, stage) if replicates.number(stage, name) == 1)
+        for node in (Node(stage, name) for name in filter(_is_name, firsts)):
+            if isinstance(node.section(content), Mapping):
+                yield node
 
 
 def has_graph(content: Params) -> bool:

@@ -132,9 +132,8 @@ class Compute:
         named = node.stage if node.stage in self.workers else "default"
         slices = node.section(params).get("budget", {}).get("slices", 1)
         if slices % count:
-            where = node.stage if node.arm is None else f"{node.stage}.arms.{node.arm}"
             raise ValueError(
-                f"compute.workers.{named}={count} does not divide {where}.budget.slices={slices}; workers share a "
+                f"compute.workers.{named}={count} does not divide {node.where}.budget.slices={slices}; workers share a "
                 "batch's slices alike: raise slices, which changes the result, or lower workers, which does not"
             )
         if gpus != int(gpus):

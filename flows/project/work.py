@@ -15,7 +15,7 @@ def job(node: Node, params: Params) -> Job:
     return Job(
         stage=node.stage,
         arm=node.arm,
-        seed=params["seed"],
+        seed=node.seed(params),
         section=node.section(params),
         inputs=dict(STAGES[node.stage].inputs(params, node.arm)),
         context=dict(STAGES[node.stage].context(params)),

@@ -2,7 +2,8 @@
 
 Each is a child of the evaluation's run, called teacher@nfe32, guidance@w1.5, distill@tdm1, and has the headline
 numbers under eval/ and the rest under more/, so that Compare shows what matters first. The run that made the
-model gets the headlines too, with their number of network function evaluations: eval/score_heldout.nfe1.
+model gets the headlines too, with their number of network function evaluations: eval/score_heldout.nfe1. Each
+training of an arm has its own numbers there, and beside them, under trainings/, the arm's means and their intervals.
 """
 
 import json
@@ -15,15 +16,19 @@ from typing import Any
 
 from flows.project.nodes import Node
 from flows.tracking import backend
+from stages.core.trainings import Spread
+from stages.io import replicates
 from stages.io.hashing import sha256
 
 MODEL, DIGEST, JUDGE = "eval.model", "eval.digest", "eval.judge"
 """Tags of a scored model's run: its name, the digest of the version that was scored, and what judged it."""
 _DETAIL = re.compile(r"(accuracy|reward|training)_.*|.*_(low|high)|coverage|density")
-_FACTS = ("nfe", "network_calls", "guidance", "parameters")
+_COUNT = "trainings"
+_FACTS = ("nfe", "network_calls", "guidance", "parameters", _COUNT)
+_OVER = re.compile(r"(.+)_trainings_(low|high|deviation)")
 _ELSEWHERE = ("teacher_nfe", "guidance_nfe", "guidance_scales", "grid_prompts", "batch_size")
 """Parameters of evaluate that decide which models are shown and how fast, not what one model scores."""
-_SOURCE = {"teacher": "teacher", "guidance": "teacher"}
+_TEACHERS = ("teacher", "guidance")
 
 
 @dataclass(frozen=True)
@@ -34,10 +39,13 @@ class Score:
     source: Mapping[str, Any] | None
     """The artefact, digest and MLflow run of the model; None for real images."""
     numbers: Mapping[str, float]
+    over: Mapping[str, float]
+    """Means and intervals over all trainings of its arm, as MLflow shall name them; empty where it is the only one."""
 
     def metrics(self) -> dict[str, float]:
         """Names as MLflow shall show them, the same for every model."""
-        return {metric_of(key): float(value) for key, value in self.numbers.items() if key not in _FACTS}
+        own = {metric_of(key): float(value) for key, value in self.numbers.items() if key not in _FACTS}
+        return {**own, **self.over}
 
     def at_cost(self) -> dict[str, float]:
         """The headlines with the number of steps that they were reached in, for the run that made the model."""
@@ -58,10 +66,46 @@ def of(record: Mapping[str, Any], metrics: Mapping[str, Any]) -> Iterator[Score]
         for name, numbers in entries.items():
             if not isinstance(numbers, Mapping):  # the pairs' statistics
                 continue
-            source = record["inputs"].get(_SOURCE.get(group, f"{group}/{name}"))
-            if source is not None or group == "real":
-                finite = {key: value for key, value in numbers.items() if isinstance(value, int | float)}
-                yield Score(f"{group}@{name}", source, finite)
+            if group == _COUNT:
+                stage, _, training = name.partition(".")
+                arm = metrics[stage][replicates.split(training)[0]]
+                yield from _score(record, stage, training, {**numbers, _COUNT: arm[_COUNT]}, _over(arm))
+            elif numbers.get(_COUNT, 1) == 1:
+                yield from _score(record, group, name, numbers, {})
+
+
+def _score(
+    record: Mapping[str, Any], group: str, name: str, numbers: Mapping[str, Any], over: Mapping[str, float]
+) -> Iterator[Score]:
+    source = record["inputs"].get(_source(group, name))
+    if source is not None or group == "real":
+        finite = {key: value for key, value in numbers.items() if isinstance(value, int | float)}
+        yield Score(f"{group}@{name}", source, finite, over)
+
+
+def _source(group: str, name: str) -> str:
+    """The input that a row of metrics.json is a score of."""
+    if group not in _TEACHERS:
+        return f"{group}/{name}"
+    number = replicates.split(name)[1]
+    return "teacher" if number == 1 else f"teacher/r{number}"
+
+
+def _over(arm: Mapping[str, float]) -> dict[str, float]:
+    found = {}
+    for key, value in arm.items():
+        match = _OVER.fullmatch(key)
+        if match:
+            found |= {f"{_COUNT}/{match[1]}": arm[match[1]], f"{_COUNT}/{match[1]}_{match[2]}": value}
+    return found
+
+
+def over_trainings(run: Any, metric: str) -> Spread | None:
+    """What a scored model's MLflow run says of its arm's trainings; None where the model is the only one."""
+    name, told = f"{_COUNT}/{metric}", run.data.metrics
+    if f"{name}_deviation" not in told:
+        return None
+    return Spread(mean=told[name], deviation=told[f"{name}_deviation"], count=int(run.data.params[_COUNT]))
 
 
 def judge(record: Mapping[str, Any]) -> str:
@@ -81,8 +125,9 @@ def log(client: Any, experiment: str, run: str, record: Mapping[str, Any]) -> No
     }
     for score in of(record, metrics):
         _log(client, experiment, run, record, score, there.get(score.name))
-        maker = score.source and score.source["made_by"]
-        if score.source and score.source["mlflow_run"] and f"{score.name}@".startswith(f"{maker}@"):
+        if not score.source or not score.source["mlflow_run"]:
+            continue
+        if score.name.partition("@")[0] == Node.parse(score.source["made_by"]).stage:  # guidance is no one's own
             _beside(client, score.source["mlflow_run"], run, score)
 
 

@@ -96,7 +96,7 @@ def busy(spans: Iterable[Span]) -> float:
 
 def name_of(record: Record) -> str:
     """The name of the node that made it."""
-    return record["stage"] if record.get("arm") is None else f"{record['stage']}@{record['arm']}"
+    return Node(record["stage"], record.get("arm")).name
 
 
 def _user() -> str:

@@ -50,7 +50,7 @@ def is_version(text: str) -> bool:
     if match is None:
         return False
     stage, dash, _ = match["name"].partition("-")
-    return text.startswith("models:/") or bool(dash and stage in STAGES)
+    return text.startswith("models:/") or bool(dash and stage in STAGES and STAGES[stage].arms)
 
 
 class Registry:

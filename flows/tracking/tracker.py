@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from flows.project.nodes import STAGES, Node
+from flows.project.nodes import GROUPS, STAGES, Node
 from flows.telemetry import jsonl, reports, system_metrics
 from flows.tracking import backend, evaluations, outbox, records, registry
 from stages.io.artefacts import read_manifest
@@ -40,7 +40,8 @@ class Tracker:
     @backend.speaking()
     def open(self, name: str, parent: str | None, tags: Mapping[str, str]) -> str:
         """A new run's id."""
-        given = {"mlflow.runName": name, "stage": name.partition("@")[0], **tags}
+        head = name.partition("@")[0]
+        given = {"mlflow.runName": name, "stage": GROUPS.get(head, head), **tags}
         if parent:
             given["mlflow.parentRunId"] = parent
         run = self.client.create_run(self.experiment, tags=given).info.run_id

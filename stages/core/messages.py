@@ -67,7 +67,7 @@ def join(where: str, *keys: object) -> str:
 
 
 def together(*calls: Callable[[], Any]) -> list[Any]:
-    """What each call returns; one ValueError with the messages of all that raise one."""
+    """What each call returns; one ValueError with the messages of all that raise one, each message once."""
     made, faults = [], []
     for call in calls:
         try:
@@ -75,5 +75,5 @@ def together(*calls: Callable[[], Any]) -> list[Any]:
         except ValueError as error:
             faults.append(str(error))
     if faults:
-        raise ValueError("\n".join(faults))
+        raise ValueError("\n".join(dict.fromkeys(faults)))
     return made

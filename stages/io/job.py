@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stages.io import artefacts, code, places
+from stages.io import artefacts, code, places, replicates
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,6 +14,7 @@ class Job:
 
     stage: str
     arm: str | None
+    """As DVC has it: a replicate's own name, tdm1-r2; of a stage without arms r2."""
     seed: int
     section: Mapping[str, Any]
     """The stage's (or arm's) part of params.yaml, unchecked."""
@@ -31,13 +32,14 @@ class Job:
 
     @property
     def name(self) -> str:
-        """The stage's name, with its arm as DVC writes it: distill@tdm1."""
-        return self.stage if self.arm is None else f"{self.stage}@{self.arm}"
+        """The node's name as DVC writes it: teacher, distill@tdm1."""
+        return replicates.node_name(self.stage, self.arm)
 
     @property
     def where(self) -> str:
         """The address of `section` in params.yaml, for messages."""
-        return self.stage if self.arm is None else f"{self.stage}.arms.{self.arm}"
+        armed = self.arm is not None and self.stage in replicates.ARMED
+        return f"{self.stage}.arms.{replicates.split(str(self.arm))[0]}" if armed else self.stage
 
     def place_of(self, unit: Mapping[str, Any], work: str) -> str:
         """Where `unit` lies: among the cells if it has a key and they are kept, else in this job's `work`."""
@@ -60,7 +62,7 @@ class Job:
 
         Of the code, that is what this stage and this arm's method reach; work begun by other code is begun again.
         """
-        method = None if self.arm is None else str(self.section.get("method"))
+        method = str(self.section.get("method")) if self.stage in replicates.ARMED else None
         told = {
             "stage": self.stage,
             "arm": self.arm,

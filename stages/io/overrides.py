@@ -18,12 +18,28 @@ from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseExceptio
 from yaml import YAMLError
 
 from stages.core.messages import brief, listed, nearest, shown
+from stages.io import replicates
 
 REFUSALS = (HydraException, OmegaConfBaseException, YAMLError, OSError, ValueError, TypeError, AssertionError)
 """What Hydra raises for a wrong override or preset: Python's own too, as for a number where a preset's name stands, or
 a key that is too long for a file's name."""
 _WORDS = 300
 """Characters of Hydra's own words."""
+_MADE = "trainings"
+"""The section that composing makes of the others."""
+
+
+def _trainings(*, _root_: DictConfig) -> DictConfig:
+    """What params/config.yaml calls ${trainings:}."""
+    stated = {name: OmegaConf.select(_root_, name) for name in ("seed", *replicates.ARMED, *replicates.TAUGHT)}
+    plain = {
+        name: OmegaConf.to_container(own, resolve=True) if OmegaConf.is_config(own) else own
+        for name, own in stated.items()
+    }
+    return OmegaConf.create(replicates.trainings(plain))
+
+
+OmegaConf.register_new_resolver(_MADE, _trainings, replace=True)
 
 
 def composed(config_dir: Path, overrides: Sequence[str]) -> DictConfig:
@@ -76,6 +92,8 @@ def _misplaced(raw: DictConfig, parsed: Override, *, is_group: bool) -> str | No
     there = OmegaConf.to_container(OmegaConf.create(raw), resolve=True)
     assert isinstance(there, dict)
     keys = (parsed.package or parsed.key_or_group).split(".")
+    if keys[0] == _MADE:
+        return f"{_MADE} is made of the other sections; set teacher..., distill.arms.<arm>... or rl.arms.<arm>..."
     depth = _depth(there, keys)
     if parsed.is_add():
         return "exists already; leave the + out" if depth == len(keys) and not parsed.is_force_add() else None
@@ -137,6 +155,8 @@ def _referred(raw: DictConfig, there: Mapping[Any, Any], keys: list[str], parsed
 def _unresolved(raw: DictConfig) -> Iterator[str]:
     """The addresses whose references lead nowhere."""
     for address in _addresses(OmegaConf.to_container(raw, resolve=False)):
+        if address == _MADE:
+            continue  # of what refers to nothing itself
         try:
             OmegaConf.select(raw, address)
         except OmegaConfBaseException as error:

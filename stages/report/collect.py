@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
+from stages.core.trainings import Spread
+from stages.io import replicates
 from stages.io.dataset import Dataset
 from stages.io.job import Job
 from stages.report.records import SPLITS, Gallery, Row, Study
@@ -13,7 +15,12 @@ from stages.report.records import SPLITS, Gallery, Row, Study
 
 def collect(job: Job, dataset: Dataset, rows: Sequence[Row], gallery: Gallery) -> Study:
     """The study of all that was measured."""
-    sections = {f"{stage}@{arm}": section for stage in ("distill", "rl") for arm, section in job.context[stage].items()}
+    sections = {
+        f"{stage}@{name}": section
+        for stage in replicates.ARMED
+        for name, section in job.context[stage].items()
+        if replicates.split(name)[1] == 1
+    }
     return Study(
         rows=sorted(rows, key=lambda row: row.group != "real"),
         gallery=gallery,
@@ -56,9 +63,21 @@ def gallery(
     )
 
 
-def row(unit: Mapping[str, Any], numbers: Mapping[str, float]) -> Row:
-    """A cell's row."""
-    return Row(id=unit["id"], group=unit["group"], label=_label(unit), numbers=numbers)
+def row(
+    unit: Mapping[str, Any],
+    numbers: Mapping[str, float],
+    trainings: int = 1,
+    spreads: Mapping[str, Spread] | None = None,
+) -> Row:
+    """A cell's row; of several trainings the first one's cell with the means of all."""
+    return Row(
+        id=unit["id"],
+        group=unit["group"],
+        label=_label(unit),
+        numbers=numbers,
+        trainings=trainings,
+        spreads=spreads or {},
+    )
 
 
 def _label(unit: Mapping[str, Any]) -> str:

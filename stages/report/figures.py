@@ -58,6 +58,7 @@ def _plane(axes: Axes, study: Study, split: str, theme: Theme) -> None:
             markersize=6 if group == "rl" else 5, linestyle="-" if joined else "none", linewidth=1.2,
             elinewidth=1, capsize=2.5, markeredgecolor=theme.paper, zorder={"guidance": 2, "teacher": 3}.get(group, 4),
         )  # fmt: skip
+        _trained(axes, rows, "frechet_distance", f"score_{split}", colour)
     axes.set_xscale("log")
     _plain_log(axes.xaxis, [row.numbers["frechet_distance"] for row in study.rows])
     axes.set_xlabel(f"{DISTANCE}, log scale (lower is better)")
@@ -69,7 +70,7 @@ def _name_points(axes: Axes, study: Study, split: str, theme: Theme) -> None:
     for row in [*study.of("rl", "distill"), *_line(study, "teacher"), *_line(study, "guidance")[1:]]:
         point = (row.numbers["frechet_distance"], row.numbers[f"score_{split}"])
         short = {"teacher": f"{row.numbers['nfe']:g}", "guidance": f"w={row.numbers['guidance']:g}"}.get(
-            row.group, row.label
+            row.group, row.title
         )
         labels.append(Label(short, point, theme.groups[row.group], bold=row.group in ("rl", "distill")))
     labels.append(
@@ -101,7 +102,7 @@ def quality_against_calls(study: Study, theme: Theme = LIGHT) -> Figure:
             arms = study.of("distill", "rl")
             place(
                 axes,
-                [Label(r.label, (r.numbers["nfe"], r.numbers[name]), theme.groups[r.group], bold=True) for r in arms],
+                [Label(r.title, (r.numbers["nfe"], r.numbers[name]), theme.groups[r.group], bold=True) for r in arms],
             )
     return figure
 
@@ -119,11 +120,26 @@ def _curve(axes: Axes, study: Study, name: str, split: str | None, theme: Theme)
             markersize=5, linestyle="-" if group == "teacher" else "none", elinewidth=1, capsize=2.5,
             markeredgecolor=theme.paper, label=NAMES[group].split(",")[0],
         )  # fmt: skip
+        _trained(axes, rows, "nfe", name, theme.groups[group])
     axes.set_xscale("log", base=2)
     axes.set_xticks(sorted(ticks), [f"{tick:g}" for tick in sorted(ticks)])
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("network calls per image")
     axes.margins(0.12)
+
+
+def _trained(axes: Axes, rows: Sequence[Row], across: str, up: str, colour: str) -> None:
+    """Wide pale bars: the intervals over trainings, of what was trained several times."""
+    for row in (row for row in rows if row.spreads):
+        reaches = {}
+        for side, name in (("xerr", across), ("yerr", up)):
+            value, found = row.numbers[name], row.spreads.get(name)
+            if found:  # an axis may be logarithmic, and a distance is above 0 wherever Student's interval may end
+                low = min(found.reach, 0.9 * value) if name == "frechet_distance" else found.reach
+                reaches[side] = [[low], [found.reach]]
+        axes.errorbar(
+            [row.numbers[across]], [row.numbers[up]], **reaches, color=colour, elinewidth=5, alpha=0.3, zorder=1
+        )
 
 
 def _plain_log(axis: Axis, values: Sequence[float]) -> None:

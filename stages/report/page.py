@@ -66,13 +66,19 @@ def _sections(study: Study, figures: Mapping[str, Figure]) -> list[Markup]:
             "Score against Fréchet distance",
             "The two pull against each other: few steps, guidance and RL can raise the score by giving up variety, so a result "
             "is a point in this plane. Up and to the left is better. The grey band is what guidance alone reaches; an RL point "
-            "is worth its training only above or to the left of it. Bars are 95\u00a0% intervals.",
+            "is worth its training only above or to the left of it. Bars are 95\u00a0% intervals over samples; wide pale ones, over "
+            "the n trainings of an arm.",
             _drawn(figures["score_distance"], "Score against Fréchet distance for every model"),
         ),
         _section(
             "Quality against network calls",
             "The teacher at several numbers of Euler steps, and each student at its own.",
             _drawn(figures["quality_nfe"], "Score and Fréchet distance against network calls"),
+        ),
+        _section(
+            "Which arms differ",
+            "By Welch's t-test over trainings, pair by pair; of twenty pairs of equals one differs by chance at p = 0.05.",
+            tables.comparisons(study),
         ),
         _section("Samples", looks, _gallery(study, figures["samples"])),
         _section(
@@ -131,7 +137,7 @@ def _guide(study: Study) -> Markup:
         (
             "Score",
             f"Share of samples with every attribute as asked ({_listed(list(study.attributes))}), on {splits}, "
-            f"{study.parameters['evaluate']['num_samples']} samples each, with Wilson's 95\u00a0% interval.{heldout} "
+            f"{study.parameters['evaluate']['num_samples']} samples each, with Wilson's 95\u00a0% interval over samples.{heldout} "
             f"Real test images score {real['score_test']:.3f}: the verifier's own ceiling.",
         ),
         (
@@ -139,6 +145,11 @@ def _guide(study: Study) -> Markup:
             f"Between Gaussians fitted to the verifier's features of samples (asked for the test images' prompts) and of the "
             f"{count['test_images']} real test images. It is not FID: the features are this verifier's. "
             f"Real training images are at {tables.digits(real['frechet_distance'])} from the test images{floor}.",
+        ),
+        (
+            "n trainings",
+            "How often an arm was trained, each time from another seed. With several, numbers are means, and the interval behind "
+            "n is Student's 95\u00a0% interval of the mean over trainings. Of one training there is none: another might differ.",
         ),
         (
             "NFE",

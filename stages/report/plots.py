@@ -35,8 +35,8 @@ def write_tables(study: Study, out: Path) -> None:
 
 
 def _write(rows: Sequence[Row], file: Path) -> None:
-    names = sorted({name for row in rows for name in row.numbers})
+    names = sorted({name for row in rows for name in row.flat})
     with file.open("w", encoding="utf-8", newline="") as stream:
         table = csv.DictWriter(stream, ["model", "group", *names], lineterminator="\n")
         table.writeheader()
-        table.writerows({"model": row.label, "group": row.group, **row.numbers} for row in rows)
+        table.writerows({"model": row.label, "group": row.group, **row.flat} for row in rows)

@@ -1,10 +1,12 @@
 """What a report is made from: rows of numbers, samples, and where they come from."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from torch import Tensor
+
+from stages.core.trainings import Spread
 
 Group = Literal["real", "teacher", "guidance", "distill", "rl"]
 SPLITS = {"seen": "seen prompts", "heldout": "held-out prompts"}
@@ -13,18 +15,37 @@ SPLITS = {"seen": "seen prompts", "heldout": "held-out prompts"}
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One model, sampled in one way."""
+    """One model, sampled in one way; of an arm that was trained several times, the mean over its trainings."""
 
     id: str
     group: Group
     label: str
     numbers: Mapping[str, float]
     """Every metric by its name; equal runs give equal numbers."""
+    trainings: int = 1
+    spreads: Mapping[str, Spread] = field(default_factory=dict)
+    """Of the numbers that were measured of each training; empty for a single one."""
 
     @property
     def name(self) -> str:
         """The id without its group."""
         return self.id.split(".", 1)[1]
+
+    @property
+    def flat(self) -> dict[str, float]:
+        """The numbers and their spreads by plain names, as files have them."""
+        if self.group == "real":
+            return dict(self.numbers)
+        ends = {}
+        for name, over in self.spreads.items():
+            ends |= {f"{name}_trainings_{end}": getattr(over, end) for end in ("low", "high", "deviation")}
+        return {**self.numbers, "trainings": self.trainings, **ends}
+
+    @property
+    def title(self) -> str:
+        """The label, and how many trainings the numbers are from, of an arm also if it is one."""
+        told = self.group in ("distill", "rl") or self.trainings > 1
+        return f"{self.label} (n = {self.trainings})" if told else self.label
 
     def get(self, name: str) -> float | None:
         """A number, or None where this row has none of that name."""

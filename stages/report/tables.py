@@ -1,8 +1,10 @@
 """The report's tables and summary cards."""
 
 from collections.abc import Callable, Mapping
+from itertools import combinations
 from types import MappingProxyType
 
+from stages.core.trainings import compared
 from stages.report.markup import Column, Markup, element, joined, table
 from stages.report.records import SPLITS, Row, Study
 
@@ -16,7 +18,8 @@ GROUPS = MappingProxyType(
     }
 )
 SCORE_HINT = (
-    "Share of samples in which the verifier finds every attribute that the prompt asks for; Wilson 95 % interval"
+    "Share of samples in which the verifier finds every attribute that the prompt asks for; Wilson 95 % interval over "
+    "samples. n: Student's 95 % interval over so many trainings"
 )
 NUMBERS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
@@ -58,16 +61,24 @@ def leaderboard(study: Study) -> Markup:
         Column(
             "Fréchet distance",
             "frechet_distance",
-            lambda value, _: joined([f"{digits(value)} ", element("span", f"×{digits(value / best)}", class_="ci")]),
+            lambda value, row: joined(
+                [f"{digits(value)} ", small(f"×{digits(value / best)}"), over(row, "frechet_distance", digits)]
+            ),
             "On verifier features, samples of the test images' prompts against the real test images; lower is better. "
             "In small print: as a multiple of the reference's",
         )
     ]
-    columns += [Column(heading, name, three, hint) for name, (heading, hint) in NUMBERS.items()]
+    columns += [Column(heading, name, measured(name), hint) for name, (heading, hint) in NUMBERS.items()]
     columns.append(Column("parameters", "parameters", short))
+    columns.append(
+        Column(
+            "trainings", "nfe", lambda _, row: str(row.trainings), "n: where it is 1, intervals are over samples alone"
+        )
+    )
     names = sorted({name for row in study.rows for name in row.numbers if name.startswith("reward_")})
     columns += [
-        Column(f"reward: {name.removeprefix('reward_')}", name, three, "Mean on seen prompts") for name in names
+        Column(f"reward: {name.removeprefix('reward_')}", name, measured(name), "Mean on seen prompts")
+        for name in names
     ]
     return table(study.rows, columns, lambda row: GROUPS[row.group])
 
@@ -75,7 +86,11 @@ def leaderboard(study: Study) -> Markup:
 def attributes(study: Study) -> Markup:
     """Accuracy of each attribute on each split."""
     columns = [
-        Column(f"{attribute}, {SPLITS[split].removesuffix(' prompts')}", f"accuracy_{split}_{attribute}", barred)
+        Column(
+            f"{attribute}, {SPLITS[split].removesuffix(' prompts')}",
+            f"accuracy_{split}_{attribute}",
+            barred(f"accuracy_{split}_{attribute}"),
+        )
         for attribute in study.attributes
         for split in study.splits
     ]
@@ -85,11 +100,34 @@ def attributes(study: Study) -> Markup:
 def tasks(study: Study) -> Markup:
     """The score of each task on each split."""
     columns = [
-        Column(f"{task}, {SPLITS[split].removesuffix(' prompts')}", f"score_{split}_of_{task}", barred)
+        Column(
+            f"{task}, {SPLITS[split].removesuffix(' prompts')}",
+            f"score_{split}_of_{task}",
+            barred(f"score_{split}_of_{task}"),
+        )
         for task in study.tasks
         for split in study.splits
     ]
     return table(study.rows, columns, lambda row: GROUPS[row.group])
+
+
+def comparisons(study: Study) -> Markup:
+    """Each pair of arms, and whether their trainings tell them apart."""
+    rows, split = study.of("distill", "rl"), study.splits[-1]
+    if all(row.trainings == 1 for row in rows):
+        return element("p", "Every arm was trained once (n = 1): trainings cannot be compared, samples only.")
+    names = {f"score_{split}": f"score, {SPLITS[split]}", "frechet_distance": "Fréchet distance"}
+    head = [element("th", "arms", scope="col"), *(element("th", name, scope="col") for name in names.values())]
+    lines = []
+    for one, other in combinations(rows, 2):
+        cells = [element("th", f"{one.title} − {other.title}", scope="row")]
+        for name in names:
+            gap = f"{one.numbers[name] - other.numbers[name]:+.3g}".replace("-", "−")
+            words = compared(one.spreads.get(name), other.spreads.get(name))
+            cells.append(element("td", joined([f"{gap} ", small(words)])))
+        lines.append(element("tr", *cells))
+    inner = element("table", element("thead", element("tr", *head)), element("tbody", *lines))
+    return element("div", inner, class_="scroll")
 
 
 def training(study: Study) -> Markup:
@@ -129,11 +167,12 @@ def cards(study: Study) -> Markup:
     drawn = []
     for row in [study.reference, *study.of("distill", "rl")]:
         split = study.splits[-1]
-        big = element("div", f"{row.numbers[f'score_{split}']:.2f}", class_="big")
+        name = f"score_{split}"
+        big = element("div", joined([f"{row.numbers[name]:.2f}", over(row, name, "{:.2f}".format)]), class_="big")
         unit = element("div", f"score on {SPLITS[split]}{_gain(study, row, split)}", class_="unit")
         lines = (element("li", line) for line in _facts(study, row))
         drawn.append(
-            element("div", element("h3", row.label), big, unit, element("ul", *lines), class_=f"card {row.group}")
+            element("div", element("h3", row.title), big, unit, element("ul", *lines), class_=f"card {row.group}")
         )
     return element("div", *drawn, class_="cards")
 
@@ -169,9 +208,21 @@ def score_on(split: str) -> Callable[[float, Row], Markup]:
 
     def write(value: float, row: Row) -> Markup:
         low, high = row.numbers[f"score_{split}_low"], row.numbers[f"score_{split}_high"]
-        return joined([f"{value:.3f} ", element("span", f"{low:.2f}–{high:.2f}", class_="ci"), bar(value, row.group)])
+        trained = over(row, f"score_{split}", "{:.2f}".format)
+        return joined([f"{value:.3f} ", small(f"{low:.2f}–{high:.2f}"), trained, bar(value, row.group)])
 
     return write
+
+
+def over(row: Row, name: str, write: Callable[[float], str]) -> Markup:
+    """The interval of a number over the row's trainings, if there are several."""
+    found = row.spreads.get(name)
+    return small(f" n = {found.count}: {write(found.low)}–{write(found.high)}") if found else Markup()
+
+
+def small(text: str) -> Markup:
+    """In small print."""
+    return element("span", text, class_="ci")
 
 
 def bar(share: float, group: str) -> Markup:
@@ -179,20 +230,20 @@ def bar(share: float, group: str) -> Markup:
     return element("span", element("i", style=f"width:{100 * share:.1f}%"), class_=f"bar {group}")
 
 
-def barred(value: float, _row: Row) -> Markup:
-    """A share with a bar."""
-    return joined([f"{value:.3f}", bar(value, "real")])
+def barred(name: str) -> Callable[[float, Row], Markup]:
+    """Writes the share `name` with a bar."""
+    return lambda value, row: joined([f"{value:.3f}", over(row, name, "{:.2f}".format), bar(value, "real")])
+
+
+def measured(name: str) -> Callable[[float, Row], Markup]:
+    """Writes the number `name` with three decimals."""
+    return lambda value, row: joined([f"{value:.3f}", over(row, name, "{:.3f}".format)])
 
 
 def digits(value: float) -> str:
     """Three significant digits, and no exponent: 201, 25.3, 0.00417."""
     shown = f"{value:#.3g}"
     return f"{value:.0f}" if "e+" in shown else shown.rstrip(".") if "e" not in shown else f"{value:.6f}"
-
-
-def three(value: float, _row: Row) -> str:
-    """Three decimals."""
-    return f"{value:.3f}"
 
 
 def whole(value: float, _row: Row) -> str:

@@ -20,7 +20,10 @@ from tests.waiting import PATIENCE_S, wait_for
 
 ROOT = Path(__file__).parents[2]
 PARTS = ("stages", "flows", "params", "dvc.yaml", ".dvcignore", ".gitignore", ".dvc/config", ".dvc/.gitignore")
-PARTS += ("data/distill/.gitkeep", "data/rl/.gitkeep")
+PARTS += (
+    "hydra_plugins",
+    *(f"data/{name}/.gitkeep" for name in ("distill", "rl", "teacher-replicates", "encode-replicates")),
+)
 
 
 @cache

@@ -5,6 +5,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from stages.io.replicates import node_name
+
 _POLL_S = 0.5
 
 
@@ -37,8 +39,7 @@ def main(parsed: argparse.Namespace) -> int:
 
 def words(line: Mapping[str, Any]) -> str:
     """A line for people."""
-    name = line.get("stage") or line.get("run") or ""
-    name += f"@{line['arm']}" if line.get("arm") else ""
+    name = node_name(line["stage"], line.get("arm")) if line.get("stage") else line.get("run") or ""
     worker = line.get("worker") or {}
     where = f"{line['unit']} on {worker.get('host')}:{worker.get('pid')}: " if line.get("unit") else ""
     level = "" if line["level"] == "info" else f"{line['level'].upper()} "
@@ -46,17 +47,19 @@ def words(line: Mapping[str, Any]) -> str:
 
 
 def _wanted(line: Mapping[str, Any], parsed: argparse.Namespace) -> bool:
+    from flows.project.nodes import GROUPS
     from flows.telemetry.events import LEVELS
 
-    stage, _, arm = (parsed.stage or "").partition("@")
+    group, _, arm = (parsed.stage or "").partition("@")
+    stage = GROUPS.get(group, group)
     if LEVELS.index(line["level"]) < LEVELS.index(parsed.level):
         return False
     return not stage or (line.get("stage") == stage and (not arm or line.get("arm") == arm))
 
 
 def _check(name: str) -> None:
-    from flows.project.nodes import STAGES
+    from flows.project.nodes import GROUPS, STAGES
     from stages.core.messages import listed, shown
 
-    if name.partition("@")[0] not in STAGES:
+    if name.partition("@")[0] not in {*STAGES, *GROUPS}:
         raise ValueError(f"no stage is called {shown(name)}; valid: {listed(STAGES)}")

@@ -36,7 +36,7 @@ def main(parsed: argparse.Namespace) -> int:
         print(status.to_json(found))
         return 0
     for state in found:
-        print(f"{state.node.name:24} {_told(state)}")
+        print(f"{state.node.name:26} {_told(state)}")
     for line in _services():
         print(line)
     return 0
@@ -55,7 +55,7 @@ def _services() -> list[str]:
     from flows.servers import service
 
     found = [each for each in map(service.running, reversed(service.NAMES)) if each]
-    return [f"{each.name:24} {each.address} (process {each.pid})" for each in found]
+    return [f"{each.name:26} {each.address} (process {each.pid})" for each in found]
 
 
 def _watch() -> NoReturn:

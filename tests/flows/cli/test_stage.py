@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from flows.cli.commands import stage
+from stages.io import replicates
 from tests.flows.clone import Clone, refused
 
 NAMES = ["x;touch PWNED;", "$(touch PWNED)", "a b", "`touch PWNED`"]
@@ -46,8 +47,9 @@ def test_dvc_runs_nothing_of_an_arms_name(clone):
     """A params.yaml written by hand, whose arms are called like commands, and all that they read is there."""
     content = yaml.safe_load(clone.fewstep("compose", "--show").stdout)
     content["distill"]["arms"] = dict.fromkeys(NAMES, content["distill"]["arms"]["tdm1"])
+    content["trainings"] = replicates.trainings(content)
     (clone.root / "params.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
-    for folder in ("dataset", "teacher"):
+    for folder in ("dataset", "teacher", "encode"):
         (clone.root / "data" / folder).mkdir()
         (clone.root / "data" / folder / "file").touch()
     before = {path.name for path in clone.root.iterdir()}

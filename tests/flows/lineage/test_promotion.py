@@ -3,9 +3,11 @@
 import json
 import re
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 import yaml
+from scipy import stats
 
 from flows.cli.commands import lineage as lineage_command
 from flows.cli.commands import promote
@@ -14,6 +16,9 @@ from flows.lineage.history import History
 from flows.project.nodes import Node
 from flows.tracking import evaluations, tracker
 from flows.tracking.registry import Registry, is_version, student_of
+from stages.core.trainings import spread
+from stages.io import replicates
+from stages.report import Row
 from tests.flows import handmade
 
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("ignore")]
@@ -33,12 +38,11 @@ class Team:
 
     def settings(self, **gate_settings):
         content = {"seed": 0, "registry": gate_settings, "evaluate": {"num_samples": 8}}
-        arms = {"t": {"teacher": "data/dataset", "init": "data/dataset", "data": "data/dataset"}}
+        arms = {"t": {"teacher": "data/dataset", "init": "data/dataset", "data": "data/dataset", "replicates": 1}}
         names = ("dataset", "verifier", "teacher", "encode", "trajectories", "reflow", "compute", "storage", "network")
         sections = {name: {} for name in names}
-        Path("params.yaml").write_text(
-            yaml.safe_dump(sections | content | {"distill": {"arms": arms}, "rl": {"arms": {}}})
-        )
+        content |= sections | {"distill": {"arms": arms}, "rl": {"arms": {}}}
+        Path("params.yaml").write_text(yaml.safe_dump(content | {"trainings": replicates.trainings(content)}))
 
     def made(self, name, text, made_from=(), **facts):
         run = self.tracker.open(name, None, {})
@@ -49,8 +53,8 @@ class Team:
     def student(self, text, **facts):
         return self.made("distill@t", text, [self.data], **facts)
 
-    def scored(self, student, score, num_samples=8):
-        """An evaluation of it; its run."""
+    def scored(self, student, score, num_samples=8, trainings=()):
+        """An evaluation of it, of an arm whose `trainings` scored so if there are several; its run."""
         numbers = {"score_heldout": score, "score_heldout_low": 0.0, "frechet_distance": 2.0, "nfe": 1, "guidance": 1.0}
         run = self.tracker.open("evaluate", None, {})
         record = handmade.make("evaluate", f"{score}", [self.data, self.verifier, student], run=run)
@@ -60,6 +64,10 @@ class Team:
             "real": {"images": {"score_heldout": 1.0}},
             "reflow": {"transport_cost": 1.0},
         }
+        if trainings:
+            means, over = {**numbers, "score_heldout": fmean(trainings)}, {"score_heldout": spread(trainings)}
+            row = Row(id="distill.t", group="distill", label="t", numbers=means, trainings=len(trainings), spreads=over)
+            metrics |= {"distill": {"t": row.flat}, "trainings": {"distill.t": numbers}}
         Path("data/evaluate/metrics.json").write_text(json.dumps(metrics))
         evaluations.log(self.client, self.tracker.experiment, run, record)
         self.client.set_terminated(run, "FINISHED")
@@ -110,6 +118,28 @@ def test_students_become_champions_by_the_score_of_their_own_version(team, capsy
     assert team.champion() == "2"
     assert call(promote, "distill-t/1") == 0, "back to the older version, which is in DVC's cache"
     assert team.champion() == "1"
+
+
+def test_the_gate_says_how_trainings_differ(team, capsys):
+    team.scored(team.student("one"), 0.5, trainings=[0.5, 0.52, 0.51])
+    assert call(promote, "distill@t") == 0
+    out = capsys.readouterr().out
+    assert "score_heldout 0.5 at 1 NFE" in out
+    assert "n = 3 trainings: 0.51, 0.4852 to 0.5348" in out
+    second = team.student("two")
+    team.scored(second, 0.6, trainings=[0.6, 0.4])
+    assert call(promote, "distill@t") == 0
+    out = capsys.readouterr().out
+    p = stats.ttest_ind([0.6, 0.4], [0.5, 0.52, 0.51], equal_var=False).pvalue
+    assert "0.1 better; 0 worse is allowed; its n = 3 trainings: 0.51, 0.4852 to 0.5348" in out
+    assert f"cannot be told apart (p = {p:.2g} over 2 and 3 trainings)" in out
+    [child] = evaluations.found(team.client, team.tracker.experiment, "distill@t", second["digest"])
+    assert child.data.metrics["eval/score_heldout"] == 0.6, "its own"
+    assert child.data.metrics["trainings/score_heldout"] == 0.5
+    assert child.data.params["trainings"] == "2"
+    team.scored(team.student("three"), 0.7)
+    assert call(promote, "distill@t") == 0
+    assert "one training on a side: trainings cannot be compared, samples only" in capsys.readouterr().out
 
 
 def test_scores_by_another_judge_are_not_compared(team, capsys):
@@ -209,11 +239,20 @@ def test_lineage_starts_from_anything(team, capsys):
     assert call(lineage_command, "distill@t", "--json") == 1, "its file was altered"
 
 
+def test_a_further_teacher_has_a_lineage_by_its_name(team):
+    record = team.made("teacher-replicates@r2", "weights", [team.data])
+    for start in ("teacher-replicates@r2", "data/teacher-replicates/r2"):
+        found = resolve.find(start, Path(start).absolute(), History())
+        assert (found.record["digest"], found.today) == (record["digest"], True)
+    assert team.client.get_run(record["mlflow"]["run"]).data.tags["stage"] == "teacher"
+
+
 def test_names_of_versions():
     assert is_version("models:/distill-tdm1/3")
     assert is_version("rl-a-b@champion")
     assert not is_version("distill@tdm1")
     assert not is_version("data/teacher")
+    assert not is_version("teacher-replicates@r2")
     assert student_of("rl-a-b") == "rl@a-b"
     with pytest.raises(ValueError, match="not a registered student"):
         student_of("teacher")

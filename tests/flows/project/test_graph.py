@@ -36,6 +36,73 @@ def test_evaluate_reads_every_arm():
     assert {Node("distill", "a"), Node("distill", "b"), Node("rl", "r")} <= reads
 
 
+def test_each_training_is_a_node_with_inputs_of_its_own():
+    content = changed("distill", "a", replicates=2)
+    content["distill"]["arms"]["b"]["replicates"] = content["rl"]["arms"]["r"]["replicates"] = 3
+    content["distill"]["arms"]["a"]["replicates"] = 3
+    found = graph.nodes(content)
+    assert found[Node("distill", "b-r2")] == {
+        Node("dataset"),
+        Node("encode"),
+        Node("rl", "r-r2"),
+        Node("distill", "a-r2"),
+    }
+    assert found[Node("distill", "a-r2")] == {Node("dataset"), Node("encode"), Node("teacher"), Node("reflow")}
+    assert {Node("distill", "b"), Node("distill", "b-r3"), Node("rl", "r-r2")} <= found[Node("evaluate")]
+    assert Node("distill", "b-r3").where == "distill.arms.b"
+    assert graph.find("distill@b-r3", content) == Node.of_folder("data/distill/b-r3") == Node("distill", "b-r3")
+    with pytest.raises(ValueError, match=r"distill@b-r4: no such arm in params.yaml; valid: a, a-r2, a-r3, b"):
+        graph.find("distill@b-r4", content)
+
+
+def test_with_a_teachers_replicate_goes_a_chain_of_its_own():
+    content = changed("distill", "a", replicates=2) | {"teacher": {"replicates": 2}}
+    content["rl"]["arms"]["r"]["replicates"] = 2
+    found = graph.nodes(content)
+    again = {stage: Node(stage, "r2") for stage in ("teacher", "encode", "trajectories", "reflow")}
+    assert found[again["teacher"]] == {Node("dataset")}
+    assert found[again["encode"]] == {Node("dataset"), again["teacher"]}
+    assert found[again["trajectories"]] == {Node("dataset"), again["teacher"], again["encode"]}
+    assert found[again["reflow"]] == {Node("dataset"), *(again[name] for name in ("teacher", "encode", "trajectories"))}
+    assert found[Node("distill", "a-r2")] == {
+        Node("dataset"),
+        *(again[name] for name in ("teacher", "encode", "reflow")),
+    }
+    assert found[Node("rl", "r-r2")] == {Node("dataset"), Node("verifier"), again["teacher"], again["encode"]}
+    assert {again["teacher"], again["encode"]} <= found[Node("evaluate")]
+    assert again["reflow"] not in found[Node("evaluate")]
+    assert again["teacher"].name == "teacher-replicates@r2"
+    assert again["teacher"].where == "teacher"
+    assert graph.find("reflow-replicates@r2", content) == Node.of_folder("data/reflow-replicates/r2") == again["reflow"]
+    with pytest.raises(ValueError, match=r"teacher-replicates@r3: no such replicate in params.yaml; valid: r2"):
+        graph.find("teacher-replicates@r3", content)
+    with pytest.raises(ValueError, match="inputs are data/<stage>"):
+        Node.of_folder("data/teacher/r2")
+
+
+def test_a_fault_is_told_once_for_all_trainings():
+    for wrong, message in (("data/nowhere/x", "no stage makes"), ("data/distill/z", "valid: data/dataset, data/dist")):
+        content = changed("distill", "b", init=wrong, replicates=3)
+        with pytest.raises(ValueError, match=message) as told:
+            graph.nodes(content)
+        assert len(str(told.value).splitlines()) == 1
+    with pytest.raises(ValueError, match=r"^distill\.arms\.b\.init=data/distill/b: the arm names itself[^\n]*$"):
+        graph.nodes(changed("distill", "b", init="data/distill/b", replicates=3))
+
+
+def test_an_input_with_too_few_trainings_is_refused():
+    content = changed("distill", "a", replicates=2)
+    content["distill"]["arms"]["b"]["replicates"] = 3
+    with pytest.raises(ValueError, match=r"arms\.b\.replicates=3: its init, data/distill/a, is trained 2 times"):
+        graph.nodes(content)
+
+
+def test_a_training_has_a_seed_of_its_own():
+    content = {**PARAMS, "seed": 4}
+    assert [Node(*each).seed(content) for each in (("teacher",), ("distill", "a"))] == [4, 4]
+    assert Node("distill", "a-r2").seed(content) == Node("rl", "r-r2").seed(content) != 4
+
+
 def test_every_node_comes_after_what_it_reads():
     seen = set()
     for node, reads in graph.nodes(PARAMS).items():
@@ -44,11 +111,12 @@ def test_every_node_comes_after_what_it_reads():
 
 
 def test_height_counts_the_longest_chain_of_readers():
-    assert graph.height(Node("evaluate"), PARAMS) == 1
-    assert graph.height(Node("distill", "b"), PARAMS) == 2
-    assert graph.height(Node("rl", "r"), PARAMS) == 3
+    heights = graph.heights(graph.nodes(PARAMS))
+    assert heights[Node("evaluate")] == 1
+    assert heights[Node("distill", "b")] == 2
+    assert heights[Node("rl", "r")] == 3
     # dataset, teacher, encode, trajectories, reflow, distill@a, distill@b, evaluate
-    assert graph.height(Node("dataset"), PARAMS) == 8
+    assert heights[Node("dataset")] == 8
 
 
 def test_an_arm_may_not_name_itself():

@@ -61,6 +61,47 @@ def test_one_rule_refuses_a_name_whoever_reads_it(tmp_path, name):
             refusal()
 
 
+def test_a_replicates_name_is_no_arms():
+    with pytest.raises(ValueError, match=r"arms\.tdm1-r2: a name that ends in -r and a number is a replicate's"):
+        parameters.checked(arm("tdm1-r2"))
+
+
+@pytest.mark.parametrize("told", [0, 100, 1.0, True, "3", None])
+def test_how_often_an_arm_is_trained_is_a_number(told):
+    content = changed()
+    content["distill"]["arms"]["tdm1"]["replicates"] = told
+    with pytest.raises(ValueError, match=r"distill\.arms\.tdm1: replicates=.*: how often .* a whole number, 1 to 99"):
+        parameters.checked(content)
+
+
+@pytest.mark.parametrize("told", [0, 2.0, "3"])
+def test_so_is_how_often_the_teacher_is(told):
+    teacher = COMPOSED["teacher"] | {"replicates": told}
+    with pytest.raises(ValueError, match=r"teacher: replicates=.*: how often it is trained is a whole number, 1 to 99"):
+        parameters.checked(changed(teacher=teacher))
+
+
+def test_a_closed_form_is_not_trained():
+    with pytest.raises(ValueError, match="teacher: replicates: a closed form is not trained; leave the word out"):
+        parameters.checked(changed(teacher={"kind": "exact", "nfe": 4, "replicates": 3}))
+
+
+def test_how_often_an_arm_is_trained_is_stated():
+    content = changed()
+    del content["distill"]["arms"]["tdm1"]["replicates"]
+    with pytest.raises(ValueError, match=r"distill\.arms\.tdm1: replicates is missing; every parameter is stated"):
+        parameters.checked(content)
+
+
+@pytest.mark.parametrize("word", ["nfe", "replicates"])
+def test_an_arm_that_was_edited_without_its_trainings_is_told(tmp_path, word):
+    content = changed()
+    content["distill"]["arms"]["tdm1"][word] = 2
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(ValueError, match=r"params\.yaml: trainings is not what its other .* compose` writes it"):
+        parameters.read(tmp_path / "params.yaml")
+
+
 @pytest.mark.parametrize("name", GOOD)
 def test_a_good_name_goes_both_ways(name):
     node = Node("distill", name)

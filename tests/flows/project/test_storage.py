@@ -8,6 +8,7 @@ import shutil
 import pytest
 import yaml
 
+from flows.project.nodes import Node
 from stages.io import artefacts
 from stages.io.job import Job
 from stages.io.run import run
@@ -75,7 +76,7 @@ def test_it_is_the_artefact_that_a_plain_process_makes(mine, tmp_path):
     content = yaml.safe_load((mine.root / "params.yaml").read_text())
     inputs = {}
     for stage in STAGES:
-        section = content[stage]
+        section = Node(stage).section(content)
         run(
             Job(stage=stage, arm=None, seed=0, section=section, inputs=dict(inputs)),
             tmp_path / stage, tmp_path / "work", lambda *_: None,
@@ -95,7 +96,7 @@ def test_the_same_work_in_two_clones_is_done_by_one(mine, yours):
     """A teacher that takes long, begun by both: one makes it, the other is told."""
     texts = {clone: (clone.root / "params.yaml").read_text() for clone in (mine, yours)}
     for clone, text in texts.items():
-        (clone.root / "params.yaml").write_text(text.replace("iterations: 20\n", "iterations: 20000\n", 1))
+        (clone.root / "params.yaml").write_text(text.replace("iterations: 20\n", "iterations: 20000\n"))
     shutil.copytree(mine.root / ".fewstep/services", yours.root / ".fewstep/services")
     first = mine.begin("stage", "teacher")
     wait_for(lambda: any((mine.root / ".fewstep/work/teacher").rglob("all.jsonl")))

@@ -17,7 +17,7 @@ from flows.runtime import leases, locks
 from flows.runtime.errors import Passing
 from flows.versioning import gc
 from stages.io import cells as kept
-from stages.io import storage
+from stages.io import replicates, storage
 from stages.io.artefacts import inventory
 from stages.io.storage import Store, is_url
 from tests import s3
@@ -27,10 +27,16 @@ PARAMS = {name: {} for name in (*STAGES, "compute", "storage", "network", "regis
     "seed": 0,
     "storage": {"root": None, "endpoint": None},
     "distill": {
-        "arms": {"a": {"method": "kd", "teacher": "data/teacher", "init": "data/teacher", "data": "data/reflow"}}
+        "arms": {
+            "a": {
+                "method": "kd", "teacher": "data/teacher", "init": "data/teacher", "data": "data/reflow",
+                "replicates": 1,
+            }
+        }
     },
     "rl": {"arms": {}},
-}
+}  # fmt: skip
+PARAMS |= {"trainings": replicates.trainings(PARAMS)}
 OLD_S = 10 * 86400
 
 

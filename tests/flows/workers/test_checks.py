@@ -9,6 +9,7 @@ import time
 import pytest
 import yaml
 
+from flows.project.nodes import Node
 from stages.io import artefacts
 from stages.io import run as stages_run
 from stages.io.job import Job
@@ -111,7 +112,7 @@ def test_units_and_a_gang_run_on_both_nodes_and_nothing_is_shared_but_s3(clone, 
 def test_it_is_the_artefact_that_a_plain_process_makes(clone, tmp_path):
     content, inputs = yaml.safe_load((clone.root / "params.yaml").read_text()), {}
     for stage in ("dataset", "teacher", "encode", "trajectories"):
-        job = Job(stage=stage, arm=None, seed=0, section=content[stage], inputs=dict(inputs))
+        job = Job(stage=stage, arm=None, seed=0, section=Node(stage).section(content), inputs=dict(inputs))
         stages_run.run(job, tmp_path / stage, tmp_path / "work", lambda *_: None)
         inputs[stage] = str(tmp_path / stage)
         assert artefacts.digest(tmp_path / stage) == artefacts.digest(clone.root / "data" / stage), stage
@@ -133,8 +134,9 @@ def test_rewards_are_computed_on_a_node_of_their_own(clone, cluster, store, inst
 
     content = yaml.safe_load((clone.root / "params.yaml").read_text())
     inputs = {name: str(clone.root / "data" / name) for name in ("dataset", "verifier")}
-    inputs["init"] = str(clone.root / content["rl"]["arms"]["dgpo"]["init"])
-    job = Job(stage="rl", arm="dgpo", seed=0, section=content["rl"]["arms"]["dgpo"], inputs=inputs)
+    section = content["trainings"]["rl"]["dgpo"]["section"]
+    inputs["init"] = str(clone.root / section["init"])
+    job = Job(stage="rl", arm="dgpo", seed=0, section=section, inputs=inputs)
     stages_run.run(job, tmp_path / "plain", tmp_path / "work", lambda *_: None)
     assert artefacts.digest(tmp_path / "plain") == artefacts.digest(clone.root / "data/rl/dgpo")
 

@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import yaml
 
+from flows.project.nodes import Node
 from stages.io import artefacts
 from stages.io import run as stages_run
 from stages.io.job import Job
@@ -46,7 +47,7 @@ def clone(tmp_path_factory):
 def test_two_workers_train_what_one_trains_even_if_one_is_killed(clone, tmp_path):
     gate = tmp_path / "gate"
     clone.spoil("stages/training/loop.py", GATED.format(str(gate)))
-    section = yaml.safe_load((clone.root / "params.yaml").read_text())["teacher"]
+    section = Node("teacher").section(yaml.safe_load((clone.root / "params.yaml").read_text()))
     inputs = {"dataset": str(clone.root / "data/dataset")}
     job = Job(stage="teacher", arm=None, seed=0, section=section, inputs=inputs)
     stages_run.run(job, tmp_path / "alone", tmp_path / "work", lambda *_: None)
