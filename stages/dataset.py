@@ -1,4 +1,6 @@
-"""The data: handwritten digits captioned from their own pixels, scenes of shapes, or a mixture whose truth is known."""
+"""The data: handwritten digits captioned from their own pixels, scenes of shapes, a folder of captioned images, or a
+mixture whose truth is known.
+"""
 
 from collections.abc import Mapping, Sequence
 from itertools import product
@@ -14,10 +16,13 @@ from stages.core.prompts import Prompt
 from stages.core.ranges import NonNegative, NonNegativeCount, Positive, Size
 from stages.core.rng import stream
 from stages.core.types import Run
+from stages.io import folder as folders
 from stages.io.artefacts import adopt
 from stages.io.dataset import Dataset, in_levels
 from stages.io.expected import Expected, Inputs, Outline
+from stages.io.folder import Folder
 from stages.io.job import Job
+from stages.io.split import Cut, cut, parted
 from stages.models.mixture import GaussianMixture, component_prompts
 from stages.models.scenes import JUDGED
 from stages.models.verifier import SLANTS, WEIGHTS, ink_mass, slope
@@ -77,11 +82,26 @@ class Shapes:
     """Pairs of things that training shows, but never in one scene."""
 
 
-Config = Annotated[Digits | Mixture | Shapes, Field(discriminator="name")]
+AnyData = Digits | Mixture | Shapes | Folder
+Config = Annotated[AnyData, Field(discriminator="name")]
 
 
-def expect(cfg: Digits | Mixture | Shapes, job: Job, _inputs: Inputs) -> Expected:
-    """Its sizes; ValueError where evaluate could not compare a mixture's component with its test samples."""
+def expect(cfg: AnyData, job: Job, _inputs: Inputs) -> Expected:
+    """Its sizes.
+
+    ValueError where evaluate could not compare a mixture's component with its test samples, and for all that is wrong
+    with a folder as far as its images need not be opened.
+    """
+    if isinstance(cfg, Folder):
+        prompts, place = _prompts(folders.survey(Path(cfg.path)))
+        found = _cut(cfg, place, len(prompts), job.seed)
+        shown = place[found.train].bincount(minlength=len(prompts))
+        outline = Outline(
+            kind="folder", sample_shape=(cfg.channels, cfg.size, cfg.size), attributes=("prompt",),
+            num_train=len(found.train), num_test=len(found.test), num_seen=found.splits.count("seen"),
+            rarest=(prompts[int(shown.argmin())].text, int(shown.min())),
+        )  # fmt: skip
+        return Expected(dataset=outline)
     if isinstance(cfg, Digits):
         test = round(cfg.test_fraction * IMAGES)
         outline = Outline(
@@ -111,18 +131,25 @@ def expect(cfg: Digits | Mixture | Shapes, job: Job, _inputs: Inputs) -> Expecte
     return Expected(dataset=outline)
 
 
-def plan(_cfg: Digits | Mixture | Shapes, _job: Job) -> list[dict[str, Any]]:
-    """One unit: this takes a second."""
-    return [{"id": "all"}]
+def plan(cfg: AnyData, _job: Job) -> list[dict[str, Any]]:
+    """One unit. A folder's is called after its bytes: nobody goes on with what was made of others."""
+    if not isinstance(cfg, Folder):
+        return [{"id": "all"}]
+    root = Path(cfg.path).resolve()
+    content = folders.digest(root, folders.survey(root))
+    return [{"id": f"folder-{content[:16]}", "root": str(root), "digest": content}]
 
 
-def work(cfg: Digits | Mixture | Shapes, job: Job, _unit: Mapping[str, Any], run: Run) -> None:
+def work(cfg: AnyData, job: Job, unit: Mapping[str, Any], run: Run) -> None:
     """Make the dataset in `run.out`."""
-    made = {Digits: digits, Mixture: mixture, Shapes: shapes}[type(cfg)](cfg, job.seed)
+    if isinstance(cfg, Folder):
+        made = folder(cfg, Path(unit["root"]), unit["digest"], job.seed)
+    else:
+        made = {Digits: digits, Mixture: mixture, Shapes: shapes}[type(cfg)](cfg, job.seed)
     made.save(run.out)
 
 
-def finish(_cfg: Digits | Mixture | Shapes, _job: Job, parts: Sequence[Path], out: Path) -> Mapping[str, float]:
+def finish(_cfg: AnyData, _job: Job, parts: Sequence[Path], out: Path) -> Mapping[str, float]:
     """Counts of images and prompts."""
     made = Dataset.load(parts[0])
     adopt(parts[0], out)
@@ -142,21 +169,32 @@ def digits(cfg: Digits, seed: int) -> Dataset:
     every = list(product(range(10), range(len(WEIGHTS)), range(len(SLANTS))))
     place = (torch.from_numpy(raw.target).long() * len(WEIGHTS) + weight) * len(SLANTS) + slant
 
-    occurring = sorted(set(place.tolist()))
-    assert (len(images), len(occurring)) == (IMAGES, PROMPTS), "scikit-learn ships other digits than it did"
-    order = torch.randperm(len(occurring), generator=stream(seed, "dataset/heldout")).tolist()
-    heldout = {occurring[i] for i in order[: cfg.num_heldout_prompts]}
-    shuffled = torch.randperm(len(images), generator=stream(seed, "dataset/test"))
-    test, rest = shuffled.tensor_split([round(cfg.test_fraction * len(images))])
-    train = torch.tensor([i for i in sorted(rest.tolist()) if int(place[i]) not in heldout])
-    test = test.sort().values
-    seen = set(place[train].tolist())
-    return Dataset(
-        train_images=images[train], train_prompts=place[train], test_images=images[test], test_prompts=place[test],
-        prompts=[Prompt(caption(*each), _facts(*each)) for each in every],
-        splits=["heldout" if k in heldout else "seen" if k in seen else "absent" for k in range(len(every))],
-        space="pixels", facts={"kind": "digits", "mass_edges": edges["mass"], "slope_edges": edges["slope"]},
-    )  # fmt: skip
+    assert (len(images), len(place.unique())) == (IMAGES, PROMPTS), "scikit-learn ships other digits than it did"
+    prompts = [Prompt(caption(*each), _facts(*each)) for each in every]
+    facts = {"kind": "digits", "mass_edges": edges["mass"], "slope_edges": edges["slope"]}
+    return parted(images, prompts, place, _cut(cfg, place, len(every), seed), facts)
+
+
+def folder(cfg: Folder, root: Path, content: str, seed: int) -> Dataset:
+    """The images in `root`, whose bytes have the digest `content`; ValueError if they have not, or are none."""
+    found = folders.survey(root)
+    prompts, place = _prompts(found)
+    images = folders.decode(cfg, root, found)
+    if folders.digest(root, found) != content:
+        raise ValueError(f"{root}: was changed while it was read; run the stage again")
+    return parted(images, prompts, place, _cut(cfg, place, len(prompts), seed), {"kind": "folder", "sha256": content})
+
+
+def _prompts(found: Sequence[folders.Captioned]) -> tuple[list[Prompt], Tensor]:
+    """Every prompt once, in the order of its text, and the place int64 [N] of each image's."""
+    prompts = {each.prompt.text: each.prompt for each in found}
+    order = {text: place for place, text in enumerate(sorted(prompts))}
+    return [prompts[text] for text in order], torch.tensor([order[each.prompt.text] for each in found])
+
+
+def _cut(cfg: Digits | Folder, place: Tensor, num_prompts: int, seed: int) -> Cut:
+    test_fraction, num_heldout_prompts = cfg.test_fraction, cfg.num_heldout_prompts
+    return cut(place, num_prompts, test_fraction=test_fraction, num_heldout_prompts=num_heldout_prompts, seed=seed)
 
 
 def caption(digit: int, weight: int, slant: int) -> str:

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from safetensors.torch import load_file
@@ -17,19 +17,26 @@ from safetensors.torch import load_file
 from stages.cells import identity, trainings
 from stages.cells.bench import SHOWN, Bench, chosen, kept
 from stages.cells.measure import Cell, Following, Sampling, measure, spec_of
+from stages.cells.metric import Comparing, metric
+from stages.cells.reward import Scoring, reward
 from stages.core import tensors
 from stages.core.config import config
+from stages.core.messages import together
 from stages.core.ranges import Count, Guidance, Steps
 from stages.core.types import Run
 from stages.io import replicates
-from stages.io.artefacts import write_json
+from stages.io.artefacts import as_text, write_json
 from stages.io.dataset import Dataset
 from stages.io.expected import Expected, Inputs, outline
 from stages.io.job import Job
+from stages.metrics import table as metrics
 from stages.models import sampler
-from stages.rewards import expected, terms
+from stages.rewards import Term, expected, is_judged, terms
 from stages.rewards.verifier import ALL
 from stages.training.cost import TOTALS
+
+NAME = r"^[A-Za-z][A-Za-z0-9_-]{0,63}$"
+"""What a metric may be called."""
 
 
 @config
@@ -55,6 +62,8 @@ class Config:
     """Euler steps of the paths whose straightness S(Z) is measured; few bias it low."""
     grid_prompts: Annotated[int, Field(ge=1, le=SHOWN)]
     """Columns of the sample grid."""
+    metrics: dict[Annotated[str, Field(pattern=NAME)], dict[str, Any]]
+    """Name -> one of `stages/metrics`, with its knobs, measured beside what is always measured."""
 
     def __post_init__(self) -> None:
         if not self.teacher_nfe:
@@ -62,6 +71,7 @@ class Config:
         scales = set(self.guidance_scales)
         if len({f"{scale:g}" for scale in scales}) < len(scales):  # a cell is called after its scale
             raise ValueError(f"guidance_scales={list(self.guidance_scales)}: two are the same in six digits; drop one")
+        together(*(lambda name=name: metrics.chosen(self.metrics[name], f"metrics.{name}") for name in self.metrics))
 
 
 def expect(cfg: Config, _job: Job, inputs: Inputs) -> Expected:
@@ -79,7 +89,8 @@ def expect(cfg: Config, _job: Job, inputs: Inputs) -> Expected:
 def plan(cfg: Config, job: Job) -> list[dict[str, Any]]:
     """One unit a cell: the teacher (most steps first), its guidance frontier, every arm, real images, and every flow.
 
-    `of` is the row of the results that a cell belongs to, `key` what decides it.
+    Then those of every model for each reward that only samples can tell, and for each metric of the parameters. `of` is
+    the row of the results that a cell belongs to, `key` what decides it.
     """
     digests = job.digests()
     return [
@@ -106,6 +117,23 @@ def _cells(cfg: Config, job: Job) -> Iterator[tuple[dict[str, Any], Cell]]:
             own = f"{group}.{name}"
             unit = {"id": f"flow.{own}", "group": "flow", "input": source, "sampler": how, "of": own}
             yield unit, Cell(kind="flow", settings=settings, seed=job.seed)
+    every = [*models, ("real", "images", None, None)]
+    for kind, names, section in (*_scored(job), *(("metric", [name], cfg.metrics[name]) for name in cfg.metrics)):
+        of = {"reward": Scoring, "metric": Comparing}[kind].__dataclass_fields__
+        cell = Cell(kind=kind, settings={name: getattr(cfg, name) for name in of}, seed=job.seed, asked=section)
+        for group, name, source, how in every:
+            unit = {"id": f"{kind}.{names[0]}.{group}.{name}", "group": kind, "input": source, "sampler": how}
+            yield unit | {"of": f"{group}.{name}", "names": names}, replace(cell, sampler=how)
+
+
+def _scored(job: Job) -> Iterator[tuple[Literal["reward"], list[str], Mapping[str, Any]]]:
+    """The rewards that only samples can tell, and the RL arms that share each."""
+    sharing: dict[str, list[str]] = {}
+    for arm, asked in _asked(job).items():
+        if not is_judged(asked):
+            sharing.setdefault(as_text(job.context["rl"][arm]["rewards"]), []).append(arm)
+    for names in sharing.values():
+        yield "reward", names, job.context["rl"][names[0]]["rewards"]
 
 
 def _models(cfg: Config, job: Job) -> Iterator[tuple[str, str, str, dict[str, Any] | None]]:
@@ -169,7 +197,12 @@ def work(_cfg: Config, job: Job, unit: Mapping[str, Any], run: Run) -> None:
         raise ValueError(f"evaluate {unit['id']}: the code of stages/ has changed since this began; run it again")
     bench = Bench.load(job.input("dataset"), job.input(_table(job, unit["input"])), job.input("verifier"), job.device)
     model = job.input(unit["input"]) / "model" if unit["input"] else None
-    found = measure(cell, bench, model, unit["id"], run.sink)
+    if cell.kind == "reward":
+        found = reward(cell, bench, job.input("verifier"), model, unit["id"])
+    elif cell.kind == "metric":
+        found = metric(cell, bench, model, unit["id"])
+    else:
+        found = measure(cell, bench, model, unit["id"], run.sink)
     write_json(run.out / "cell.json", found.numbers)
     if found.samples is not None and found.right is not None:
         shown = {"samples": found.samples, "right": found.right}
@@ -183,7 +216,10 @@ def finish(cfg: Config, job: Job, parts: Sequence[Path], out: Path) -> Mapping[s
     units, dataset = plan(cfg, job), Dataset.load(job.input("dataset"))
     numbers: dict[str, dict[str, float]] = {}
     for unit, part in zip(units, parts, strict=True):
-        numbers.setdefault(unit["of"], {}).update(_read(part / "cell.json"))
+        found = _read(part / "cell.json")
+        if "names" in unit:  # a cell does not know what parameters call it
+            found = {f"{kind}_{name}": value for kind, value in found.items() for name in unit["names"]}
+        numbers.setdefault(unit["of"], {}).update(found)
     sampled = [(unit, part) for unit, part in zip(units, parts, strict=True) if unit["of"] == unit["id"]]
     for unit, _ in sampled:
         numbers[unit["id"]] |= _rewards(job, numbers[unit["id"]]) | _cost(job, unit["input"])
@@ -224,15 +260,23 @@ def _single(arms: Mapping[str, Sequence[str]], numbers: Mapping[str, Any]) -> di
 
 
 def _rewards(job: Job, numbers: Mapping[str, float]) -> dict[str, float]:
-    """reward_<arm>: the mean on seen prompts of what that RL arm was trained for, where the verifier says it."""
+    """reward_<arm>: the mean on seen prompts of what that RL arm was trained for, where the verifier says it.
+
+    Any other is measured in cells of its own.
+    """
     prefix = "accuracy_seen_"
     shares = {name.removeprefix(prefix): value for name, value in numbers.items() if name.startswith(prefix)}
     if not shares:
         return {}
     shares[ALL] = numbers["score_seen"]
-    firsts = {arm: own for arm, own in job.context["rl"].items() if replicates.split(arm)[1] == 1}  # for the same
-    means = {arm: expected(terms(own["rewards"], f"rl.arms.{arm}.rewards"), shares) for arm, own in firsts.items()}
-    return {f"reward_{arm}": mean for arm, mean in means.items() if mean is not None}
+    judged = {arm: chosen for arm, chosen in _asked(job).items() if is_judged(chosen)}
+    return {f"reward_{arm}": expected(chosen, shares) for arm, chosen in judged.items()}
+
+
+def _asked(job: Job) -> dict[str, list[Term]]:
+    """The rewards of each RL arm, whose replicates have the same."""
+    firsts = {arm: own for arm, own in job.context["rl"].items() if replicates.split(arm)[1] == 1}
+    return {arm: terms(own["rewards"], f"rl.arms.{arm}.rewards") for arm, own in firsts.items()}
 
 
 def _cost(job: Job, source: str | None) -> dict[str, float]:

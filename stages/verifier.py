@@ -13,6 +13,7 @@ from torch import Generator, Tensor, nn
 
 from stages.core import tensors
 from stages.core.config import config
+from stages.core.messages import shown
 from stages.core.ranges import Count, NonNegative, Rate
 from stages.core.rng import stream
 from stages.core.types import Run, Sink
@@ -28,6 +29,7 @@ from stages.models.verifier import (
     Classifier,
     ClassifierConfig,
     DigitVerifier,
+    PromptVerifier,
     asked,
     load_verifier,
     save_verifier,
@@ -36,13 +38,18 @@ from stages.models.verifier import (
 N = TypeVar("N", bound=nn.Module)
 VALUES = MappingProxyType({"digit": tuple(map(str, range(10))), "weight": WEIGHTS, "slant": SLANTS})
 """Of a digit's attributes, each in the order of what is measured."""
+JUDGED = MappingProxyType({"classifier": "digits", "prompts": "folder", "scenes": "shapes", "exact": "mixture"})
+"""What kind of verifier judges what kind of dataset."""
+MOST_PROMPTS = 256
+LEAST_IMAGES = 8
+"""What a small classifier can tell apart, and learn a prompt from."""
 
 
 @config
 class Trained:
-    """A digit classifier; weight and slant are measured."""
+    """`classifier` names the digit, weight and slant are measured; `prompts` names which prompt an image shows."""
 
-    kind: Literal["classifier"]
+    kind: Literal["classifier", "prompts"]
     network: ClassifierConfig
     iterations: Count
     batch_size: Count
@@ -77,12 +84,28 @@ def expect(cfg: Trained | Scenes | Exact, _job: Job, inputs: Inputs) -> Expected
     data = outline(inputs)
     if data:
         _judges(cfg, data.kind)
+        if cfg.kind == "prompts" and data.rarest:
+            _can_be_told_apart(data.num_seen, *data.rarest)
     return Expected()
 
 
 def _judges(cfg: Trained | Scenes | Exact, kind: str) -> None:
-    if kind != {Trained: "digits", Scenes: "shapes", Exact: "mixture"}[type(cfg)]:
-        raise ValueError(f"verifier.kind={cfg.kind} does not judge a dataset of {kind}")
+    if kind != JUDGED[cfg.kind]:
+        valid = next(each for each, judged in JUDGED.items() if judged == kind)
+        raise ValueError(f"verifier.kind={cfg.kind} does not judge a dataset of {kind}; {valid} does: verifier={valid}")
+
+
+def _can_be_told_apart(number: int, rarest: str, count: int) -> None:
+    """ValueError where there are too many prompts, or too few training images of the rarest."""
+    if count < LEAST_IMAGES:
+        raise ValueError(
+            f"verifier.kind=prompts: {count} training images show {shown(rarest)}, and it learns a prompt from "
+            f"{LEAST_IMAGES} at least; add images, or lower dataset.num_heldout_prompts or dataset.test_fraction"
+        )
+    if number > MOST_PROMPTS:
+        raise ValueError(
+            f"verifier.kind=prompts: the dataset has {number} prompts, and it tells at most {MOST_PROMPTS} apart"
+        )
 
 
 def plan(_cfg: Trained | Scenes | Exact, _job: Job) -> list[dict[str, Any]]:
@@ -103,23 +126,34 @@ def work(cfg: Trained | Scenes | Exact, job: Job, _unit: Mapping[str, Any], run:
         verifier = SceneVerifier(embedding, data.facts["num_shapes"], data.facts["num_colors"])
         save_scenes(run.out, verifier, cfg.network, data.sample_shape[-1])
         return
-    classifier = train(cfg, data, job.seed, run.sink)
-    verifier = DigitVerifier(classifier, VALUES, data.facts["mass_edges"], data.facts["slope_edges"])
-    save_verifier(run.out, verifier, cfg.network, data.sample_shape[-1])
+    save_verifier(run.out, (_of_prompts if cfg.kind == "prompts" else _of_digits)(cfg, data, job.seed, run.sink))
 
 
-def train(cfg: Trained, data: Dataset, seed: int, sink: Sink) -> Classifier:
-    """A classifier of the digit."""
+def _of_digits(cfg: Trained, data: Dataset, seed: int, sink: Sink) -> DigitVerifier:
     digit = asked(data.prompts, VALUES)[data.train_prompts, 0]
+    classifier = train(cfg, data.train_images, digit, len(VALUES["digit"]), seed, sink)
+    return DigitVerifier(classifier, VALUES, data.facts["mass_edges"], data.facts["slope_edges"])
+
+
+def _of_prompts(cfg: Trained, data: Dataset, seed: int, sink: Sink) -> PromptVerifier:
+    texts = [prompt.text for prompt in data.prompts]
+    shows = data.train_prompts.bincount(minlength=len(texts))
+    _can_be_told_apart(len(texts), texts[int(shows.argmin())], int(shows.min()))
+    return PromptVerifier(train(cfg, data.train_images, data.train_prompts, len(texts), seed, sink), texts)
+
+
+def train(cfg: Trained, images: Tensor, names: Tensor, num_names: int, seed: int, sink: Sink) -> Classifier:
+    """A classifier of images [N, C, H, W] in [0, 1] by what they are called, int64 [N]."""
+    _, channels, height, width = images.shape
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        classifier = Classifier(cfg.network, data.sample_shape[-1], len(VALUES["digit"]))
+        classifier = Classifier(cfg.network, (channels, height, width), num_names)
 
     def loss(index: Tensor, rng: Generator) -> Tensor:
-        logits = classifier(shifted(data.train_images[index], cfg.max_shift, rng))
-        return F.cross_entropy(logits, digit[index], label_smoothing=0.05)
+        logits = classifier(shifted(images[index], cfg.max_shift, rng))
+        return F.cross_entropy(logits, names[index], label_smoothing=0.05)
 
-    return _fitted(classifier, loss, cfg, len(data.train_images), seed, sink)
+    return _fitted(classifier, loss, cfg, len(images), seed, sink)
 
 
 def learn_scenes(cfg: Scenes, data: Dataset, seed: int, sink: Sink) -> Embedding:

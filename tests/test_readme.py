@@ -1,9 +1,11 @@
-"""What README.md tells people to write works as it stands there: its method is added to a copy of the tree."""
+"""What README.md and docs/extend.md tell people to write works as it stands: it is added to a copy of the tree."""
 
+import json
 import re
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,8 @@ import pytest
 from stages.io import artefacts
 
 ROOT = Path(__file__).parents[1]
+CHAIN = ("dataset", "teacher", "encode", "trajectories", "reflow")
+TEXTS = ("README.md", "docs/extend.md")
 TRAIN = """
 import sys
 from pathlib import Path
@@ -19,12 +23,29 @@ from stages.io import params, run
 from stages.io.job import Job
 
 composed = params.read(Path("params.yaml"))
-for node in [*map(Node, ("dataset", "teacher", "encode", "trajectories", "reflow")), Node("distill", sys.argv[1])]:
+for node in map(Node.parse, sys.argv[1:]):
     job = Job(
         stage=node.stage, arm=node.arm, seed=0, section=node.section(composed),
         inputs=STAGES[node.stage].inputs(composed, node.arm),
     )
     run.run(job, Path(node.folder), Path("work"), lambda *_: None)
+"""
+MEASURE = """
+import json, sys
+from pathlib import Path
+from stages.io import params, run
+from stages.io.job import Job
+
+composed = params.read(Path("params.yaml"))
+arms = {arm: composed["rl"]["arms"][arm] for arm in ("raft", "dgpo")}
+inputs = {name: f"data/{name}" for name in ("dataset", "verifier", "teacher", "encode")}
+job = Job(
+    stage="evaluate", arm=None, seed=0, section=composed["evaluate"], context={"distill": {}, "rl": arms},
+    inputs=inputs | {f"rl/{arm}": f"data/rl/{arm}" for arm in arms},
+)
+units = {unit["id"]: unit for unit in run.plan(job)}
+for name in sys.argv[1:]:
+    run.run_unit(job, units[name], f"measured/{name}", lambda *_: None)
 """
 SAMPLE = """
 import sys
@@ -44,8 +65,10 @@ assert torch.equal(ours, theirs)
 
 
 def section(title: str) -> str:
-    """The text under a heading of the README."""
-    return (ROOT / "README.md").read_text(encoding="utf-8").split(f"\n## {title}\n")[1].split("\n## ")[0]
+    """The text under a heading."""
+    texts = [(ROOT / name).read_text(encoding="utf-8").split(f"\n## {title}\n")[1:] for name in TEXTS]
+    [[found]] = filter(None, texts)
+    return found.split("\n## ")[0]
 
 
 def block(text: str, language: str) -> str:
@@ -54,62 +77,81 @@ def block(text: str, language: str) -> str:
     return found
 
 
-def write(root: Path, title: str, module: str, preset: str) -> None:
-    """The files that a section of the README gives whole."""
-    text = section(title)
-    assert f"`{module}`" in text
-    assert f"`{preset}`" in text
-    (root / module).write_text(block(text, "python"), encoding="utf-8")
-    (root / preset).write_text(block(text, "yaml"), encoding="utf-8")
+@dataclass(frozen=True)
+class Added:
+    """What a section adds: two files that it gives whole, and a line of a table."""
+
+    module: str
+    preset: str
+    table: str
+    where: str
+    """The table's name."""
+    changes: tuple[tuple[str, str], ...]
+    """What stands in the table's file -> what is to stand there, the section's line being {}."""
 
 
-def enter(table: Path, *changes: tuple[str, str]) -> None:
-    """What the README says of a table, done to it."""
-    text = table.read_text(encoding="utf-8")
-    for old, new in changes:
-        assert text.count(old) == 1, f"{table.name} has another form now: see whether the README still describes it"
-        text = text.replace(old, new)
-    table.write_text(text, encoding="utf-8")
+ADDED = {
+    "Add a method": Added(
+        "stages/distillers/halfway.py", "params/distiller/halfway.yaml", "stages/distillers/__init__.py", "METHODS",
+        (("import cd, dmd2, ", "import cd, dmd2, halfway, "), ('"kd": kd', '{}, "kd": kd')),
+    ),
+    "Add a step rule": Added(
+        "stages/samplers/adams.py", "params/rule/adams.yaml", "stages/samplers/__init__.py", "FromNoise",
+        (("from stages.samplers.anchored", "from stages.samplers.adams import Adams\nfrom stages.samplers.anchored"),
+         ("| CPS | Anchored\n", "| CPS | Anchored {}\n")),
+    ),
+    "Add a schedule": Added(
+        "stages/samplers/schedules/power.py", "params/schedule/power.yaml", "stages/samplers/schedules/__init__.py",
+        "AnySchedule",
+        (("from stages.samplers.schedules.shifted",
+          "from stages.samplers.schedules.power import Power\nfrom stages.samplers.schedules.shifted"),
+         ("| LogUniform | Explicit,", "| LogUniform | Explicit {},")),
+    ),
+    "Add a reward": Added(
+        "stages/rewards/ink.py", "params/reward/ink.yaml", "stages/rewards/__init__.py", "REWARDS",
+        (("import jpeg, verifier", "import ink, jpeg, verifier"), ('"jpeg": jpeg', '"jpeg": jpeg, {}')),
+    ),
+    "Add a metric": Added(
+        "stages/metrics/vendi.py", "params/metric/vendi.yaml", "stages/metrics/table.py", "METRICS",
+        (("import kernel\n", "import kernel, vendi\n"), ('"kernel": kernel', '"kernel": kernel, {}')),
+    ),
+    "Add an algorithm": Added(
+        "stages/policies/raft.py", "params/policy/raft.yaml", "stages/policies/__init__.py", "POLICIES",
+        (("import dgpo, flow_grpo", "import dgpo, flow_grpo, raft"), ('"dgpo": dgpo', '"dgpo": dgpo, {}')),
+    ),
+}  # fmt: skip
 
 
 def entry(title: str, pattern: str) -> str:
-    """What is to be written into a table, as its section says."""
+    """What is to be written into a table, or typed, as its section says."""
     [found] = re.findall(pattern, section(title))
     return found
 
 
+def add(root: Path, title: str, added: Added) -> None:
+    """What a section says, done to the project in `root`."""
+    text = section(title)
+    for name, language in ((added.module, "python"), (added.preset, "yaml")):
+        assert f"`{name}`" in text
+        (root / name).write_text(block(text, language), encoding="utf-8")
+    line = entry(title, rf"in `{re.escape(added.table)}`, in the import and in `{added.where}` \(`(.*?)`\)")
+    table = (root / added.table).read_text(encoding="utf-8")
+    for old, new in added.changes:
+        assert table.count(old) == 1, f"{added.table} has another form now: see whether the text still describes it"
+        table = table.replace(old, new.replace("{}", line))
+    (root / added.table).write_text(table, encoding="utf-8")
+
+
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory) -> Path:
-    """A copy of the project with the README's method, rule and schedule in it, as the README says."""
+    """A copy of the project with all that is to be added in it, as the texts say."""
     root = tmp_path_factory.mktemp("tree")
-    for name in ("stages", "flows", "params", "tests/training", "tests/samplers", ".dvc"):
+    for name in ("stages", "flows", "params", "tests", ".dvc"):
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__", "cache", "tmp"))
     for name in ("pyproject.toml", "dvc.yaml"):
         shutil.copy(ROOT / name, root / name)
-    (root / "params/rule").mkdir(exist_ok=True)
-    write(root, "Add a method", "stages/distillers/halfway.py", "params/distiller/halfway.yaml")
-    write(root, "Add a step rule", "stages/samplers/adams.py", "params/rule/adams.yaml")
-    write(root, "Add a schedule", "stages/samplers/schedules/power.py", "params/schedule/power.yaml")
-    row = entry("Add a method", r"in `stages/distillers/__init__.py`, in the import and in `METHODS` \(`(.*?)`\)")
-    enter(
-        root / "stages/distillers/__init__.py",
-        ("import cd, dmd2, ", "import cd, dmd2, halfway, "), ('"kd": kd', f'{row}, "kd": kd'),
-    )  # fmt: skip
-    row = entry("Add a step rule", r"in `stages/samplers/__init__.py`, in the import and in `FromNoise` \(`(.*?)`\)")
-    enter(
-        root / "stages/samplers/__init__.py",
-        ("from stages.samplers.anchored", "from stages.samplers.adams import Adams\nfrom stages.samplers.anchored"),
-        ("| CPS | Anchored\n", f"| CPS | Anchored {row}\n"),
-    )
-    row = entry(
-        "Add a schedule", r"`stages/samplers/schedules/__init__.py`, in the import and in `AnySchedule` \(`(.*?)`\)"
-    )
-    enter(
-        root / "stages/samplers/schedules/__init__.py",
-        ("from stages.samplers.schedules.shifted",
-         "from stages.samplers.schedules.power import Power\nfrom stages.samplers.schedules.shifted"),
-        ("| LogUniform | Explicit,", f"| LogUniform | Explicit {row},"),
-    )  # fmt: skip
+    for title, added in ADDED.items():
+        add(root, title, added)
     return root
 
 
@@ -120,12 +162,13 @@ def call(tree: Path, *command: str) -> None:
 
 @pytest.mark.slow
 def test_the_files_are_such_as_the_linter_passes(tree):
-    call(tree, "-m", "ruff", "check", "stages/distillers", "stages/samplers")
-    call(tree, "-m", "ruff", "format", "--check", "stages/distillers", "stages/samplers")
+    folders = [f"stages/{name}" for name in ("distillers", "rewards", "metrics", "policies", "samplers")]
+    call(tree, "-m", "ruff", "check", *folders)
+    call(tree, "-m", "ruff", "format", "--check", *folders)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("title", ["Add a method", "Add a step rule", "Add a schedule"])
+@pytest.mark.parametrize("title", ADDED)
 def test_the_contract_tests_hold_for_what_was_added(tree, title):
     command = entry(title, r"\$ pytest (.*)\n")
     call(tree, "-m", "pytest", "-q", "-p", "no:randomly", *command.split())
@@ -136,11 +179,32 @@ def test_an_arm_of_the_method_trains(tree):
     arm = entry("Add a method", r"\$ fewstep run (.*)\n")
     budget = "distill.arms.half.budget={iterations: 3, warmup: 1}"
     call(tree, "-m", "flows", "compose", "experiment=smoke", arm, budget)
-    call(tree, "-c", TRAIN, "half")
+    call(tree, "-c", TRAIN, *CHAIN, "distill@half")
     made = artefacts.read_manifest(tree / "data/distill/half")
     assert made["parameters"]["method"] == "halfway"
     assert made["metrics"]["student/loss"] > 0
     assert (tree / "data/distill/half/model").is_dir()
+
+
+@pytest.mark.slow
+def test_the_algorithm_trains_on_a_reward_and_both_rewards_and_the_metric_are_measured(tree, tmp_path):
+    titles = ("Add a reward", "Add a metric", "Add an algorithm")
+    words = [word for title in titles for word in entry(title, r"\$ fewstep run (.*)\n").split()]
+    root = tmp_path / "tree"
+    shutil.copytree(tree, root, ignore=shutil.ignore_patterns("data", "work", "params.yaml"))
+    words += ["rl.arms.raft.prompts_per_iteration=2", "rl.arms.raft.budget={iterations: 2, warmup: 1}"]
+    call(root, "-m", "flows", "compose", "experiment=smoke", *words)
+    call(root, "-c", TRAIN, "dataset", "verifier", "teacher", "encode", "rl@raft", "rl@dgpo")
+    made = artefacts.read_manifest(root / "data/rl/raft")
+    assert made["parameters"]["method"] == "raft"
+    assert made["metrics"]["policy/reward"] < 0, "kilobytes are unwanted"
+    cells = {"reward.dgpo.rl.raft": "reward", "reward.raft.rl.dgpo": "reward", "metric.variety.rl.raft": "metric"}
+    call(root, "-c", MEASURE, *cells)
+    found = {
+        name: json.loads((root / "measured" / name / "cell.json").read_text())[kind] for name, kind in cells.items()
+    }
+    assert found["reward.raft.rl.dgpo"] < 0
+    assert found["metric.variety.rl.raft"] >= 1
 
 
 @pytest.mark.slow
@@ -150,7 +214,7 @@ def test_a_teacher_is_solved_and_a_student_is_saved_with_the_rule_and_the_schedu
     shutil.copytree(tree, tmp_path / "tree", ignore=shutil.ignore_patterns("data", "work", "params.yaml"))
     words.append(f"distill.arms.rectified.sampler={sampler}")
     call(tmp_path / "tree", "-m", "flows", "compose", "experiment=smoke", *words)
-    call(tmp_path / "tree", "-c", TRAIN, "rectified")
+    call(tmp_path / "tree", "-c", TRAIN, *CHAIN, "distill@rectified")
     solved = artefacts.read_manifest(tmp_path / "tree/data/trajectories")["parameters"]["sampler"]
     assert (solved["rule"], solved["schedule"]["name"]) == ({"name": "adams", "share": 1.0}, "power")
     call(tmp_path / "tree", "-c", SAMPLE, "data/distill/rectified/model")

@@ -13,6 +13,8 @@ from stages.core.ranges import Seed
 from stages.io import params, replicates
 
 FILE = Path("params.yaml")
+UNREAD = "stages/dataset.py"
+"""`raw`, which DVC watches for dataset, where that reads no files; params/config.yaml says the same."""
 Section = Mapping[str, Any]
 
 
@@ -62,7 +64,7 @@ _FIELDS: dict[str, Any] = {stage: _Arms if row.arms else Section for stage, row 
 _FIELDS["teacher"] = Annotated[Section, AfterValidator(_taught)]
 _OTHERS = {name: Section for name in ("compute", "storage", "network", "registry")}
 _Stages = _shape("_Stages", _FIELDS)
-_Whole = _shape("_Whole", _FIELDS | _OTHERS | {"seed": Seed, "trainings": Section})
+_Whole = _shape("_Whole", _FIELDS | _OTHERS | {"seed": Seed, "raw": str, "trainings": Section})
 
 
 def read(file: Path = FILE) -> Params:
@@ -75,6 +77,9 @@ def read(file: Path = FILE) -> Params:
 def checked(content: Params) -> Params:
     """`content` itself, with every section and arm a mapping, valid names, and a seed; ValueError, a line a fault."""
     check(_Whole, content, "")
+    watched = content["dataset"].get("path", UNREAD)
+    if content["raw"] != watched:
+        raise ValueError(f"raw={brief(content['raw'])}: DVC is to watch what dataset reads, {brief(str(watched))}")
     return content
 
 

@@ -4,13 +4,15 @@ from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 
 from stages.cells.measure import Cell
 from stages.io import code
 from stages.io.artefacts import sha256_of
 from stages.io.hashing import sha256_of_files
 
-MEASURES = "stages.cells.measure"
+MEASURES = MappingProxyType({"reward": "stages.cells.reward", "metric": "stages.cells.metric"})
+"""Kind of a cell -> the module that measures it, where that is not `stages.cells.measure`."""
 LIBRARIES = ("torch", "numpy", "diffusers", "transformers")
 """What computes, besides our own code."""
 
@@ -24,7 +26,7 @@ def key(cell: Cell, inputs: Mapping[str, str], device: str, threads: int) -> str
     told = {
         "cell": cell.facts,
         "inputs": dict(inputs),
-        "code": source(),
+        "code": source(MEASURES.get(cell.kind, "stages.cells.measure")),
         "libraries": _libraries(),
         "device": device,
         "threads": threads,
@@ -33,9 +35,11 @@ def key(cell: Cell, inputs: Mapping[str, str], device: str, threads: int) -> str
 
 
 @cache
-def source(root: Path = code.ROOT) -> str:
-    """sha256 of the code under `root` that measures, as it was when this process first asked: what it has in memory."""
-    return sha256_of_files(root, code.reached([MEASURES], root))
+def source(module: str, root: Path = code.ROOT) -> str:
+    """sha256 of the code under `root` that `module` reaches, as it was when this process first asked: about what it
+    has in memory.
+    """
+    return sha256_of_files(root, code.reached([module], root))
 
 
 @cache

@@ -66,11 +66,13 @@ class Measured:
 class Cell:
     """What is measured, on which model and in which way; plain values, so that it can travel."""
 
-    kind: Literal["samples", "flow", "real"]
+    kind: Literal["samples", "flow", "real", "reward", "metric"]
     settings: Mapping[str, int]
-    """Of `Sampling`, for a flow of `Following`."""
+    """Of `Sampling`, for a flow of `Following`, for a reward or a metric of their own modules."""
     sampler: Mapping[str, Any] | None = None
     """As parameters state it; None is the model's own."""
+    asked: Mapping[str, Any] | None = None
+    """The section of the parameters that states the reward or the metric."""
     seed: int
 
     @property
@@ -88,28 +90,24 @@ def measure(cell: Cell, bench: Bench, model: Path | None, name: str, sink: Sink)
     """Measure the model in folder `model`, or real images if there is none; `name` is for messages."""
     if model is None:
         return real(bench, Sampling(**cell.settings))
-    found = load(model, bench.table, bench.dataset.test_images.device)
+    found = opened(cell, bench, model)
     if cell.kind == "flow":
         return flow(bench, found, Following(**cell.settings), cell.seed)
-    student = replace(found, spec=spec_of(cell.sampler, found.spec))
-    return samples(bench, student, Sampling(**cell.settings), cell.seed, name, sink)
+    return samples(bench, found, cell, name, sink)
 
 
-def samples(bench: Bench, model: Student, settings: Sampling, seed: int, name: str, sink: Sink) -> Measured:
+def samples(bench: Bench, model: Student, cell: Cell, name: str, sink: Sink) -> Measured:
     """Sample the model called `name` for the prompts of each split and of the test images.
 
     ValueError with that name if it has diverged.
     """
+    settings = Sampling(**cell.settings)
     begin, images, places, calls = time.perf_counter(), dict[str, Tensor](), dict[str, list[int]](), 0
     for split in ("test", *SPLITS):
         asked = _places(bench, split, settings)
         if not asked:
             continue
-        noise, made = Noise(seed, f"evaluate/{split}"), []
-        for solution in solutions(model, bench.dataset.rows(asked), noise, batch_size=settings.batch_size):
-            made.append(solution.x0)
-            calls = solution.nfe
-        images[split] = model.space.decode(finite(torch.cat(made), f"{name}: samples of {split} prompts", ADVICE))
+        images[split], calls = drawn(bench, model, split, asked, cell, name)
         places[split] = asked
         count = sum(map(len, images.values()))
         sink(len(images), {"images": count, "images_per_second": count / (time.perf_counter() - begin)})
@@ -126,6 +124,25 @@ def samples(bench: Bench, model: Student, settings: Sampling, seed: int, name: s
     of = [bench.dataset.splits[place] for place in shown]
     first = [images[split][places[split].index(place)] for split, place in zip(of, shown, strict=True)]
     return _shown(bench, numbers, torch.stack(first), images["test"], shown)
+
+
+def drawn(bench: Bench, model: Student, split: str, places: Sequence[int], cell: Cell, name: str) -> tuple[Tensor, int]:
+    """Images [n, ...] of the model called `name` for the prompts of `split` at `places`, and network calls a sample.
+
+    Those of another cell are the same, to the last bit. ValueError with the name if the model has diverged.
+    """
+    made, calls = [], 0
+    noise = Noise(cell.seed, f"evaluate/{split}")
+    for solution in solutions(model, bench.dataset.rows(places), noise, batch_size=cell.settings["batch_size"]):
+        made.append(solution.x0)
+        calls = solution.nfe
+    return model.space.decode(finite(torch.cat(made), f"{name}: samples of {split} prompts", ADVICE)), calls
+
+
+def opened(cell: Cell, bench: Bench, model: Path) -> Student:
+    """The model in folder `model`, to be sampled as the cell says."""
+    found = load(model, bench.table, bench.dataset.test_images.device)
+    return replace(found, spec=spec_of(cell.sampler, found.spec))
 
 
 def flow(bench: Bench, model: Student, settings: Following, seed: int) -> Measured:

@@ -13,7 +13,7 @@ from typing import Literal
 class Outline:
     """A dataset's sizes and words."""
 
-    kind: Literal["digits", "mixture", "shapes"]
+    kind: Literal["digits", "mixture", "shapes", "folder"]
     sample_shape: tuple[int, int, int]
     """(C, H, W)"""
     attributes: tuple[str, ...]
@@ -22,6 +22,8 @@ class Outline:
     num_test: int
     num_seen: int
     """Prompts that training may use, at most: some may be shown by test images alone."""
+    rarest: tuple[str, int] | None = None
+    """The prompt that fewest training images show, and how many, where that is known."""
 
 
 @dataclass(frozen=True, kw_only=True)

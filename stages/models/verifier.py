@@ -1,13 +1,15 @@
 """What stands behind metrics and verifiable rewards: does an image show what its prompt asked for?
 
 For the digits a small classifier names the digit, and stroke weight and slant are measured on the pixels exactly as
-they were when the captions were written. For a mixture the posterior under the true densities names the component.
+they were when the captions were written. For a folder of images the same classifier names the prompt. For a mixture the
+posterior under the true densities names the component.
 """
 
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from safetensors.torch import load_file
@@ -73,7 +75,7 @@ def slope(images: Tensor) -> Tensor:
 
 @config
 class ClassifierConfig:
-    """The size of the digit classifier."""
+    """The size of the classifier."""
 
     channels: Size
     """Feature maps of the first layer; the second has twice as many."""
@@ -82,14 +84,16 @@ class ClassifierConfig:
 
 
 class Classifier(nn.Module):
-    """A two-layer convolutional network on [B, 1, H, W], H and W divisible by 4."""
+    """A two-layer convolutional network on images of `shape` (C, H, W), H and W at least 4."""
 
-    def __init__(self, cfg: ClassifierConfig, size: int, num_classes: int) -> None:
+    def __init__(self, cfg: ClassifierConfig, shape: tuple[int, int, int], num_classes: int) -> None:
         super().__init__()
+        self.cfg, self.shape = cfg, shape
+        colours, height, width = shape
         self.body = nn.Sequential(
-            nn.Conv2d(1, cfg.channels, 3, padding=1), nn.SiLU(), nn.AvgPool2d(2),
+            nn.Conv2d(colours, cfg.channels, 3, padding=1), nn.SiLU(), nn.AvgPool2d(2),
             nn.Conv2d(cfg.channels, 2 * cfg.channels, 3, padding=1), nn.SiLU(), nn.AvgPool2d(2), nn.Flatten(),
-            nn.Linear(2 * cfg.channels * (size // 4) ** 2, cfg.feature_dim), nn.SiLU(),
+            nn.Linear(2 * cfg.channels * (height // 4) * (width // 4), cfg.feature_dim), nn.SiLU(),
         )  # fmt: skip
         self.head = nn.Linear(cfg.feature_dim, num_classes)
 
@@ -141,6 +145,33 @@ class DigitVerifier(nn.Module):
         return self.classifier.embed(images)
 
 
+class PromptVerifier(nn.Module):
+    """Names which of a list of prompts an image shows."""
+
+    def __init__(self, classifier: Classifier, prompts: Sequence[str]) -> None:
+        """`prompts` in the order of the classifier's logits."""
+        super().__init__()
+        self.classifier, self.prompts = classifier, tuple(prompts)
+        self.attributes: Sequence[str] = ("prompt",)
+        self._place = {text: place for place, text in enumerate(self.prompts)}
+
+    @torch.no_grad()
+    def judge(self, images: Tensor, prompts: Sequence[Prompt]) -> Tensor:
+        """bool [B, 1]; ValueError where a prompt is none of the list."""
+        strange = [prompt.text for prompt in prompts if prompt.text not in self._place]
+        if strange:
+            raise ValueError(
+                f"prompt {shown(strange[0])}: the verifier does not know it; it knows: {listed(self._place)}"
+            )
+        wanted = torch.tensor([[self._place[prompt.text]] for prompt in prompts], dtype=torch.int64)
+        return self.classifier(images).argmax(1, keepdim=True) == wanted.reshape(-1, 1).to(images.device)
+
+    @torch.no_grad()
+    def features(self, images: Tensor) -> Tensor:
+        """[B, feature_dim], the classifier's last hidden layer."""
+        return self.classifier.embed(images)
+
+
 class MixtureVerifier:
     """The component with the highest posterior; features are the samples themselves."""
 
@@ -161,19 +192,23 @@ class MixtureVerifier:
         return images.flatten(1)
 
 
-def save_verifier(folder: Path, verifier: DigitVerifier, cfg: ClassifierConfig, size: int) -> None:
+def save_verifier(folder: Path, verifier: DigitVerifier | PromptVerifier) -> None:
     """Write the classifier's weights and what rebuilds it."""
-    tensors.save(folder / "classifier.safetensors", verifier.classifier.state_dict())
-    facts = {
+    net = verifier.classifier
+    tensors.save(folder / "classifier.safetensors", net.state_dict())
+    facts = {"network": dataclasses.asdict(net.cfg), "image": net.shape, **_words(verifier)}  # type: ignore[call-overload]
+    (folder / "verifier.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+
+
+def _words(verifier: DigitVerifier | PromptVerifier) -> Mapping[str, Any]:
+    if isinstance(verifier, PromptVerifier):
+        return {"kind": "prompts", "prompts": verifier.prompts}
+    return {
         "kind": "digits",
         "values": [{"name": name, "values": list(known)} for name, known in verifier.values.items()],
         "mass_edges": verifier.mass_edges.tolist(),
         "slope_edges": verifier.slope_edges.tolist(),
-        "channels": cfg.channels,
-        "feature_dim": cfg.feature_dim,
-        "size": size,
     }
-    (folder / "verifier.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
 
 def load_verifier(folder: Path, device: str | torch.device = "cpu") -> Verifier:
@@ -183,9 +218,12 @@ def load_verifier(folder: Path, device: str | torch.device = "cpu") -> Verifier:
     facts = json.loads((folder / "verifier.json").read_text(encoding="utf-8"))
     if facts["kind"] == "scenes":
         return load_scenes(folder, facts).to(device)
-    cfg = ClassifierConfig(channels=facts["channels"], feature_dim=facts["feature_dim"])
-    values = {entry["name"]: entry["values"] for entry in facts["values"]}
-    classifier = Classifier(cfg, facts["size"], len(values["digit"]))
-    classifier.load_state_dict(load_file(folder / "classifier.safetensors"))
-    verifier = DigitVerifier(classifier, values, facts["mass_edges"], facts["slope_edges"])
+    weights = load_file(folder / "classifier.safetensors")
+    classifier = Classifier(ClassifierConfig(**facts["network"]), tuple(facts["image"]), len(weights["head.bias"]))
+    classifier.load_state_dict(weights)
+    if facts["kind"] == "prompts":
+        verifier: DigitVerifier | PromptVerifier = PromptVerifier(classifier, facts["prompts"])
+    else:
+        values = {entry["name"]: entry["values"] for entry in facts["values"]}
+        verifier = DigitVerifier(classifier, values, facts["mass_edges"], facts["slope_edges"])
     return verifier.eval().requires_grad_(False).to(device)

@@ -75,11 +75,9 @@ def leaderboard(study: Study) -> Markup:
             "trainings", "nfe", lambda _, row: str(row.trainings), "n: where it is 1, intervals are over samples alone"
         )
     )
-    names = sorted({name for row in study.rows for name in row.numbers if name.startswith("reward_")})
-    columns += [
-        Column(f"reward: {name.removeprefix('reward_')}", name, measured(name), "Mean on seen prompts")
-        for name in names
-    ]
+    for kind, hint in (("reward", "Mean on seen prompts"), ("metric", "Of the test images' prompts")):
+        names = sorted({name for row in study.rows for name in row.numbers if name.startswith(f"{kind}_")})
+        columns += [Column(f"{kind}: {name.removeprefix(f'{kind}_')}", name, measured(name), hint) for name in names]
     return table(study.rows, columns, lambda row: GROUPS[row.group])
 
 

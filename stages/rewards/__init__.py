@@ -115,8 +115,11 @@ def weighted(chosen: Sequence[Term], given: Given) -> Reward:
     return reward
 
 
-def expected(chosen: Sequence[Term], shares: Mapping[str, float]) -> float | None:
-    """The mean of the sum over samples of which these shares are right, by attribute; None if it needs the samples."""
-    if any(term.kind is not verifier for term in chosen):
-        return None
+def is_judged(chosen: Sequence[Term]) -> bool:
+    """Whether the sum follows from the verifier's verdicts; any other has to see the samples."""
+    return all(term.kind is verifier for term in chosen)
+
+
+def expected(chosen: Sequence[Term], shares: Mapping[str, float]) -> float:
+    """The mean over samples of which these shares are right, by attribute, of a sum that `is_judged`."""
     return math.fsum(term.weight * verifier.expected(term.settings, shares) for term in chosen)

@@ -1,6 +1,6 @@
 """Does an image show what its prompt asks for? Verifiable rewards of 0 or 1, an attribute each.
 
-`all` is every attribute at once, as GenEval counts.
+`all` is every attribute at once, as GenEval counts; `each` is how many of them, so that it fits any data set.
 """
 
 import math
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from stages.rewards import Given
 
 ALL = "all"
+EACH = "each"
 
 
 @config
@@ -28,7 +29,7 @@ class Config:
     """Which attributes count."""
 
     attributes: dict[str, Weight]
-    """Attribute's name, or `all` -> its weight in the sum."""
+    """Attribute's name, `all` or `each` -> its weight in the sum."""
 
     def __post_init__(self) -> None:
         if not any(self.attributes.values()):
@@ -37,7 +38,7 @@ class Config:
 
 def expect(cfg: Config, attributes: Sequence[str], where: str) -> None:
     """ValueError where the verifier judges no such attribute."""
-    valid = dict.fromkeys([*attributes, ALL])
+    valid = dict.fromkeys([*attributes, ALL, EACH])
     for name in cfg.attributes:
         choose(valid, name, "attribute", join(where, "attributes"))
 
@@ -49,7 +50,7 @@ def build(cfg: Config, given: "Given") -> Reward:
 
 def of(judge: Verifier, weights: Mapping[str, float]) -> Reward:
     """The same of a verifier at hand; it looks at an image once. NaN where a value of an image is not finite."""
-    names = [*judge.attributes, ALL]
+    names = [*judge.attributes, ALL, EACH]
     strange = [name for name in weights if name not in names]
     if strange:
         raise ValueError(f"rewards: no attribute is called {strange[0]!r}; valid: {listed(names)}")
@@ -57,7 +58,7 @@ def of(judge: Verifier, weights: Mapping[str, float]) -> Reward:
     def reward(images: Tensor, prompts: Sequence[Prompt]) -> Tensor:
         finite = images.flatten(1).isfinite().all(dim=1)
         right = judge.judge(images.nan_to_num(), prompts)
-        columns = torch.cat([right, right.all(dim=1, keepdim=True)], dim=1).to(images)
+        columns = torch.cat([right, right.all(dim=1, keepdim=True), right.sum(dim=1, keepdim=True)], dim=1).to(images)
         total = sum(weight * columns[:, names.index(name)] for name, weight in weights.items())
         return torch.where(finite, torch.as_tensor(total), torch.nan)
 
@@ -66,4 +67,5 @@ def of(judge: Verifier, weights: Mapping[str, float]) -> Reward:
 
 def expected(cfg: Config, shares: Mapping[str, float]) -> float:
     """Its mean over samples of which these shares are right, by attribute and for `all`."""
-    return math.fsum(weight * shares[name] for name, weight in cfg.attributes.items())
+    known = {**shares, EACH: math.fsum(share for name, share in shares.items() if name != ALL)}
+    return math.fsum(weight * known[name] for name, weight in cfg.attributes.items())

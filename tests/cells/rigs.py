@@ -20,7 +20,7 @@ from stages.training.cost import TOTALS
 SECTION = {
     "num_samples": 10, "batch_size": 4, "teacher_nfe": [1, 2], "guidance_nfe": 2, "guidance_scales": [1.0, 2.0],
     "rl_nfe": 3, "fd_repeats": 2, "neighbours": 2, "straightness_samples": 2, "straightness_steps": 4,
-    "grid_prompts": 3,
+    "grid_prompts": 3, "metrics": {},
 }  # fmt: skip
 
 
@@ -43,10 +43,10 @@ def make_inputs(root: Path) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         sizes = ClassifierConfig(channels=4, feature_dim=6)
-        verifier = DigitVerifier(Classifier(sizes, 8, 3), ATTRIBUTES, [20.0, 40.0], [-0.05, 0.05]).eval()
+        verifier = DigitVerifier(Classifier(sizes, (1, 8, 8), 3), ATTRIBUTES, [20.0, 40.0], [-0.05, 0.05]).eval()
         images = torch.rand(60, 1, 8, 8) * torch.linspace(0.1, 1, 60)[:, None, None, None]
     (root / "verifier").mkdir(parents=True)
-    save_verifier(root / "verifier", verifier, sizes, 8)
+    save_verifier(root / "verifier", verifier)
     targets = verifier.measure(images)
     known = sorted({tuple(row) for row in targets.tolist()})
     assert len(known) >= 6, "the test needs prompts to hold out"

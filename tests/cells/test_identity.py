@@ -2,6 +2,7 @@
 
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from stages.cells import identity
 from stages.core.config import check
 from stages.io import artefacts, code
 from stages.io.job import Job
-from tests.cells.rigs import RL, SECTION, job_on, make_inputs
+from tests.cells.rigs import RL, SECTION, job_on, make_inputs, right
 
 FLOWS = {"flow.teacher.nfe2", "flow.rl.dgpo", "flow.rl.again"}
 
@@ -111,7 +112,7 @@ def test_places_and_rewards_and_names_of_arms_change_nothing(root, tmp_path):
     job = job_on(root)
     shutil.copytree(root, tmp_path / "data")
     assert not changed(job, replace(job_on(tmp_path / "data"), endpoint="http://x", cells="s3://b/cells"))
-    rewards = RL | {"dgpo": {**RL["dgpo"], "rewards": {"digit": 1.0}}}
+    rewards = RL | {"dgpo": {**RL["dgpo"], "rewards": right(digit=1.0)}}
     assert not changed(job, replace(job, context={**job.context, "rl": rewards}))
     renamed = replace(
         job,
@@ -121,32 +122,76 @@ def test_places_and_rewards_and_names_of_arms_change_nothing(root, tmp_path):
     assert not changed(job, renamed)
 
 
+SMALL = {"small": {"kind": "jpeg", "weight": -1.0, "quality": 90}}
+
+
+def with_rewards(job: Job, **rewards) -> Job:
+    arms = {**job.context["rl"], **{arm: {**job.context["rl"][arm], "rewards": of} for arm, of in rewards.items()}}
+    return replace(job, context={**job.context, "rl": arms})
+
+
+def test_a_reward_that_only_samples_can_tell_has_a_cell_for_every_model_and_changes_no_other(root):
+    job = job_on(root)
+    scored = with_rewards(job, dgpo=SMALL)
+    added = changed(job, scored)
+    rows = {unit["of"] for unit in evaluate.plan(check(evaluate.Config, SECTION, "evaluate"), scored)}
+    assert added == {f"reward.dgpo.{row}" for row in rows}
+    assert {"reward.dgpo.teacher.nfe2", "reward.dgpo.guidance.w2", "reward.dgpo.distill.fast"} <= added
+    other = {"small": {**SMALL["small"], "quality": 80}}
+    assert changed(scored, with_rewards(job, dgpo=other)) == added, "its parameters decide it"
+    assert not changed(scored, with_rewards(job, again=SMALL)), "the arm that states it does not"
+    assert len(keys(with_rewards(job, dgpo=SMALL, again=SMALL))) == len(keys(scored)), "arms share it"
+    assert changed(scored, with_section(scored, num_samples=11)) >= added
+    assert not changed(scored, with_section(scored, neighbours=3)) & added
+
+
+def test_a_metric_of_the_parameters_has_a_cell_for_every_model_and_changes_no_other(root):
+    job = job_on(root)
+    asked = with_section(job, metrics={"kid": {"kind": "kernel", "degree": 3}})
+    added = changed(job, asked)
+    assert "metric.kid.real.images" in added
+    assert len(added) == 8
+    assert all(name.startswith("metric.kid.") for name in added)
+    renamed = with_section(job, metrics={"mmd": {"kind": "kernel", "degree": 3}})
+    assert not changed(asked, renamed), "what it is called does not decide it"
+    assert len(changed(asked, with_section(job, metrics={"kid": {"kind": "kernel", "degree": 2}}))) == 8
+
+
 def test_the_place_of_cells_decides_no_work(root):
     job = job_on(root)
     assert replace(job, cells="s3://bucket/cells").key() == job.key()
 
 
-def test_the_code_that_measures_decides_and_the_reports_does_not(tmp_path):
+ALWAYS = {
+    "cells/measure.py", "cells/bench.py", "metrics/frechet.py", "metrics/straightness.py", "samplers/euler.py",
+    "models/transformer.py", "models/verifier.py", "core/rng.py", "io/dataset.py",
+}  # fmt: skip
+NEVER = {"evaluate.py", "report/page.py", "training/loop.py", "distillers/tdm.py", "io/run.py"}
+
+
+@pytest.mark.parametrize(
+    ("module", "own"),
+    [
+        ("stages.cells.measure", set()),
+        ("stages.cells.reward", {"cells/reward.py", "rewards/__init__.py", "rewards/jpeg.py"}),
+        ("stages.cells.metric", {"cells/metric.py", "metrics/table.py", "metrics/kernel.py"}),
+    ],
+)
+def test_the_code_that_measures_decides_and_the_reports_does_not(module, own, tmp_path):
     for file in (code.ROOT / "stages").rglob("*.py"):
         target = tmp_path / file.relative_to(code.ROOT)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, target)
-    source = identity.source.__wrapped__
+    source = partial(identity.source.__wrapped__, module)
     before = source(tmp_path)
     assert before == source(code.ROOT)
     edited = {}
-    for name in (
-        "cells/measure.py", "cells/bench.py", "metrics/frechet.py", "metrics/straightness.py", "samplers/euler.py",
-        "models/transformer.py", "models/verifier.py", "core/rng.py", "io/dataset.py",
-        "evaluate.py", "report/page.py", "rewards/__init__.py", "training/loop.py", "distillers/tdm.py", "io/run.py",
-    ):  # fmt: skip
+    other = {"cells/reward.py", "rewards/__init__.py", "rewards/jpeg.py", "metrics/table.py", "metrics/kernel.py"}
+    for name in ALWAYS | NEVER | own | other:
         file = tmp_path / "stages" / name
         text = file.read_text()
         file.write_text(text + "\n# edited\n")
         edited[name] = source(tmp_path) != before
         file.write_text(text)
     decides = {name for name, differs in edited.items() if differs}
-    assert decides == {
-        "cells/measure.py", "cells/bench.py", "metrics/frechet.py", "metrics/straightness.py", "samplers/euler.py",
-        "models/transformer.py", "models/verifier.py", "core/rng.py", "io/dataset.py",
-    }  # fmt: skip
+    assert decides == ALWAYS | own

@@ -37,7 +37,7 @@ SECTION = {"right": {"kind": "verifier", "weight": 1.0, "attributes": {"digit": 
 
 
 def test_each_attribute_and_all_of_them():
-    expected = {"digit": [1, 1, 1], "weight": [1, 0, 1], "slant": [1, 0, 1], "all": [1, 0, 1]}
+    expected = {"digit": [1, 1, 1], "weight": [1, 0, 1], "slant": [1, 0, 1], "all": [1, 0, 1], "each": [3, 1, 3]}
     for name, values in expected.items():
         assert of(Judge(), {name: 1.0})(IMAGES, PROMPTS).tolist() == values
 
@@ -82,8 +82,11 @@ def test_a_noisy_picture_is_a_larger_file_than_a_plain_one(tmp_path):
 def test_the_mean_of_a_sum_follows_from_shares_where_the_verifier_says_all():
     terms = rewards.terms(SECTION, "rewards")
     assert rewards.expected(terms, {"digit": 0.5, "slant": 0.25, "all": 0.1}) == 0.75
+    each = rewards.terms({"right": {"kind": "verifier", "weight": 2.0, "attributes": {"each": 1.0}}}, "rewards")
+    assert rewards.expected(each, {"digit": 0.5, "slant": 0.25, "all": 0.1}) == 1.5
     more = rewards.terms({**SECTION, "small": {"kind": "jpeg", "weight": 1.0, "quality": 90}}, "rewards")
-    assert rewards.expected(more, {"digit": 0.5, "slant": 0.25}) is None
+    assert not rewards.is_judged(more)
+    assert rewards.is_judged(terms)
 
 
 @pytest.mark.parametrize(

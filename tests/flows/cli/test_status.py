@@ -17,6 +17,7 @@ from flows.telemetry import events, reports
 ROOT = Path(status.__file__).parents[2]
 PARAMS = {name: {} for name in (*STAGES, "compute", "storage", "network", "registry")} | {
     "seed": 0,
+    "raw": "stages/dataset.py",
     "teacher": {"budget": {"iterations": 10}},
     "distill": {"arms": {"a": {"teacher": "data/teacher", "init": "data/teacher", "data": "data/reflow"}}},
     "rl": {"arms": {}},

@@ -37,7 +37,7 @@ class Team:
         self.data, self.verifier = self.made("dataset", "d"), self.made("verifier", "v")
 
     def settings(self, **gate_settings):
-        content = {"seed": 0, "registry": gate_settings, "evaluate": {"num_samples": 8}}
+        content = {"seed": 0, "raw": "stages/dataset.py", "registry": gate_settings, "evaluate": {"num_samples": 8}}
         arms = {"t": {"teacher": "data/dataset", "init": "data/dataset", "data": "data/dataset", "replicates": 1}}
         names = ("dataset", "verifier", "teacher", "encode", "trajectories", "reflow", "compute", "storage", "network")
         sections = {name: {} for name in names}

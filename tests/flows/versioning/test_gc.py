@@ -25,6 +25,7 @@ from tests.flows import handmade
 
 PARAMS = {name: {} for name in (*STAGES, "compute", "storage", "network", "registry")} | {
     "seed": 0,
+    "raw": "stages/dataset.py",
     "storage": {"root": None, "endpoint": None},
     "distill": {
         "arms": {

@@ -1,0 +1,58 @@
+"""Metrics that parameters may ask for beside those that every model has, each under a name of its own:
+
+    evaluate:
+      metrics:
+        kernel: {kind: kernel, degree: 3}
+
+A new one is a new file and one line here.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from stages.core.config import check
+from stages.core.messages import choose, join, listed, shown
+from stages.core.prompts import Prompt
+from stages.metrics import kernel
+from stages.models.verifier import Verifier
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """What a metric may look at."""
+
+    images: Tensor
+    """[N, ...], in [0, 1] where they are pictures."""
+    prompts: Sequence[Prompt]
+    """What each was asked to show."""
+    real: Tensor
+    """[M, ...], the test images."""
+    verifier: Verifier
+
+
+class Kind(Protocol):
+    """The interface of every module in METRICS."""
+
+    Config: type[Any]
+
+    def measure(self, cfg: Any, shown: Sampled) -> float:
+        """One number."""
+        ...
+
+
+METRICS: Mapping[str, Any] = MappingProxyType({"kernel": kernel})
+
+
+def chosen(section: object, where: str) -> tuple[Kind, Any]:
+    """The metric that `section` states, and its settings; ValueError where it states none that there is."""
+    if not isinstance(section, Mapping):
+        raise ValueError(
+            f"{where}: should be a mapping with a kind of {listed(sorted(METRICS))} (got {shown(section)})"
+        )
+    name = section.get("kind")
+    kind = choose(METRICS, name if isinstance(name, str) else shown(name), "metric", join(where, "kind"))
+    return kind, check(kind.Config, {key: value for key, value in section.items() if key != "kind"}, where)
