@@ -13,7 +13,7 @@ import yaml
 
 from flows.pipeline import validation
 from flows.project import parameters
-from flows.project.nodes import STAGES
+from flows.project.nodes import STAGES, Node
 from stages import dataset
 from stages.io import artefacts, params, run
 from stages.io.dataset import Dataset
@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[1]
 WORDS = ["experiment=digits", "dataset=folder", "verifier=prompts"]
 SMALL = [
     "dataset.size=16", "verifier.iterations=200", "verifier.batch_size=32",
-    "network={width: 16, num_layers: 1, num_heads: 2, patch_size: 4}",
+    "network={kind: transformer, width: 16, num_layers: 1, num_heads: 2, patch_size: 4}",
     "teacher.batch_size=16", "teacher.budget.iterations=4", "teacher.budget.warmup=1",
     "rl.arms.dgpo.prompts_per_iteration=4", "evaluate.num_samples=16", "evaluate.fd_repeats=1",
     "evaluate.teacher_nfe=[1]", "evaluate.guidance_scales=[]",
@@ -47,7 +47,7 @@ def composed(folder, *words):
 def job_of(stage, content, root, seed=0):
     inputs = {name: str(root / folder) for name, folder in STAGES[stage].inputs(content, None).items()}
     return Job(
-        stage=stage, arm=None, seed=seed, section=content[stage], context={"distill": {}, "rl": {}},
+        stage=stage, arm=None, seed=seed, section=Node(stage).section(content), context={"distill": {}, "rl": {}},
         inputs={name: folder for name, folder in inputs.items() if Path(folder).is_dir()},
     )  # fmt: skip
 
