@@ -39,9 +39,21 @@ def shortened(section):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("preset", ["digits_full", "gmm"])
-def test_the_stages_of_a_preset_run(preset, tmp_path, monkeypatch):
-    composed = shortened(yaml.safe_load(params.compose(ROOT / "params", [f"experiment={preset}"])))
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["experiment=digits_full"],
+        ["experiment=gmm"],
+        [
+            *("experiment=digits", "dataset=shapes", "dataset.scenes.size=16", "verifier=scenes", "network=unet"),
+            *("network.channels=[8, 16]", "network.head_dim=8", "network.text_width=8", "evaluate.teacher_nfe=[1, 2]"),
+        ],
+    ],
+    ids=["digits_full", "gmm", "shapes"],
+)
+def test_the_stages_of_a_preset_run(words, tmp_path, monkeypatch):
+    composed = shortened(yaml.safe_load(params.compose(ROOT / "params", words)))
+    composed["evaluate"]["batch_size"] = 512  # of the whole pipeline, what a batch costs beside its samples adds up
     monkeypatch.chdir(tmp_path)
     for node in nodes(composed):
         row = STAGES[node.stage]
