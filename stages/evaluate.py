@@ -18,7 +18,7 @@ from stages.cells import identity, trainings
 from stages.cells.bench import SHOWN, Bench, chosen, kept
 from stages.cells.measure import Cell, Following, Sampling, measure, spec_of
 from stages.cells.metric import Comparing, metric
-from stages.cells.reward import Scoring, reward
+from stages.cells.reward import Scoring, scored
 from stages.core import tensors
 from stages.core.config import config
 from stages.core.messages import together
@@ -198,7 +198,7 @@ def work(_cfg: Config, job: Job, unit: Mapping[str, Any], run: Run) -> None:
     bench = Bench.load(job.input("dataset"), job.input(_table(job, unit["input"])), job.input("verifier"), job.device)
     model = job.input(unit["input"]) / "model" if unit["input"] else None
     if cell.kind == "reward":
-        found = reward(cell, bench, job.input("verifier"), model, unit["id"])
+        found = scored(cell, bench, job.input("verifier"), model, unit["id"])
     elif cell.kind == "metric":
         found = metric(cell, bench, model, unit["id"])
     else:

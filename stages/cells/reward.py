@@ -23,7 +23,7 @@ class Scoring:
     batch_size: int
 
 
-def reward(cell: Cell, bench: Bench, judge: Path, model: Path | None, name: str) -> Measured:
+def scored(cell: Cell, bench: Bench, judge: Path, model: Path | None, name: str) -> Measured:
     """The mean reward of the model in folder `model` for seen prompts, or of the test images that show them.
 
     `judge` is the verifier's artefact. ValueError, which opens with `name`, if the model has diverged, or if a sample
