@@ -1,6 +1,6 @@
 """The report's tables and summary cards."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from types import MappingProxyType
 
@@ -83,29 +83,20 @@ def leaderboard(study: Study) -> Markup:
 
 def attributes(study: Study) -> Markup:
     """Accuracy of each attribute on each split."""
-    columns = [
-        Column(
-            f"{attribute}, {SPLITS[split].removesuffix(' prompts')}",
-            f"accuracy_{split}_{attribute}",
-            barred(f"accuracy_{split}_{attribute}"),
-        )
-        for attribute in study.attributes
-        for split in study.splits
-    ]
-    return table(study.rows, columns, lambda row: GROUPS[row.group])
+    return _by_split(study, study.attributes, "accuracy_{split}_{name}")
 
 
 def tasks(study: Study) -> Markup:
     """The score of each task on each split."""
-    columns = [
-        Column(
-            f"{task}, {SPLITS[split].removesuffix(' prompts')}",
-            f"score_{split}_of_{task}",
-            barred(f"score_{split}_of_{task}"),
-        )
-        for task in study.tasks
-        for split in study.splits
-    ]
+    return _by_split(study, study.tasks, "score_{split}_of_{name}")
+
+
+def _by_split(study: Study, names: Sequence[str], metric: str) -> Markup:
+    columns = []
+    for name in names:
+        for split in study.splits:
+            number = metric.format(split=split, name=name)
+            columns.append(Column(f"{name}, {SPLITS[split].removesuffix(' prompts')}", number, barred(number)))
     return table(study.rows, columns, lambda row: GROUPS[row.group])
 
 
