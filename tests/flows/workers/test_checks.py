@@ -133,7 +133,7 @@ def test_rewards_are_computed_on_a_node_of_their_own(clone, cluster, store, inst
     cluster.wait_for(2)
 
     content = yaml.safe_load((clone.root / "params.yaml").read_text())
-    inputs = {name: str(clone.root / "data" / name) for name in ("dataset", "verifier")}
+    inputs = {name: str(clone.root / "data" / name) for name in ("dataset", "verifier", "encode")}
     section = content["trainings"]["rl"]["dgpo"]["section"]
     inputs["init"] = str(clone.root / section["init"])
     job = Job(stage="rl", arm="dgpo", seed=0, section=section, inputs=inputs)
@@ -184,7 +184,7 @@ def test_a_node_that_dies_costs_what_it_was_doing(clone, cluster, store, tmp_pat
     assert any(a["start"] < b["start"] < a["end"] for a in spans for b in spans), "two halves at once"
 
     content = yaml.safe_load((clone.root / "params.yaml").read_text())
-    inputs = {name: str(clone.root / "data" / name) for name in ("dataset", "teacher")}
+    inputs = {name: str(clone.root / "data" / name) for name in ("dataset", "teacher", "encode")}
     job = Job(stage="trajectories", arm=None, seed=0, section=content["trajectories"], inputs=inputs)
     stages_run.run(job, tmp_path / "plain", tmp_path / "work", lambda *_: None)
     assert artefacts.digest(tmp_path / "plain") == artefacts.digest(clone.root / "data/trajectories")
