@@ -12,7 +12,7 @@ from stages.io import artefacts, params, run
 from stages.io.job import Job
 
 ROOT = Path(__file__).parents[1]
-CHAIN = [Node(stage) for stage in ("dataset", "teacher", "trajectories", "reflow")]
+CHAIN = [Node(stage) for stage in ("dataset", "teacher", "encode", "trajectories", "reflow")]
 
 
 def silent(_step, _metrics):
@@ -31,7 +31,7 @@ def made_by(call, composed, root):
             stage=node.stage,
             arm=None,
             seed=4,
-            section=composed[node.stage],
+            section=node.section(composed),
             inputs={name: str(root / folder) for name, folder in STAGES[node.stage].inputs(composed, None).items()},
         )
         units = run.plan(job)
