@@ -36,9 +36,7 @@ def key(cell: Cell, inputs: Mapping[str, str], device: str, threads: int) -> str
 
 @cache
 def source(module: str, root: Path = code.ROOT) -> str:
-    """sha256 of the code under `root` that `module` reaches, as it was when this process first asked: about what it
-    has in memory.
-    """
+    """sha256 of the code under `root` that `module` reaches, as it was when this process first asked."""
     return sha256_of_files(root, code.reached([module], root))
 
 

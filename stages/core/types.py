@@ -21,7 +21,10 @@ Sink = Callable[[int, Mapping[str, float]], None]
 """Where a computation reports: (step, metrics). The caller decides what becomes of it."""
 
 Reward = Callable[[Tensor, Sequence[Prompt]], Tensor]
-"""(images [B, C, H, W] in [0, 1], or videos [B, C, T, H, W], or points; B prompts) -> reward [B]. NaN: no verdict."""
+"""(images [B, C, H, W] in [0, 1], or videos [B, C, T, H, W], or points; B prompts) -> reward [B]. NaN: no verdict.
+
+All values that it is given are finite.
+"""
 
 Scored = Callable[[Tensor, Cond], Tensor]
 """A reward as losses call it: (samples [B, ...] of the model's space, cond [B, 1]) -> reward [B]."""

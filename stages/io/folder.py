@@ -7,6 +7,7 @@ to it; names with a dot in front and files of other kinds do not.
 
 import json
 import os
+import re
 import struct
 import warnings
 import zlib
@@ -28,6 +29,8 @@ from stages.core.ranges import NonNegativeCount
 from stages.io.hashing import sha256_of_files
 
 METADATA = "metadata.jsonl"
+TASK_NAME = r"[A-Za-z0-9_-]{1,64}"
+"""What a prompt's fact `task` may be: it becomes part of a metric's name."""
 FORMATS = MappingProxyType({".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"})
 """Ending of an image's name -> what Pillow may find in it: nothing else is ever decoded."""
 _TOLD = 30
@@ -183,6 +186,12 @@ def _line(line: str) -> tuple[str, Prompt]:
         raise ValueError(f"{shown(file)}: no caption (text is {shown(text)})")
     if not isinstance(facts, dict):
         raise ValueError(f"{shown(file)}: facts should be a mapping (got {shown(facts)})")
+    task = facts.get("task", "any")
+    if not isinstance(task, str) or not re.fullmatch(TASK_NAME, task):
+        raise ValueError(
+            f"{shown(file)}: the fact task names a score of its own, so it is letters, digits, _ and - (got "
+            f"{shown(task)})"
+        )
     return PurePosixPath(file).as_posix(), Prompt(" ".join(text.split()), facts)
 
 

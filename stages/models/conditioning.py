@@ -46,9 +46,9 @@ class TextTable:
     def __deepcopy__(self, _memo: object) -> Self:
         return self
 
-    def save(self, folder: Path, name: str = "text-00000.safetensors") -> None:
+    def save(self, folder: Path) -> None:
         """Write it as one file of features and an index."""
-        tensors.save(folder / name, self.features)
+        tensors.save(folder / "text-00000.safetensors", self.features)
         write_index(folder, self.prompts)
 
     @classmethod

@@ -49,18 +49,16 @@ def build(cfg: Config, given: "Given") -> Reward:
 
 
 def of(judge: Verifier, weights: Mapping[str, float]) -> Reward:
-    """The same of a verifier at hand; it looks at an image once. NaN where a value of an image is not finite."""
+    """The same of a verifier at hand; it looks at an image once."""
     names = [*judge.attributes, ALL, EACH]
     strange = [name for name in weights if name not in names]
     if strange:
         raise ValueError(f"rewards: no attribute is called {strange[0]!r}; valid: {listed(names)}")
 
     def reward(images: Tensor, prompts: Sequence[Prompt]) -> Tensor:
-        finite = images.flatten(1).isfinite().all(dim=1)
-        right = judge.judge(images.nan_to_num(), prompts)
+        right = judge.judge(images, prompts)
         columns = torch.cat([right, right.all(dim=1, keepdim=True), right.sum(dim=1, keepdim=True)], dim=1).to(images)
-        total = sum(weight * columns[:, names.index(name)] for name, weight in weights.items())
-        return torch.where(finite, torch.as_tensor(total), torch.nan)
+        return torch.stack([weight * columns[:, names.index(name)] for name, weight in weights.items()]).sum(0)
 
     return reward
 

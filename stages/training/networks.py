@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from stages.core.precision import widened
+from stages.core.precision import wide_type, widened
 from stages.core.prompts import Prompt
 from stages.core.types import Cond, Reward, Scored, Space, World
 from stages.training.cost import SCORED, Meter
@@ -91,10 +91,13 @@ def world_of(
 
 def _scored(reward: Reward, prompts: Sequence[Prompt], space: Space, meter: Meter) -> Scored:
     def scored(samples: Tensor, cond: Cond) -> Tensor:
-        meter.add(SCORED, len(samples))
-        found = reward(space.decode(samples), [prompts[row] for row in cond[:, 0].tolist()])
-        # Decoding cuts what is out of range: an infinite pixel would pass for a white one.
+        # No reward sees such a sample: decoding cuts what is out of range, and infinity would pass for white.
         finite = samples.flatten(1).isfinite().all(dim=1)
-        return torch.where(finite, widened(found), torch.nan)
+        meter.add(SCORED, len(samples))
+        found = torch.full(finite.shape, torch.nan, dtype=wide_type(samples.dtype), device=samples.device)
+        if finite.any():
+            asked = [prompts[row] for row in cond[finite, 0].tolist()]
+            found[finite] = reward(space.decode(samples[finite]), asked).to(found)
+        return found
 
     return scored

@@ -1,6 +1,5 @@
 """A folder of captioned images: both forms, what becomes of an image, and every fault by its file."""
 
-import contextlib
 import json
 import os
 import random
@@ -185,6 +184,14 @@ def test_everything_wrong_with_lines_is_told_at_once(tmp_path):
     assert found[-1].endswith("its facts are not those of other images of the prompt 'x'")
 
 
+@pytest.mark.parametrize("task", ["[1]", "3", '""', '"a/b"', '"two objects"'])
+def test_a_task_that_names_no_metric_is_refused_before_anything_is_trained(tmp_path, task):
+    put(tmp_path, "a.png", text=None)
+    line = f'{{"file_name": "a.png", "text": "x", "facts": {{"task": {task}}}}}'
+    (tmp_path / "metadata.jsonl").write_text(line)
+    assert "line 1: 'a.png': the fact task names a score of its own" in faults_of(tmp_path)[0]
+
+
 def test_links_out_of_the_folder_and_to_nowhere_are_refused(tmp_path):
     root = tmp_path / "photos"
     put(root, "good.png")
@@ -253,5 +260,9 @@ def test_damaged_bytes_are_an_image_or_a_fault(tmp_path, ending):
         for _ in range(rng.randint(1, 8)):
             damaged[rng.randrange(len(damaged))] = rng.randrange(256)
         file.write_bytes(damaged)
-        with contextlib.suppress(ValueError):  # which names the file, as others do above
-            decoded(tmp_path)
+        try:
+            found = decoded(tmp_path)
+        except ValueError as refusal:
+            assert f"'{file.name}': no image that can be read" in str(refusal)  # noqa: PT017 - damage may be harmless
+        else:
+            assert bool(((found >= 0) & (found <= 1)).all())

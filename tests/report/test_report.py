@@ -3,8 +3,6 @@
 import csv
 import io
 import re
-from dataclasses import replace
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
@@ -12,10 +10,8 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 from matplotlib.text import Annotation
-from scipy import stats
 
-from stages.core.trainings import spread
-from stages.report import Gallery, Row, Study, write
+from stages.report import write
 from stages.report.figures import quality_against_calls, score_against_distance
 from stages.report.labels import Label, place
 from stages.report.markup import element, inline
@@ -23,51 +19,7 @@ from stages.report.pictures import FRAME, picture, samples
 from stages.report.plots import frontier, write_tables
 from stages.report.tables import digits, short, whole
 from stages.report.theme import DARK, LIGHT, drawing, png, svg
-
-
-def row(group: str, name: str, nfe: int, score: float, distance: float, guidance: float = 1.0, **more: float) -> Row:
-    numbers = {"nfe": nfe, "network_calls": nfe if guidance == 1 else 2 * nfe, "guidance": guidance}
-    numbers |= {"parameters": 439e3, "frechet_distance": distance, "precision": 0.9, "recall": 0.8}
-    for split, shift in (("seen", 0.0), ("heldout", -0.1)):
-        value = score + shift
-        numbers |= {f"score_{split}": value, f"score_{split}_low": value - 0.03, f"score_{split}_high": value + 0.02}
-        numbers[f"accuracy_{split}_digit"] = value + 0.01
-    return Row(id=f"{group}.{name}", group=group, label=name, numbers=numbers | more)
-
-
-def study() -> Study:
-    real = row("real", "images", 1, 0.98, 4.25)
-    measured = {name: value for name, value in real.numbers.items() if name not in ("nfe", "guidance")}
-    real = replace(real, numbers=measured | {"score_test": 0.975})
-    rows = [
-        real,
-        row("teacher", "nfe8", 8, 0.70, 30.0, training_network_evaluations=192000.0),
-        row("teacher", "nfe32", 32, 0.64, 25.0, training_network_evaluations=192000.0),
-        row("guidance", "w3", 8, 0.77, 188.0, guidance=3.0),
-        row("guidance", "w2", 8, 0.81, 100.0, guidance=2.0),
-        row("distill", "tdm1", 1, 0.613, 29.0, training_network_evaluations=4.1e6),
-        row("rl", "dgpo", 8, 0.92, 201.0),
-    ]
-    generator = torch.Generator().manual_seed(0)
-    return Study(
-        rows=rows,
-        gallery=Gallery(
-            prompts=["a thin upright 3", "a bold <left> 7"], heldout=[False, True],
-            pictures={r.id: torch.rand(2, 1, 8, 8, generator=generator) for r in rows},
-            right={r.id: [True, False] for r in rows},
-        ),
-        attributes=["digit"], tasks=[],
-        counts={"train_images": 5, "test_images": 359, "prompts_seen": 66, "prompts_heldout": 18},
-        pairs={"correlation": 0.4375},
-        parameters={"evaluate": {"num_samples": 1000}, "distill@tdm1": {"method": "<script>alert(1)</script>"}},
-        digests={"teacher": "f00d" * 16},
-        seed=17,
-    )  # fmt: skip
-
-
-def without_heldout(full: Study) -> Study:
-    rows = [replace(r, numbers={k: v for k, v in r.numbers.items() if "heldout" not in k}) for r in full.rows]
-    return replace(full, rows=rows, gallery=replace(full.gallery, heldout=[False, False]))
+from tests.report.studies import Reader, study, without_heldout
 
 
 @pytest.fixture(scope="module")
@@ -75,41 +27,6 @@ def page(tmp_path_factory) -> str:
     out = tmp_path_factory.mktemp("report")
     write(study(), out)
     return (out / "report.html").read_text(encoding="utf-8")
-
-
-class Reader(HTMLParser):
-    """Text of table rows, addresses of everything that a browser would fetch, and whether tags are balanced."""
-
-    VOID = frozenset({"meta", "img", "br", "path", "use"})
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.rows, self.fetched, self.open = [], [], []
-        self.feed(page)
-
-    def handle_starttag(self, tag, attrs):
-        named = dict(attrs)
-        self.fetched += [named[key] for key in ("src", "href", "xlink:href", "srcset", "data") if key in named]
-        assert tag not in ("script", "link", "iframe", "object", "base"), f"a report needs no <{tag}>"
-        if tag not in self.VOID:
-            self.open.append(tag)
-        if tag == "tr":
-            self.rows.append([])
-        if tag in ("td", "th") and self.rows:
-            self.rows[-1].append("")
-
-    def handle_startendtag(self, tag, attrs):
-        self.handle_starttag(tag, attrs)
-        if tag not in self.VOID:
-            self.open.pop()
-
-    def handle_endtag(self, tag):
-        if tag not in self.VOID:
-            assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if {"td", "th"} & set(self.open):
-            self.rows[-1][-1] += data
 
 
 def test_the_page_fetches_nothing_and_is_well_formed(page):
@@ -167,77 +84,6 @@ def test_equal_studies_give_equal_bytes(draw):
     one, other = draw(study()), draw(study())
     assert png(one) == png(other)
     assert svg(one, LIGHT) == svg(other, LIGHT)
-
-
-def thrice(full: Study) -> Study:
-    """The study, its two arms trained three and two times."""
-    told = {
-        "tdm1": {
-            "score_heldout": [0.45, 0.52, 0.56],
-            "score_seen": [0.6, 0.61, 0.63],
-            "frechet_distance": [20.0, 29.0, 41.0],
-        },
-        "dgpo": {"score_heldout": [0.81, 0.83], "score_seen": [0.9, 0.94], "frechet_distance": [200.0, 202.0]},
-    }
-    rows = []
-    for each in full.rows:
-        over = {name: spread(values) for name, values in told.get(each.label, {}).items()}
-        means = {name: found.mean for name, found in over.items()}
-        count = over["score_seen"].count if over else 1
-        rows.append(replace(each, numbers={**each.numbers, **means}, spreads=over, trainings=count))
-    return replace(full, rows=rows)
-
-
-def test_the_leaderboard_says_over_how_many_trainings(page, tmp_path):
-    write(thrice(study()), tmp_path)
-    found = Reader((tmp_path / "report.html").read_text(encoding="utf-8")).rows
-    rows = {cells[0]: cells for cells in found if len(cells) > 5}
-    assert rows["tdm1"][3].startswith("0.510 0.48–0.53 n = 3: 0.37–0.65")
-    assert rows["tdm1"][4].endswith("n = 3: 3.83–56.2")
-    heading = next(cells for cells in found if cells[0] == "model").index("trainings")
-    assert [rows[name][heading] for name in ("nfe32", "tdm1", "dgpo", "images")] == ["1", "3", "2", "–"]
-    alone = {cells[0]: cells for cells in Reader(page).rows if len(cells) > 5}
-    assert alone["tdm1"][heading] == "1"
-    assert not any("n = " in cell for cell in alone["tdm1"])
-
-
-def test_arms_are_compared_over_trainings_or_not_at_all(page, tmp_path):
-    assert "Every arm was trained once (n = 1): trainings cannot be compared, samples only." in page
-    write(thrice(study()), tmp_path)
-    found = Reader((tmp_path / "report.html").read_text(encoding="utf-8")).rows
-    [cells] = [cells for cells in found if cells and cells[0] == "tdm1 (n = 3) − dgpo (n = 2)"]
-    p = stats.ttest_ind([0.45, 0.52, 0.56], [0.81, 0.83], equal_var=False).pvalue
-    assert cells[1] == f"−0.31 differ (p = {p:.2g} over 3 and 2 trainings)"
-    assert cells[2].startswith("−171 differ")
-
-
-def test_wide_bars_are_the_intervals_over_trainings():
-    figure = score_against_distance(thrice(study()))
-    wide = [c for c in figure.axes[1].containers if c.lines[2] and c.lines[2][0].get_linewidth()[0] == 5]
-    assert len(wide) == 2
-    across, up = (bars.get_segments()[0] for bars in wide[0].lines[2])
-    held, distance = spread([0.45, 0.52, 0.56]), spread([20.0, 29.0, 41.0])
-    assert list(up[:, 1]) == [pytest.approx(held.low), pytest.approx(held.high)]
-    assert across[1, 0] == pytest.approx(distance.high)
-    assert across[0, 0] == pytest.approx(distance.low)
-    assert not [c for c in score_against_distance(study()).axes[1].containers if c.lines[2][0].get_linewidth()[0] == 5]
-
-
-def test_points_are_named_with_their_trainings():
-    named = {text.get_text() for text in score_against_distance(thrice(study())).axes[0].texts}
-    assert {"tdm1 (n = 3)", "dgpo (n = 2)"} <= named
-    assert "tdm1 (n = 1)" in {text.get_text() for text in score_against_distance(study()).axes[0].texts}
-
-
-def test_tables_for_plots_have_the_intervals(tmp_path):
-    write_tables(thrice(study()), tmp_path)
-    with (tmp_path / "leaderboard.csv").open(encoding="utf-8") as stream:
-        found = {line["model"]: line for line in csv.DictReader(stream)}
-    over = spread([20.0, 29.0, 41.0])
-    assert found["tdm1"]["trainings"] == "3"
-    assert float(found["tdm1"]["frechet_distance_trainings_low"]) == pytest.approx(over.low)
-    assert found["nfe8"]["trainings"] == "1"
-    assert found["images"]["trainings"] == found["nfe8"]["frechet_distance_trainings_low"] == ""
 
 
 def lines(figure: Figure, panel: int, label: str) -> tuple[list[float], list[float]]:

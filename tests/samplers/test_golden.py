@@ -28,7 +28,7 @@ def vp_error(rule, n, truth):
     return (end - truth).square().mean().sqrt().item()
 
 
-# RMSE at N = 10, 20, 40 steps and the slope from 80 to 160, as tabulated in the literature notes (4 digits).
+# RMSE at N = 10, 20, 40 steps and the slope from 80 to 160, to 4 digits.
 TABLE = {
     "euler": (1.793e-1, 8.995e-2, 4.504e-2, 1.00),
     "dpmpp_2m": (4.245e-2, 1.164e-2, 2.860e-3, 2.01),

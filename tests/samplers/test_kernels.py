@@ -1,4 +1,4 @@
-"""Kernels: affine recursions on a Gaussian, a mixture, and densities, with the numbers of the literature notes."""
+"""Kernels: affine recursions on a Gaussian, a mixture, and densities, with numbers known in closed form."""
 
 import math
 from collections.abc import Callable
@@ -157,7 +157,7 @@ def law(rule: Rule, num: int) -> tuple[float, float, float, float]:
     return end[-1].item(), total.item(), (slopes[0] / total.sqrt()).item(), slopes[1:].square().sum().item()
 
 
-TABLE = [  # rule, steps, Var(x0), Corr(x0, x1), Var(x0 | x1); nan where the notes have none
+TABLE = [  # rule, steps, Var(x0), Corr(x0, x1), Var(x0 | x1); nan: not compared
     ("euler", 0.0, 4, 0.1160, 1, 0), ("euler", 0.0, 10, 0.1856, 1, 0), ("euler", 0.0, 1000, 0.2493, 1, 0),
     ("flow_sde", 0.7, 4, 0.2078, 0.198, 0.1996), ("flow_sde", 0.7, 10, 0.2301, 0.229, 0.2180),
     ("flow_sde", 0.7, 50, 0.2485, 0.188, 0.2397), ("flow_sde", 0.7, 1000, 0.2509, 0.096, 0.2486),

@@ -34,7 +34,7 @@ from stages.training.cost import KINDS, TOTALS, Cost, Meter
 from stages.training.loop import Budget, Trainer
 from stages.training.method import Trained
 from stages.training.networks import world_of
-from stages.training.roles import Start, heads_of
+from stages.training.roles import Start
 from tests.training.tiny import TinyHead, TinyNet
 from tests.training.words import rows, table
 
@@ -284,41 +284,3 @@ def test_wider_types_stay() -> None:
     assert [wide_type(dtype) for dtype in (BF16, torch.float16, torch.float32, torch.float64)] == [
         torch.float32, torch.float32, torch.float32, torch.float64,
     ]  # fmt: skip
-
-
-def test_a_head_is_told_by_where_it_starts() -> None:
-    assert heads_of({"student": Trained(start="init", lr=1.0), "head": Trained(start="head", lr=1.0)}) == ["head"]
-
-
-class TwoHeaded(nn.Module):
-    """A velocity and a second one, at two times."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(torch.ones(()))
-
-    def forward(self, x: Tensor, t: Tensor, cond: Tensor, *, s: Tensor) -> tuple[Tensor, Tensor]:
-        return self.scale * x, (self.scale * (t - s)).to(BF16)
-
-
-def test_a_network_with_a_second_time_and_a_second_head_counts_as_one_call() -> None:
-    meter = Meter(["student"])
-    net = world_of({"student": TwoHeaded()}, SPACE, None, meter, precision="float32", device="cpu").nets["student"]
-    x, t = torch.ones(5, 1, 4, 4), torch.full((5,), 0.5)
-    first, second = net(x, t, rows([0] * 5), s=t / 2)
-    assert second.dtype == torch.float32
-    (first.sum() + second.sum()).backward()
-    assert dict(zip(meter.names, meter.take(), strict=True)) == {
-        "student/forward": 5, "student/forward_part": 0, "student/backward": 5, "student/backward_part": 0, "scored": 0,
-    }  # fmt: skip
-
-
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
-def test_a_directional_derivative_goes_through_the_networks_that_losses_hold() -> None:
-    net = world_of({"n": TinyNet(0)}, SPACE, None, Meter(["n"]), precision="float32", device="cpu").nets["n"]
-    x, v = (torch.randn(2, 1, 4, 4, dtype=torch.float64, generator=stream(0, name)) for name in "xv")
-    t, cond = torch.full((2,), 0.4, dtype=torch.float64), rows([0, 1])
-    value, slope = torch.func.jvp(lambda x, t: net(x, t, cond), (x, t), (v, torch.ones_like(t)))
-    ahead, behind = (net(x + h * v, t + h, cond) for h in (1e-5, -1e-5))
-    torch.testing.assert_close(slope, (ahead - behind) / 2e-5, rtol=1e-6, atol=1e-8)
-    torch.testing.assert_close(value, net(x, t, cond))
