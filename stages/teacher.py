@@ -8,7 +8,7 @@ from pydantic import Field
 
 from stages.core.config import config
 from stages.core.messages import at
-from stages.core.ranges import Count, Size, Steps
+from stages.core.ranges import Count, Steps
 from stages.core.spec import even
 from stages.core.types import Run
 from stages.io.dataset import Dataset
@@ -18,6 +18,7 @@ from stages.models import Student, save
 from stages.models.mixture import GaussianMixture
 from stages.models.network import NetworkConfig, seeded_teacher
 from stages.models.space import SPACES, Points
+from stages.models.text import TextEncoderConfig
 from stages.training import data as batches
 from stages.training import flow_matching
 from stages.training.loop import Budget, Trainer
@@ -31,8 +32,8 @@ class Trained:
 
     kind: Literal["flow_matching"]
     network: NetworkConfig
-    num_text_layers: Size
-    """Of its text encoder, as wide as the network, which learns with it and is frozen ever after."""
+    text_encoder: TextEncoderConfig
+    """As wide as the network, with which it learns; it is frozen ever after."""
     batch_size: Count
     budget: Budget
     method: flow_matching.Config
@@ -84,7 +85,7 @@ def work(cfg: Trained | Exact, job: Job, _unit: Mapping[str, Any], run: Run) -> 
         return
     space = SPACES[data.space](data.sample_shape)
     prompts = [prompt.text for prompt in data.table]
-    net = seeded_teacher(job.seed, cfg.network, data.sample_shape, prompts, num_text_layers=cfg.num_text_layers)
+    net = seeded_teacher(job.seed, cfg.network, data.sample_shape, prompts, cfg.text_encoder)
     start = Start(init=net, teacher=net, space=space)
     trainer = Trainer(flow_matching, cfg.method, cfg.budget, start, seed=job.seed, device=job.device, ranks=run.ranks)
     batch_at = batches.images(data, space, cfg.batch_size, job.seed, job.device)

@@ -7,7 +7,7 @@ that is trained and sampled later. Only a teacher that learns its text encoder r
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import torch
 from safetensors.torch import load_file
@@ -17,10 +17,10 @@ from stages.core import tensors
 from stages.core.messages import listed, shown
 from stages.core.prompts import EMPTY
 from stages.core.types import Cond
-from stages.models.text import Vocabulary, build_encoder, build_tokenizer
+from stages.models.text import Clip, Convolutional, Vocabulary, build_encoder, build_tokenizer
 
 if TYPE_CHECKING:  # see text.py
-    from transformers import CLIPTextModel, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
 Features = Mapping[str, Tensor]
 """What is known of prompts, a row each; every encoder gives `hidden` [n, L, D] and `pooled` [n, D]."""
@@ -72,10 +72,10 @@ class TextEncoder(Protocol):
         ...
 
 
-class ClipText:
-    """A frozen CLIP text encoder with its tokeniser."""
+class FrozenText:
+    """A text encoder that learns no more, with its tokeniser."""
 
-    def __init__(self, encoder: "CLIPTextModel", tokenizer: "PreTrainedTokenizerFast") -> None:
+    def __init__(self, encoder: Any, tokenizer: "PreTrainedTokenizerFast") -> None:
         self.encoder, self.vocabulary = encoder, Vocabulary(tokenizer)
 
     @torch.no_grad()
@@ -103,16 +103,16 @@ class OneHot:
 
 
 class LearnedText(nn.Module):
-    """A CLIP text encoder that learns with its network: it reads the prompts of a list at every call."""
+    """A text encoder that learns with its network: it reads the prompts of a list at every call."""
 
     ids: Tensor  # [P, L]
 
-    def __init__(self, prompts: Sequence[str], *, width: int, num_layers: int, num_heads: int) -> None:
+    def __init__(self, prompts: Sequence[str], cfg: Clip | Convolutional, *, width: int, num_heads: int) -> None:
         """`prompts` begin with the empty one; a prompt's row is its place among them."""
         super().__init__()
         assert prompts[EMPTY] == ""
         tokenizer = build_tokenizer(prompts)
-        self.encoder = build_encoder(tokenizer, width, num_layers, num_heads)
+        self.encoder = build_encoder(cfg, tokenizer, width, num_heads)
         self.vocabulary = Vocabulary(tokenizer)
         self.register_buffer("ids", self.vocabulary(prompts), persistent=False)
 
@@ -120,11 +120,11 @@ class LearnedText(nn.Module):
         """The features of the prompts in rows cond [B, 1]."""
         return _read(self.encoder, self.ids[cond[:, 0]])
 
-    def frozen(self) -> ClipText:
+    def frozen(self) -> FrozenText:
         """What it has become."""
-        return ClipText(self.encoder, self.vocabulary.tokenizer)
+        return FrozenText(self.encoder, self.vocabulary.tokenizer)
 
 
-def _read(encoder: "CLIPTextModel", ids: Tensor) -> dict[str, Tensor]:
+def _read(encoder: Any, ids: Tensor) -> dict[str, Tensor]:
     found = encoder(input_ids=ids)
     return {"hidden": found.last_hidden_state, "pooled": found.pooler_output}

@@ -8,6 +8,7 @@ import torch
 from pydantic import Field
 
 from stages.models.conditioning import LearnedText, TextTable
+from stages.models.text import Clip, Convolutional
 from stages.models.transformer import TransformerConfig, VelocityTransformer
 from stages.models.unet import UNetConfig, VelocityUNet
 
@@ -30,12 +31,11 @@ def seeded_teacher(
     cfg: TransformerConfig | UNetConfig,
     sample_shape: tuple[int, ...],
     prompts: Sequence[str],
-    *,
-    num_text_layers: int,
+    text_encoder: Clip | Convolutional,
 ) -> Network:
     """The same with a text encoder of its own that learns with it; `prompts` begin with the empty one."""
     width, num_heads = cfg.text_size
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        text = LearnedText(prompts, width=width, num_layers=num_text_layers, num_heads=num_heads)
+        text = LearnedText(prompts, text_encoder, width=width, num_heads=num_heads)
         return _CLASSES[type(cfg)].build(cfg, sample_shape, text)

@@ -3,6 +3,7 @@
 Reading one never runs code from the folder: pipeline.py is there for people who have diffusers and not fewstep.
 """
 
+import inspect
 import json
 import shutil
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from safetensors.torch import load_file
 from stages.core import tensors
 from stages.core.config import check
 from stages.core.spec import SamplerSpec
-from stages.models.conditioning import ClipText, OneHot, TextEncoder, TextTable
+from stages.models.conditioning import FrozenText, OneHot, TextEncoder, TextTable
 from stages.models.mixture import GaussianMixture
 from stages.models.space import SPACES, Points
 
@@ -82,11 +83,16 @@ def _save_encoder(folder: Path, encoder: TextEncoder) -> dict[str, Any]:
     """Write what reads prompts; returns its entries of the index."""
     if isinstance(encoder, OneHot):
         return {"text_encoder": [None, None], "tokenizer": [None, None], "prompts": encoder.prompts}
-    assert isinstance(encoder, ClipText)
+    assert isinstance(encoder, FrozenText)
     encoder.encoder.save_pretrained(folder / "text_encoder")
+    _forget_origin(folder / "text_encoder" / "config.json")
     encoder.vocabulary.tokenizer.save_pretrained(folder / "tokenizer")
+    kind = type(encoder.encoder)
+    ours = kind.__module__.startswith("stages.")  # then diffusers looks for its code beside its weights
+    if ours:
+        shutil.copy(inspect.getfile(kind), folder / "text_encoder")
     return {
-        "text_encoder": ["transformers", "CLIPTextModel"],
+        "text_encoder": [kind.__module__.rpartition(".")[2] if ours else "transformers", kind.__name__],
         "tokenizer": ["transformers", "PreTrainedTokenizerFast"],
         "prompts": None,
     }
@@ -145,10 +151,14 @@ def encoder_of(folder: Path, device: str | torch.device = "cpu") -> TextEncoder:
     from transformers import CLIPTextModel, PreTrainedTokenizerFast
     from transformers.utils import logging
 
+    from stages.models.reader import ConvolutionalTextEncoder
+
     logging.disable_progress_bar()
-    encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", local_files_only=True)
+    kinds = {kind.__name__: kind for kind in (CLIPTextModel, ConvolutionalTextEncoder)}
+    kind = kinds[_index(folder)["text_encoder"][1]]
+    encoder = kind.from_pretrained(folder / "text_encoder", local_files_only=True)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer", local_files_only=True)
-    return ClipText(_frozen(encoder, device), tokenizer)
+    return FrozenText(_frozen(encoder, device), tokenizer)
 
 
 def sampler(folder: Path) -> SamplerSpec:

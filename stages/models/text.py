@@ -1,18 +1,47 @@
-"""Prompts to numbers: a word-level tokeniser and a small CLIP text encoder, both in transformers' own formats.
+"""Prompts to numbers: a word-level tokeniser, and small text encoders that read its words.
 
 transformers takes seconds to import, so only those who build or read a network do.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
+from stages.core.config import config
+from stages.core.ranges import Size
+
 if TYPE_CHECKING:
-    from transformers import CLIPTextModel, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
 PAD, END, UNKNOWN = "[PAD]", "[END]", "[UNK]"
+
+
+@config
+class Clip:
+    """CLIP's: transformer layers in which each word sees those before it."""
+
+    kind: Literal["clip"]
+    num_layers: Size
+
+
+@config
+class Convolutional:
+    """Convolutions over neighbouring words before the layers, for prompts in which it matters which word is whose."""
+
+    kind: Literal["convolutional"]
+    num_layers: Size
+    kernel_size: Annotated[int, Field(ge=1, le=31)]
+    """Words that a convolution sees, an odd number."""
+
+    def __post_init__(self) -> None:
+        if self.kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size={self.kernel_size}: a word in the middle of its neighbours needs an odd one")
+
+
+TextEncoderConfig = Annotated[Clip | Convolutional, Field(discriminator="kind")]
 
 
 def build_tokenizer(prompts: Iterable[str]) -> "PreTrainedTokenizerFast":
@@ -31,20 +60,32 @@ def build_tokenizer(prompts: Iterable[str]) -> "PreTrainedTokenizerFast":
     )
 
 
-def build_encoder(tokenizer: "PreTrainedTokenizerFast", width: int, num_layers: int, num_heads: int) -> "CLIPTextModel":
-    """A text encoder for `tokenizer`'s vocabulary and length; width is also the pooled size."""
-    from transformers import CLIPTextConfig, CLIPTextModel
-
+def build_encoder(cfg: Clip | Convolutional, tokenizer: "PreTrainedTokenizerFast", width: int, num_heads: int) -> Any:
+    """A text encoder for `tokenizer`'s vocabulary and length, from torch's seed; width is also the pooled size."""
     pad, end = tokenizer.pad_token_id, tokenizer.eos_token_id
     assert isinstance(pad, int)
     assert isinstance(end, int)
+    if isinstance(cfg, Convolutional):
+        from stages.models.reader import ConvolutionalTextEncoder
+
+        return ConvolutionalTextEncoder(
+            vocab_size=len(tokenizer),
+            width=width,
+            num_layers=cfg.num_layers,
+            num_heads=num_heads,
+            max_length=tokenizer.model_max_length,
+            kernel_size=cfg.kernel_size,
+            end_id=end,
+        )
+    from transformers import CLIPTextConfig, CLIPTextModel
+
     return CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer),
             hidden_size=width,
             intermediate_size=2 * width,
             projection_dim=width,
-            num_hidden_layers=num_layers,
+            num_hidden_layers=cfg.num_layers,
             num_attention_heads=num_heads,
             max_position_embeddings=tokenizer.model_max_length,
             pad_token_id=pad,

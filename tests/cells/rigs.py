@@ -13,6 +13,7 @@ from stages.io.job import Job
 from stages.models import Student, TextTable, save
 from stages.models.network import seeded_build, seeded_teacher
 from stages.models.space import Pixels
+from stages.models.text import Clip
 from stages.models.transformer import TransformerConfig
 from stages.models.verifier import Classifier, ClassifierConfig, DigitVerifier, save_verifier
 from stages.training.cost import TOTALS
@@ -62,7 +63,7 @@ def make_inputs(root: Path) -> None:
     data.save(root / "dataset")
     sizes = TransformerConfig(kind="transformer", width=16, num_layers=1, num_heads=2, patch_size=4)
     texts = [prompt.text for prompt in data.table]
-    encoder = seeded_teacher(0, sizes, (1, 8, 8), texts, num_text_layers=1).text.frozen()
+    encoder = seeded_teacher(0, sizes, (1, 8, 8), texts, Clip(kind="clip", num_layers=1)).text.frozen()
     text = TextTable(texts, encoder.encode(texts))
     (root / "encode").mkdir()
     text.save(root / "encode")

@@ -16,6 +16,7 @@ from stages.models import Student, TextTable, encoder_of, load, save
 from stages.models.conditioning import OneHot
 from stages.models.network import seeded_build, seeded_teacher
 from stages.models.space import Pixels, Points
+from stages.models.text import Clip, Convolutional
 from stages.models.transformer import TransformerConfig
 from stages.models.unet import UNetConfig
 from stages.samplers import RULES
@@ -25,6 +26,8 @@ from stages.samplers.student import Noise, draw
 from tests.samplers.rigs import choice
 
 PROMPTS = ["a bold left-slanted 7", "a thin upright 3"]
+CLIP = Clip(kind="clip", num_layers=1)
+NEIGHBOURS = Convolutional(kind="convolutional", num_layers=1, kernel_size=3)
 TINY = TransformerConfig(kind="transformer", width=16, num_layers=2, num_heads=2, patch_size=2)
 
 
@@ -34,7 +37,7 @@ ROWS = torch.tensor([[1], [2]])
 
 def teacher():
     """A network that learns its text encoder."""
-    return seeded_teacher(0, TINY, SPACE.shape, ["", *PROMPTS], num_text_layers=1)
+    return seeded_teacher(0, TINY, SPACE.shape, ["", *PROMPTS], CLIP)
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +70,18 @@ def test_unknown_words_and_long_prompts_are_refused(net):
         net.text.frozen().encode(["a green 7"])
     with pytest.raises(ValueError, match="at most 4"):
         net.text.frozen().encode(["a bold thin upright 7"])
+
+
+def test_a_text_encoder_by_convolutions_knows_the_order_of_words_and_where_a_prompt_ends():
+    prompts = ["", "a red disc and a blue ring", "a blue disc and a red ring", "a red disc"]
+    encoder = seeded_teacher(0, UNET, (3, 8, 8), prompts, NEIGHBOURS).text.frozen()
+    read = encoder.encode(prompts)
+    assert not torch.allclose(read["hidden"][1, 3], read["hidden"][2, 3]), (
+        "the word and is the same, its neighbours not"
+    )
+    assert torch.equal(read["pooled"][3], read["hidden"][3, 3])
+    with pytest.raises(ValueError, match=r"kernel_size=2: .* odd"):
+        replace(NEIGHBOURS, kernel_size=2)
 
 
 def test_features_are_those_of_the_lower_half(net):
@@ -224,7 +239,7 @@ UNET = UNetConfig(
 
 @pytest.fixture(scope="module")
 def unet():
-    made = seeded_teacher(0, UNET, (3, 8, 8), ["", *PROMPTS], num_text_layers=1)
+    made = seeded_teacher(0, UNET, (3, 8, 8), ["", *PROMPTS], NEIGHBOURS)
     torch.nn.init.normal_(made.body.conv_out.weight, std=0.3, generator=stream(0, "test"))  # starts at zero
     return made.eval().requires_grad_(False)
 
