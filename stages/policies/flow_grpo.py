@@ -2,8 +2,9 @@
 
 Source: Liu et al. 2025 (arXiv:2505.05470) and its code (github.com/yifan123/flow_grpo).
 
-One iteration: roll groups of samples out by the Flow-SDE, remember their states and log-densities, and score them
-(prepare); then `num_updates` updates, each on `steps_per_update` steps of every trajectory:
+One iteration: roll groups of samples out by a kernel, the authors' Flow-SDE or another, remember their states and
+log-densities, and score them (prepare); then `num_updates` updates, each on `steps_per_update` steps of every
+trajectory:
  ratio = exp(log pi(x_next | x) - log pi_old(x_next | x)) at the remembered states
  loss  = -mean min(A ratio, A clip(ratio, 1 - c, 1 + c)) + beta_kl mean KL(pi || pi_ref)
 The last step of a trajectory is the ODE's: it has no density and is never trained.
@@ -31,6 +32,8 @@ from stages.core.ranges import MAX_STEPS, Guidance, NonNegative, Positive, Rate,
 from stages.core.rng import fork, normal_like
 from stages.core.spec import SamplerSpec, even
 from stages.core.types import Batch, Cond, Velocity, World
+from stages.samplers.cps import CPS
+from stages.samplers.dance_sde import DanceSDE
 from stages.samplers.flow_sde import FlowSDE
 from stages.samplers.kernels import grid_like
 from stages.training.checks import finite
@@ -48,8 +51,9 @@ class Config:
     """Equal steps of the stochastic roll-out; fewer than in use will do, since only the order of rewards matters."""
     nfe: Steps
     """Equal Euler steps of the finished model's sampler, which is the plain ODE."""
-    noise_level: Positive
-    """a of g = a sqrt(t / (1 - t)), without unit."""
+    kernel: Annotated[FlowSDE | DanceSDE | CPS, Field(discriminator="name")]
+    """What makes a roll-out's steps stochastic: the authors' Flow-SDE, DanceGRPO's, or FlowCPS's, which has less noise
+    in its samples and loses some of their variance."""
     guidance: Guidance
     """w: classifier-free guidance of the policy, in roll-outs, in updates and in use; 1 is none."""
     advantage_scale: Scale
@@ -66,16 +70,13 @@ class Config:
     """AdamW's step size."""
 
     def __post_init__(self) -> None:
+        if not self.kernel.noise_level:
+            raise ValueError("kernel.noise_level=0.0: a roll-out without noise has no densities; raise it")
         if self.steps_per_update >= self.rollout_steps:
             raise ValueError(
                 f"steps_per_update={self.steps_per_update} exceeds the {self.rollout_steps - 1} stochastic steps of "
                 f"rollout_steps={self.rollout_steps}; lower it, or raise rollout_steps"
             )
-
-
-def kernel(cfg: Config) -> FlowSDE:
-    """The steps of a roll-out, but for its last."""
-    return FlowSDE(name="flow_sde", noise_level=cfg.noise_level)
 
 
 def policy(net: nn.Module, scale: float) -> Velocity:
@@ -102,7 +103,7 @@ def prepare(world: World, batch: Batch, rng: Generator, cfg: Config) -> Batch:
     times = grid_like(even(cfg.rollout_steps).times, x)
     states, log_probs = [x], []
     for index in range(cfg.rollout_steps - 1):
-        step = kernel(cfg).transition(times, torch.full((len(x),), index, device=x.device))
+        step = cfg.kernel.transition(times, torch.full((len(x),), index, device=x.device))
         mean = step.mean(x, velocity(x, times[index].expand(len(x)), cond))
         x = mean + expand(step.std, x) * normal_like(x, noises)
         states.append(x)
@@ -127,7 +128,7 @@ def loss(world: World, batch: Batch, rng: Generator, cfg: Config) -> Loss:
     chosen = torch.randperm(cfg.rollout_steps - 1, generator=rng, device=states.device)[: cfg.steps_per_update]
     index = chosen.repeat_interleave(len(cond))
     times = grid_like(even(cfg.rollout_steps).times, states)
-    step = kernel(cfg).transition(times, index)
+    step = cfg.kernel.transition(times, index)
 
     def along(x: Tensor) -> Tensor:
         """[B, N, ...] -> the chosen steps of all trajectories, [S B, ...]."""

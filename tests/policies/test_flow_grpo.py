@@ -1,6 +1,6 @@
 """Flow-GRPO on the Gaussian whose policy gradient is a number."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -12,14 +12,17 @@ from stages.core.spec import even
 from stages.core.types import World
 from stages.models.space import Points
 from stages.policies import flow_grpo
+from stages.samplers.cps import CPS
+from stages.samplers.dance_sde import DanceSDE
+from stages.samplers.flow_sde import FlowSDE
 from stages.samplers.kernels import grid_like as grid
 from tests.samplers.rigs import flow_sde_step
 from tests.training.gaussian import GaussianVelocity, ShiftedVelocity, tokens
 from tests.training.tiny import TinyNet
 
 CONFIG = flow_grpo.Config(
-    method="flow_grpo", rollout_steps=4, nfe=8, noise_level=0.7, guidance=1.0, advantage_scale="group", num_updates=2,
-    steps_per_update=3, clip_range=0.2, beta_kl=0.0, student_lr=1e-4,
+    method="flow_grpo", rollout_steps=4, nfe=8, kernel=FlowSDE(name="flow_sde", noise_level=0.7), guidance=1.0,
+    advantage_scale="group", num_updates=2, steps_per_update=3, clip_range=0.2, beta_kl=0.0, student_lr=1e-4,
 )  # fmt: skip
 PIXELS = Points((1, 4, 4), torch.float64)
 
@@ -70,9 +73,17 @@ def test_roll_outs_have_the_samplers_known_moments() -> None:
     assert torch.corrcoef(torch.stack([x0, x1]))[0, 1].item() == pytest.approx(0.198, abs=8e-3)
 
 
+KERNELS = [
+    FlowSDE(name="flow_sde", noise_level=0.7),
+    DanceSDE(name="dance_sde", noise_level=0.3),
+    CPS(name="cps", noise_level=0.9),
+]
+
+
+@pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.name)
 @pytest.mark.parametrize("guidance", [1.0, 2.5])
-def test_the_ratio_is_one_before_the_first_update(guidance: float) -> None:
-    cfg, world = replace(CONFIG, guidance=guidance), tiny()
+def test_the_ratio_is_one_before_the_first_update(guidance: float, kernel: FlowSDE | DanceSDE | CPS) -> None:
+    cfg, world = replace(CONFIG, guidance=guidance, kernel=kernel), tiny()
     _, metrics = flow_grpo.loss(world, prepared(world, cfg), stream(0, "loss"), cfg)
     assert float(metrics["ratio_gap"]) < 1e-12
     moved = tiny(TinyNet(5))
@@ -163,9 +174,11 @@ def test_equal_rewards_teach_nothing() -> None:
 
 
 def test_bad_configurations_and_rewards_are_refused() -> None:
-    section = {name: getattr(CONFIG, name) for name in CONFIG.__dataclass_fields__}
+    section = asdict(CONFIG)
     with pytest.raises(ValueError, match=r"steps_per_update=4 exceeds the 3 stochastic steps of rollout_steps=4"):
         check(flow_grpo.Config, {**section, "steps_per_update": 4}, "rl.arms.grpo")
+    with pytest.raises(ValueError, match=r"kernel.noise_level=0.0: a roll-out without noise has no densities"):
+        check(flow_grpo.Config, {**section, "kernel": {"name": "cps", "noise_level": 0.0}}, "rl.arms.grpo")
     broken = World(nets=tiny().nets, space=PIXELS, reward=lambda x, _: torch.full((len(x),), torch.nan))
     with pytest.raises(ValueError, match=r"flow_grpo: reward: 18 of 18 values are not finite; look at the samples"):
         prepared(broken)

@@ -1,7 +1,7 @@
 """What holds for every method, whatever it is: the loop may rely on this, and on nothing else."""
 
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -162,6 +162,9 @@ def turned(field: str, value: Any) -> Any:
     }
     if field in words:
         return words[field]
+    if is_dataclass(value):  # a choice with knobs of its own
+        inner = next(f.name for f in fields(value) if f.name != "name")
+        return replace(value, **{inner: turned(inner, getattr(value, inner))})
     if isinstance(value, int):
         return value + 1
     return value / 2 if value else 0.3
