@@ -59,6 +59,7 @@ def imported(folder: Path, at: Checkpoint, spec: SamplerSpec, *, copied: bool) -
 def save(folder: Path, net: Pretrained, spec: SamplerSpec) -> None:
     """Write a model that was made of a checkpoint."""
     at, rank = net.at, adapters.rank_of(net.body)
+    spec = at.family.fitted(at, spec)
     folder.mkdir(parents=True, exist_ok=True)
     denoiser = folder / at.family.denoiser
     if rank is None or not at.family.lora:

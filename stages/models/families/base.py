@@ -151,6 +151,10 @@ class Family:
         made = FlowMatchEulerDiscreteScheduler(shift=1.0, stochastic_sampling=STOCHASTIC[spec.rule["name"]])
         return made, {"sigmas": list(spec.times[:-1]), "num_inference_steps": spec.num_steps}
 
+    def fitted(self, at: "Checkpoint", spec: SamplerSpec) -> SamplerSpec:
+        """`spec` with the nearest times that diffusers' scheduler can take; for a flow they are its own."""
+        return spec
+
     def call(self, at: "Checkpoint", spec: SamplerSpec) -> dict[str, Any]:
         """Words of the stock pipeline's call, beside prompt and times, with which it samples as we do."""
         options = at.options

@@ -2,6 +2,7 @@
 
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -74,7 +75,8 @@ def test_a_student_with_adapters_is_sampled_by_stock_diffusers_as_by_us(made: Pa
     student = load(folder, table)
     prompt = table.prompts[2]
     ours = draw(student, torch.tensor([[2]]), Noise(0, "test"))
-    theirs = sampled(folder, prompt, Noise(0, "test").at(0, 1, student.space.shape))
+    rig = SimpleNamespace(name="sd3", space=student.space)
+    theirs = sampled(folder, rig, prompt, Noise(0, "test"))
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
     teacher = load(made / "data/teacher/model", table)
     base = draw(teacher, torch.tensor([[2]]), Noise(0, "test"))
