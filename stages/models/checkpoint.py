@@ -4,7 +4,6 @@ Nothing in it is unpickled and no code of it is run: components are classes of d
 safetensors.
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +15,9 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import Field
 
+from stages.core.cache import cache_folder
 from stages.core.config import config
+from stages.core.hashing import sha256, sha256_of_file
 from stages.core.messages import listed
 from stages.core.ranges import Count, Guidance, Size
 from stages.models.families import FAMILIES
@@ -231,22 +232,15 @@ def _sha256(file: Path) -> str:
     """Hex digest of the file, remembered on this machine for as long as it is not touched."""
     file, stat = file.resolve(), file.stat()
     told = f"{file}\0{stat.st_size}\0{stat.st_mtime_ns}\0{stat.st_ino}"
-    note = _notes() / hashlib.sha256(told.encode()).hexdigest()
+    note = cache_folder() / "checkpoints" / sha256(told.encode())
     if note.is_file():
         return note.read_text(encoding="ascii")
-    with file.open("rb") as stream:
-        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    found = sha256_of_file(file)
     note.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     temporary = note.with_name(f".{note.name}.{os.getpid()}")
     temporary.write_text(found, encoding="ascii")
     temporary.replace(note)
     return found
-
-
-def _notes() -> Path:
-    given = os.environ.get("FEWSTEP_CACHE")
-    root = Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "fewstep"
-    return root / "checkpoints"
 
 
 def _read(file: Path) -> dict[str, Any]:
