@@ -41,7 +41,7 @@ def found(source: str, options: Options) -> Checkpoint:
 
 def own_sampler(at: Checkpoint, num_steps: int, guidance: float) -> SamplerSpec:
     """Euler steps, spread as the checkpoint's scheduler says."""
-    times = at.family.levels(at.config("scheduler"), at, num_steps)
+    times = at.family.levels(at, num_steps)
     schedule = {"name": "explicit", "at": list(times)}
     return SamplerSpec(rule={"name": "euler"}, schedule=schedule, times=times, guidance=guidance)
 

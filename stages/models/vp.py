@@ -30,6 +30,9 @@ Above = Literal["clamp", "stock"]
 Ask = Callable[[Tensor, Tensor], Tensor]
 """The network's own answer at (z [B, ...], s [B])."""
 
+_WORDS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr")
+"""What decides a noise schedule."""
+
 
 def radius(t: Tensor) -> Tensor:
     """r(t), of a point of the flow over a point of the schedule."""
@@ -47,11 +50,12 @@ class Schedule:
 
     @classmethod
     def of(cls, scheduler: Mapping[str, Any], above: Above) -> "Schedule":
-        """That of a checkpoint's scheduler_config.json, read by diffusers' own DDPM."""
+        """That of a checkpoint's scheduler_config.json, read by diffusers' own DDIM."""
         from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
-        known = {name: value for name, value in scheduler.items() if not name.startswith("_")}
-        alphas = DDIMScheduler.from_config(known).alphas_cumprod.double()
+        alphas = DDIMScheduler(
+            **{name: scheduler[name] for name in _WORDS if name in scheduler}
+        ).alphas_cumprod.double()
         ratios = (alphas.log() - (1 - alphas).log()) / 2
         return cls(ratios, scheduler.get("prediction_type", "epsilon"), above)
 

@@ -4,6 +4,7 @@ A family is one row of `FAMILIES`. Times, signs, packing and scales of its denoi
 outside there is the flow's velocity at the unpacked latent [C, H, W] or [C, T, H, W].
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -44,7 +45,6 @@ class Family:
     """Two calls, or a number that the denoiser is given where its configuration says so (`guidance_embeds`)."""
     rounds_time: ClassVar[bool] = False
     """Whether the pipeline casts the time to the type of the latents, so that bfloat16 sees few different ones."""
-    vp: ClassVar[bool] = False
     sign: ClassVar[float] = 1.0
     """Of the velocity in the denoiser's answer."""
     words_of_init: ClassVar[Mapping[str, Any]] = MappingProxyType({})
@@ -76,16 +76,12 @@ class Family:
         if at.options.frames is not None:
             raise ValueError(f"frames={at.options.frames}: {self.pipeline} makes images; set it to null")
 
-    def time(self, t: Tensor) -> Tensor:
-        """What the denoiser is told for the flow's t; a VP model is told its level."""
-        return t * DIFFUSERS_TIME
-
     def embeds_guidance(self, at: "Checkpoint") -> bool:
         """Whether the denoiser takes a guidance as input."""
         return self.guidance == "embedded" and bool(at.config(self.denoiser).get("guidance_embeds"))
 
     def ask(self, body: Any, z: Tensor, time: Tensor, words: Words, at: "Checkpoint") -> Tensor:
-        """The denoiser's answer, of z's shape, at latents z [B, ...] and its own time [B]."""
+        """The denoiser's answer, of z's shape, at z [B, ...] and time [B] in thousandths, as schedulers count."""
         raise NotImplementedError
 
     def velocity(self, body: Any, x: Tensor, t: Tensor, words: Words, at: "Checkpoint") -> Tensor:
@@ -94,9 +90,7 @@ class Family:
         def ask(z: Tensor, time: Tensor) -> Tensor:
             return self.ask(body, z.to(at.dtype), time, words, at).float()
 
-        if self.vp:
-            return at.schedule.velocity(x, t, ask)
-        time = self.time(t)
+        time = t * DIFFUSERS_TIME
         return self.sign * ask(x, time.to(at.dtype) if self.rounds_time else time)
 
     def encode(self, pipe: Any, prompts: Sequence[str], at: "Checkpoint") -> Words:
@@ -129,15 +123,28 @@ class Family:
         settings = at.config(self.denoiser)
         return settings["num_attention_heads"] * settings["attention_head_dim"]
 
-    def levels(self, scheduler: Mapping[str, Any], at: "Checkpoint", num_steps: int) -> tuple[float, ...]:
-        """Times of the checkpoint's own sampler: even steps, pushed towards noise as its scheduler says."""
-        shift = self.shift(scheduler, at, num_steps)
-        even = [1 - i / num_steps for i in range(num_steps)]
-        return (*(shift * t / (1 + (shift - 1) * t) for t in even), 0.0)
+    def levels(self, at: "Checkpoint", num_steps: int) -> tuple[float, ...]:
+        """Times of the checkpoint's own sampler: even steps, moved as its scheduler says."""
+        scheduler, shift = at.config("scheduler"), self.shift(at, num_steps)
+        times = [shift * t / (1 + (shift - 1) * t) for t in (1 - i / num_steps for i in range(num_steps))]
+        terminal = scheduler.get("shift_terminal")
+        if terminal and num_steps > 1:
+            stretch = (1 - times[-1]) / (1 - terminal)
+            times = [1 - (1 - t) / stretch for t in times]
+        return (*times, 0.0)
 
-    def shift(self, scheduler: Mapping[str, Any], at: "Checkpoint", num_steps: int) -> float:
-        """By how much."""
-        return float(scheduler.get("shift", 1.0))
+    def shift(self, at: "Checkpoint", num_steps: int) -> float:
+        """How far times are pushed towards noise: 1 is not at all."""
+        scheduler = at.config("scheduler")
+        if not scheduler.get("use_dynamic_shifting"):
+            return float(scheduler.get("shift", 1.0))
+        low, high = scheduler.get("base_image_seq_len", 256), scheduler.get("max_image_seq_len", 4096)
+        least, most = scheduler.get("base_shift", 0.5), scheduler.get("max_shift", 1.15)
+        return math.exp(least + (most - least) * (self.num_tokens(at) - low) / (high - low))
+
+    def num_tokens(self, at: "Checkpoint") -> int:
+        """Of an image inside the denoiser, where that decides the shift."""
+        raise NotImplementedError
 
     def scheduler(self, at: "Checkpoint", spec: SamplerSpec) -> tuple[Any, dict[str, Any]] | None:
         """diffusers' scheduler for the steps of `spec`, and the call's words that give it the times, if it has one.

@@ -3,6 +3,7 @@
 import contextlib
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from stages.core.guidance import guided
+from stages.models.pretrained import Pretrained
 from stages.samplers.student import Noise
 from tests.models.families import tiny
 from tests.models.families.parity import PARITY
@@ -36,7 +38,9 @@ def both(rig: Any, *, steps: int, guidance: float) -> tuple[Tensor, Tensor]:
     if rig.at.family.text_length is not None:
         call["max_sequence_length"] = rig.at.text_length
     theirs = special.unpacked(pipe(tiny.PROMPTS[0], latents=special.packed(noise, rig), **call)[0], rig)
-    velocity = guided(rig.net, 1.0 if rig.at.options.embedded_guidance is not None else guidance)
+    options = replace(rig.at.options, above_t_max="stock")
+    net = Pretrained(rig.net.body, rig.table, replace(rig.at, options=options))
+    velocity = guided(net, 1.0 if rig.at.options.embedded_guidance is not None else guidance)
     cond, x = torch.tensor([[1]]), noise
     times = special.times(pipe.scheduler, rig)
     with torch.no_grad():
