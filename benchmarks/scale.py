@@ -28,8 +28,9 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import scale_tables  # noqa: E402
+from stages.core import hashing  # noqa: E402
 from stages.core.rng import normal_at  # noqa: E402
-from stages.io import artefacts, hashing, shards  # noqa: E402
+from stages.io import artefacts, shards  # noqa: E402
 from stages.io.pairs import Layout, Origin  # noqa: E402
 
 SHAPES = {"4x64x64": (4, 64, 64), "16x64x64": (16, 64, 64)}

@@ -18,7 +18,7 @@ from stages.io.dataset import Dataset
 from stages.io.expected import Expected, Inputs, outline
 from stages.io.job import Job
 from stages.io.pairs import INDEX, Pairs
-from stages.models import Student, TextTable, load
+from stages.models import Student, TextTable, load, samples
 from stages.models.mixture import GaussianMixture
 from stages.models.network import NetworkConfig, seeded_build
 from stages.samplers.program import program
@@ -30,6 +30,7 @@ from stages.training.loop import Budget, Trainer
 from stages.training.networks import RoleNetwork
 from stages.training.outcome import gather, record
 from stages.training.roles import Start
+from stages.training.tune import Tune, fits, made_of, tuning
 
 
 @config
@@ -58,6 +59,8 @@ class Common:
     """The student's size where `init` is a closed form and has no weights to start from."""
     sampler: Sampler | None
     """Of the finished student; null takes the method's own, which it is trained for if it is trained for one."""
+    tune: Tune
+    """Which weights of student and critics are trained."""
     batch_size: Count
     budget: Budget
 
@@ -72,12 +75,14 @@ def configure(job: Job) -> arm.Arm[Common]:
 
 def expect(cfg: arm.Arm[Common], job: Job, inputs: Inputs) -> Expected:
     """A student."""
+    makers = [inputs[name] for name in ("teacher", "init")]
     together(
         *(lambda name=name: _holds_a_model(cfg.common, job, name, inputs[name]) for name in ("teacher", "init")),
         lambda: _has_data(cfg, job, inputs["data"]),
         lambda: _has_a_size(cfg.common, job, inputs),
+        *(lambda given=given: given and fits(cfg.common.tune, job.where, given.model, given.rank) for given in makers),
     )
-    return Expected(model="trained")
+    return made_of(inputs["init"], cfg.common.tune)
 
 
 def _holds_a_model(common: Common, job: Job, name: str, given: Expected | None) -> None:
@@ -119,7 +124,14 @@ def work(cfg: arm.Arm[Common], job: Job, _unit: Mapping[str, Any], run: Run) -> 
     init = _initial(cfg.common, job, teacher, table)
     start = Start(init=init.net, teacher=teacher.net, space=init.space)
     trainer = Trainer(
-        cfg.method, cfg.settings, cfg.common.budget, start, seed=job.seed, device=job.device, ranks=run.ranks
+        cfg.method,
+        cfg.settings,
+        cfg.common.budget,
+        start,
+        seed=job.seed,
+        device=job.device,
+        ranks=run.ranks,
+        tuning=tuning(cfg.common.tune, job.seed),
     )
     meter = Meter(["teacher"])
     source = replace(teacher, net=RoleNetwork(teacher.net, "teacher", meter))
@@ -149,7 +161,9 @@ def _initial(common: Common, job: Job, teacher: Student, table: TextTable) -> St
 def _batches(cfg: arm.Arm[Common], job: Job, dataset: Dataset, teacher: Student) -> data.BatchAt:
     size = cfg.common.batch_size
     if cfg.method.NEEDS != "pairs":
-        return data.images(dataset, teacher.space, size, job.seed, job.device)
+        return data.images(
+            dataset, samples(job.input("encode"), dataset.train_images, teacher.space), size, job.seed, job.device
+        )
     made = _drawn(cfg.common.draw, job, dataset, teacher) if cfg.common.draw else _stored(job)
     return data.pairs(made, dataset, size, cfg.common.shuffle_buffer, seed=job.seed, device=job.device)
 

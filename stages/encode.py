@@ -1,8 +1,10 @@
-"""What networks read for prompts, worked out once for all later stages: the text table, a row a prompt.
+"""What networks read, worked out once for all later stages: the text table, and latents of the training images.
 
-Row 0 is the empty prompt. A row depends on its shard alone, so any number of workers makes the same bytes.
+The text table has a row a prompt; row 0 is the empty prompt, or the negative one that is stated. Latents are made where
+the model has a VAE. A file depends on its own prompts or images alone, so any number of workers makes the same bytes.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,12 +13,17 @@ from stages.core import tensors
 from stages.core.config import config
 from stages.core.ranges import Count
 from stages.core.types import Run
-from stages.io.artefacts import adopt
+from stages.io.artefacts import adopt, write_json
 from stages.io.dataset import Dataset
 from stages.io.expected import Expected, Inputs
 from stages.io.job import Job
-from stages.models import encoder_of
+from stages.models import encoder_of, space_of
 from stages.models.conditioning import TextTable, write_index
+from stages.models.latents import Latents
+from stages.models.pretrained import PipelineText
+
+_CUT = "cut.json"
+"""What a unit tells `finish`: prompts that are too long, and by how many tokens."""
 
 
 @config
@@ -25,6 +32,8 @@ class Config:
 
     shard_size: Count
     """Prompts a file."""
+    image_shard_size: Count
+    """Images a file."""
 
 
 def expect(_cfg: Config, _job: Job, _inputs: Inputs) -> Expected:
@@ -34,23 +43,44 @@ def expect(_cfg: Config, _job: Job, _inputs: Inputs) -> Expected:
 
 def plan(cfg: Config, job: Job) -> list[dict[str, Any]]:
     """One unit a file."""
-    count = -(-len(Dataset.load(job.input("dataset")).table) // cfg.shard_size)
-    return [{"id": f"text-{i:05d}", "shard": i} for i in range(count)]
+    dataset = Dataset.load(job.input("dataset"))
+    units = [{"id": f"text-{i:05d}", "of": "text", "shard": i} for i in range(-(-len(dataset.table) // cfg.shard_size))]
+    if isinstance(space_of(job.input("teacher") / "model"), Latents):
+        count = -(-len(dataset.train_images) // cfg.image_shard_size)
+        units += [{"id": f"latents-{i:05d}", "of": "images", "shard": i} for i in range(count)]
+    return units
 
 
 def work(cfg: Config, job: Job, unit: Mapping[str, Any], run: Run) -> None:
     """The rows of one file."""
+    dataset, model, file = (
+        Dataset.load(job.input("dataset")),
+        job.input("teacher") / "model",
+        f"{unit['id']}.safetensors",
+    )
+    if unit["of"] == "images":
+        first = unit["shard"] * cfg.image_shard_size
+        images = dataset.train_images[first : first + cfg.image_shard_size]
+        tensors.save(run.out / file, {"latents": space_of(model).encode(images.to(job.device))})
+        run.sink(len(images), {})
+        return
     first = unit["shard"] * cfg.shard_size
-    prompts = [prompt.text for prompt in Dataset.load(job.input("dataset")).table[first : first + cfg.shard_size]]
-    features = encoder_of(job.input("teacher") / "model", job.device).encode(prompts)
-    tensors.save(run.out / f"{unit['id']}.safetensors", features)
-    run.sink(len(prompts), {})
+    prompts = [prompt.text for prompt in dataset.table[first : first + cfg.shard_size]]
+    encoder = encoder_of(model, job.device)
+    cut = encoder.cut(prompts) if isinstance(encoder, PipelineText) else {}
+    write_json(run.out / _CUT, cut)
+    tensors.save(run.out / file, encoder.encode(prompts))
+    run.sink(len(prompts), {"prompts_cut": float(len(cut))})
 
 
 def finish(_cfg: Config, job: Job, parts: Sequence[Path], out: Path) -> Mapping[str, float]:
-    """Gather the files, and say which prompts their rows stand for."""
+    """Gather the files, and say which prompts their rows stand for, and which of them are cut by how many tokens."""
+    cut = dict[str, int]()
     for part in parts:
-        adopt(part, out)
-    write_index(out, [prompt.text for prompt in Dataset.load(job.input("dataset")).table])
+        adopt(part, out, but=_CUT)
+        if (part / _CUT).is_file():
+            cut |= json.loads((part / _CUT).read_text(encoding="utf-8"))
+    write_index(out, [prompt.text for prompt in Dataset.load(job.input("dataset")).table], cut)
     table = TextTable.load(out)
-    return {"prompts": float(len(table.prompts)), "width": float(table.features["pooled"].shape[1])}
+    width = next(rows.shape[-1] for rows in table.features.values())
+    return {"prompts": float(len(table.prompts)), "prompts_cut": float(len(cut)), "width": float(width)}

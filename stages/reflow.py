@@ -21,7 +21,7 @@ from stages.io.job import Job
 from stages.io.pairs import Pairs
 from stages.metrics.pairs import moments, pair_statistics
 from stages.metrics.straightness import straightness
-from stages.models import TextTable, load, space_of
+from stages.models import TextTable, load, samples, space_of
 
 _FOUND = "found.json"
 """What a unit tells `finish`."""
@@ -99,7 +99,7 @@ def _real(job: Job, count: int, rng: Generator) -> tuple[Tensor, Tensor, list[st
     rows = torch.randint(len(dataset.train_images), (count,), generator=rng)
     names = dataset.texts(range(len(dataset.prompts)))
     return (
-        space_of(job.input("teacher") / "model").encode(dataset.train_images[rows]),
+        samples(job.input("encode"), dataset.train_images, space_of(job.input("teacher") / "model"))[rows],
         dataset.train_prompts[rows],
         names,
     )

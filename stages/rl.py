@@ -24,6 +24,7 @@ from stages.training import arm, data
 from stages.training.loop import Budget, Trainer
 from stages.training.outcome import gather, record
 from stages.training.roles import Start
+from stages.training.tune import Tune, fits, made_of, tuning
 
 
 @config
@@ -39,6 +40,8 @@ class Common:
     """Samples a prompt, to compare; an iteration rolls out prompts_per_iteration x group_size of them."""
     sampler: Sampler | None
     """Of the finished model; null takes the algorithm's own."""
+    tune: Tune
+    """Which weights of the policy are trained."""
     budget: Budget
 
     def __post_init__(self) -> None:
@@ -59,10 +62,11 @@ def expect(cfg: arm.Arm[Common], job: Job, inputs: Inputs) -> Expected:
     common, dataset, init = cfg.common, outline(inputs), inputs["init"]
     together(
         lambda: init and _has_weights(common, job, init.model),
+        lambda: init and init.model and fits(common.tune, job.where, init.model, init.rank),
         lambda: dataset and rewards.expect(_terms(common, job), dataset.attributes),
         lambda: dataset and data.enough_prompts(common.prompts_per_iteration, dataset.num_seen, job.where),
     )
-    return Expected(model="trained")
+    return made_of(init, common.tune)
 
 
 def _has_weights(common: Common, job: Job, model: str | None) -> None:
@@ -99,7 +103,14 @@ def work(cfg: arm.Arm[Common], job: Job, _unit: Mapping[str, Any], run: Run) -> 
         prompts=dataset.table,
     )
     trainer = Trainer(
-        cfg.method, cfg.settings, cfg.common.budget, start, seed=job.seed, device=job.device, ranks=run.ranks
+        cfg.method,
+        cfg.settings,
+        cfg.common.budget,
+        start,
+        seed=job.seed,
+        device=job.device,
+        ranks=run.ranks,
+        tuning=tuning(cfg.common.tune, job.seed),
     )
     batch_at = data.groups(
         dataset,

@@ -1,6 +1,7 @@
-"""The many-step model: a flow-matching transformer trained here, or a mixture's exact velocity."""
+"""The many-step model: trained here by flow matching, a mixture's exact velocity, or a checkpoint of diffusers."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -8,13 +9,14 @@ from pydantic import Field
 
 from stages.core.config import config
 from stages.core.messages import at
-from stages.core.ranges import Count, Steps
+from stages.core.ranges import Count, Guidance, Steps
 from stages.core.spec import even
 from stages.core.types import Run
 from stages.io.dataset import Dataset
 from stages.io.expected import Expected, Inputs, outline
 from stages.io.job import Job
-from stages.models import Student, save
+from stages.models import Student, export, save
+from stages.models.checkpoint import Options
 from stages.models.mixture import GaussianMixture
 from stages.models.network import NetworkConfig, seeded_teacher
 from stages.models.space import SPACES, Points
@@ -51,12 +53,39 @@ class Exact:
     """Euler steps of the teacher's own sampler."""
 
 
-Config = Annotated[Trained | Exact, Field(discriminator="kind")]
+@config
+class Imported(Options):
+    """A checkpoint of diffusers, as it is."""
+
+    kind: Literal["diffusers"]
+    source: str
+    """The folder of a pipeline, or hub:<id>@<revision>."""
+    weights: Literal["reference", "copy"]
+    """Whether the artefact names the folder, which has to stay there, for all who work, or holds it."""
+    nfe: Steps
+    """Euler steps of the teacher's own sampler, spread as the checkpoint's scheduler says."""
+    guidance: Guidance
+    """Classifier-free guidance of that sampler; 1 is none."""
+
+    @property
+    def options(self) -> Options:
+        """How it is read."""
+        return Options(**{field.name: getattr(self, field.name) for field in fields(Options)})
 
 
-def expect(cfg: Trained | Exact, job: Job, inputs: Inputs) -> Expected:
+AnyTeacher = Trained | Exact | Imported
+Config = Annotated[AnyTeacher, Field(discriminator="kind")]
+
+
+def expect(cfg: AnyTeacher, job: Job, inputs: Inputs) -> Expected:
     """A model for samples of the dataset's shape."""
     data = outline(inputs)
+    if isinstance(cfg, Imported):
+        with at(job.where):
+            export.found(cfg.source, cfg.options).check()
+            if data:
+                _fits(cfg, data.sample_shape)
+        return Expected(model="checkpoint")
     if data and isinstance(cfg, Exact):
         _is_known(data.kind)
     if data and isinstance(cfg, Trained):
@@ -70,13 +99,26 @@ def _is_known(kind: str) -> None:
         raise ValueError(f"teacher.kind=exact needs a mixture, the dataset holds {kind}")
 
 
-def plan(_cfg: Trained | Exact, _job: Job) -> list[dict[str, Any]]:
-    """One unit."""
-    return [{"id": "all"}]
+def _fits(cfg: Imported, sample_shape: tuple[int, ...]) -> None:
+    asked = (3, cfg.height, cfg.width)
+    if sample_shape != asked:
+        raise ValueError(f"images are {list(asked)}, those of the dataset {list(sample_shape)}; make them one size")
 
 
-def work(cfg: Trained | Exact, job: Job, _unit: Mapping[str, Any], run: Run) -> None:
+def plan(cfg: AnyTeacher, _job: Job) -> list[dict[str, Any]]:
+    """One unit. A checkpoint is named by where it lies, whatever folder a worker is in."""
+    return [
+        {"id": "all"} | ({"source": export.found(cfg.source, cfg.options).source} if isinstance(cfg, Imported) else {})
+    ]
+
+
+def work(cfg: AnyTeacher, job: Job, unit: Mapping[str, Any], run: Run) -> None:
     """Train the teacher and save its average, with its sampler, to run.out/model."""
+    if isinstance(cfg, Imported):
+        checkpoint = export.found(unit["source"], cfg.options)
+        spec = export.own_sampler(checkpoint, cfg.nfe, cfg.guidance)
+        export.imported(run.out / "model", checkpoint, spec, copied=cfg.weights == "copy")
+        return
     data = Dataset.load(job.input("dataset"))
     if isinstance(cfg, Exact):
         _is_known(data.facts["kind"])
@@ -88,12 +130,12 @@ def work(cfg: Trained | Exact, job: Job, _unit: Mapping[str, Any], run: Run) -> 
     net = seeded_teacher(job.seed, cfg.network, data.sample_shape, prompts, cfg.text_encoder)
     start = Start(init=net, teacher=net, space=space)
     trainer = Trainer(flow_matching, cfg.method, cfg.budget, start, seed=job.seed, device=job.device, ranks=run.ranks)
-    batch_at = batches.images(data, space, cfg.batch_size, job.seed, job.device)
+    batch_at = batches.images(data, space.encode(data.train_images), cfg.batch_size, job.seed, job.device)
     outcome = trainer.run(batch_at, resume=run.resume, sink=run.sink)
     made = Student(outcome.student, flow_matching.sampler(cfg.method), space, outcome.student.text.frozen())
     record(run.out, outcome, made, cfg.budget.iterations)
 
 
-def finish(_cfg: Trained | Exact, _job: Job, parts: Sequence[Path], out: Path) -> Mapping[str, float]:
+def finish(_cfg: AnyTeacher, _job: Job, parts: Sequence[Path], out: Path) -> Mapping[str, float]:
     """The last losses of training."""
     return gather(parts[0], out)

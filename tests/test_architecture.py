@@ -141,11 +141,11 @@ def test_nothing_is_imported_that_is_not_needed(modules, heavy):
 
 
 def test_one_place_makes_digests():
-    """sha256 and md5 of files and contents are made in stages/io/hashing.py; stages/core/rng.py makes seeds."""
+    """sha256 and md5 of files and contents are made in stages/core/hashing.py; stages/core/rng.py makes seeds."""
     files = [
         file
         for folder in ("stages", "flows", "tests", "benchmarks", "deploy")
         for file in (ROOT / folder).rglob("*.py")
     ]
     users = {file.relative_to(ROOT).as_posix() for file in files if "import hash" + "lib" in file.read_text()}
-    assert users == {"stages/io/hashing.py", "stages/core/rng.py"}
+    assert users == {"stages/core/hashing.py", "stages/core/rng.py"}

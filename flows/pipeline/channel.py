@@ -16,7 +16,7 @@ from typing import Any
 
 from flows.runtime import environment, errors, source
 from flows.runtime.errors import Passing
-from stages.io import hashing
+from stages.core import hashing
 
 SOCKET = "FEWSTEP_DRIVER"
 """Environment variable of what the driver starts: where it listens."""

@@ -19,7 +19,8 @@ from flows.project.storage import Storage
 from flows.runtime import forks, processes, source
 from flows.runtime.environment import HOME
 from flows.runtime.errors import Refused
-from stages.io import hashing, params
+from stages.core import hashing
+from stages.io import params
 from stages.io.expected import Expected
 from stages.io.job import Job
 

@@ -30,9 +30,10 @@ def _counted(arm: Section) -> Section:
 
 
 def _taught(teacher: Section) -> Section:
-    """A closed form is not trained, nor is it asked how often."""
-    if replicates.WORD in teacher and teacher.get("kind") == "exact":
-        raise ValueError(f"{replicates.WORD}: a closed form is not trained; leave the word out")
+    """What is not trained here is not asked how often."""
+    what = {"exact": "a closed form", "diffusers": "a checkpoint"}.get(str(teacher.get("kind")))
+    if replicates.WORD in teacher and what:
+        raise ValueError(f"{replicates.WORD}: {what} is not trained; leave the word out")
     return _counted(teacher) if replicates.WORD in teacher else teacher
 
 

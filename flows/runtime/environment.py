@@ -5,7 +5,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from stages.io import hashing
+from stages.core import hashing
 
 HOME = Path(".fewstep")
 """Untracked: locks, logs, work folders, local servers."""

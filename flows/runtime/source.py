@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from stages.io.hashing import sha256_of_files
+from stages.core.hashing import sha256_of_files
 
 ROOT = Path(__file__).parents[2]
 

@@ -16,9 +16,9 @@ from typing import Any
 
 from flows.project.nodes import Node
 from flows.tracking import backend
+from stages.core.hashing import sha256
 from stages.core.trainings import Spread
 from stages.io import replicates
-from stages.io.hashing import sha256
 
 MODEL, DIGEST, JUDGE = "eval.model", "eval.digest", "eval.judge"
 """Tags of a scored model's run: its name, the digest of the version that was scored, and what judged it."""

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from flows.versioning import command
-from stages.io import hashing
+from stages.core import hashing
 
 
 @functools.cache

@@ -7,9 +7,9 @@ from pathlib import Path
 from types import MappingProxyType
 
 from stages.cells.measure import Cell
+from stages.core.hashing import sha256_of_files
 from stages.io import code
 from stages.io.artefacts import sha256_of
-from stages.io.hashing import sha256_of_files
 
 MEASURES = MappingProxyType({"reward": "stages.cells.reward", "metric": "stages.cells.metric"})
 """Kind of a cell -> the module that measures it, where that is not `stages.cells.measure`."""

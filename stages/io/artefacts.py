@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from stages.io.hashing import sha256, sha256_of_file
+from stages.core.hashing import sha256, sha256_of_file
 from stages.io.storage import Entry, Store
 
 SCHEMA = 1

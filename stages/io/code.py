@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 
-from stages.io.hashing import sha256_of_files
+from stages.core.hashing import sha256_of_files
 
 ROOT = Path(__file__).parents[2]
 METHODS = MappingProxyType({"distill": "stages.distillers", "rl": "stages.policies"})

@@ -31,8 +31,10 @@ class Expected:
     """An artefact that is yet to be made."""
 
     dataset: Outline | None = None
-    model: Literal["trained", "closed form"] | None = None
-    """None: it holds no model."""
+    model: Literal["trained", "closed form", "checkpoint"] | None = None
+    """None: it holds no model. What is made of a checkpoint is one."""
+    rank: int | None = None
+    """Of its adapters, where it has some."""
     has_pairs: bool = False
     """Whether it holds pairs of noise and sample."""
     shard_size: int | None = None

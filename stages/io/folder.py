@@ -23,10 +23,10 @@ from pydantic import Field
 from torch import Tensor
 
 from stages.core.config import config
+from stages.core.hashing import sha256_of_files
 from stages.core.messages import shown
 from stages.core.prompts import Prompt
 from stages.core.ranges import NonNegativeCount
-from stages.io.hashing import sha256_of_files
 
 METADATA = "metadata.jsonl"
 TASK_NAME = r"[A-Za-z0-9_-]{1,64}"

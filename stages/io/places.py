@@ -13,6 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from stages.core.cache import cache_folder
 from stages.io import artefacts
 from stages.io.storage import Store, is_url
 
@@ -154,12 +155,6 @@ def _copy(store: Store, name: str, content: Mapping[str, Any]) -> Path:
     finally:
         shutil.rmtree(build, ignore_errors=True)
     return folder
-
-
-def cache_folder() -> Path:
-    """Where this machine keeps copies from stores; FEWSTEP_CACHE, else in the user's cache."""
-    given = os.environ.get("FEWSTEP_CACHE")
-    return Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "fewstep"
 
 
 def publish(store: Store, folder: Path) -> str:

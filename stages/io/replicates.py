@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from stages.io.hashing import sha256
+from stages.core.hashing import sha256
 
 Params = Mapping[str, Any]
 Sections = Callable[[str, str], Any]

@@ -17,8 +17,8 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
+from stages.core import hashing
 from stages.core.messages import brief
-from stages.io import hashing
 
 Entry = Mapping[str, Any]
 """A file of an artefact: path, bytes, sha256."""

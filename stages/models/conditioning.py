@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # see text.py
     from transformers import PreTrainedTokenizerFast
 
 Features = Mapping[str, Tensor]
-"""What is known of prompts, a row each; every encoder gives `hidden` [n, L, D] and `pooled` [n, D]."""
+"""What is known of prompts, a row each: `hidden` [n, L, D], `pooled` [n, D], `mask` [n, L], as networks ask for it."""
 
 _INDEX = "table.json"
 
@@ -49,19 +49,33 @@ class TextTable:
     def save(self, folder: Path) -> None:
         """Write it as one file of features and an index."""
         tensors.save(folder / "text-00000.safetensors", self.features)
-        write_index(folder, self.prompts)
+        write_index(folder, self.prompts, {})
 
     @classmethod
     def load(cls, folder: Path) -> "TextTable":
         """The table of an `encode` artefact, whose files follow each other by name."""
         prompts = json.loads((folder / _INDEX).read_text(encoding="utf-8"))["prompts"]
         parts = [load_file(file) for file in sorted(folder.glob("text-*.safetensors"))]
-        return cls(prompts, {name: torch.cat([part[name] for part in parts]) for name in parts[0]})
+        return cls(prompts, joined(parts))
 
 
-def write_index(folder: Path, prompts: Sequence[str]) -> None:
-    """Say in `folder` which prompts the rows of its files stand for."""
-    (folder / _INDEX).write_text(json.dumps({"prompts": list(prompts)}, indent=1) + "\n", encoding="utf-8")
+def joined(parts: Sequence[Features]) -> dict[str, Tensor]:
+    """Their rows behind each other. Where they have another number of tokens, which a mask tells, zeros are added."""
+    return {name: _stacked([part[name] for part in parts]) for name in parts[0]}
+
+
+def _stacked(parts: Sequence[Tensor]) -> Tensor:
+    if parts[0].dim() > 1:
+        longest = max(part.shape[1] for part in parts)
+        ends = (0, 0) * (parts[0].dim() - 2)
+        parts = [nn.functional.pad(part, (*ends, 0, longest - part.shape[1])) for part in parts]
+    return torch.cat(list(parts))
+
+
+def write_index(folder: Path, prompts: Sequence[str], cut: Mapping[str, int]) -> None:
+    """Say in `folder` which prompts the rows of its files stand for, and by how many tokens too long ones are `cut`."""
+    told = {"prompts": list(prompts)} | ({"cut": dict(cut)} if cut else {})
+    (folder / _INDEX).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 
 
 class TextEncoder(Protocol):

@@ -17,16 +17,18 @@ from safetensors.torch import load_file
 from stages.core import tensors
 from stages.core.config import check
 from stages.core.spec import SamplerSpec
+from stages.models import export
 from stages.models.conditioning import FrozenText, OneHot, TextEncoder, TextTable
+from stages.models.families.base import STOCHASTIC
+from stages.models.latents import Latents
 from stages.models.mixture import GaussianMixture
+from stages.models.pretrained import PipelineText, Pretrained
 from stages.models.space import SPACES, Points
 
 INDEX = "model_index.json"
 MIXTURE = "mixture.safetensors"
 SAMPLER = "sampler.json"
 SCHEDULER = "scheduler"
-STOCHASTIC = {"euler": False, "renoise": True}
-"""Rules whose steps are those of diffusers' FlowMatchEulerDiscreteScheduler, and whether it draws noise for them."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Student:
     """A network with the sampler it carries, where its samples live, and what reads prompts. A teacher is one too."""
 
     net: Any
-    """One of `stages.models.network`, or a GaussianMixture for a teacher in closed form."""
+    """One of `stages.models.network`, a `Pretrained`, or a GaussianMixture for a teacher in closed form."""
     spec: SamplerSpec
     space: Points
     encoder: TextEncoder
@@ -50,6 +52,9 @@ def save(folder: Path, model: Student, steps: Sequence[Any] | None = None) -> No
     if isinstance(net, GaussianMixture):
         tensors.save(folder / MIXTURE, net.state_dict())
         (folder / SAMPLER).write_text(json.dumps(asdict(spec), indent=1) + "\n", encoding="utf-8")
+        return
+    if isinstance(net, Pretrained):
+        export.save(folder, net, spec)
         return
     if steps is None and spec.rule["name"] != "euler":
         raise ValueError(f"a model that steps by {spec.rule['name']!r} is saved with its steps")
@@ -108,6 +113,9 @@ def load(folder: Path, text: TextTable | Sequence[str], device: str | torch.devi
     if not isinstance(text, TextTable):
         prompts = ["", *text]
         text = TextTable(prompts, encoder.encode(prompts))
+    if (folder / export.INDEX).is_file():
+        net = export.load(folder, text)
+        return Student(_frozen(net, device), spec, space_of(folder), encoder)
     if (folder / MIXTURE).is_file():
         mixture = GaussianMixture(**load_file(folder / MIXTURE))
         mixture.text = text
@@ -132,6 +140,8 @@ def _network(folder: Path, text: TextTable) -> Any:
 
 def space_of(folder: Path) -> Points:
     """Where the samples of the model in `folder` live. ValueError if no model is there."""
+    if (folder / export.INDEX).is_file():
+        return Latents.of(export.opened(folder))
     if (folder / MIXTURE).is_file():
         return Points((load_file(folder / MIXTURE)["means"].shape[1], 1, 1))
     index = _index(folder)
@@ -143,6 +153,8 @@ def space_of(folder: Path) -> Points:
 
 def encoder_of(folder: Path, device: str | torch.device = "cpu") -> TextEncoder:
     """What reads prompts for the model in `folder`. ValueError if no model is there."""
+    if (folder / export.INDEX).is_file():
+        return PipelineText(export.opened(folder), device)
     if (folder / MIXTURE).is_file():
         return GaussianMixture(**load_file(folder / MIXTURE)).encoder
     prompts = _index(folder)["prompts"]
@@ -163,6 +175,8 @@ def encoder_of(folder: Path, device: str | torch.device = "cpu") -> TextEncoder:
 
 def sampler(folder: Path) -> SamplerSpec:
     """The sampler that the model in `folder` carries. ValueError if no model is there."""
+    if (folder / export.INDEX).is_file():
+        return export.sampler(folder)
     content = _read(folder / SAMPLER) if (folder / MIXTURE).is_file() else _index(folder)["sampler"]
     return check(SamplerSpec, content, f"{folder}: sampler")
 

@@ -8,16 +8,16 @@ from torch import Tensor
 
 from stages.core.messages import join
 from stages.core.rng import stream
-from stages.core.types import Batch, Space
+from stages.core.types import Batch
 from stages.io.dataset import Dataset
 from stages.training.walk import Walk
 
 BatchAt = Callable[[int], Batch]
 
 
-def images(dataset: Dataset, space: Space, batch_size: int, seed: int, device: str) -> BatchAt:
-    """Samples x0 of training images with their prompts, drawn with replacement."""
-    x0 = space.encode(dataset.train_images).to(device)
+def images(dataset: Dataset, x0: Tensor, batch_size: int, seed: int, device: str) -> BatchAt:
+    """Samples x0 of training images, of which there is one each, with their prompts, drawn with replacement."""
+    x0 = x0.to(device)
     cond = dataset.rows(dataset.train_prompts).to(device)
 
     def batch_at(iteration: int) -> Batch:

@@ -75,11 +75,15 @@ class Adapters:
 
     is_adapter: Callable[[str], bool]
     """By a tensor's name."""
+    ready: Callable[[nn.Module], None] = lambda _net: None
+    """Makes a twin ready to be trained, as by giving it adapters where it has none."""
 
     def twin(self, net: nn.Module) -> nn.Module:
         """A copy that shares all but the adapters."""
         tensors = [*net.named_parameters(), *net.named_buffers()]
-        return copy.deepcopy(net, {id(tensor): tensor for name, tensor in tensors if not self.is_adapter(name)})
+        made = copy.deepcopy(net, {id(tensor): tensor for name, tensor in tensors if not self.is_adapter(name)})
+        self.ready(made)
+        return made
 
     def own(self, net: nn.Module) -> dict[str, Tensor]:
         """The adapters."""

@@ -8,7 +8,8 @@ import torch
 from botocore.exceptions import ClientError
 from s3fs.errors import translate_boto_error
 
-from stages.io import artefacts, hashing, places, shards, storage
+from stages.core import hashing
+from stages.io import artefacts, places, shards, storage
 from stages.io.storage import StorageError, Store, TransientStorageError
 from tests import s3
 

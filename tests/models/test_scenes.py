@@ -46,7 +46,7 @@ def test_training_shows_nothing_that_was_held_out(made):
 def test_its_file_holds_levels(made, tmp_path):
     data = made[0]
     data.save(tmp_path)
-    assert (tmp_path / "images.safetensors").stat().st_size < 1.1 * (600 + 400) * 3 * 32 * 32
+    assert (tmp_path / "images.safetensors").stat().st_size < 1.1 * (600 + 400) * 3 * 16 * 16
     again = Dataset.load(tmp_path)
     assert torch.equal(again.train_images, data.train_images)
     assert again.train_images.dtype == torch.float32
@@ -55,7 +55,7 @@ def test_its_file_holds_levels(made, tmp_path):
 def test_features_tell_scenes_from_noise(made):
     data, judge, _ = made
     real, other = judge.features(data.test_images[:200]), judge.features(data.test_images[200:])
-    noise = judge.features(torch.rand(200, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
+    noise = judge.features(torch.rand(200, 3, 16, 16, generator=torch.Generator().manual_seed(0)))
     assert frechet_distance(real, noise) > 3 * frechet_distance(real, other)
 
 

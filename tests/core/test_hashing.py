@@ -1,6 +1,6 @@
 """Digests are the standard ones, and of several files it is their paths and bytes that count."""
 
-from stages.io import hashing
+from stages.core import hashing
 
 
 def test_digests_are_the_standard_ones(tmp_path):

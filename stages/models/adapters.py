@@ -1,0 +1,91 @@
+"""Adapters (LoRA) beside a network's frozen weights: injected by peft, in the form that diffusers loads.
+
+They are float32 whatever the network they are added to is held in: AdamW's small updates are lost in bfloat16.
+"""
+
+import copy
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stages.core.messages import listed
+
+NAME = "default"
+"""Of the one adapter that a network has. It is in no file."""
+
+
+def is_adapter(name: str) -> bool:
+    """Whether a tensor of this name is an adapter's."""
+    return ".lora_A." in name or ".lora_B." in name
+
+
+def inject(body: nn.Module, *, rank: int, alpha: float, targets: Sequence[str], seed: int) -> None:
+    """Give `body` fresh adapters, which change nothing yet; ValueError names a target that matches no module."""
+    from peft import LoraConfig, inject_adapter_in_model
+
+    check(body, targets)
+    told = LoraConfig(r=rank, lora_alpha=alpha, target_modules=sorted(targets), init_lora_weights=True)  # type: ignore[arg-type]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        inject_adapter_in_model(told, body, NAME)
+    for name, parameter in body.named_parameters():
+        if is_adapter(name):
+            parameter.data = parameter.data.float()
+    body.requires_grad_(False)
+
+
+def check(body: nn.Module, targets: Sequence[str]) -> None:
+    """ValueError names a target that is no linear or convolutional layer of `body`."""
+    fit = [name for name, module in body.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+    for target in targets:
+        if not any(name == target or name.endswith(f".{target}") for name in fit):
+            ends = sorted({".".join(part for part in name.split(".")[-2:] if not part.isdigit()) for name in fit})
+            raise ValueError(f"targets: no layer of the network is called {target}; there are {listed(ends)}")
+
+
+def layers(net: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Layers that have an adapter, by name."""
+    return ((name, module) for name, module in net.named_modules() if hasattr(module, "lora_A"))
+
+
+def rank_of(net: nn.Module) -> int | None:
+    """None where there are no adapters."""
+    return next((module.r[NAME] for _, module in layers(net)), None)
+
+
+def rescale(net: nn.Module, alpha: float) -> None:
+    """Give the adapters another alpha, and weights with which they do what they did."""
+    for _, layer in layers(net):
+        scaling = alpha / layer.r[NAME]
+        layer.lora_B[NAME].weight.data.mul_(layer.scaling[NAME] / scaling)
+        layer.scaling[NAME], layer.lora_alpha[NAME] = scaling, alpha
+    told = getattr(net, "peft_config", None) or next(m.peft_config for m in net.modules() if hasattr(m, "peft_config"))
+    told[NAME].lora_alpha = alpha
+
+
+def exported(body: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Adapters as peft and diffusers name them, alpha being the rank, and peft's words on them; `body` stays as it is.
+
+    Some loaders read no alpha: where it is the rank, they are right not to.
+    """
+    from peft import get_peft_model_state_dict
+
+    own = [*body.named_parameters(), *body.named_buffers()]
+    twin = copy.deepcopy(body, {id(tensor): tensor for name, tensor in own if not is_adapter(name)})
+    rank = rank_of(twin)
+    assert rank is not None
+    rescale(twin, rank)
+    told = {**twin.peft_config[NAME].to_dict(), "target_modules": sorted(twin.peft_config[NAME].target_modules)}  # type: ignore[index]
+    return get_peft_model_state_dict(twin, adapter_name=NAME), told
+
+
+def merged(body: nn.Module) -> nn.Module:
+    """A copy of `body` whose weights are those with the adapters, in float32's precision, and that has none."""
+    made = copy.deepcopy(body)
+    for name, layer in list(layers(made)):
+        layer.merge(adapter_names=[NAME])
+        parent, _, last = name.rpartition(".")
+        setattr(made.get_submodule(parent), last, layer.get_base_layer())
+    return made

@@ -1,0 +1,157 @@
+"""A checkpoint's denoiser as a velocity, and the encoders that read prompts for it."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stages.core.prompts import EMPTY
+from stages.core.types import Cond
+from stages.models.checkpoint import Checkpoint
+from stages.models.conditioning import Features, TextTable, joined
+
+BATCH = 16
+"""Prompts that encoders see at once."""
+
+
+class Pretrained(nn.Module):
+    """Flow velocity [B, *shape] of a checkpoint's denoiser: float32 in and out, whatever the denoiser computes in."""
+
+    def __init__(self, body: nn.Module, text: TextTable, at: Checkpoint) -> None:
+        super().__init__()
+        self.body, self.text, self.at = body, text, at
+        self.feature_dim = at.family.feature_dim(at)
+
+    def forward(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        """The velocity at (x [B, *shape], t [B])."""
+        words = {
+            name: rows.to(self.at.dtype) if rows.is_floating_point() else rows for name, rows in self.text(cond).items()
+        }
+        return self.at.family.velocity(self.body, x, t, words, self.at)
+
+    def features(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        """Image tokens [B, T, feature_dim] half-way up, float32; the blocks above are not run."""
+        found: list[Tensor] = []
+
+        def stop(_block: nn.Module, _inputs: object, answer: Any) -> None:
+            found.append(self.at.family.tokens(answer))
+            raise _Enough
+
+        hook = self.at.family.middle(self.body).register_forward_hook(stop)
+        try:
+            self(x, t, cond)
+        except _Enough:
+            pass
+        finally:
+            hook.remove()
+        return found[0].float()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Pretrained":
+        """With a body of its own; the text table and the checkpoint's facts are shared."""
+        import copy
+
+        made = Pretrained(copy.deepcopy(self.body, memo), self.text, self.at)
+        return made.train(self.training)
+
+
+class _Enough(Exception):
+    """Features are there."""
+
+
+def component(at: Checkpoint, name: str, dtype: torch.dtype, own: Path | None = None) -> Any:
+    """A network of the checkpoint, its weights from folder `own` if stated; in evaluation mode, without gradients."""
+    with _quiet():
+        import diffusers
+        import transformers
+
+        library, kind = at.index[name]
+        source = getattr({"diffusers": diffusers, "transformers": transformers}[library], kind, None)
+        if source is None:
+            raise ValueError(f"{at.folder}: {name} is a {kind}, which this {library} has not")
+        variant = None if own else at.variant_of(name)
+        made = source.from_pretrained(
+            own or at.folder / name, local_files_only=True, use_safetensors=True, dtype=dtype, variant=variant
+        )
+    return made.eval().requires_grad_(False)
+
+
+def build(at: Checkpoint, text: TextTable, own: Path | None = None) -> Pretrained:
+    """The checkpoint's denoiser, with weights from folder `own` if stated, that reads `text`."""
+    return Pretrained(component(at, at.family.denoiser, at.dtype, own), text, at)
+
+
+class PipelineText:
+    """The encoders of a checkpoint, which are in memory only while they read."""
+
+    def __init__(self, at: Checkpoint, device: str | torch.device) -> None:
+        self.at, self.device = at, device
+
+    @torch.no_grad()
+    def encode(self, prompts: Sequence[str]) -> Features:
+        """A row a prompt; the empty one stands for none, or for the negative prompt that is stated."""
+        family, parts = self.at.family, []
+        with self._pipeline() as pipe:
+            none = family.null(pipe, self.at)
+            real = [prompt for prompt in prompts if prompt]
+            for first in range(0, len(real), BATCH):
+                parts.append(family.encode(pipe, real[first : first + BATCH], self.at))
+        rows = joined([none, *parts])
+        place = iter(range(1, len(real) + 1))
+        index = torch.tensor([next(place) if prompt else EMPTY for prompt in prompts], dtype=torch.int64)
+        return {name: tensor.cpu()[index] for name, tensor in rows.items()}
+
+    def cut(self, prompts: Sequence[str]) -> dict[str, int]:
+        """Of the prompts that are too long: how many tokens the tokeniser that takes fewest leaves out."""
+        found = dict[str, int]()
+        with self._pipeline(encoders=False) as pipe:
+            for name, length in self.at.family.lengths(pipe, self.at).items():
+                for prompt in prompts:
+                    more = self.at.family.count(getattr(pipe, name), prompt) - length
+                    if more > 0:
+                        found[prompt] = max(found.get(prompt, 0), more)
+        return found
+
+    @contextmanager
+    def _pipeline(self, *, encoders: bool = True) -> Iterator[Any]:
+        """The stock pipeline, without what makes images."""
+        at = self.at
+        with _quiet():
+            import diffusers
+
+            kept = [name for name in at.family.text if encoders or not name.startswith("text_encoder")]
+            without = {name: None for name, what in at.index.items() if isinstance(what, list) and name not in kept}
+            pipe = getattr(diffusers, at.pipeline).from_pretrained(
+                at.folder,
+                local_files_only=True,
+                use_safetensors=True,
+                dtype=at.dtype,
+                variant=at.options.variant,
+                **without,
+                **at.family.words_of_init,
+            )
+        if encoders:
+            pipe.to(self.device)
+        yield pipe
+        del pipe
+        if torch.device(self.device).type == "cuda":
+            torch.cuda.empty_cache()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without bars and advice of libraries: neither is ours to show."""
+    from diffusers.utils import logging as of_diffusers
+    from transformers.utils import logging as of_transformers
+
+    levels = [(each, each.get_verbosity()) for each in (of_diffusers, of_transformers)]
+    for each, _ in levels:
+        each.set_verbosity_error()
+        each.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for each, level in levels:
+            each.set_verbosity(level)

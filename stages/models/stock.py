@@ -1,0 +1,49 @@
+"""What the folder of a model made of a checkpoint says to people who have diffusers and not fewstep."""
+
+from pathlib import Path
+from typing import Literal
+
+from stages.core.spec import SamplerSpec
+from stages.models.checkpoint import HUB, Checkpoint
+
+_SCHEDULER = "scheduler"
+
+
+def write(folder: Path, at: Checkpoint, spec: SamplerSpec, *, tuned: Literal["full", "lora"]) -> None:
+    """README.md with the call that samples as we do, and the scheduler that it takes."""
+    found = at.family.scheduler(at, spec)
+    if found is None:
+        told = (
+            f"It steps by {spec.rule['name']}, which diffusers has no scheduler for: sample it with `fewstep sample`.\n"
+        )
+        (folder / "README.md").write_text(f"# A model made of {_named(at)[0]}\n\n{told}", encoding="utf-8")
+        return
+    scheduler, times = found
+    scheduler.save_pretrained(folder / _SCHEDULER)
+    name, where = _named(at)
+    whole, kind = tuned == "full" or not at.family.lora, at.index[at.family.denoiser][1]
+    classes = sorted({at.pipeline, type(scheduler).__name__, *([kind] if whole else [])})
+    dtype = f"torch.{at.options.precision}"
+    lines = ["import torch", f"from diffusers import {', '.join(classes)}", "", 'folder = "."  # this one']
+    if whole:
+        part = at.family.denoiser
+        lines.append(f'{part} = {kind}.from_pretrained(folder, subfolder="{part}", dtype={dtype})')
+        lines.append(f"pipe = {at.pipeline}.from_pretrained({where}, {part}={part}, dtype={dtype})")
+    else:
+        lines.append(f"pipe = {at.pipeline}.from_pretrained({where}, dtype={dtype})")
+        lines.append("pipe.load_lora_weights(folder)")
+    lines.append(f'pipe.scheduler = {type(scheduler).__name__}.from_pretrained(folder, subfolder="{_SCHEDULER}")')
+    lines += ["call = dict("]
+    lines += [f"    {word}={value!r}," for word, value in (at.family.call(at, spec) | times).items()]
+    lines += [")", 'made = pipe("a prompt", **call)']
+    code = "\n".join(lines)
+    text = f"# A few-step model made of {name}\n\nIn this folder:\n\n```python\n{code}\n```\n"
+    (folder / "README.md").write_text(text, encoding="utf-8")
+
+
+def _named(at: Checkpoint) -> tuple[str, str]:
+    """The base for people, and the arguments by which diffusers finds it."""
+    if at.source.startswith(HUB):
+        name, _, revision = at.source.removeprefix(HUB).partition("@")
+        return name, f'"{name}", revision="{revision}"'
+    return Path(at.source).name, f"{at.source!r}".replace("'", '"')

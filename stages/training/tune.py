@@ -1,0 +1,85 @@
+"""Which weights of a network a training changes, as parameters state it."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field
+from torch import nn
+
+from stages.core.config import config
+from stages.core.ranges import Positive, Size
+from stages.io.expected import Expected
+from stages.models import adapters
+from stages.models.pretrained import Pretrained
+from stages.training.roles import FULL, Adapters, Tuning
+
+
+@config
+class Whole:
+    """All of them."""
+
+    kind: Literal["full"]
+
+
+@config
+class Lora:
+    """Those of low-rank adapters beside the frozen network, which roles share (Hu et al. 2021, arXiv:2106.09685)."""
+
+    kind: Literal["lora"]
+    rank: Size
+    alpha: Positive
+    """What an adapter adds is multiplied by alpha / rank."""
+    targets: Literal["default"] | tuple[str, ...]
+    """Layers that get one, by the end of their names; by default those of the network's family."""
+    checkpointing: bool
+    """Whether the backward pass computes what the network holds inside again, rather than keep it in memory."""
+
+
+Tune = Annotated[Whole | Lora, Field(discriminator="kind")]
+
+
+def tuning(tune: Whole | Lora, seed: int) -> Tuning:
+    """What a training does about its networks' weights; fresh adapters come of `seed`."""
+    return FULL if isinstance(tune, Whole) else Adapters(adapters.is_adapter, _Ready(tune, seed))
+
+
+def fits(tune: Whole | Lora, where: str, model: str | None, rank: int | None) -> None:
+    """ValueError unless a model of this kind, with adapters of `rank` if it has some, can be tuned so."""
+    if isinstance(tune, Whole):
+        return
+    if model not in (None, "checkpoint"):
+        raise ValueError(
+            f"{where}.tune.kind=lora: adapters are for checkpoints, and it starts from what is {model}; set it to full"
+        )
+    if rank not in (None, tune.rank):
+        raise ValueError(
+            f"{where}.tune.rank={tune.rank}: the model it starts from has adapters of rank {rank}; name that"
+        )
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """Makes a twin ready to be trained: gives it adapters unless it has some, with which training goes on."""
+
+    tune: Lora
+    seed: int
+
+    def __call__(self, net: nn.Module) -> None:
+        """ValueError where there is no place for them, or those that are there have another rank."""
+        assert isinstance(net, Pretrained)
+        tune, rank = self.tune, adapters.rank_of(net.body)
+        if rank is None:
+            targets = net.at.family.targets if tune.targets == "default" else tune.targets
+            adapters.inject(net.body, rank=tune.rank, alpha=tune.alpha, targets=targets, seed=self.seed)
+        else:
+            fits(tune, "", None, rank)
+            adapters.rescale(net.body, tune.alpha)
+        if tune.checkpointing:
+            net.body.enable_gradient_checkpointing()  # type: ignore[operator]
+
+
+def made_of(init: Expected | None, tune: Whole | Lora) -> Expected:
+    """What a training that starts from `init` makes."""
+    if init and init.model == "checkpoint":
+        return Expected(model="checkpoint", rank=tune.rank if isinstance(tune, Lora) else None)
+    return Expected(model="trained")

@@ -1,0 +1,70 @@
+"""What has to be said to a family's stock pipeline so that it can be held against ours."""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+from torch import Tensor
+
+from stages.models.families.flux import packed, unpacked
+
+
+def _same(x: Tensor, _rig: Any) -> Tensor:
+    return x
+
+
+def sigmas(scheduler: Any, _rig: Any) -> list[float]:
+    """Times of a flow's scheduler, after it has sampled."""
+    return [float(sigma) for sigma in scheduler.sigmas]
+
+
+class Parity:
+    """Of a flow that takes latents as they are."""
+
+    def __init__(
+        self,
+        *,
+        scheduler: Callable[[Any], Any] = lambda own: own,
+        times: Callable[[Any, Any], list[float]] = sigmas,
+        packed: Callable[[Tensor, Any], Tensor] = _same,
+        unpacked: Callable[[Tensor, Any], Tensor] = _same,
+        end: Callable[[Tensor, Any], Tensor] = _same,
+        scale: str = "guidance_scale",
+        given: Callable[[float], float] = lambda guidance: guidance,
+        call: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
+        """`given` is what the pipeline takes for our guidance, under the name `scale`; `end` our last state as its."""
+        self.scheduler, self.times, self.packed, self.unpacked = scheduler, times, packed, unpacked
+        self.end, self.scale, self.given, self.call = end, scale, given, call
+
+
+def ddim(own: Any) -> Any:
+    """The same noise schedule, at trailing levels, by Euler's rule."""
+    from diffusers import DDIMScheduler
+
+    told = {"clip_sample": False, "set_alpha_to_one": True, "timestep_spacing": "trailing"}
+    return DDIMScheduler.from_config(own.config, **told)
+
+
+def levels(scheduler: Any, rig: Any) -> list[float]:
+    """Times of a noise schedule, from the last level's on."""
+    asked = rig.at.schedule.time_at(scheduler.timesteps.long())
+    return [1.0, *asked.tolist(), 0.0]
+
+
+NOISE = Parity(scheduler=ddim, times=levels)
+PIXART = Parity(scheduler=ddim, times=levels, call={"use_resolution_binning": False, "clean_caption": False})
+FLUX = {"packed": lambda x, _rig: packed(x), "unpacked": lambda tokens, rig: unpacked(tokens, *rig.space.shape[1:])}
+PARITY: Mapping[str, Parity] = MappingProxyType(
+    {
+        "sd15": NOISE,
+        "sd2": NOISE,
+        "sdxl": NOISE,
+        "pixart_alpha": PIXART,
+        "pixart_sigma": PIXART,
+        "sd3": Parity(),
+        "flux_dev": Parity(**FLUX),
+        "flux_schnell": Parity(**FLUX, scale="true_cfg_scale", call={"negative_prompt": ""}),
+    }
+)
+"""By the names of `tiny.BUILDERS`."""

@@ -1,0 +1,181 @@
+"""What every family holds to, on a tiny random checkpoint that is read from its folder like any other."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from stages.core.prompts import Prompt
+from stages.core.rng import stream
+from stages.core.spec import even
+from stages.distillers import METHODS
+from stages.models import Student, TextTable, adapters, export, load, save, space_of
+from stages.models.latents import Latents
+from stages.models.pretrained import PipelineText, Pretrained, build
+from stages.policies import POLICIES
+from stages.samplers.student import Noise, draw
+from stages.training.loop import Budget, Trainer
+from stages.training.roles import Start
+from stages.training.tune import Lora, tuning
+from tests.models.families import stock, tiny
+from tests.test_contracts import settings
+
+FAMILIES = list(tiny.BUILDERS)
+BUDGET = Budget(iterations=9, ema=0.5, clip=1.0, warmup=0, final_lr=1.0, precision="float32", slices=1)
+LORA = Lora(kind="lora", rank=2, alpha=4.0, targets="default", checkpointing=False)
+MODULES = {**METHODS, **POLICIES}
+
+
+class Rig:
+    """A family's checkpoint, as it is read."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self.name = name
+        self.at = export.found(str(tiny.saved(name, folder)), tiny.options(name))
+        self.at.check()
+        prompts = ["", *tiny.PROMPTS]
+        self.encoder = PipelineText(self.at, "cpu")
+        self.table = TextTable(prompts, self.encoder.encode(prompts))
+        self.net: Pretrained = build(self.at, self.table)
+        self.space = Latents.of(self.at)
+
+    def noise(self, count: int) -> Tensor:
+        return self.space.noise(count, stream(0, "noise"))
+
+
+_RIGS: dict[str, Rig] = {}
+
+
+@pytest.fixture(params=FAMILIES)
+def rig(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Rig:
+    name = request.param
+    if name not in _RIGS:
+        _RIGS[name] = Rig(name, tmp_path_factory.mktemp(name) / "checkpoint")
+    return _RIGS[name]
+
+
+def gap(ours: Tensor, theirs: Tensor) -> float:
+    """The largest difference, over the largest value."""
+    return float((ours - theirs).abs().max() / theirs.abs().max())
+
+
+def test_velocity_is_the_stock_pipelines(rig: Rig) -> None:
+    """Four steps of the pipeline, with its own scheduler, guidance and text, are ours to the last digits."""
+    ours, theirs = stock.both(rig, steps=4, guidance=3.0)
+    assert gap(ours, theirs) < 2e-6, "float32; PixArt divides what is predicted by a = 1/157"
+
+
+def test_latents_go_there_and_back_in_slices(rig: Rig) -> None:
+    x = rig.noise(3)
+    images = rig.space.decode(x)
+    assert 0 <= images.min() <= images.max() <= 1
+    options = rig.at.options
+    assert images.shape == (3, 3, *([options.frames] if options.frames else []), options.height, options.width)
+    again = rig.space.encode(images)
+    assert again.shape == x.shape
+    whole = Latents.of(replace(rig.at, options=replace(rig.at.options, slice_size=3)))
+    torch.testing.assert_close(whole.encode(images), again)
+    torch.testing.assert_close(whole.decode(x), images)
+
+
+def losses(nets: list[Pretrained], x: Tensor, cond: Tensor) -> Tensor:
+    t = torch.tensor([0.4, 0.7])
+    first = x - nets[0](x, t, cond)
+    return sum(((net(first, t, cond) - first) ** 2).mean() * (place + 1) for place, net in enumerate(nets))  # type: ignore[return-value]
+
+
+def gradients(net: Pretrained) -> dict[str, Tensor]:
+    return {name: p.grad for name, p in net.named_parameters() if p.grad is not None}
+
+
+def twins(rig: Rig, *, checkpointing: bool) -> list[Pretrained]:
+    """Two trained roles whose adapters matter, and the teacher."""
+    tune = tuning(replace(LORA, checkpointing=checkpointing), 0)
+    made: list[Any] = [tune.twin(rig.net) for _ in range(2)]
+    for number, net in enumerate(made):
+        rng = stream(number, "adapters")
+        for tensor in tune.own(net).values():
+            tensor.data = 0.1 * torch.randn(tensor.shape, generator=rng)
+            tensor.requires_grad_(True)
+    return [*made, rig.net]
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_roles_on_one_base_learn_as_networks_apart(rig: Rig, checkpointing: bool) -> None:
+    """Student, critic and teacher in one backward pass, with and without activation checkpointing."""
+    cond, x = torch.tensor([[1], [2]]), rig.noise(2)
+    shared = twins(rig, checkpointing=checkpointing)
+    losses(shared, x, cond).backward()
+    apart = twins(rig, checkpointing=False)
+    for net in apart[:2]:
+        for name, module in list(net.named_parameters()):
+            if not adapters.is_adapter(name):
+                module.data = module.data.clone()
+    losses(apart, x, cond).backward()
+    for one, other in zip(shared[:2], apart[:2], strict=True):
+        mine, theirs = gradients(one), gradients(other)
+        assert mine.keys() == theirs.keys() != set()
+        for name, gradient in mine.items():
+            torch.testing.assert_close(gradient, theirs[name])
+    assert not gradients(rig.net)
+
+
+def test_features_are_tokens_that_carry_a_gradient(rig: Rig) -> None:
+    x = rig.noise(2).requires_grad_(True)
+    found = rig.net.features(x, torch.tensor([0.3, 0.9]), torch.tensor([[1], [0]]))
+    assert found.shape[::2] == (2, rig.net.feature_dim)
+    found.square().sum().backward()
+    assert x.grad is not None
+    assert x.grad.abs().sum() > 0
+
+
+def test_a_target_that_is_no_layer_is_refused_by_name(rig: Rig) -> None:
+    with pytest.raises(ValueError, match="targets: no layer of the network is called to_z; there are "):
+        tuning(replace(LORA, targets=("to_q", "to_z")), 0).twin(rig.net)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_method_takes_a_step(rig: Rig, name: str) -> None:
+    base = {key: value.clone() for key, value in rig.net.state_dict().items()}
+    group = torch.arange(2).repeat_interleave(2)
+    x0, noise = (rig.space.noise(4, stream(n, "batch")) for n in range(2))
+    batch = {"x0": x0, "noise": noise, "cond": group[:, None] + 1, "group": group}
+    prompts = [Prompt(text) for text in rig.table.prompts]
+    start = Start(rig.net, rig.net, rig.space, lambda images, _prompts: images.flatten(1).mean(1), prompts)
+    cfg = settings(name, rollout_steps=4)
+    made = Trainer(MODULES[name], cfg, BUDGET, start, seed=0, device="cpu", tuning=tuning(LORA, 0))
+    metrics = made.step(batch)
+    assert all(torch.as_tensor(value).isfinite() for value in metrics.values())
+    own = {key: value for key, value in made.weights.state().items() if not key.startswith("head:")}
+    assert own
+    assert all(adapters.is_adapter(key) and value.dtype == torch.float32 for key, value in own.items())
+    assert any(value.any() for key, value in own.items() if key.startswith("student:") and ".lora_B." in key)
+    assert all(torch.equal(rig.net.state_dict()[key], value) for key, value in base.items())
+
+
+@pytest.mark.parametrize(("rule", "steps"), [("euler", 1), ("euler", 3), ("renoise", 3)])
+def test_a_student_is_loaded_by_stock_diffusers(rig: Rig, rule: str, steps: int, tmp_path: Path) -> None:
+    """Exported, read again by us and by the code of its README: the same images."""
+    student, _, _ = twins(rig, checkpointing=False)
+    made = Student(student, even(steps, rule=rule), rig.space, rig.encoder)
+    save(tmp_path / "model", made)
+    again = load(tmp_path / "model", rig.table)
+    cond, noise = torch.tensor([[2]]), Noise(0, "test")
+    ours = draw(again, cond, noise)
+    torch.testing.assert_close(draw(replace(made, spec=again.spec), cond, noise), ours, atol=1e-5, rtol=1e-5)
+    theirs = stock.sampled(tmp_path / "model", rig, tiny.PROMPTS[1], noise)
+    torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=2e-5)
+
+
+def test_a_copied_base_goes_with_its_models(rig: Rig, tmp_path: Path) -> None:
+    export.imported(tmp_path / "teacher", rig.at, even(2), copied=True)
+    teacher = load(tmp_path / "teacher", rig.table)
+    save(tmp_path / "student", Student(tuning(LORA, 0).twin(teacher.net), even(2), rig.space, rig.encoder))
+    other = load(tmp_path / "student", rig.table)
+    assert other.net.at.folder == tmp_path / "student/base"
+    x, t, cond = rig.noise(1), torch.tensor([0.5]), torch.tensor([[1]])
+    torch.testing.assert_close(other.net(x, t, cond), rig.net(x, t, cond))
+    assert space_of(tmp_path / "student").shape == rig.space.shape

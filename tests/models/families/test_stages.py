@@ -1,0 +1,83 @@
+"""A checkpoint goes through the stages: imported, encoded, distilled with adapters, and loaded by stock diffusers."""
+
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from flows.project.nodes import STAGES, Node
+from stages.core.types import Sink
+from stages.io import params, run
+from stages.io.dataset import Dataset
+from stages.io.job import Job
+from stages.models import TextTable, load
+from stages.samplers.student import Noise, draw
+from tests import pictures
+from tests.models.families import tiny
+from tests.models.families.stock import sampled
+
+ROOT = Path(__file__).parents[3]
+WORDS = [
+    "experiment=digits", "dataset=folder", "dataset.path=WHERE", "dataset.size=16", "verifier=prompts",
+    "teacher=diffusers", "teacher.source=SOURCE", "teacher.height=16", "teacher.width=16", "teacher.precision=float32",
+    "teacher.nfe=2", "teacher.text_length=7", "encode.shard_size=4", "encode.image_shard_size=100",
+    "trajectories={num_trajectories: 8, shard_size: 8, batch_size: 8, keep: []}",
+    "trajectories.sampler={rule: {name: euler}, schedule: {name: uniform, steps: 2}, guidance: 2.0}",
+    "++distill.arms.tdm1.tune={kind: lora, rank: 2, alpha: 4, targets: default, checkpointing: true}",
+    "distill.arms.tdm1.nfe=2", "distill.arms.tdm1.batch_size=2", "distill.arms.tdm1.student_lr=0.01",
+    "distill.arms.tdm1.budget={iterations: 2, warmup: 0, ema: 0.0}",
+]  # fmt: skip
+SILENT: Sink = lambda _step, _metrics: None  # noqa: E731
+
+
+@cache
+def composed(*words: str) -> Any:
+    return yaml.safe_load(params.compose(ROOT / "params", [*WORDS, *words]))
+
+
+def job_of(stage: str, arm: str | None, content: Any, root: Path) -> Job:
+    inputs = {name: str(root / folder) for name, folder in STAGES[stage].inputs(content, arm).items()}
+    section = Node(stage, arm).section(content)
+    return Job(stage=stage, arm=arm, seed=0, section=section, context={"distill": {}, "rl": {}}, inputs=inputs)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("made")
+    pictures.fill(root / "photos", 24)
+    tiny.saved("sd3", root / "sd3")
+    text = yaml.safe_dump(composed()).replace("WHERE", str(root / "photos")).replace("SOURCE", str(root / "sd3"))
+    content = yaml.safe_load(text)
+    for stage in ("dataset", "teacher", "encode", "trajectories", "distill"):
+        arm = "tdm1" if stage == "distill" else None
+        job = job_of(stage, arm, content, root)
+        run.run(job, root / "data" / stage / (arm or ""), root / "work", SILENT)
+    return root
+
+
+def test_latents_of_images_are_encoded_once(made: Path) -> None:
+    data = Dataset.load(made / "data/dataset")
+    files = sorted((made / "data/encode").glob("*.safetensors"))
+    assert [file.name for file in files] == [
+        "latents-00000.safetensors", "latents-00001.safetensors", "text-00000.safetensors", "text-00001.safetensors",
+        "text-00002.safetensors",
+    ]  # fmt: skip
+    assert len(data.train_images) == 154
+
+
+def test_a_student_with_adapters_is_sampled_by_stock_diffusers_as_by_us(made: Path) -> None:
+    folder = made / "data/distill/tdm1/model"
+    table = TextTable.load(made / "data/encode")
+    student = load(folder, table)
+    prompt = table.prompts[2]
+    ours = draw(student, torch.tensor([[2]]), Noise(0, "test"))
+    rig = SimpleNamespace(name="sd3", space=student.space)
+    theirs = sampled(folder, rig, prompt, Noise(0, "test"))
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+    teacher = load(made / "data/teacher/model", table)
+    base = draw(teacher, torch.tensor([[2]]), Noise(0, "test"))
+    assert (base - ours).abs().max() > 1e-3, "it has learnt something"

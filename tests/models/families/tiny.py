@@ -1,0 +1,199 @@
+"""Tiny random checkpoints of every family, saved as diffusers saves its own."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+
+from stages.models.checkpoint import Checkpoint, Options
+
+WORDS = ["a", "bold", "thin", "red", "blue", "disc", "square", "left", "upright", "7", "3"]
+PROMPTS = ["a red disc", "a thin upright 3", "a bold left 7"]
+WIDTH, LENGTH = 32, 7
+"""Of hidden states of text, and of the padded text."""
+
+
+def tokenizer(length: int = LENGTH) -> Any:
+    """Of words, with an end token, as CLIP's and T5's have."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    known = {word: number for number, word in enumerate(["[PAD]", "[END]", "[UNK]", *WORDS])}
+    core = Tokenizer(models.WordLevel(known, unk_token="[UNK]"))
+    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    core.post_processor = processors.TemplateProcessing(single="$A [END]", special_tokens=[("[END]", 1)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core, pad_token="[PAD]", eos_token="[END]", unk_token="[UNK]", model_max_length=length
+    )
+
+
+def clip(*, width: int = 16, projection: int = 16, pooled: bool = True) -> Any:
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    settings = CLIPTextConfig(
+        vocab_size=32, hidden_size=width, intermediate_size=32, num_hidden_layers=2, num_attention_heads=4,
+        projection_dim=projection, max_position_embeddings=LENGTH, pad_token_id=0, bos_token_id=1, eos_token_id=1,
+    )  # fmt: skip
+    return (CLIPTextModelWithProjection if pooled else CLIPTextModel)(settings)
+
+
+def t5(width: int = WIDTH) -> Any:
+    from transformers import T5Config, T5EncoderModel
+
+    return T5EncoderModel(
+        T5Config(
+            vocab_size=32, d_model=width, d_kv=8, d_ff=32, num_layers=1, num_heads=2, feed_forward_proj="gated-gelu",
+            pad_token_id=0, eos_token_id=1,
+        )
+    )  # fmt: skip
+
+
+def vae(channels: int = 4, **words: Any) -> Any:
+    """Of factor 2."""
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL(
+        **{
+            "latent_channels": channels, "block_out_channels": (4, 4), "norm_num_groups": 2, "scaling_factor": 1.5,
+            "down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2,
+        } | words
+    )  # fmt: skip
+
+
+def sd3() -> Any:
+    import diffusers as d
+
+    body = d.SD3Transformer2DModel(
+        sample_size=8, patch_size=2, in_channels=4, out_channels=4, num_layers=3, attention_head_dim=8,
+        num_attention_heads=2, joint_attention_dim=WIDTH, caption_projection_dim=16, pooled_projection_dim=32,
+        pos_embed_max_size=8, dual_attention_layers=(0,), qk_norm="rms_norm",
+    )  # fmt: skip
+    return d.StableDiffusion3Pipeline(
+        transformer=body, scheduler=d.FlowMatchEulerDiscreteScheduler(shift=3.0), vae=vae(shift_factor=0.1),
+        text_encoder=clip(), tokenizer=tokenizer(), text_encoder_2=clip(), tokenizer_2=tokenizer(),
+        text_encoder_3=t5(), tokenizer_3=tokenizer(),
+    )  # fmt: skip
+
+
+def unet(**words: Any) -> Any:
+    from diffusers import UNet2DConditionModel
+
+    return UNet2DConditionModel(
+        sample_size=8, in_channels=4, out_channels=4, block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4,
+        **words,
+    )  # fmt: skip
+
+
+def sd(prediction: str = "epsilon") -> Any:
+    import diffusers as d
+
+    body = unet(
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=WIDTH, attention_head_dim=2,
+    )  # fmt: skip
+    scheduler = d.PNDMScheduler(**BETAS, prediction_type=prediction, steps_offset=1, skip_prk_steps=True)
+    return d.StableDiffusionPipeline(
+        unet=body, scheduler=scheduler, vae=vae(), text_encoder=clip(width=WIDTH, pooled=False), tokenizer=tokenizer(),
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
+
+
+def sdxl() -> Any:
+    import diffusers as d
+
+    body = unet(
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        transformer_layers_per_block=(1, 2), use_linear_projection=True, cross_attention_dim=WIDTH,
+        attention_head_dim=(1, 2), addition_embed_type="text_time", addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=64,
+    )  # fmt: skip
+    return d.StableDiffusionXLPipeline(
+        unet=body, scheduler=d.EulerDiscreteScheduler(**BETAS, steps_offset=1, timestep_spacing="leading"), vae=vae(),
+        text_encoder=clip(pooled=False), tokenizer=tokenizer(), text_encoder_2=clip(), tokenizer_2=tokenizer(),
+        add_watermarker=False,
+    )  # fmt: skip
+
+
+def pixart(kind: str = "PixArtAlphaPipeline") -> Any:
+    import diffusers as d
+
+    told = kind == "PixArtAlphaPipeline"  # the size, as the checkpoint for 1024 pixels is
+    body = d.PixArtTransformer2DModel(
+        sample_size=128 if told else 8, num_layers=2, patch_size=2, num_attention_heads=2,
+        attention_head_dim=24 if told else 8, in_channels=4, out_channels=8, cross_attention_dim=48 if told else 16,
+        caption_channels=WIDTH, norm_type="ada_norm_single", use_additional_conditions=told, interpolation_scale=1,
+    )  # fmt: skip
+    scheduler = d.DPMSolverMultistepScheduler(beta_start=0.0001, beta_end=0.02, beta_schedule="linear")
+    return getattr(d, kind)(
+        transformer=body, scheduler=scheduler, vae=vae(), text_encoder=t5(), tokenizer=tokenizer()
+    )  # fmt: skip
+
+
+def flux(*, guided: bool = True) -> Any:
+    import diffusers as d
+
+    body = d.FluxTransformer2DModel(
+        patch_size=1, in_channels=16, num_layers=1, num_single_layers=2, attention_head_dim=16, num_attention_heads=2,
+        joint_attention_dim=WIDTH, pooled_projection_dim=16, guidance_embeds=guided, axes_dims_rope=(4, 4, 8),
+    )  # fmt: skip
+    shift = {"use_dynamic_shifting": True, "shift": 3.0} if guided else {"shift": 1.0}
+    return d.FluxPipeline(
+        transformer=body, scheduler=d.FlowMatchEulerDiscreteScheduler(**shift), vae=vae(shift_factor=0.1),
+        text_encoder=clip(pooled=False), tokenizer=tokenizer(), text_encoder_2=t5(), tokenizer_2=tokenizer(),
+    )  # fmt: skip
+
+
+BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+BUILDERS: Mapping[str, Callable[[], Any]] = MappingProxyType(
+    {
+        "sd15": sd,
+        "sd2": partial(sd, "v_prediction"),
+        "sdxl": sdxl,
+        "pixart_alpha": pixart,
+        "pixart_sigma": partial(pixart, "PixArtSigmaPipeline"),
+        "sd3": sd3,
+        "flux_dev": flux,
+        "flux_schnell": partial(flux, guided=False),
+    }
+)
+
+
+def options(name: str, **changes: Any) -> Options:
+    """As a tiny checkpoint is read."""
+    told: dict[str, Any] = {
+        "variant": None, "precision": "float32", "height": 16, "width": 16, "frames": None, "above_t_max": "clamp",
+        "embedded_guidance": None, "text_length": LENGTH, "negative_prompt": None, "slice_size": 2,
+    }  # fmt: skip
+    return Options(**told | OPTIONS.get(name, {}) | changes)
+
+
+OPTIONS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "sd15": {"text_length": None},
+        "sd2": {"text_length": None},
+        "sdxl": {"text_length": None},
+        "flux_dev": {"embedded_guidance": 3.0},
+    }
+)
+"""What is other than in the table above."""
+
+
+def saved(name: str, folder: Path) -> Path:
+    """A checkpoint with weights that matter, in `folder`; the same every time."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        pipe = BUILDERS[name]()
+        for part in (getattr(pipe, each) for each in ("transformer", "unet") if hasattr(pipe, each)):
+            for parameter in part.parameters():
+                if not parameter.any():  # last layers begin at zero
+                    torch.nn.init.normal_(parameter, std=0.2)
+    pipe.save_pretrained(folder)
+    return folder
+
+
+def checkpoint(name: str, folder: Path, **changes: Any) -> Checkpoint:
+    """What is read of it."""
+    return Checkpoint(folder, options(name, **changes), str(folder))
