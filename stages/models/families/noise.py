@@ -48,8 +48,9 @@ class NoiseSchedule(Family):
     def scheduler(self, at: "Checkpoint", spec: SamplerSpec) -> tuple[Any, dict[str, Any]] | None:
         """LCM's, which takes the data and adds noise; for Euler's rule, Euler's in the coordinates of Karras et al.
 
-        The latter's first step is ours up to 3e-4 of the noise: what pure noise is, no schedule that ends before it can
-        say. Its first sigma is chosen so that the network's share in the step is exact.
+        The latter's first step is ours up to 3e-4 of the noise, where noise is predicted: what pure noise is, no
+        schedule that ends before it can say. Its first sigma is chosen so that the network's share in the step is
+        exact. Where v is predicted there is no such sigma.
         """
         from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteScheduler
         from diffusers.schedulers.scheduling_lcm import LCMScheduler
@@ -59,11 +60,12 @@ class NoiseSchedule(Family):
         levels = schedule.level(torch.tensor(spec.times[:-1], dtype=torch.float64)).tolist()
         if spec.rule["name"] == "renoise" or (spec.rule["name"] == "euler" and spec.num_steps == 1):
             return LCMScheduler(**beginning), {"timesteps": [round(level) for level in levels]}
-        if spec.rule["name"] != "euler":
+        clamped = schedule.above == "clamp"
+        if spec.rule["name"] != "euler" or (clamped and schedule.prediction != "epsilon"):
             return None
         last = float((-schedule.ratios[-1]).exp())
         sigmas = [t / (1 - t) for t in spec.times[1:]]
-        if schedule.above == "clamp":
+        if clamped:
             sigmas = [sigmas[0] + last, *sigmas]
         made = EulerDiscreteScheduler(**beginning, timestep_spacing="leading")  # noise of variance 1 + sigma^2
         return made, {"sigmas": sigmas}

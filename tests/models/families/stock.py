@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import pairwise
@@ -53,7 +54,7 @@ def readme(folder: Path) -> dict[str, Any]:
     """The names that the README's code leaves, its call made."""
     code = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)[0]
     names: dict[str, Any] = {}
-    with contextlib.chdir(folder):
+    with contextlib.chdir(folder), unwarned():
         exec(code, names)
     return names
 
@@ -66,10 +67,18 @@ def sampled(folder: Path, rig: Any, prompt: str, noise: Noise) -> Tensor:
     def draw(_shape: Any, **_words: Any) -> Tensor:
         return special.packed(noise.at(0, 1, rig.space.shape, next(nodes)), rig)
 
-    with drawn(draw):
+    with drawn(draw), unwarned():
         x = special.packed(noise.at(0, 1, rig.space.shape), rig)
         made = names["pipe"](prompt, latents=x, output_type="latent", return_dict=False, **names["call"])[0]
     return special.unpacked(made, rig)
+
+
+@contextlib.contextmanager
+def unwarned() -> Iterator[None]:
+    """diffusers' EulerDiscreteScheduler gives numpy a tensor in a way that numpy means to forbid."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
+        yield
 
 
 @contextlib.contextmanager

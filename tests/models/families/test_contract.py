@@ -13,6 +13,7 @@ from stages.core.rng import stream
 from stages.core.spec import even
 from stages.distillers import METHODS
 from stages.models import Student, TextTable, adapters, export, load, save, space_of
+from stages.models.families.noise import NoiseSchedule
 from stages.models.latents import Latents
 from stages.models.pretrained import PipelineText, Pretrained, build
 from stages.policies import POLICIES
@@ -166,8 +167,12 @@ def test_a_student_is_loaded_by_stock_diffusers(rig: Rig, rule: str, steps: int,
     cond, noise = torch.tensor([[2]]), Noise(0, "test")
     ours = draw(again, cond, noise)
     torch.testing.assert_close(draw(replace(made, spec=again.spec), cond, noise), ours, atol=1e-5, rtol=1e-5)
+    if rig.at.family.scheduler(rig.at, again.spec) is None:
+        assert "has no scheduler for" in (tmp_path / "model/README.md").read_text()
+        return
     theirs = stock.sampled(tmp_path / "model", rig, tiny.PROMPTS[1], noise)
-    torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=2e-5)
+    nearly = rule == "euler" and steps > 1 and isinstance(rig.at.family, NoiseSchedule)  # see its `scheduler`
+    assert gap(ours, theirs) < (2e-3 if nearly else 1e-5)
 
 
 def test_a_copied_base_goes_with_its_models(rig: Rig, tmp_path: Path) -> None:
