@@ -61,8 +61,12 @@ def rescale(net: nn.Module, alpha: float) -> None:
         scaling = alpha / layer.r[NAME]
         layer.lora_B[NAME].weight.data.mul_(layer.scaling[NAME] / scaling)
         layer.scaling[NAME], layer.lora_alpha[NAME] = scaling, alpha
-    told = getattr(net, "peft_config", None) or next(m.peft_config for m in net.modules() if hasattr(m, "peft_config"))
-    told[NAME].lora_alpha = alpha
+    _config(net).lora_alpha = alpha
+
+
+def _config(net: Any) -> Any:
+    """peft's words, which `inject` left at the network itself."""
+    return net.peft_config[NAME]
 
 
 def exported(body: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -77,7 +81,7 @@ def exported(body: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
     rank = rank_of(twin)
     assert rank is not None
     rescale(twin, rank)
-    told = {**twin.peft_config[NAME].to_dict(), "target_modules": sorted(twin.peft_config[NAME].target_modules)}  # type: ignore[index]
+    told = {**_config(twin).to_dict(), "target_modules": sorted(_config(twin).target_modules)}
     return get_peft_model_state_dict(twin, adapter_name=NAME), told
 
 

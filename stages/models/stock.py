@@ -21,7 +21,7 @@ def write(folder: Path, at: Checkpoint, spec: SamplerSpec, *, tuned: Literal["fu
     scheduler, times = found
     scheduler.save_pretrained(folder / _SCHEDULER)
     name, where = _named(at)
-    whole, kind = tuned == "full" or not at.family.lora, at.index[at.family.denoiser][1]
+    whole, kind = tuned == "full" or not at.family.lora, str(at.index[at.family.denoiser][1])
     classes = sorted({at.pipeline, type(scheduler).__name__, *([kind] if whole else [])})
     dtype = f"torch.{at.options.precision}"
     lines = ["import torch", f"from diffusers import {', '.join(classes)}", "", 'folder = "."  # this one']

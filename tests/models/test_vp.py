@@ -22,7 +22,8 @@ def ask() -> Any:
         torch.manual_seed(0)
         net = UNet2DConditionModel(
             sample_size=8, in_channels=4, out_channels=4, block_out_channels=(8, 16), layers_per_block=1,
-            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
             cross_attention_dim=8, attention_head_dim=2, norm_num_groups=4,
         )  # fmt: skip
     net.double().eval().requires_grad_(False)

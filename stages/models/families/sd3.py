@@ -45,5 +45,6 @@ class StableDiffusion3(Family):
 
     def lengths(self, pipe: Any, at: "Checkpoint") -> Mapping[str, int]:
         """The CLIPs' own, and T5's as stated."""
+        assert at.text_length is not None
         clip = pipe.tokenizer_max_length
         return {"tokenizer": clip, "tokenizer_2": clip, "tokenizer_3": at.text_length}
