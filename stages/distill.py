@@ -80,7 +80,7 @@ def expect(cfg: arm.Arm[Common], job: Job, inputs: Inputs) -> Expected:
         *(lambda name=name: _holds_a_model(cfg.common, job, name, inputs[name]) for name in ("teacher", "init")),
         lambda: _has_data(cfg, job, inputs["data"]),
         lambda: _has_a_size(cfg.common, job, inputs),
-        *(lambda given=given: given and fits(cfg.common.tune, job.where, given.model, given.rank) for given in makers),
+        *(lambda given=given: given and fits(cfg.common.tune, job.where, given) for given in makers),
     )
     return made_of(inputs["init"], cfg.common.tune)
 

@@ -62,7 +62,7 @@ def expect(cfg: arm.Arm[Common], job: Job, inputs: Inputs) -> Expected:
     common, dataset, init = cfg.common, outline(inputs), inputs["init"]
     together(
         lambda: init and _has_weights(common, job, init.model),
-        lambda: init and init.model and fits(common.tune, job.where, init.model, init.rank),
+        lambda: init and fits(common.tune, job.where, init),
         lambda: dataset and rewards.expect(_terms(common, job), dataset.attributes),
         lambda: dataset and data.enough_prompts(common.prompts_per_iteration, dataset.num_seen, job.where),
     )

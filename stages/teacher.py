@@ -73,6 +73,9 @@ class Imported(Options):
         return Options(**{field.name: getattr(self, field.name) for field in fields(Options)})
 
 
+_STOCK = (
+    "its teacher has above_t_max=stock, by which nothing is learnt at pure noise, where students begin; set it to clamp"
+)
 AnyTeacher = Trained | Exact | Imported
 Config = Annotated[AnyTeacher, Field(discriminator="kind")]
 
@@ -82,10 +85,11 @@ def expect(cfg: AnyTeacher, job: Job, inputs: Inputs) -> Expected:
     data = outline(inputs)
     if isinstance(cfg, Imported):
         with at(job.where):
-            export.found(cfg.source, cfg.options).check()
+            found = export.found(cfg.source, cfg.options)
+            found.check()
             if data:
                 _fits(cfg, data.sample_shape)
-        return Expected(model="checkpoint")
+        return Expected(model="checkpoint", fault=_STOCK if found.is_scaled else None)
     if data and isinstance(cfg, Exact):
         _is_known(data.kind)
     if data and isinstance(cfg, Trained):

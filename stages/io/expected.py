@@ -35,6 +35,8 @@ class Expected:
     """None: it holds no model. What is made of a checkpoint is one."""
     rank: int | None = None
     """Of its adapters, where it has some."""
+    fault: str | None = None
+    """Why no student can be made of it, where that is so."""
     has_pairs: bool = False
     """Whether it holds pairs of noise and sample."""
     shard_size: int | None = None

@@ -22,6 +22,7 @@ from stages.core.messages import listed
 from stages.core.ranges import Count, Guidance, Size
 from stages.models.families import FAMILIES
 from stages.models.families.base import Family
+from stages.models.families.noise import NoiseSchedule
 from stages.models.vp import Above, Schedule
 
 INDEX = "model_index.json"
@@ -120,6 +121,12 @@ class Checkpoint:
         return Schedule.of(self.config("scheduler"), self.options.above_t_max)
 
     @property
+    def is_scaled(self) -> bool:
+        """Whether no network is asked at pure noise, which is scaled: stock parity of a noise schedule."""
+        has_schedule = isinstance(self.family, NoiseSchedule)
+        return has_schedule and self.options.above_t_max == "stock" and self.schedule.t_max < 1
+
+    @property
     def latent_shape(self) -> tuple[int, ...]:
         """Of one sample."""
         return self.family.shape(self)
@@ -136,7 +143,9 @@ class Checkpoint:
                 raise ValueError(
                     f"{self.folder}: {part} is a {library}.{kind}; code that a checkpoint brings is not run"
                 )
-        list(self._files(parts))
+        for _ in self._files(parts):
+            pass
+        assert self._configs
         for name in ("height", "width"):
             if getattr(options, name) % family.multiple:
                 raise ValueError(

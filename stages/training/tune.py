@@ -43,17 +43,19 @@ def tuning(tune: Whole | Lora, seed: int) -> Tuning:
     return FULL if isinstance(tune, Whole) else Adapters(adapters.is_adapter, _Ready(tune, seed))
 
 
-def fits(tune: Whole | Lora, where: str, model: str | None, rank: int | None) -> None:
-    """ValueError unless a model of this kind, with adapters of `rank` if it has some, can be tuned so."""
-    if isinstance(tune, Whole):
+def fits(tune: Whole | Lora, where: str, given: Expected) -> None:
+    """ValueError unless training can start from the model `given`, tuned so."""
+    if given.fault:
+        raise ValueError(f"{where}: {given.fault}")
+    if isinstance(tune, Whole) or given.model is None:
         return
-    if model not in (None, "checkpoint"):
+    if given.model != "checkpoint":
         raise ValueError(
-            f"{where}.tune.kind=lora: adapters are for checkpoints, and it starts from what is {model}; set it to full"
+            f"{where}.tune.kind=lora: adapters are for checkpoints; what it starts from is {given.model}; set it to full"
         )
-    if rank not in (None, tune.rank):
+    if given.rank not in (None, tune.rank):
         raise ValueError(
-            f"{where}.tune.rank={tune.rank}: the model it starts from has adapters of rank {rank}; name that"
+            f"{where}.tune.rank={tune.rank}: the model it starts from has adapters of rank {given.rank}; name that"
         )
 
 
@@ -72,7 +74,7 @@ class _Ready:
             targets = net.at.family.targets if tune.targets == "default" else tune.targets
             adapters.inject(net.body, rank=tune.rank, alpha=tune.alpha, targets=targets, seed=self.seed)
         else:
-            fits(tune, "", None, rank)
+            fits(tune, "tuning", Expected(model="checkpoint", rank=rank))
             adapters.rescale(net.body, tune.alpha)
         if tune.checkpointing:
             net.body.enable_gradient_checkpointing()  # type: ignore[operator]

@@ -7,6 +7,9 @@ from typing import Any
 
 from flows.cli.paths import Given, given, shown
 
+INDICES = ("model_index.json", "fewstep.json")
+"""Of a model's folder: a whole pipeline, or one that names the checkpoint it was made of."""
+BATCH, FRAMES_A_SECOND = 16, 8
 MAX_NFE, MAX_PICTURES, MAX_PROMPTS = 1000, 64, 64
 """Of one call: what an hour of the largest model's time may be, no mistyped number's."""
 
@@ -47,9 +50,13 @@ def main(parsed: argparse.Namespace) -> int:
     student = load(places.view(str(folder.parent)) / folder.name, parsed.prompt)
     spec = _sampler(parsed, student.spec)
     rows = torch.arange(len(parsed.prompt))[:, None].repeat_interleave(parsed.n, 0) + 1
-    samples = draw(replace(student, spec=spec), rows, Noise(parsed.seed, "sample"))
-    _picture(student.space.decode(samples), parsed.n).save(parsed.out.path)
-    print(f"{parsed.out}: {len(rows)} pictures, {spec.num_steps} steps of {spec.rule['name']}")
+    samples = draw(replace(student, spec=spec), rows, Noise(parsed.seed, "sample"), batch_size=BATCH)
+    images = student.space.decode(samples)
+    what = "pictures" if images.dim() == 4 else "videos, a row of frames each"
+    if images.dim() == 5:
+        print(f"{_film(images, parsed.n, parsed.out.path)}: to play")
+    _picture(_strips(images), parsed.n if images.dim() == 4 else 1).save(parsed.out.path)
+    print(f"{parsed.out}: {len(rows)} {what}, {spec.num_steps} steps of {spec.rule['name']}")
     return 0
 
 
@@ -91,14 +98,28 @@ def _check(parsed: argparse.Namespace) -> None:
 
 def find(student: Given) -> Path:
     """The model's folder of a stage's name, an arm's name or a path; ValueError lists the models that are there."""
-    models, name = sorted(path.parent for path in Path("data").glob("**/model_index.json")), student.text
+    models = sorted(path.parent for index in INDICES for path in Path("data").glob(f"**/model/{index}"))
+    name = student.text
     places = [student.path, student.path / "model", Path("data") / name.replace("@", "/") / "model"]
     places += [Path("data") / stage / name / "model" for stage in ("distill", "rl")]
     for place in places:
-        if (place / "model_index.json").is_file():
+        if any((place / index).is_file() for index in INDICES):
             return place
     there = ", ".join(shown(path.parent) for path in models) or "none yet; `fewstep run` makes them"
     raise ValueError(f"{name}: no model here; there are: {there}")
+
+
+def _strips(images: Any) -> Any:
+    """Videos [n, C, T, H, W] as their frames side by side, [n, C, H, T W]; pictures as they are."""
+    return images if images.dim() == 4 else images.transpose(2, 3).flatten(3)
+
+
+def _film(videos: Any, columns: int, out: Path) -> Path:
+    """The videos beside each other, as a file to play: `out` with another ending."""
+    file = out.with_suffix(".gif")
+    first, *rest = [_picture(frames, columns) for frames in videos.unbind(2)]
+    first.save(file, save_all=True, append_images=rest, duration=round(1000 / FRAMES_A_SECOND), loop=0)
+    return file
 
 
 def _picture(samples: Any, columns: int) -> Any:
