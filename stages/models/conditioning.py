@@ -26,6 +26,8 @@ Features = Mapping[str, Tensor]
 """What is known of prompts, a row each: `hidden` [n, L, D], `pooled` [n, D], `mask` [n, L], as networks ask for it."""
 
 _INDEX = "table.json"
+LARGE = 2**30
+"""Bytes of a table, beyond which only the rows that are asked for go to where they are asked for."""
 
 
 class TextTable:
@@ -36,7 +38,10 @@ class TextTable:
         self.prompts, self.features = tuple(prompts), dict(features)
 
     def __call__(self, cond: Cond) -> dict[str, Tensor]:
-        """The features of the prompts in rows cond [B, 1], on whose device the table is from then on."""
+        """The features of the prompts in rows cond [B, 1], on whose device the table stays if it is small."""
+        if sum(rows.nbytes for rows in self.features.values()) > LARGE:
+            asked = cond[:, 0].cpu()
+            return {name: rows[asked].to(cond.device) for name, rows in self.features.items()}
         found = dict[str, Tensor]()
         for name, rows in self.features.items():
             self.features[name] = rows.to(cond.device)

@@ -43,7 +43,8 @@ class Budget:
     final_lr: Unit
     """Learning rates end at this fraction of their value, along a half cosine; 1 keeps them."""
     precision: Precision
-    """What networks compute in; their answers, losses, weights and averages are float32."""
+    """What networks compute in; their answers, losses, weights and averages are float32. A checkpoint that is held in
+    bfloat16 computes in that whatever is said here."""
     slices: Count
     """Equal parts of a batch, each with its own random numbers, whose gradients are averaged; 1 is the plain batch.
     They bound memory, and workers share them: the result depends on their number, not on that of workers."""

@@ -51,7 +51,7 @@ def fits(tune: Whole | Lora, where: str, given: Expected) -> None:
         return
     if given.model != "checkpoint":
         raise ValueError(
-            f"{where}.tune.kind=lora: adapters are for checkpoints; what it starts from is {given.model}; set it to full"
+            f"{where}.tune.kind=lora: adapters are for checkpoints, this model is {given.model}; set it to full"
         )
     if given.rank not in (None, tune.rank):
         raise ValueError(

@@ -25,6 +25,9 @@ from tests.models.families import stock, tiny
 from tests.test_contracts import settings
 
 FAMILIES = list(tiny.BUILDERS)
+"""Every test is run on each. What takes seconds is quick for the first of a kind, and slow for the rest."""
+FIRST = [name if name in ("sd3", "sd15") else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES]
+ONE = [name if name == "sd3" else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES]
 BUDGET = Budget(iterations=9, ema=0.5, clip=1.0, warmup=0, final_lr=1.0, precision="float32", slices=1)
 LORA = Lora(kind="lora", rank=2, alpha=4.0, targets="default", checkpointing=False)
 MODULES = {**METHODS, **POLICIES}
@@ -104,6 +107,7 @@ def twins(rig: Rig, *, checkpointing: bool) -> list[Pretrained]:
     return [*made, rig.net]
 
 
+@pytest.mark.parametrize("rig", ONE, indirect=True)
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_roles_on_one_base_learn_as_networks_apart(rig: Rig, checkpointing: bool) -> None:
     """Student, critic and teacher in one backward pass, with and without activation checkpointing."""
@@ -138,6 +142,7 @@ def test_a_target_that_is_no_layer_is_refused_by_name(rig: Rig) -> None:
         tuning(replace(LORA, targets=("to_q", "to_z")), 0).twin(rig.net)
 
 
+@pytest.mark.parametrize("rig", ONE, indirect=True)
 @pytest.mark.parametrize("name", MODULES)
 def test_every_method_takes_a_step(rig: Rig, name: str) -> None:
     base = {key: value.clone() for key, value in rig.net.state_dict().items()}
@@ -157,6 +162,7 @@ def test_every_method_takes_a_step(rig: Rig, name: str) -> None:
     assert all(torch.equal(rig.net.state_dict()[key], value) for key, value in base.items())
 
 
+@pytest.mark.parametrize("rig", FIRST, indirect=True)
 @pytest.mark.parametrize(("rule", "steps"), [("euler", 1), ("euler", 3), ("renoise", 3)])
 def test_a_student_is_loaded_by_stock_diffusers(rig: Rig, rule: str, steps: int, tmp_path: Path) -> None:
     """Exported, read again by us and by the code of its README: the same images."""
@@ -175,6 +181,7 @@ def test_a_student_is_loaded_by_stock_diffusers(rig: Rig, rule: str, steps: int,
     assert gap(ours, theirs) < (2e-3 if nearly else 1e-5)
 
 
+@pytest.mark.parametrize("rig", ONE, indirect=True)
 def test_a_copied_base_goes_with_its_models(rig: Rig, tmp_path: Path) -> None:
     export.imported(tmp_path / "teacher", rig.at, even(2), copied=True)
     teacher = load(tmp_path / "teacher", rig.table)
