@@ -10,6 +10,7 @@ from torch import Tensor
 
 from stages.core.config import config
 from stages.core.messages import at, together
+from stages.core.needs import Needs
 from stages.core.ranges import Count
 from stages.core.rng import stream
 from stages.core.types import Run
@@ -18,13 +19,14 @@ from stages.io.dataset import Dataset
 from stages.io.expected import Expected, Inputs, outline
 from stages.io.job import Job
 from stages.io.pairs import INDEX, Pairs
-from stages.models import Student, TextTable, load, samples
+from stages.models import Student, TextTable, load, samples, sketch
 from stages.models.mixture import GaussianMixture
 from stages.models.network import NetworkConfig, seeded_build
 from stages.samplers.program import program
-from stages.samplers.spec import Sampler
+from stages.samplers.spec import Sampler, calls
 from stages.samplers.student import Noise, draw
 from stages.training import arm, data
+from stages.training import needs as training
 from stages.training.cost import Cost, Meter
 from stages.training.loop import Budget, Trainer
 from stages.training.networks import RoleNetwork
@@ -82,7 +84,10 @@ def expect(cfg: arm.Arm[Common], job: Job, inputs: Inputs) -> Expected:
         lambda: _has_a_size(cfg.common, job, inputs),
         *(lambda given=given: given and fits(cfg.common.tune, job.where, given) for given in makers),
     )
-    return made_of(inputs["init"], cfg.common.tune)
+    made, data = made_of(inputs["init"], cfg.common.tune), outline(inputs)
+    if data and made.sketch is None:
+        return replace(made, sketch=sketch.trained(cfg.common.network, data.sample_shape))
+    return made
 
 
 def _holds_a_model(common: Common, job: Job, name: str, given: Expected | None) -> None:
@@ -109,6 +114,20 @@ def _has_a_size(common: Common, job: Job, inputs: Inputs) -> None:
     if data and init and init.model == "closed form":
         with at(f"{job.where}.network"):
             common.network.fit(data.sample_shape)
+
+
+def needs(cfg: arm.Arm[Common], job: Job, inputs: Inputs, made: Expected) -> Needs | None:
+    """Of the training, and of pairs that are drawn for it."""
+    common, teacher, init = cfg.common, inputs["teacher"], inputs["init"]
+    if made.sketch is None or not (teacher and init):
+        return None
+    begin = init.sketch or made.sketch
+    same = job.inputs["init"] == job.inputs["teacher"]
+    source = begin if same else teacher.sketch or begin
+    tuned = tuning(common.tune, job.seed)
+    found = training.needs(cfg.method, cfg.settings, common.budget, begin, source, tuned, rows=common.batch_size)
+    drawn = common.draw.num_pairs * calls(common.draw.sampler.spec) if common.draw else 0
+    return replace(found, forward=found.forward + drawn)
 
 
 def plan(_cfg: arm.Arm[Common], _job: Job) -> list[dict[str, Any]]:

@@ -5,17 +5,19 @@ the model has a VAE. A file depends on its own prompts or images alone, so any n
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from stages.core import tensors
 from stages.core.config import config
+from stages.core.needs import Needs
 from stages.core.ranges import Count
 from stages.core.types import Run
 from stages.io.artefacts import adopt, write_json
 from stages.io.dataset import Dataset
-from stages.io.expected import Expected, Inputs
+from stages.io.expected import Expected, Inputs, outline
 from stages.io.job import Job
 from stages.models import encoder_of, space_of
 from stages.models.conditioning import TextTable, write_index
@@ -39,6 +41,15 @@ class Config:
 def expect(_cfg: Config, _job: Job, _inputs: Inputs) -> Expected:
     """A table that every model after it can read."""
     return Expected()
+
+
+def needs(_cfg: Config, _job: Job, inputs: Inputs, _made: Expected) -> Needs | None:
+    """A row for each prompt that training sees, at most as long as the model reads; latents, where there are some."""
+    teacher, data = inputs["teacher"], outline(inputs)
+    if data is None or teacher is None or teacher.sketch is None:
+        return None
+    latents = 4 * math.prod(teacher.sketch.shape) * data.num_train if teacher.model == "checkpoint" else 0
+    return Needs(files=(data.num_seen + 1) * teacher.sketch.row_bytes + latents)
 
 
 def plan(cfg: Config, job: Job) -> list[dict[str, Any]]:

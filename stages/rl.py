@@ -10,6 +10,7 @@ from pydantic import Field
 from stages import rewards
 from stages.core.config import config
 from stages.core.messages import join, together
+from stages.core.needs import Needs
 from stages.core.ranges import Count
 from stages.core.types import Reward, Run
 from stages.io.dataset import Dataset
@@ -21,6 +22,7 @@ from stages.policies import POLICIES
 from stages.samplers.program import program
 from stages.samplers.spec import Sampler
 from stages.training import arm, data
+from stages.training import needs as training
 from stages.training.loop import Budget, Trainer
 from stages.training.outcome import gather, record
 from stages.training.roles import Start
@@ -67,6 +69,17 @@ def expect(cfg: arm.Arm[Common], job: Job, inputs: Inputs) -> Expected:
         lambda: dataset and data.enough_prompts(common.prompts_per_iteration, dataset.num_seen, job.where),
     )
     return made_of(init, common.tune)
+
+
+def needs(cfg: arm.Arm[Common], job: Job, _inputs: Inputs, made: Expected) -> Needs | None:
+    """Of the training, but for what rewards take."""
+    common, drawn = cfg.common, made.sketch
+    if drawn is None:
+        return None
+    rows, tuned = common.prompts_per_iteration * common.group_size, tuning(common.tune, job.seed)
+    return training.needs(
+        cfg.method, cfg.settings, common.budget, drawn, drawn, tuned, rows=rows, group_size=common.group_size
+    )
 
 
 def _has_weights(common: Common, job: Job, model: str | None) -> None:

@@ -9,13 +9,14 @@ from pydantic import Field
 
 from stages.core.config import config
 from stages.core.messages import at
+from stages.core.needs import Needs
 from stages.core.ranges import Count, Guidance, Steps
 from stages.core.spec import even
 from stages.core.types import Run
 from stages.io.dataset import Dataset
 from stages.io.expected import Expected, Inputs, outline
 from stages.io.job import Job
-from stages.models import Student, export, save
+from stages.models import Student, export, save, sketch
 from stages.models.checkpoint import Options
 from stages.models.mixture import GaussianMixture
 from stages.models.network import NetworkConfig, seeded_teacher
@@ -23,9 +24,10 @@ from stages.models.space import SPACES, Points
 from stages.models.text import TextEncoderConfig
 from stages.training import data as batches
 from stages.training import flow_matching
+from stages.training import needs as training
 from stages.training.loop import Budget, Trainer
 from stages.training.outcome import gather, record
-from stages.training.roles import Start
+from stages.training.roles import FULL, Start
 
 
 @config
@@ -89,13 +91,24 @@ def expect(cfg: AnyTeacher, job: Job, inputs: Inputs) -> Expected:
             found.check()
             if data:
                 _fits(cfg, data.sample_shape)
-        return Expected(model="checkpoint", fault=_STOCK if found.is_scaled else None)
+        fault = _STOCK if found.is_scaled else None
+        return Expected(model="checkpoint", sketch=sketch.checkpoint(found), fault=fault)
     if data and isinstance(cfg, Exact):
         _is_known(data.kind)
     if data and isinstance(cfg, Trained):
         with at(f"{job.where}.network"):
             cfg.network.fit(data.sample_shape)
-    return Expected(model="trained" if isinstance(cfg, Trained) else "closed form")
+    if isinstance(cfg, Exact):
+        return Expected(model="closed form")
+    return Expected(model="trained", sketch=data and sketch.trained(cfg.network, data.sample_shape))
+
+
+def needs(cfg: AnyTeacher, _job: Job, _inputs: Inputs, made: Expected) -> Needs | None:
+    """Where it is trained here."""
+    if not isinstance(cfg, Trained) or made.sketch is None:
+        return None
+    drawn = made.sketch
+    return training.needs(flow_matching, cfg.method, cfg.budget, drawn, drawn, FULL, rows=cfg.batch_size)
 
 
 def _is_known(kind: str) -> None:

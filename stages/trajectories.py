@@ -3,6 +3,7 @@
 A shard's content depends on its range of sample indices alone, so any number of workers makes the same bytes.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Annotated, Any
 import torch
 
 from stages.core.config import config
+from stages.core.needs import Needs
 from stages.core.ranges import Count, NonNegativeCount, row_of
 from stages.core.rng import stream
 from stages.core.types import Run
@@ -21,7 +23,7 @@ from stages.io.expected import Expected, Inputs
 from stages.io.job import Job
 from stages.io.pairs import DTYPES, Layout, Origin
 from stages.models import TextTable, load
-from stages.samplers.spec import Sampler
+from stages.samplers.spec import Sampler, calls
 from stages.samplers.student import Noise, solutions
 
 _NOISE = "trajectories"
@@ -58,6 +60,16 @@ class Config:
 def expect(cfg: Config, _job: Job, _inputs: Inputs) -> Expected:
     """Shards of pairs."""
     return Expected(has_pairs=True, shard_size=cfg.shard_size)
+
+
+def needs(cfg: Config, _job: Job, inputs: Inputs, _made: Expected) -> Needs | None:
+    """The shards, and the calls that make them."""
+    teacher = inputs["teacher"]
+    if teacher is None or teacher.sketch is None:
+        return None
+    samples = 1 + len(cfg.keep) + cfg.store_noise
+    size = samples * math.prod(teacher.sketch.shape) * DTYPES[cfg.dtype].itemsize
+    return Needs(forward=cfg.num_trajectories * calls(cfg.sampler.spec), files=cfg.num_trajectories * size)
 
 
 def plan(cfg: Config, _job: Job) -> list[dict[str, Any]]:

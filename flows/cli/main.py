@@ -20,6 +20,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "submit": "run it as a Ray job on a cluster's head",
         "stage": "run one stage, or one arm of it, whatever its state",
         "compose": "write params.yaml from params/",
+        "plan": "what each stage will take, before anything starts: memory, network calls, disk",
         "status": "each stage: up to date, changed and why, running",
         "logs": "what happened, of all stages or of one",
         "sample": "pictures from a student or the teacher",

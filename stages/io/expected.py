@@ -6,7 +6,7 @@ a line a fault, where they do not go together. Of an input whose own parameters 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +33,8 @@ class Expected:
     dataset: Outline | None = None
     model: Literal["trained", "closed form", "checkpoint"] | None = None
     """None: it holds no model. What is made of a checkpoint is one."""
+    sketch: Any = None
+    """Of its model, a `stages.models.sketch.Sketch`, where one can be drawn."""
     rank: int | None = None
     """Of its adapters, where it has some."""
     fault: str | None = None

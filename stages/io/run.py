@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import Any
 
 from stages.core.config import check
+from stages.core.needs import Needs
 from stages.core.ranks import ALONE, Ranks
 from stages.core.types import Reward, Run, Sink
 from stages.io import artefacts, cells, places
@@ -46,6 +47,12 @@ def expect(job: Job, cfg: Any, inputs: Inputs) -> Expected:
     Raises ValueError, a line a fault, where they do not go together.
     """
     return module_of(job).expect(cfg, job, inputs)
+
+
+def needs(job: Job, cfg: Any, inputs: Inputs, made: Expected) -> Needs | None:
+    """What the stage will take; None where that is little, or nothing is known of it."""
+    module = module_of(job)
+    return module.needs(cfg, job, inputs, made) if hasattr(module, "needs") else None
 
 
 def plan(job: Job) -> list[Unit]:

@@ -115,6 +115,10 @@ class Checkpoint:
         parts = [self.family.denoiser, "vae", "scheduler"]
         return {part: _read(self.folder / part / names.get(part, "config.json")) for part in parts}
 
+    def tokenizer_length(self, component: str) -> int:
+        """Tokens that a tokeniser gives at most."""
+        return _read(self.folder / component / "tokenizer_config.json")["model_max_length"]
+
     @cached_property
     def schedule(self) -> Schedule:
         """The noise schedule of a VP model."""

@@ -151,6 +151,11 @@ class Weights:
             for name, own in self._own.items()
         }
 
+    @property
+    def changing(self) -> list[Tensor]:
+        """Every tensor that training changes, of averages too."""
+        return [tensor for own in self._own.values() for tensor in own.values()]
+
     def parameters(self, role: str) -> list[nn.Parameter]:
         """What the optimiser of `role` moves."""
         return self._learnt[role]

@@ -83,5 +83,5 @@ class _Ready:
 def made_of(init: Expected | None, tune: Whole | Lora) -> Expected:
     """What a training that starts from `init` makes."""
     if init and init.model == "checkpoint":
-        return Expected(model="checkpoint", rank=tune.rank if isinstance(tune, Lora) else None)
-    return Expected(model="trained")
+        return Expected(model="checkpoint", sketch=init.sketch, rank=tune.rank if isinstance(tune, Lora) else None)
+    return Expected(model="trained", sketch=init.sketch if init else None)

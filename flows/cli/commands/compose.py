@@ -17,7 +17,7 @@ def main(parsed: argparse.Namespace) -> int:
     from flows.pipeline import validation
     from flows.runtime import locks
 
-    text = _composed(parsed.overrides)
+    text = composed(parsed.overrides)
     if parsed.show:
         print(text, end="")
         return 0
@@ -32,10 +32,11 @@ def main(parsed: argparse.Namespace) -> int:
 
 def write(overrides: Sequence[str]) -> None:
     """Compose params.yaml, unlooked at."""
-    put(_composed(overrides))
+    put(composed(overrides))
 
 
-def _composed(overrides: Sequence[str]) -> str:
+def composed(overrides: Sequence[str]) -> str:
+    """params/ under `overrides`, as text."""
     from stages.io.params import compose
 
     return compose(Path("params"), overrides)

@@ -105,6 +105,10 @@ class Family:
         """Tokens that each tokeniser of `pipe` may give: what is beyond them is cut off."""
         raise NotImplementedError
 
+    def most_tokens(self, at: "Checkpoint") -> int:
+        """Tokens of `hidden`, at most, told without an encoder."""
+        return at.text_length or at.tokenizer_length("tokenizer")
+
     def count(self, tokenizer: Any, prompt: str) -> int:
         """Tokens of `prompt`, none cut off."""
         return len(tokenizer(prompt).input_ids)

@@ -43,6 +43,10 @@ class StableDiffusion3(Family):
         )
         return {"hidden": hidden, "pooled": pooled}
 
+    def most_tokens(self, at: "Checkpoint") -> int:
+        """The CLIPs', then T5's."""
+        return at.tokenizer_length("tokenizer") + super().most_tokens(at)
+
     def lengths(self, pipe: Any, at: "Checkpoint") -> Mapping[str, int]:
         """The CLIPs' own, and T5's as stated."""
         assert at.text_length is not None

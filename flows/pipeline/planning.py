@@ -1,0 +1,70 @@
+"""What each stage will take, from the parameters alone: memory, calls of networks, bytes on disk."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from flows.project import graph, work
+from flows.project.nodes import Node, Params
+from stages.core.needs import Needs
+from stages.io import run
+from stages.io.expected import Expected, Inputs
+from stages.io.job import Job
+
+_LORA = {"kind": "lora", "rank": 64, "alpha": 64.0, "targets": "default", "checkpointing": True}
+_MOST_SLICES = 64
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A stage, or an arm of one, that is yet to run."""
+
+    node: Node
+    needs: Needs | None
+    """None where it takes little, or nothing is known of it."""
+    job: Job
+    known: Inputs
+
+
+def planned(content: Params) -> Iterator[Planned]:
+    """Every node, in the order in which they can run; `content` is whole and without faults."""
+    expected: dict[str, Expected | None] = {}
+    for node in graph.nodes(content):
+        job = work.job(node, {"seed": 0, **content})
+        known = {name: expected[folder] for name, folder in job.inputs.items()}
+        expected[node.folder], needs = _looked_at(job, known)
+        yield Planned(node, needs, job, known)
+
+
+def _looked_at(job: Job, known: Inputs) -> tuple[Expected, Needs | None]:
+    cfg = run.configure(job)
+    made = run.expect(job, cfg, known)
+    return made, run.needs(job, cfg, known, made)
+
+
+def remedy(row: Planned, budget: int) -> tuple[Sequence[str], int] | None:
+    """The fewest switches with which a training fits into `budget` bytes, as parameters say them, and what it takes."""
+    for section, said in _switches(row.job.section):
+        try:
+            _, needs = _looked_at(replace(row.job, section=section), row.known)
+        except ValueError:  # this arm cannot be switched so
+            continue
+        if needs and needs.memory and needs.memory.total <= budget:
+            return said, needs.memory.total
+    return None
+
+
+def _switches(section: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], Sequence[str]]]:
+    """Sections that take less memory, the smallest changes first."""
+    tuned = section.get("tune") or {}
+    ways: list[tuple[Mapping[str, Any], list[str]]] = [(section, [])]
+    if tuned.get("kind") == "lora" and not tuned["checkpointing"]:
+        ways.append(({**section, "tune": {**tuned, "checkpointing": True}}, ["tune.checkpointing=true"]))
+    if tuned.get("kind") == "full":
+        ways.append(({**section, "tune": _LORA}, ["tune=lora", "tune.checkpointing=true"]))
+    for way, said in ways:
+        if said:
+            yield way, said
+        for slices in range(section["budget"]["slices"] + 1, _MOST_SLICES + 1):
+            cut = {**way, "budget": {**section["budget"], "slices": slices}}
+            yield cut, [*said, f"budget.slices={slices}"]

@@ -1,0 +1,39 @@
+"""What a stage will take, told before it does anything."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Of a training, in bytes by what holds them, and in parameters."""
+
+    trained: int
+    """Parameters of all roles that an optimiser moves."""
+    frozen: int
+    """Those of networks that stay as they are, each counted once."""
+    weights: int
+    """Of all roles and averages."""
+    gradients: int
+    optimiser: int
+    activations: int
+    """What the largest trained network holds for its backward pass, of one slice of the batch."""
+
+    @property
+    def total(self) -> int:
+        """All of it at once."""
+        return self.weights + self.gradients + self.optimiser + self.activations
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Of a stage; None and 0 where it takes nothing of the kind."""
+
+    memory: Memory | None = None
+    forward: int = 0
+    """Samples that pass through networks, or through a part of one."""
+    backward: int = 0
+    """Those whose gradient comes back."""
+    scored: int = 0
+    """Samples that rewards judge."""
+    files: int = 0
+    """Bytes of its artefact, where that is large."""

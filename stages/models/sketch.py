@@ -1,0 +1,96 @@
+"""Networks without weights: as large as the real ones, on torch's `meta` device, for those who only count."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stages.models.checkpoint import Checkpoint
+from stages.models.conditioning import TextTable
+from stages.models.network import seeded_build
+from stages.models.pretrained import Pretrained
+from stages.models.transformer import TransformerConfig
+from stages.models.unet import UNetConfig
+
+META = torch.device("meta")
+_HIDDEN = (
+    "joint_attention_dim",
+    "caption_channels",
+    "cap_feat_dim",
+    "text_embed_dim",
+    "text_dim",
+    "cross_attention_dim",
+)
+"""What denoisers call the width of a prompt's tokens, the first that one has."""
+_WORDS = 8
+"""Tokens of a prompt where networks are trained here, about."""
+
+
+@dataclass(frozen=True)
+class Sketch:
+    """What is known of a model that is yet to be made."""
+
+    build: Callable[[], nn.Module]
+    """Its network on `meta`."""
+    shape: tuple[int, ...]
+    """Of one sample."""
+    row_bytes: int
+    """Of a prompt in the text table, at most."""
+
+    def call(self, net: nn.Module, rows: int) -> Tensor:
+        """The answer of `net`, one that was built here or a twin of it, for `rows` samples."""
+        x, t = torch.empty((rows, *self.shape), device=META), torch.empty(rows, device=META)
+        cond = torch.zeros((rows, 1), dtype=torch.int64, device=META)
+        if not isinstance(net, Pretrained):
+            return net(x, t, cond)
+        # What is around the denoiser looks at times, of which there are none here, and holds next to nothing.
+        return net.at.family.ask(net.body, x.to(net.at.dtype), t, dict(net.text(cond)), net.at)
+
+
+def trained(cfg: TransformerConfig | UNetConfig, sample_shape: tuple[int, ...]) -> Sketch:
+    """Of a network that is trained here."""
+    width, _ = cfg.text_size
+
+    def build() -> nn.Module:
+        table = TextTable([""], {"hidden": torch.zeros(1, _WORDS, width), "pooled": torch.zeros(1, width)})
+        net = seeded_build(0, cfg, sample_shape, table)
+        net.text = _on_meta(table)
+        return net.to(META)
+
+    return Sketch(build, sample_shape, 4 * width * (_WORDS + 1))
+
+
+def checkpoint(at: Checkpoint) -> Sketch:
+    """Of a checkpoint's denoiser, from its configuration alone."""
+    settings = at.config(at.family.denoiser)
+    width = next(settings[name] for name in _HIDDEN if settings.get(name))
+    length = at.family.most_tokens(at)
+    features = {"hidden": torch.empty(1, length, width, dtype=at.dtype)}
+    pooled = settings.get("pooled_projection_dim") or _pooled_beside_sizes(settings)
+    if pooled:
+        features["pooled"] = torch.empty(1, pooled, dtype=at.dtype)
+    if at.family.masked:
+        features["mask"] = torch.ones(1, length, dtype=torch.int64)
+
+    def build() -> nn.Module:
+        import diffusers
+
+        kind = getattr(diffusers, at.index[at.family.denoiser][1])
+        with META:
+            body = kind.from_config(dict(settings)).to(at.dtype)
+        return Pretrained(body, _on_meta(TextTable([""], features)), at)
+
+    return Sketch(build, at.latent_shape, sum(rows.nbytes for rows in features.values()))
+
+
+def _pooled_beside_sizes(settings: Any) -> int | None:
+    """SDXL's pooled vector rides in one embedding with six numbers."""
+    whole, each = settings.get("projection_class_embeddings_input_dim"), settings.get("addition_time_embed_dim")
+    return whole - 6 * each if whole and each else None
+
+
+def _on_meta(table: TextTable) -> TextTable:
+    table.features = {name: rows.to(META) for name, rows in table.features.items()}
+    return table

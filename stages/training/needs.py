@@ -1,0 +1,176 @@
+"""What a training will take, before anything is made: memory by what holds it, and calls of networks.
+
+Memory is counted on networks without weights, calls on networks that compute nothing, by the one training loop; so
+neither knows a method. Left out: what frozen networks hold for a moment, a VAE, rewards, and the libraries' own.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+
+from stages.core.needs import Memory, Needs
+from stages.core.prompts import Prompt
+from stages.core.types import Batch, Cond
+from stages.models.sketch import META, Sketch
+from stages.models.space import Points
+from stages.training.cost import Cost
+from stages.training.loop import Budget, Trainer
+from stages.training.method import Method, Trained
+from stages.training.roles import Start, Tuning, Weights
+
+_ADAM = 2
+"""Numbers, as large as the weights they are of, that AdamW remembers."""
+_SIZE = (1, 4, 4)
+"""Of the samples that calls are counted with."""
+
+
+def needs(  # noqa: PLR0913 - what a training is
+    method: Method,
+    cfg: Any,
+    budget: Budget,
+    init: Sketch,
+    teacher: Sketch,
+    tuning: Tuning,
+    *,
+    rows: int,
+    group_size: int = 1,
+) -> Needs:
+    """Of a training on `rows` samples an iteration, which come in groups of `group_size` where it compares them."""
+    totals = calls(method, cfg, budget, rows=rows, group_size=group_size).totals
+    return Needs(
+        memory=memory(method, cfg, init, teacher, tuning, rows=rows // budget.slices),
+        forward=totals["network_evaluations"],
+        backward=totals["backward_passes"],
+        scored=totals["samples_scored"],
+    )
+
+
+def memory(method: Method, cfg: Any, init: Sketch, teacher: Sketch, tuning: Tuning, *, rows: int) -> Memory:
+    """Of a training whose slices have `rows` samples."""
+    built = init.build()
+    start = Start(init=built, teacher=built if teacher is init else teacher.build(), space=Points(init.shape))
+    roles = method.roles(cfg)
+    made = Weights(roles, start, seed=0, device=str(META), tuning=tuning)
+    held = {id(t): t for net in [*made.nets.values(), made.average] for t in [*net.parameters(), *net.buffers()]}
+    changing = {id(tensor) for tensor in made.changing}
+    learnt = [p for name, role in roles.items() if isinstance(role, Trained) for p in made.parameters(name)]
+    size = sum(p.nbytes for p in learnt)
+    return Memory(
+        trained=sum(p.numel() for p in learnt),
+        frozen=sum(t.numel() for key, t in held.items() if key not in changing),
+        weights=sum(t.nbytes for t in held.values()),
+        gradients=size,
+        optimiser=_ADAM * size,
+        activations=_activations(init, made, rows),
+    )
+
+
+def _activations(sketch: Sketch, made: Weights, rows: int) -> int:
+    net = made.nets["student"]
+    is_recomputed = any(getattr(module, "gradient_checkpointing", False) for module in net.modules())
+    with made.learning(("student",)), _all_kept(net):
+        weights = {t.untyped_storage()._cdata for t in [*net.parameters(), *net.buffers()]}
+        saved: dict[int, int] = {}
+        blocks: list[int] = []
+
+        def pack(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            if storage._cdata not in weights:
+                saved[storage._cdata] = storage.nbytes()
+            kept.append(tensor)  # alive, so that no other gets its place
+            return tensor
+
+        kept: list[Tensor] = []
+        hooks = [block.register_forward_pre_hook(_noting(blocks), with_kwargs=True) for block in _blocks(net)]
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            sketch.call(net, rows)
+        for hook in hooks:
+            hook.remove()
+    whole = sum(saved.values())
+    if not is_recomputed or not blocks:
+        return whole
+    return sum(blocks) + whole // len(blocks)  # what goes into each block, and one block at a time
+
+
+def _blocks(net: nn.Module) -> list[nn.Module]:
+    """Those that are recomputed one by one: the elements of the longest lists of modules."""
+    lists = [each for each in net.modules() if isinstance(each, nn.ModuleList) and len(each) > 1]
+    outermost = [each for each in lists if not any(each in other.modules() for other in lists if other is not each)]
+    return [block for each in outermost for block in each]
+
+
+def _noting(into: list[int]) -> Callable[..., None]:
+    def note(_module: nn.Module, inputs: Sequence[object], words: dict[str, object]) -> None:
+        given = [each for each in [*inputs, *words.values()] if isinstance(each, Tensor)]
+        into.append(max((each.nbytes for each in given), default=0))
+
+    return note
+
+
+@contextmanager
+def _all_kept(net: nn.Module) -> Iterator[None]:
+    """Without recomputation, under which nothing is seen to be kept."""
+    switched = [module for module in net.modules() if hasattr(module, "gradient_checkpointing")]
+    told = [(module, module.gradient_checkpointing) for module in switched]
+    for module, _ in told:
+        module.gradient_checkpointing = False  # type: ignore[assignment]
+    yield
+    for module, was in told:
+        module.gradient_checkpointing = was
+
+
+class _Nothing(nn.Module):
+    """Answers what it is given."""
+
+    feature_dim = 4
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(()))
+
+    def forward(self, x: Tensor, _t: Tensor, _cond: Cond, **_more: Any) -> Tensor:
+        return self.weight * x
+
+    def features(self, x: Tensor, _t: Tensor, _cond: Cond, **_more: Any) -> Tensor:
+        return self.weight * x.flatten(1)[:, None, : self.feature_dim]
+
+
+def calls(method: Method, cfg: Any, budget: Budget, *, rows: int, group_size: int = 1) -> Cost:
+    """Of the whole budget, exact: iterations repeat each other, and a few of each kind are run.
+
+    `rows` are the samples of an iteration; groups, of which a policy compares the samples, have `group_size`.
+    """
+    net = _Nothing()
+    reward = lambda images, _prompts: torch.linspace(0, 1, len(images))  # noqa: E731
+    start = Start(init=net, teacher=net, space=Points(_SIZE), reward=reward, prompts=[Prompt("")] * 2)
+    trainer = Trainer(method, cfg, budget, start, seed=0, device="cpu")
+    phases = method.phases(cfg)
+    period = math.lcm(*(phase.every for phase in phases))
+    edges = sorted({0, budget.iterations, *(math.ceil(phase.start * budget.iterations) for phase in phases)})
+    batch, total = _batch(rows, group_size), Cost({}, {}, 0)
+    for begin, end in pairwise(edges):
+        whole, rest = divmod(end - begin, period)
+        for times, count in ((whole, period if whole else 0), (1, rest)):
+            trainer.iteration, trainer.counted = begin, torch.zeros_like(trainer.counted)
+            for _ in range(count):
+                trainer.step(batch)
+            total = total + _times(trainer.cost, times)
+    return total
+
+
+def _times(cost: Cost, times: int) -> Cost:
+    def scaled(networks: Any) -> dict[str, dict[str, int]]:
+        return {role: {kind: times * n for kind, n in kinds.items()} for role, kinds in networks.items()}
+
+    return Cost(scaled(cost.networks), scaled(cost.heads), times * cost.scored)
+
+
+def _batch(rows: int, group_size: int) -> Batch:
+    x0, noise = (torch.randn((rows, *_SIZE), generator=Generator().manual_seed(seed)) for seed in (0, 1))
+    group = torch.arange(rows // group_size).repeat_interleave(group_size)
+    return {"x0": x0, "noise": noise, "cond": torch.ones((rows, 1), dtype=torch.int64), "group": group}
