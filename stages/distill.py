@@ -22,6 +22,7 @@ from stages.io.pairs import INDEX, Pairs
 from stages.models import Student, TextTable, load, samples, sketch
 from stages.models.mixture import GaussianMixture
 from stages.models.network import NetworkConfig, seeded_build
+from stages.models.pretrained import Pretrained
 from stages.samplers.program import program
 from stages.samplers.spec import Sampler, calls
 from stages.samplers.student import Noise, draw
@@ -172,6 +173,10 @@ def _initial(common: Common, job: Job, teacher: Student, table: TextTable) -> St
     """The model to start from, which may be the teacher itself, or a fresh one in the place of a closed form."""
     same = job.input("init") == job.input("teacher")
     init = teacher if same else load(job.input("init") / "model", table, job.device)
+    if isinstance(init.net, Pretrained) and init.net.at.files != teacher.net.at.files:
+        raise ValueError(
+            f"{job.where}.init={common.init}: made of another checkpoint than {common.teacher}; name one of the same"
+        )
     if not isinstance(init.net, GaussianMixture):
         return init
     return replace(init, net=seeded_build(job.seed, common.network, init.space.shape, table))

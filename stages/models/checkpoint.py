@@ -219,8 +219,8 @@ class Checkpoint:
         raise ValueError(f"{folder}: no weights here ({stem}{f'.{stated}' if stated else ''}.safetensors is missing)")
 
 
-def found_at(source: str) -> Path:
-    """The folder of `source`, a path or hub:<id>@<revision>; ValueError where it cannot be had."""
+def found_at(source: str, variant: str | None) -> Path:
+    """The folder of `source`, a path or hub:<id>@<revision>, with its `variant`; ValueError if it is not there."""
     if not source.startswith(HUB):
         return Path(source).resolve()
     name, _, revision = source.removeprefix(HUB).partition("@")
@@ -231,9 +231,10 @@ def found_at(source: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    patterns = ["*.json", "*.txt", "*.model", "*.jinja", "*.safetensors"]
+    wanted = [INDEX, *(f"*/*{ending}" for ending in (*_WORDS, ".safetensors"))]
+    others = [] if variant else ["*.fp16.safetensors", "*.fp16-*.safetensors", "*.bf16.safetensors", "*.non_ema.*"]
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns)).resolve()
+        return Path(snapshot_download(name, revision=revision, allow_patterns=wanted, ignore_patterns=others)).resolve()
     except HFValidationError as error:
         raise ValueError(f"{source}: {error}") from None
     except (LocalEntryNotFoundError, HfHubHTTPError) as error:

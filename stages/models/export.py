@@ -35,7 +35,7 @@ BASE = "base"
 
 def found(source: str, options: Options) -> Checkpoint:
     """The checkpoint at `source`, a path or hub:<id>@<revision>; ValueError where it cannot be had."""
-    folder = found_at(source)
+    folder = found_at(source, options.variant)
     return Checkpoint(folder, options, source if source.startswith(HUB) else str(folder))
 
 
@@ -88,7 +88,8 @@ def opened(folder: Path) -> Checkpoint:
     """The base of the model in `folder`, none of its weights read."""
     told = _read(folder)
     source, options = told["source"], check(Options, told["options"], f"{folder / INDEX}: options")
-    return Checkpoint(folder / BASE if source == BASE else found_at(source), options, source, tuple(told["files"]))
+    root = folder / BASE if source == BASE else found_at(source, options.variant)
+    return Checkpoint(root, options, source, tuple(told["files"]))
 
 
 def sampler(folder: Path) -> SamplerSpec:

@@ -49,6 +49,13 @@ class Pretrained(nn.Module):
             hook.remove()
         return found[0].float()
 
+    def compile_blocks(self) -> None:
+        """Have the blocks that it repeats compiled, each kind once."""
+        body: Any = self.body
+        kinds = body._repeated_blocks or body._no_split_modules  # as diffusers names them, where it does
+        for block in (module for module in body.modules() if type(module).__name__ in kinds):
+            block.compile()
+
     def __deepcopy__(self, memo: dict[int, Any]) -> "Pretrained":
         """With a body of its own; the text table and the checkpoint's facts are shared."""
         import copy
@@ -80,7 +87,14 @@ def component(at: Checkpoint, name: str, dtype: torch.dtype, own: Path | None = 
 
 def build(at: Checkpoint, text: TextTable, own: Path | None = None) -> Pretrained:
     """The checkpoint's denoiser, with weights from folder `own` if stated, that reads `text`."""
-    return Pretrained(component(at, at.family.denoiser, at.dtype, own), text, at)
+    body = component(at, at.family.denoiser, at.dtype, own)
+    if at.family.last:
+        body.get_submodule(at.family.last).float().register_forward_pre_hook(_widen)
+    return Pretrained(body, text, at)
+
+
+def _widen(_layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(each.float() for each in inputs)
 
 
 class PipelineText:

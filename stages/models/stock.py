@@ -22,7 +22,7 @@ def write(folder: Path, at: Checkpoint, spec: SamplerSpec, *, tuned: Literal["fu
     scheduler.save_pretrained(folder / _SCHEDULER)
     name, where = _named(at)
     whole, kind = tuned == "full" or not at.family.lora, str(at.index[at.family.denoiser][1])
-    classes = sorted({at.pipeline, type(scheduler).__name__, *([kind] if whole else [])})
+    classes = sorted({at.pipeline, str(type(scheduler).__name__)} | ({kind} if whole else set[str]()))
     dtype = f"torch.{at.options.precision}"
     lines = ["import torch", f"from diffusers import {', '.join(classes)}", "", 'folder = "."  # this one']
     if whole:

@@ -33,6 +33,8 @@ class Lora:
     """Layers that get one, by the end of their names; by default those of the network's family."""
     checkpointing: bool
     """Whether the backward pass computes what the network holds inside again, rather than keep it in memory."""
+    compile: bool
+    """Whether the network's repeated blocks are compiled, which takes minutes once and pays in long trainings."""
 
 
 Tune = Annotated[Whole | Lora, Field(discriminator="kind")]
@@ -78,6 +80,8 @@ class _Ready:
             adapters.rescale(net.body, tune.alpha)
         if tune.checkpointing:
             net.body.enable_gradient_checkpointing()  # type: ignore[operator]
+        if tune.compile:
+            net.compile_blocks()
 
 
 def made_of(init: Expected | None, tune: Whole | Lora) -> Expected:

@@ -45,6 +45,8 @@ class Family:
     """Two calls, or a number that the denoiser is given where its configuration says so (`guidance_embeds`)."""
     rounds_time: ClassVar[bool] = False
     """Whether the pipeline casts the time to the type of the latents, so that bfloat16 sees few different ones."""
+    last: ClassVar[str | None] = None
+    """The denoiser's last layer, where it is float32 whatever the others are: see `families/noise.py`."""
     sign: ClassVar[float] = 1.0
     """Of the velocity in the denoiser's answer."""
     words_of_init: ClassVar[Mapping[str, Any]] = MappingProxyType({})

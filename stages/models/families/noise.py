@@ -13,7 +13,11 @@ if TYPE_CHECKING:
 
 
 class NoiseSchedule(Family):
-    """A variance-preserving model, which is told its level s(t) in place of a time."""
+    """A variance-preserving model, which is told its level s(t) in place of a time.
+
+    What it takes for the data is (z - b e) / a: errors of e grow by b / a, which is 15 or 157 near pure noise. An e
+    that is rounded to bfloat16 leaves them at 0.02 or 0.3 of the data's spread; hence the last layer is float32.
+    """
 
     multiple = 8
 

@@ -20,6 +20,7 @@ class PixArtSigma(NoiseSchedule):
     pipeline = "PixArtSigmaPipeline"
     text = ("tokenizer", "text_encoder")
     masked = True
+    last = "proj_out"
     text_length = 300
     lora = False
     targets = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2")

@@ -19,6 +19,7 @@ class StableDiffusion(NoiseSchedule):
 
     pipeline = "StableDiffusionPipeline"
     denoiser = "unet"
+    last = "conv_out"
     text = ("tokenizer", "text_encoder")
     words_of_init = MappingProxyType({"requires_safety_checker": False})
     targets = (

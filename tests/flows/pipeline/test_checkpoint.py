@@ -13,7 +13,7 @@ from tests.flows.clone import Clone, refused
 from tests.models.families import tiny
 
 pytestmark = pytest.mark.integration
-TUNE = "{kind: lora, rank: 2, alpha: 4, targets: default, checkpointing: true}"
+TUNE = "{kind: lora, rank: 2, alpha: 4, targets: default, checkpointing: true, compile: false}"
 WORDS = [
     "~experiment", "dataset=folder", "dataset.path=photos", "dataset.size=16", "verifier=prompts",
     "verifier.iterations=60", "teacher=diffusers", "teacher.source=sd3", "teacher.height=16", "teacher.width=16",

@@ -118,7 +118,7 @@ def test_another_checkpoint_in_the_same_place_is_refused_by_name(checkpoint: Pat
 
 
 def test_adapters_go_beside_a_checkpoint_and_go_on_with_their_own_rank() -> None:
-    tune = Lora(kind="lora", rank=4, alpha=4.0, targets="default", checkpointing=False)
+    tune = Lora(kind="lora", rank=4, alpha=4.0, targets="default", checkpointing=False, compile=False)
     fits(tune, "distill.arms.a", Expected(model="checkpoint", rank=4))
     with pytest.raises(ValueError, match=r"distill\.arms\.a\.tune\.rank=4: .* has adapters of rank 8; name that"):
         fits(tune, "distill.arms.a", Expected(model="checkpoint", rank=8))

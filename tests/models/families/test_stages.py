@@ -27,7 +27,7 @@ WORDS = [
     "teacher.nfe=2", "teacher.text_length=7", "encode.shard_size=4", "encode.image_shard_size=100",
     "trajectories={num_trajectories: 8, shard_size: 8, batch_size: 8, keep: []}",
     "trajectories.sampler={rule: {name: euler}, schedule: {name: uniform, steps: 2}, guidance: 2.0}",
-    "++distill.arms.tdm1.tune={kind: lora, rank: 2, alpha: 4, targets: default, checkpointing: true}",
+    "++distill.arms.tdm1.tune={kind: lora, rank: 2, alpha: 4, targets: default, checkpointing: true, compile: false}",
     "distill.arms.tdm1.nfe=2", "distill.arms.tdm1.batch_size=2", "distill.arms.tdm1.student_lr=0.01",
     "distill.arms.tdm1.budget={iterations: 2, warmup: 0, ema: 0.0}",
 ]  # fmt: skip

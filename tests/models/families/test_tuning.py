@@ -19,7 +19,7 @@ from stages.samplers.student import Noise, draw
 from stages.training import checkpoint
 from stages.training.loop import Trainer
 from stages.training.roles import Start
-from stages.training.tune import Lora, Tune, Whole, tuning
+from stages.training.tune import Tune, Whole, tuning
 from tests.models.families import stock, tiny
 from tests.models.families.test_contract import BUDGET, LORA, Rig, gap
 from tests.test_contracts import settings
@@ -123,8 +123,36 @@ def test_a_base_in_bfloat16_has_adapters_states_and_times_in_float32(tmp_path: P
     assert net(x, torch.tensor([0.5]), torch.tensor([[1]])).dtype == x.dtype == space.decode(x).dtype == torch.float32
 
 
+@pytest.mark.slow
+def test_compiled_blocks_learn_the_same(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Traced as they would be compiled, with Python to run them: a compiler takes minutes."""
+
+    def trace(block: Any) -> None:
+        block._compiled_call_impl = torch.compile(block._call_impl, backend="eager")
+
+    monkeypatch.setattr(torch.nn.Module, "compile", trace)
+    made = {}
+    for compile in (False, True):
+        training = trainer(rig, replace(LORA, checkpointing=True, compile=compile))
+        made[compile] = [training.step(batch(rig, iteration))["student/loss"] for iteration in range(2)]
+        traced = [name for name, each in training.weights.nets["student"].named_modules() if each._compiled_call_impl]
+        assert bool(traced) == compile
+    torch.testing.assert_close(made[True], made[False])
+
+
+def test_a_noise_schedule_in_bfloat16_answers_in_more_digits_than_it_computes_in(tmp_path: Path) -> None:
+    at = export.found(str(tiny.saved("sd15", tmp_path / "sd")), tiny.options("sd15", precision="bfloat16"))
+    prompts = ["", *tiny.PROMPTS]
+    net = build(at, TextTable(prompts, PipelineText(at, "cpu").encode(prompts)))
+    assert {name for name, p in net.body.named_parameters() if p.dtype == torch.float32} == {
+        "conv_out.weight", "conv_out.bias",
+    }  # fmt: skip
+    twin: Any = tuning(LORA, 0).twin(net)
+    noise, cond = torch.randn(1, 4, 8, 8, generator=stream(0, "x")), torch.tensor([[1]])
+    answer = at.family.ask(twin.body, noise.bfloat16(), torch.tensor([999.0]), {"hidden": net.text(cond)["hidden"]}, at)
+    assert (answer.bfloat16() != answer).any()
+
+
 def test_layers_to_adapt_may_be_named(rig: Rig) -> None:
-    net: Any = tuning(Lora(kind="lora", rank=1, alpha=1.0, targets=("attn.to_q",), checkpointing=False), 0).twin(
-        rig.net
-    )
+    net: Any = tuning(replace(LORA, targets=("attn.to_q",)), 0).twin(rig.net)
     assert [name.rpartition(".")[2] for name, _ in adapters.layers(net)] == ["to_q"] * 3
