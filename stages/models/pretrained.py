@@ -12,6 +12,7 @@ from stages.core.prompts import EMPTY
 from stages.core.types import Cond
 from stages.models.checkpoint import Checkpoint
 from stages.models.conditioning import Features, TextTable, joined
+from stages.models.experts import Experts, by_expert
 
 BATCH = 16
 """Prompts that encoders see at once."""
@@ -27,10 +28,13 @@ class Pretrained(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         """The velocity at (x [B, *shape], t [B])."""
+        return by_expert(self.body, t, lambda body, rows: self._velocity(body, x[rows], t[rows], cond[rows]))
+
+    def _velocity(self, body: nn.Module, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         words = {
             name: rows.to(self.at.dtype) if rows.is_floating_point() else rows for name, rows in self.text(cond).items()
         }
-        return self.at.family.velocity(self.body, x, t, words, self.at)
+        return self.at.family.velocity(body, x, t, words, self.at)
 
     def rescale(self, guided: Tensor, with_prompt: Tensor) -> Tensor:
         """What the pipeline makes of the velocity under guidance, given also that without."""
@@ -38,15 +42,18 @@ class Pretrained(nn.Module):
 
     def features(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         """Image tokens [B, T, feature_dim] half-way up, float32; the blocks above are not run."""
+        return by_expert(self.body, t, lambda body, rows: self._features(body, x[rows], t[rows], cond[rows]))
+
+    def _features(self, body: nn.Module, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         found: list[Tensor] = []
 
         def stop(_block: nn.Module, _inputs: object, answer: Any) -> None:
             found.append(self.at.family.tokens(answer, self.at))
             raise _Enough
 
-        hook = self.at.family.middle(self.body).register_forward_hook(stop)
+        hook = self.at.family.middle(body).register_forward_hook(stop)
         try:
-            self(x, t, cond)
+            self._velocity(body, x, t, cond)
         except _Enough:
             pass
         finally:
@@ -83,8 +90,11 @@ def component(at: Checkpoint, name: str, dtype: torch.dtype, own: Path | None = 
 
 
 def build(at: Checkpoint, text: TextTable, own: Path | None = None) -> Pretrained:
-    """The checkpoint's denoiser, with weights from folder `own` if stated, that reads `text`."""
-    return Pretrained(component(at, at.family.denoiser, at.dtype, own), text, at)
+    """The checkpoint's denoiser, with weights from folders in `own` if stated, that reads `text`."""
+    made = {name: component(at, name, at.dtype, own and own / name) for name in at.family.denoisers(at)}
+    if len(made) == 1:
+        return Pretrained(made[at.family.denoiser], text, at)
+    return Pretrained(Experts(made, at.family.boundary(at)), text, at)
 
 
 class PipelineText:
