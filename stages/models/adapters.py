@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from stages.core.messages import listed
+from stages.models.experts import parts
 
 NAME = "default"
 """Of the one adapter that a network has. It is in no file."""
@@ -25,22 +26,45 @@ def inject(body: nn.Module, *, rank: int, alpha: float, targets: Sequence[str], 
     """Give `body` fresh adapters, which change nothing yet; ValueError names a target that matches no module."""
     from peft import LoraConfig, inject_adapter_in_model
 
-    check(body, targets)
-    told = LoraConfig(r=rank, lora_alpha=alpha, target_modules=sorted(targets), init_lora_weights=True)  # type: ignore[arg-type]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        inject_adapter_in_model(told, body, NAME)
+        for part in parts(body, "").values():
+            check(part, targets)
+            told = LoraConfig(
+                r=rank,
+                lora_alpha=alpha,  # type: ignore[arg-type]
+                target_modules=_exact(part, targets),
+                init_lora_weights=True,
+            )
+            inject_adapter_in_model(told, part, NAME)
     for name, parameter in body.named_parameters():
         if is_adapter(name):
             parameter.data = parameter.data.float()
     body.requires_grad_(False)
 
 
+def _exact(body: nn.Module, targets: Sequence[str]) -> list[str]:
+    """Targets for peft, which stumbles over a name that some layers and some containers of layers have."""
+    found = set[str]()
+    for target in targets:
+        called = [(name, module) for name, module in body.named_modules() if _is_called(name, target)]
+        layers = [name for name, module in called if isinstance(module, _LAYERS)]
+        found |= {target} if len(layers) == len(called) else set(layers)
+    return sorted(found)
+
+
+_LAYERS = nn.Linear | nn.Conv2d
+
+
+def _is_called(name: str, target: str) -> bool:
+    return name == target or name.endswith(f".{target}")
+
+
 def check(body: nn.Module, targets: Sequence[str]) -> None:
     """ValueError names a target that is no linear or convolutional layer of `body`."""
-    fit = [name for name, module in body.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+    fit = [name for name, module in body.named_modules() if isinstance(module, _LAYERS)]
     for target in targets:
-        if not any(name == target or name.endswith(f".{target}") for name in fit):
+        if not any(_is_called(name, target) for name in fit):
             ends = sorted({".".join(part for part in name.split(".")[-2:] if not part.isdigit()) for name in fit})
             raise ValueError(f"targets: no layer of the network is called {target}; there are {listed(ends)}")
 
@@ -61,7 +85,8 @@ def rescale(net: nn.Module, alpha: float) -> None:
         scaling = alpha / layer.r[NAME]
         layer.lora_B[NAME].weight.data.mul_(layer.scaling[NAME] / scaling)
         layer.scaling[NAME], layer.lora_alpha[NAME] = scaling, alpha
-    _config(net).lora_alpha = alpha
+    for part in parts(net, "").values():
+        _config(part).lora_alpha = alpha
 
 
 def _config(net: Any) -> Any:

@@ -1,6 +1,6 @@
 """A checkpoint's denoiser as a velocity, and the encoders that read prompts for it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from stages.core.prompts import EMPTY
 from stages.core.types import Cond
 from stages.models.checkpoint import Checkpoint
 from stages.models.conditioning import Features, TextTable, joined
+from stages.models.experts import Experts, by_expert, parts
 
 BATCH = 16
 """Prompts that encoders see at once."""
@@ -27,22 +28,32 @@ class Pretrained(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         """The velocity at (x [B, *shape], t [B])."""
+        return by_expert(self.body, t, lambda body, rows: self._velocity(body, x[rows], t[rows], cond[rows]))
+
+    def _velocity(self, body: nn.Module, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         words = {
             name: rows.to(self.at.dtype) if rows.is_floating_point() else rows for name, rows in self.text(cond).items()
         }
-        return self.at.family.velocity(self.body, x, t, words, self.at)
+        return self.at.family.velocity(body, x, t, words, self.at)
+
+    def rescale(self, guided: Tensor, with_prompt: Tensor) -> Tensor:
+        """What the pipeline makes of the velocity under guidance, given also that without."""
+        return self.at.family.rescale(guided, with_prompt)
 
     def features(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         """Image tokens [B, T, feature_dim] half-way up, float32; the blocks above are not run."""
+        return by_expert(self.body, t, lambda body, rows: self._features(body, x[rows], t[rows], cond[rows]))
+
+    def _features(self, body: nn.Module, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         found: list[Tensor] = []
 
         def stop(_block: nn.Module, _inputs: object, answer: Any) -> None:
-            found.append(self.at.family.tokens(answer))
+            found.append(self.at.family.tokens(answer, self.at))
             raise _Enough
 
-        hook = self.at.family.middle(self.body).register_forward_hook(stop)
+        hook = self.at.family.middle(body).register_forward_hook(stop)
         try:
-            self(x, t, cond)
+            self._velocity(body, x, t, cond)
         except _Enough:
             pass
         finally:
@@ -51,10 +62,11 @@ class Pretrained(nn.Module):
 
     def compile_blocks(self) -> None:
         """Have the blocks that it repeats compiled, each kind once."""
-        body: Any = self.body
-        kinds = body._repeated_blocks or body._no_split_modules  # as diffusers names them, where it does
-        for block in (module for module in body.modules() if type(module).__name__ in kinds):
-            block.compile()
+        networks: Iterable[Any] = parts(self.body, self.at.family.denoiser).values()
+        for network in networks:
+            kinds = network._repeated_blocks or network._no_split_modules  # as diffusers names them, where it does
+            for block in (module for module in network.modules() if type(module).__name__ in kinds):
+                block.compile()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Pretrained":
         """With a body of its own; the text table and the checkpoint's facts are shared."""
@@ -86,11 +98,13 @@ def component(at: Checkpoint, name: str, dtype: torch.dtype, own: Path | None = 
 
 
 def build(at: Checkpoint, text: TextTable, own: Path | None = None) -> Pretrained:
-    """The checkpoint's denoiser, with weights from folder `own` if stated, that reads `text`."""
-    body = component(at, at.family.denoiser, at.dtype, own)
-    if at.family.last:
+    """The checkpoint's denoiser, with weights from folders in `own` if stated, that reads `text`."""
+    made = {name: component(at, name, at.dtype, own and own / name) for name in at.family.denoisers(at)}
+    for body in made.values() if at.family.last else ():
         body.get_submodule(at.family.last).float().register_forward_pre_hook(_widen)
-    return Pretrained(body, text, at)
+    if len(made) == 1:
+        return Pretrained(made[at.family.denoiser], text, at)
+    return Pretrained(Experts(made, at.family.boundary(at)), text, at)
 
 
 def _widen(_layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -123,7 +137,7 @@ class PipelineText:
         with self._pipeline(encoders=False) as pipe:
             for name, length in self.at.family.lengths(pipe, self.at).items():
                 for prompt in prompts:
-                    more = self.at.family.count(getattr(pipe, name), prompt) - length
+                    more = self.at.family.count(pipe, name, prompt) - length
                     if more > 0:
                         found[prompt] = max(found.get(prompt, 0), more)
         return found

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from stages.models.checkpoint import Checkpoint
 from stages.models.conditioning import TextTable
+from stages.models.experts import Experts, parts
 from stages.models.network import seeded_build
 from stages.models.pretrained import Pretrained
 from stages.models.transformer import TransformerConfig
@@ -46,7 +47,8 @@ class Sketch:
         if not isinstance(net, Pretrained):
             return net(x, t, cond)
         # What is around the denoiser looks at times, of which there are none here, and holds next to nothing.
-        return net.at.family.ask(net.body, x.to(net.at.dtype), t, dict(net.text(cond)), net.at)
+        body = next(iter(parts(net.body, "").values()))
+        return net.at.family.ask(body, x.to(net.at.dtype), t, dict(net.text(cond)), net.at)
 
 
 def trained(cfg: TransformerConfig | UNetConfig, sample_shape: tuple[int, ...]) -> Sketch:
@@ -77,9 +79,11 @@ def checkpoint(at: Checkpoint) -> Sketch:
     def build() -> nn.Module:
         import diffusers
 
-        kind = getattr(diffusers, at.index[at.family.denoiser][1])
-        with META:
-            body = kind.from_config(dict(settings)).to(at.dtype)
+        made: dict[str, nn.Module] = {}
+        for name in at.family.denoisers(at):
+            with META:
+                made[name] = getattr(diffusers, at.index[name][1]).from_config(dict(at.config(name))).to(at.dtype)
+        body = Experts(made, at.family.boundary(at)) if len(made) > 1 else made[at.family.denoiser]
         return Pretrained(body, _on_meta(TextTable([""], features)), at)
 
     return Sketch(build, at.latent_shape, sum(rows.nbytes for rows in features.values()))

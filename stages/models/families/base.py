@@ -51,8 +51,18 @@ class Family:
     """Of the velocity in the denoiser's answer."""
     words_of_init: ClassVar[Mapping[str, Any]] = MappingProxyType({})
     """Of the pipeline's class, beside its components."""
+    takes_times: ClassVar[bool] = True
+    """Whether the pipeline's call takes times: where it does not, its scheduler is told them."""
     lora: ClassVar[bool] = True
     """Whether diffusers loads adapters for it."""
+
+    def denoisers(self, at: "Checkpoint") -> tuple[str, ...]:
+        """Names of the networks that denoise; where there are two, the first is for much noise."""
+        return (self.denoiser,)
+
+    def boundary(self, at: "Checkpoint") -> float:
+        """Time from which on the first of two is asked."""
+        raise NotImplementedError
 
     def shape(self, at: "Checkpoint") -> tuple[int, ...]:
         """Of one latent."""
@@ -95,6 +105,10 @@ class Family:
         time = t * DIFFUSERS_TIME
         return self.sign * ask(x, time.to(at.dtype) if self.rounds_time else time)
 
+    def rescale(self, guided: Tensor, with_prompt: Tensor) -> Tensor:
+        """What the pipeline makes of the velocity [B, ...] under guidance."""
+        return guided
+
     def encode(self, pipe: Any, prompts: Sequence[str], at: "Checkpoint") -> Words:
         """What the denoiser reads for prompts, by the encoders of `pipe`, the family's pipeline without a denoiser."""
         raise NotImplementedError
@@ -111,16 +125,16 @@ class Family:
         """Tokens of `hidden`, at most, told without an encoder."""
         return at.text_length or at.tokenizer_length("tokenizer")
 
-    def count(self, tokenizer: Any, prompt: str) -> int:
-        """Tokens of `prompt`, none cut off."""
-        return len(tokenizer(prompt).input_ids)
+    def count(self, pipe: Any, name: str, prompt: str) -> int:
+        """Tokens of `prompt` by the tokeniser of that name, none cut off."""
+        return len(getattr(pipe, name)(prompt).input_ids)
 
     def middle(self, body: Any) -> nn.Module:
         """The block whose answer is shown as features."""
         blocks = body.transformer_blocks
         return blocks[(len(blocks) + 1) // 2 - 1]
 
-    def tokens(self, answer: Any) -> Tensor:
+    def tokens(self, answer: Any, at: "Checkpoint") -> Tensor:
         """Features [B, T, F] of that block's answer: the image's tokens, which come last."""
         return answer[-1] if isinstance(answer, tuple) else answer
 
@@ -143,7 +157,7 @@ class Family:
         """How far times are pushed towards noise: 1 is not at all."""
         scheduler = at.config("scheduler")
         if not scheduler.get("use_dynamic_shifting"):
-            return float(scheduler.get("shift", 1.0))
+            return float(scheduler.get("flow_shift" if scheduler.get("use_flow_sigmas") else "shift", 1.0))
         low, high = scheduler.get("base_image_seq_len", 256), scheduler.get("max_image_seq_len", 4096)
         least, most = scheduler.get("base_shift", 0.5), scheduler.get("max_shift", 1.15)
         return math.exp(least + (most - least) * (self.num_tokens(at) - low) / (high - low))

@@ -9,58 +9,22 @@ from typing import Any
 import torch
 
 from stages.models.checkpoint import Checkpoint, Options
+from tests.models.families.parts import (
+    LENGTH,
+    WIDTH,
+    chat,
+    clip,
+    conversing,
+    language_model,
+    mistral,
+    qwen_vl,
+    t5,
+    tokenizer,
+    vae,
+)  # fmt: skip
+from tests.models.families.videos import cogvideox, hunyuan_video, ltx, wan
 
-WORDS = ["a", "bold", "thin", "red", "blue", "disc", "square", "left", "upright", "7", "3"]
 PROMPTS = ["a red disc", "a thin upright 3", "a bold left 7"]
-WIDTH, LENGTH = 32, 7
-"""Of hidden states of text, and of the padded text."""
-
-
-def tokenizer(length: int = LENGTH) -> Any:
-    """Of words, with an end token, as CLIP's and T5's have."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
-
-    known = {word: number for number, word in enumerate(["[PAD]", "[END]", "[UNK]", *WORDS])}
-    core = Tokenizer(models.WordLevel(known, unk_token="[UNK]"))
-    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    core.post_processor = processors.TemplateProcessing(single="$A [END]", special_tokens=[("[END]", 1)])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=core, pad_token="[PAD]", eos_token="[END]", unk_token="[UNK]", model_max_length=length
-    )
-
-
-def clip(*, width: int = 16, projection: int = 16, pooled: bool = True) -> Any:
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
-
-    settings = CLIPTextConfig(
-        vocab_size=32, hidden_size=width, intermediate_size=32, num_hidden_layers=2, num_attention_heads=4,
-        projection_dim=projection, max_position_embeddings=LENGTH, pad_token_id=0, bos_token_id=1, eos_token_id=1,
-    )  # fmt: skip
-    return (CLIPTextModelWithProjection if pooled else CLIPTextModel)(settings)
-
-
-def t5(width: int = WIDTH) -> Any:
-    from transformers import T5Config, T5EncoderModel
-
-    return T5EncoderModel(
-        T5Config(
-            vocab_size=32, d_model=width, d_kv=8, d_ff=32, num_layers=1, num_heads=2, feed_forward_proj="gated-gelu",
-            pad_token_id=0, eos_token_id=1,
-        )
-    )  # fmt: skip
-
-
-def vae(channels: int = 4, **words: Any) -> Any:
-    """Of factor 2."""
-    from diffusers import AutoencoderKL
-
-    return AutoencoderKL(
-        **{
-            "latent_channels": channels, "block_out_channels": (4, 4), "norm_num_groups": 2, "scaling_factor": 1.5,
-            "down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2,
-        } | words
-    )  # fmt: skip
 
 
 def sd3() -> Any:
@@ -146,6 +110,84 @@ def flux(*, guided: bool = True) -> Any:
     )  # fmt: skip
 
 
+def qwen() -> Any:
+    import diffusers as d
+
+    body = d.QwenImageTransformer2DModel(
+        patch_size=2, in_channels=16, out_channels=4, num_layers=2, attention_head_dim=16, num_attention_heads=2,
+        joint_attention_dim=WIDTH, axes_dims_rope=(4, 6, 6),
+    )  # fmt: skip
+    scheduler = d.FlowMatchEulerDiscreteScheduler(
+        use_dynamic_shifting=True, base_shift=0.5, max_shift=0.9, max_image_seq_len=8192, shift_terminal=0.02
+    )
+    return d.QwenImagePipeline(
+        transformer=body, scheduler=scheduler, text_encoder=qwen_vl(),
+        vae=d.AutoencoderKLQwenImage(
+            base_dim=4, z_dim=4, dim_mult=[1, 2], num_res_blocks=1, temperal_downsample=[False],
+            latents_mean=[0.1, -0.2, 0.3, 0.0], latents_std=[1.0, 2.0, 0.5, 1.5],
+        ),
+        tokenizer=chat(r"^(.|\n)*user\n", 34, end="<|im_end|>\n<|im_start|>assistant\n"),
+    )  # fmt: skip
+
+
+def sana() -> Any:
+    import diffusers as d
+
+    body = d.SanaTransformer2DModel(
+        sample_size=8, patch_size=1, in_channels=4, out_channels=8, num_layers=2, num_attention_heads=2,
+        attention_head_dim=8, num_cross_attention_heads=2, cross_attention_head_dim=8, cross_attention_dim=16,
+        caption_channels=WIDTH, mlp_ratio=2.5, timestep_scale=0.5,
+    )  # fmt: skip
+    scheduler = d.DPMSolverMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0, algorithm_type="dpmsolver++"
+    )
+    vae = d.AutoencoderDC(
+        latent_channels=4, attention_head_dim=2, encoder_block_out_channels=(4, 4, 8),
+        decoder_block_out_channels=(4, 4, 8), encoder_layers_per_block=(1, 1, 1), decoder_layers_per_block=(1, 1, 1),
+        encoder_qkv_multiscales=((), (), (5,)), decoder_qkv_multiscales=((), (), (5,)), scaling_factor=0.4,
+        encoder_block_types=["ResBlock", "ResBlock", "EfficientViTBlock"],
+        decoder_block_types=["ResBlock", "ResBlock", "EfficientViTBlock"],
+    )  # fmt: skip
+    gemma = language_model("Gemma2Model", query_pre_attn_scalar=16)
+    return d.SanaPipeline(
+        transformer=body, scheduler=scheduler, vae=vae, text_encoder=gemma, tokenizer=tokenizer(512)
+    )  # fmt: skip
+
+
+def z_image() -> Any:
+    import diffusers as d
+
+    body = d.ZImageTransformer2DModel(
+        all_patch_size=(2,), all_f_patch_size=(1,), in_channels=4, dim=32, n_layers=2, n_refiner_layers=1, n_heads=2,
+        n_kv_heads=2, cap_feat_dim=WIDTH, axes_dims=[4, 6, 6], axes_lens=[64, 16, 16],
+    )  # fmt: skip
+    return d.ZImagePipeline(
+        transformer=body, scheduler=d.FlowMatchEulerDiscreteScheduler(shift=3.0), vae=vae(shift_factor=0.1),
+        text_encoder=language_model("Qwen3Model"), tokenizer=conversing(),
+    )  # fmt: skip
+
+
+def flux2(kind: str = "Flux2Pipeline") -> Any:
+    import diffusers as d
+
+    dev = kind == "Flux2Pipeline"
+    body = d.Flux2Transformer2DModel(
+        patch_size=1, in_channels=16, num_layers=1, num_single_layers=2, attention_head_dim=16, num_attention_heads=2,
+        joint_attention_dim=48, timestep_guidance_channels=32, axes_dims_rope=(4, 4, 4, 4), guidance_embeds=dev,
+    )  # fmt: skip
+    vae = d.AutoencoderKLFlux2(
+        latent_channels=4, block_out_channels=(4, 4), norm_num_groups=2, down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+    )  # fmt: skip
+    torch.nn.init.normal_(vae.bn.running_mean)
+    torch.nn.init.uniform_(vae.bn.running_var, 0.5, 2.0)
+    deep = {"hidden_size": 16, "num_hidden_layers": 30, "head_dim": 8}
+    return getattr(d, kind)(
+        transformer=body, scheduler=d.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True), vae=vae,
+        text_encoder=mistral(**deep) if dev else language_model("Qwen3ForCausalLM", **deep), tokenizer=conversing(),
+    )  # fmt: skip
+
+
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 BUILDERS: Mapping[str, Callable[[], Any]] = MappingProxyType(
     {
@@ -157,6 +199,18 @@ BUILDERS: Mapping[str, Callable[[], Any]] = MappingProxyType(
         "sd3": sd3,
         "flux_dev": flux,
         "flux_schnell": partial(flux, guided=False),
+        "qwen_image": qwen,
+        "sana": sana,
+        "z_image": z_image,
+        "flux2_dev": flux2,
+        "flux2_klein": partial(flux2, "Flux2KleinPipeline"),
+        "wan": wan,
+        "wan22_5b": partial(wan, patched=True),
+        "wan22_14b": partial(wan, boundary=0.8),
+        "cogvideox": cogvideox,
+        "cogvideox_5b": partial(cogvideox, rotary=True),
+        "ltx": ltx,
+        "hunyuan_video": hunyuan_video,
     }
 )
 
@@ -176,6 +230,17 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "sd2": {"text_length": None},
         "sdxl": {"text_length": None},
         "flux_dev": {"embedded_guidance": 3.0},
+        "sana": {"height": 32, "width": 32},
+        "z_image": {"text_length": 12},
+        "flux2_dev": {"embedded_guidance": 3.0, "text_length": 12},
+        "flux2_klein": {"text_length": 12},
+        "wan": {"frames": 5},
+        "wan22_14b": {"frames": 5},
+        "wan22_5b": {"frames": 5, "height": 32, "width": 32},
+        "cogvideox": {"frames": 5},
+        "cogvideox_5b": {"frames": 5},
+        "ltx": {"frames": 5, "height": 32, "width": 32},
+        "hunyuan_video": {"frames": 9, "embedded_guidance": 3.0},
     }
 )
 """What is other than in the table above."""
@@ -186,7 +251,9 @@ def saved(name: str, folder: Path) -> Path:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         pipe = BUILDERS[name]()
-        for part in (getattr(pipe, each) for each in ("transformer", "unet") if hasattr(pipe, each)):
+        for part in (
+            getattr(pipe, each) for each in ("transformer", "transformer_2", "unet") if getattr(pipe, each, None)
+        ):
             for parameter in part.parameters():
                 if not parameter.any():  # last layers begin at zero
                     torch.nn.init.normal_(parameter, std=0.2)
