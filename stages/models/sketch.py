@@ -48,7 +48,8 @@ class Sketch:
             return net(x, t, cond)
         # What is around the denoiser looks at times, of which there are none here, and holds next to nothing.
         body = next(iter(parts(net.body, "").values()))
-        return net.at.family.ask(body, x.to(net.at.dtype), t, dict(net.text(cond)), net.at)
+        words = {name: row.expand(rows, *row.shape[1:]) for name, row in net.text.features.items()}
+        return net.at.family.ask(body, x.to(net.at.dtype), t, words, net.at)
 
 
 def trained(cfg: TransformerConfig | UNetConfig, sample_shape: tuple[int, ...]) -> Sketch:
@@ -84,7 +85,7 @@ def checkpoint(at: Checkpoint) -> Sketch:
             with META:
                 made[name] = getattr(diffusers, at.index[name][1]).from_config(dict(at.config(name))).to(at.dtype)
         body = Experts(made, at.family.boundary(at)) if len(made) > 1 else made[at.family.denoiser]
-        return Pretrained(body, _on_meta(TextTable([""], features)), at)
+        return Pretrained(body, _on_meta(TextTable([""], features), ragged=at.family.ragged), at)
 
     return Sketch(build, at.latent_shape, sum(rows.nbytes for rows in features.values()))
 
@@ -95,6 +96,9 @@ def _pooled_beside_sizes(settings: Any) -> int | None:
     return whole - 6 * each if whole and each else None
 
 
-def _on_meta(table: TextTable) -> TextTable:
-    table.features = {name: rows.to(META) for name, rows in table.features.items()}
+def _on_meta(table: TextTable, *, ragged: bool = False) -> TextTable:
+    # A mask has values, by which lists of texts are cut; a denoiser that is given it as it is takes no other device.
+    table.features = {
+        name: rows if name == "mask" and ragged else rows.to(META) for name, rows in table.features.items()
+    }
     return table

@@ -35,6 +35,8 @@ class Family:
     """Components that read prompts: tokenisers and encoders."""
     masked: ClassVar[bool] = False
     """Whether the denoiser is told which tokens count; without that the padded length is part of the model."""
+    ragged: ClassVar[bool] = False
+    """Whether the denoiser takes a list of texts, each as long as it is."""
     text_length: ClassVar[int | None] = None
     """Tokens that the pipeline pads to unless told; None where the tokeniser's own length is the only one."""
     multiple: ClassVar[int] = 16

@@ -21,6 +21,7 @@ class ZImage(Family):
     pipeline = "ZImagePipeline"
     text = ("tokenizer", "text_encoder")
     masked = True
+    ragged = True
     text_length = 512
     sign = -1.0
     targets = (
