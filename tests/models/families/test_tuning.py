@@ -124,6 +124,7 @@ def test_a_base_in_bfloat16_has_adapters_states_and_times_in_float32(tmp_path: P
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of torch's tracer, about what it does itself
 def test_compiled_blocks_learn_the_same(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Traced as they would be compiled, with Python to run them: a compiler takes minutes."""
 
