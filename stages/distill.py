@@ -33,7 +33,7 @@ from stages.training.loop import Budget, Trainer
 from stages.training.networks import RoleNetwork
 from stages.training.outcome import gather, record
 from stages.training.roles import Start
-from stages.training.tune import Tune, fits, made_of, tuning
+from stages.training.tune import Tune, begins, fits, made_of, tuning
 
 
 @config
@@ -78,14 +78,15 @@ def configure(job: Job) -> arm.Arm[Common]:
 
 def expect(cfg: arm.Arm[Common], job: Job, inputs: Inputs) -> Expected:
     """A student."""
-    makers = [inputs[name] for name in ("teacher", "init")]
+    teacher, init, tune = inputs["teacher"], inputs["init"], cfg.common.tune
     together(
         *(lambda name=name: _holds_a_model(cfg.common, job, name, inputs[name]) for name in ("teacher", "init")),
         lambda: _has_data(cfg, job, inputs["data"]),
         lambda: _has_a_size(cfg.common, job, inputs),
-        *(lambda given=given: given and fits(cfg.common.tune, job.where, given) for given in makers),
+        lambda: teacher and fits(tune, job.where, teacher),
+        lambda: init and begins(tune, job.where, init),
     )
-    made, data = made_of(inputs["init"], cfg.common.tune), outline(inputs)
+    made, data = made_of(init, tune), outline(inputs)
     if data and made.sketch is None:
         return replace(made, sketch=sketch.trained(cfg.common.network, data.sample_shape))
     return made

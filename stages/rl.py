@@ -26,7 +26,7 @@ from stages.training import needs as training
 from stages.training.loop import Budget, Trainer
 from stages.training.outcome import gather, record
 from stages.training.roles import Start
-from stages.training.tune import Tune, fits, made_of, tuning
+from stages.training.tune import Tune, begins, made_of, tuning
 
 
 @config
@@ -64,7 +64,7 @@ def expect(cfg: arm.Arm[Common], job: Job, inputs: Inputs) -> Expected:
     common, dataset, init = cfg.common, outline(inputs), inputs["init"]
     together(
         lambda: init and _has_weights(common, job, init.model),
-        lambda: init and fits(common.tune, job.where, init),
+        lambda: init and begins(common.tune, job.where, init),
         lambda: dataset and rewards.expect(_terms(common, job), dataset.attributes),
         lambda: dataset and data.enough_prompts(common.prompts_per_iteration, dataset.num_seen, job.where),
     )

@@ -14,7 +14,7 @@ from stages.core.ranges import Count, Guidance, Steps
 from stages.core.spec import even
 from stages.core.types import Run
 from stages.io.dataset import Dataset
-from stages.io.expected import Expected, Inputs, outline
+from stages.io.expected import Expected, Inputs, Outline, outline
 from stages.io.job import Job
 from stages.models import Student, export, save, sketch
 from stages.models.checkpoint import Options
@@ -90,7 +90,7 @@ def expect(cfg: AnyTeacher, job: Job, inputs: Inputs) -> Expected:
             found = export.found(cfg.source, cfg.options)
             found.check()
             if data:
-                _fits(cfg, data.sample_shape)
+                _fits(cfg, data)
         fault = _STOCK if found.is_scaled else None
         return Expected(model="checkpoint", sketch=sketch.checkpoint(found), fault=fault)
     if data and isinstance(cfg, Exact):
@@ -116,10 +116,16 @@ def _is_known(kind: str) -> None:
         raise ValueError(f"teacher.kind=exact needs a mixture, the dataset holds {kind}")
 
 
-def _fits(cfg: Imported, sample_shape: tuple[int, ...]) -> None:
-    asked = (3, cfg.height, cfg.width)
-    if sample_shape != asked:
-        raise ValueError(f"images are {list(asked)}, those of the dataset {list(sample_shape)}; make them one size")
+def _fits(cfg: Imported, data: Outline) -> None:
+    """ValueError unless the dataset's images, if it has any, could be the checkpoint's."""
+    channels, *_, height, width = data.sample_shape
+    if (channels, height, width) != (3, cfg.height, cfg.width):
+        raise ValueError(
+            f"height={cfg.height}, width={cfg.width}: the dataset's samples are {list(data.sample_shape)}; make them "
+            "one size, of three channels"
+        )
+    if cfg.frames is not None and data.num_train:
+        raise ValueError(f"frames={cfg.frames}: the dataset holds images; name one of prompts alone, or set it to null")
 
 
 def plan(cfg: AnyTeacher, _job: Job) -> list[dict[str, Any]]:

@@ -1,5 +1,6 @@
 """What the folder of a model made of a checkpoint says to people who have diffusers and not fewstep."""
 
+import json
 from pathlib import Path
 from typing import Literal
 
@@ -58,7 +59,8 @@ def write(folder: Path, at: Checkpoint, spec: SamplerSpec, *, tuned: Literal["fu
 
 def _named(at: Checkpoint) -> tuple[str, str]:
     """The base for people, and the arguments by which diffusers finds it."""
+    variant = f', variant="{at.options.variant}"' if at.options.variant else ""
     if at.source.startswith(HUB):
         name, _, revision = at.source.removeprefix(HUB).partition("@")
-        return name, f'"{name}", revision="{revision}"'
-    return Path(at.source).name, f"{at.source!r}".replace("'", '"')
+        return name, f'"{name}", revision="{revision}"{variant}'
+    return Path(at.source).name, json.dumps(at.source) + variant

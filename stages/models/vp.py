@@ -92,8 +92,6 @@ class Schedule:
         z, s = x / r, self.level(t)
         answer = ask(z, s)
         v = self._inside(x, time, r, answer)
-        if not beyond.any():
-            return v
         outside = self._scaled(x, time) if self.above == "stock" else self._clamped(x, t, z, answer)
         return torch.where(expand(beyond, x), outside, v)
 

@@ -61,6 +61,15 @@ def fits(tune: Whole | Lora, where: str, given: Expected) -> None:
         )
 
 
+def begins(tune: Whole | Lora, where: str, init: Expected) -> None:
+    """ValueError unless a student can begin as the model `init`, tuned so: no weights are saved beside adapters."""
+    fits(tune, where, init)
+    if isinstance(tune, Whole) and init.rank is not None:
+        raise ValueError(
+            f"{where}.tune.kind=full: the model it starts from has adapters; set it to lora, of rank {init.rank}"
+        )
+
+
 @dataclass(frozen=True)
 class _Ready:
     """Makes a twin ready to be trained: gives it adapters unless it has some, with which training goes on."""

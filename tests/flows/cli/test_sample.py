@@ -3,6 +3,8 @@
 from argparse import Namespace
 
 import pytest
+import torch
+from PIL import Image
 
 from flows.cli.commands import sample
 from flows.cli.main import main
@@ -45,3 +47,15 @@ def test_one_way_is_named_and_not_two(capsys, tmp_path, monkeypatch):
     (tmp_path / "params").mkdir()
     assert main(["sample", "teacher", "--prompt", "a", "--nfe", "2", "--sampler", "{}"]) == 1
     assert "--nfe and --sampler: name one of them" in capsys.readouterr().err
+
+
+def test_videos_are_a_row_of_frames_each_and_a_film(tmp_path):
+    videos = torch.linspace(0, 1, 2 * 3 * 4 * 8 * 8).reshape(2, 3, 4, 8, 8)
+    rows = sample._strips(videos)
+    assert rows.shape == (2, 3, 8, 32)
+    assert torch.equal(rows[1, :, :, 8:16], videos[1, :, 1])
+    film = sample._film(videos, 2, tmp_path / "sample.png")
+    assert film == tmp_path / "sample.gif"
+    with Image.open(film) as content:
+        assert content.n_frames == 4
+        assert content.size == (128, 64)

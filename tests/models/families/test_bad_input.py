@@ -12,7 +12,7 @@ from stages.core.spec import even
 from stages.io.expected import Expected
 from stages.models import TextTable, export, load
 from stages.models.pretrained import PipelineText
-from stages.training.tune import Lora, fits
+from stages.training.tune import Lora, Whole, begins, fits
 from tests.models.families import tiny
 
 
@@ -128,6 +128,10 @@ def test_adapters_go_beside_a_checkpoint_and_go_on_with_their_own_rank() -> None
         fits(tune, "distill.arms.a", Expected(model="trained"))
     with pytest.raises(ValueError, match="another fault"):
         fits(tune, "distill.arms.a", Expected(model="checkpoint", fault="another fault"))
+    whole = Whole(kind="full")
+    begins(whole, "distill.arms.a", Expected(model="checkpoint"))
+    with pytest.raises(ValueError, match=r"a\.tune\.kind=full: .* has adapters; set it to lora, of rank 8"):
+        begins(whole, "distill.arms.a", Expected(model="checkpoint", rank=8))
 
 
 def test_prompts_that_are_cut_are_named_with_how_much(checkpoint: Path) -> None:

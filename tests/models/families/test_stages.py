@@ -1,5 +1,6 @@
 """A checkpoint goes through the stages: imported, encoded, distilled with adapters, and loaded by stock diffusers."""
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ from flows.project.nodes import STAGES, Node
 from stages.core.types import Sink
 from stages.io import params, run
 from stages.io.dataset import Dataset
+from stages.io.expected import Expected, Outline
 from stages.io.job import Job
 from stages.models import TextTable, load
 from stages.samplers.student import Noise, draw
@@ -81,3 +83,34 @@ def test_a_student_with_adapters_is_sampled_by_stock_diffusers_as_by_us(made: Pa
     teacher = load(made / "data/teacher/model", table)
     base = draw(teacher, torch.tensor([[2]]), Noise(0, "test"))
     assert (base - ours).abs().max() > 1e-3, "it has learnt something"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"height": 32}, r"teacher: height=32, width=16: the dataset's samples are \[3, 16, 16\]; make them one size"),
+        ({"source": "/nowhere"}, "teacher: /nowhere: no such folder"),
+        ({"replicates": 2}, "replicates: unknown parameter"),
+    ],
+)
+def test_what_does_not_go_with_a_checkpoint_is_told_before_any_work(
+    made: Path, changes: dict[str, Any], message: str
+) -> None:
+    job = job_of("teacher", None, composed(), made)
+    job = replace(job, section={**job.section, "source": str(made / "sd3"), **changes})
+    outline = Outline(
+        kind="folder", sample_shape=(3, 16, 16), attributes=("prompt",), num_train=9, num_test=9, num_seen=8
+    )  # fmt: skip
+    with pytest.raises(ValueError, match=message):
+        run.expect(job, run.configure(job), {"dataset": Expected(dataset=outline)})
+
+
+def test_students_are_made_of_no_checkpoint_that_scales_noise(tmp_path: Path) -> None:
+    job = job_of("teacher", None, composed(), tmp_path)
+    told = {"source": str(tiny.saved("sd15", tmp_path / "sd15")), "text_length": None}
+    faults = {}
+    for above in ("clamp", "stock"):
+        own = replace(job, section={**job.section, **told, "above_t_max": above})
+        faults[above] = run.expect(own, run.configure(own), {"dataset": None}).fault
+    assert faults["clamp"] is None
+    assert "above_t_max=stock, by which nothing is learnt at pure noise" in str(faults["stock"])
