@@ -1,5 +1,5 @@
-"""The data: handwritten digits captioned from their own pixels, scenes of shapes, a folder of captioned images, or a
-mixture whose truth is known.
+"""The data: handwritten digits captioned from their own pixels, scenes of shapes, a folder of captioned images, prompts
+with or without images, or a mixture whose truth is known.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,12 +17,16 @@ from stages.core.ranges import NonNegative, NonNegativeCount, Positive, Size
 from stages.core.rng import stream
 from stages.core.types import Run
 from stages.io import folder as folders
+from stages.io import prompts as lists
+from stages.io import raw
 from stages.io.artefacts import adopt
 from stages.io.dataset import Dataset, in_levels
 from stages.io.expected import Expected, Inputs, Outline
 from stages.io.folder import Folder
 from stages.io.job import Job
+from stages.io.prompts import Prompts
 from stages.io.split import Cut, cut, parted
+from stages.io.storage import use
 from stages.models.mixture import GaussianMixture, component_prompts
 from stages.models.scenes import JUDGED
 from stages.models.verifier import SLANTS, WEIGHTS, ink_mass, slope
@@ -82,7 +86,7 @@ class Shapes:
     """Pairs of things that training shows, but never in one scene."""
 
 
-AnyData = Digits | Mixture | Shapes | Folder
+AnyData = Digits | Mixture | Shapes | Folder | Prompts
 Config = Annotated[AnyData, Field(discriminator="name")]
 
 
@@ -90,8 +94,11 @@ def expect(cfg: AnyData, job: Job, _inputs: Inputs) -> Expected:
     """Its sizes.
 
     ValueError where evaluate could not compare a mixture's component with its test samples, and for all that is wrong
-    with a folder as far as its images need not be opened.
+    with a folder, or with prompts, as far as images and tar shards need not be opened.
     """
+    if isinstance(cfg, Prompts):
+        use(job.endpoint)
+        return lists.expected(cfg, job.seed)
     if isinstance(cfg, Folder):
         prompts, place = _prompts(folders.survey(Path(cfg.path)))
         found = _cut(cfg, place, len(prompts), job.seed)
@@ -132,7 +139,10 @@ def expect(cfg: AnyData, job: Job, _inputs: Inputs) -> Expected:
 
 
 def plan(cfg: AnyData, _job: Job) -> list[dict[str, Any]]:
-    """One unit. A folder's is called after its bytes: nobody goes on with what was made of others."""
+    """One unit. What is read from files is called after their bytes: nobody goes on with what was made of others."""
+    if isinstance(cfg, Prompts):
+        content = raw.digest(lists.files(cfg))
+        return [{"id": f"prompts-{content[:16]}", "digest": content}]
     if not isinstance(cfg, Folder):
         return [{"id": "all"}]
     root = Path(cfg.path).resolve()
@@ -144,6 +154,8 @@ def work(cfg: AnyData, job: Job, unit: Mapping[str, Any], run: Run) -> None:
     """Make the dataset in `run.out`."""
     if isinstance(cfg, Folder):
         made = folder(cfg, Path(unit["root"]), unit["digest"], job.seed)
+    elif isinstance(cfg, Prompts):
+        made = prompts(cfg, unit["digest"], job.seed)
     else:
         made = {Digits: digits, Mixture: mixture, Shapes: shapes}[type(cfg)](cfg, job.seed)
     made.save(run.out)
@@ -161,13 +173,13 @@ def digits(cfg: Digits, seed: int) -> Dataset:
     """Images [N, 1, 8, 8]; weight and slant are tertiles of what is measured on the pixels."""
     from sklearn.datasets import load_digits
 
-    raw = load_digits()
-    images = torch.from_numpy(raw.images).float()[:, None] / 16
+    shipped = load_digits()
+    images = torch.from_numpy(shipped.images).float()[:, None] / 16
     edges = {"mass": _tertiles(ink_mass(images)), "slope": _tertiles(slope(images))}
     weight = torch.bucketize(ink_mass(images), torch.tensor(edges["mass"]), right=True)
     slant = torch.bucketize(slope(images), torch.tensor(edges["slope"]), right=True)
     every = list(product(range(10), range(len(WEIGHTS)), range(len(SLANTS))))
-    place = (torch.from_numpy(raw.target).long() * len(WEIGHTS) + weight) * len(SLANTS) + slant
+    place = (torch.from_numpy(shipped.target).long() * len(WEIGHTS) + weight) * len(SLANTS) + slant
 
     assert (len(images), len(place.unique())) == (IMAGES, PROMPTS), "scikit-learn ships other digits than it did"
     prompts = [Prompt(caption(*each), _facts(*each)) for each in every]
@@ -178,11 +190,20 @@ def digits(cfg: Digits, seed: int) -> Dataset:
 def folder(cfg: Folder, root: Path, content: str, seed: int) -> Dataset:
     """The images in `root`, whose bytes have the digest `content`; ValueError if they have not, or are none."""
     found = folders.survey(root)
-    prompts, place = _prompts(found)
+    texts, place = _prompts(found)
     images = folders.decode(cfg, root, found)
     if folders.digest(root, found) != content:
         raise ValueError(f"{root}: was changed while it was read; run the stage again")
-    return parted(images, prompts, place, _cut(cfg, place, len(prompts), seed), {"kind": "folder", "sha256": content})
+    return parted(images, texts, place, _cut(cfg, place, len(texts), seed), {"kind": "folder", "sha256": content})
+
+
+def prompts(cfg: Prompts, content: str, seed: int) -> Dataset:
+    """The prompts of files whose bytes have the digest `content`; ValueError if they have not."""
+    found = lists.files(cfg)
+    made = lists.dataset(cfg, found, content, seed)
+    if raw.digest(found) != content:
+        raise ValueError(f"{cfg.path}: was changed while it was read; run the stage again")
+    return made
 
 
 def _prompts(found: Sequence[folders.Captioned]) -> tuple[list[Prompt], Tensor]:

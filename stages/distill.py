@@ -82,6 +82,7 @@ def expect(cfg: arm.Arm[Common], job: Job, inputs: Inputs) -> Expected:
     together(
         *(lambda name=name: _holds_a_model(cfg.common, job, name, inputs[name]) for name in ("teacher", "init")),
         lambda: _has_data(cfg, job, inputs["data"]),
+        lambda: (known := outline(inputs)) and _has_images(cfg, job, known.num_train),
         lambda: _has_a_size(cfg.common, job, inputs),
         lambda: teacher and fits(tune, job.where, teacher),
         lambda: init and begins(tune, job.where, init),
@@ -105,6 +106,14 @@ def _has_data(cfg: arm.Arm[Common], job: Job, given: Expected | None) -> None:
         raise ValueError(f"{job.where}.draw: {cfg.name} trains on no pairs, none are drawn for it; set it to null")
     if needs == "pairs" and not draws and given and not given.has_pairs:
         raise ValueError(_no_pairs(job, f"{job.where}.data={cfg.common.data}"))
+
+
+def _has_images(cfg: arm.Arm[Common], job: Job, count: int) -> None:
+    if cfg.method.NEEDS == "images" and not count:
+        raise ValueError(
+            f"{job.where}.method={cfg.name}: it trains on images, and the dataset has prompts alone; bring images to "
+            "them, or take a method that needs none"
+        )
 
 
 def _no_pairs(job: Job, source: str) -> str:
@@ -185,10 +194,12 @@ def _initial(common: Common, job: Job, teacher: Student, table: TextTable) -> St
 
 def _batches(cfg: arm.Arm[Common], job: Job, dataset: Dataset, teacher: Student) -> data.BatchAt:
     size = cfg.common.batch_size
+    if cfg.method.NEEDS == "prompts" and not len(dataset.train_images):
+        return data.prompts(dataset, size, job.seed, job.device)
     if cfg.method.NEEDS != "pairs":
-        return data.images(
-            dataset, samples(job.input("encode"), dataset.train_images, teacher.space), size, job.seed, job.device
-        )
+        _has_images(cfg, job, len(dataset.train_images))
+        x0 = samples(job.input("encode"), dataset.train_images, teacher.space, latent=dataset.space == "latents")
+        return data.images(dataset, x0, size, job.seed, job.device)
     made = _drawn(cfg.common.draw, job, dataset, teacher) if cfg.common.draw else _stored(job)
     return data.pairs(made, dataset, size, cfg.common.shuffle_buffer, seed=job.seed, device=job.device)
 
@@ -221,7 +232,7 @@ class Drawn:
 
 def _drawn(how: Draw, job: Job, dataset: Dataset, teacher: Student) -> Drawn:
     """Pairs of the arm's own teacher, for prompts as frequent as in training."""
-    asked, rng = dataset.train_prompts, stream(job.seed, "distill/prompts")
+    asked, rng = dataset.asked, stream(job.seed, "distill/prompts")
     places = asked[torch.randint(len(asked), (how.num_pairs,), generator=rng)]
     noise = Noise(job.seed, "distill/pairs")
     x0 = draw(replace(teacher, spec=how.sampler.spec), dataset.rows(places), noise)

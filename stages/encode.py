@@ -56,7 +56,7 @@ def plan(cfg: Config, job: Job) -> list[dict[str, Any]]:
     """One unit a file."""
     dataset = Dataset.load(job.input("dataset"))
     units = [{"id": f"text-{i:05d}", "of": "text", "shard": i} for i in range(-(-len(dataset.table) // cfg.shard_size))]
-    if dataset.space == "pixels" and isinstance(space_of(job.input("teacher") / "model"), Latents):
+    if dataset.space != "latents" and isinstance(space_of(job.input("teacher") / "model"), Latents):
         count = -(-len(dataset.train_images) // cfg.image_shard_size)
         units += [{"id": f"latents-{i:05d}", "of": "images", "shard": i} for i in range(count)]
     return units

@@ -14,29 +14,33 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 from safetensors.torch import load_file
 
+from stages import rewards
 from stages.cells import identity, trainings
 from stages.cells.bench import SHOWN, Bench, chosen, kept
 from stages.cells.measure import Cell, Following, Sampling, measure, spec_of
 from stages.cells.metric import Comparing, metric
-from stages.cells.reward import Scoring, scored
+from stages.cells.reward import Scoring, judged, rewarding, scored, unjudged
+from stages.cells.ways import euler, ways
 from stages.core import tensors
 from stages.core.config import config
 from stages.core.messages import together
 from stages.core.ranges import Count, Guidance, Steps
-from stages.core.types import Run
-from stages.io import replicates
-from stages.io.artefacts import as_text, write_json
+from stages.core.types import Reward, Run
+from stages.io import replicates, sources
+from stages.io.artefacts import write_json
 from stages.io.dataset import Dataset
-from stages.io.expected import Expected, Inputs, outline
+from stages.io.expected import Expected, Inputs, Outline, outline
 from stages.io.job import Job
 from stages.metrics import table as metrics
 from stages.models import sampler
-from stages.rewards import Term, expected, is_judged, terms
-from stages.rewards.verifier import ALL
 from stages.training.cost import TOTALS
 
 NAME = r"^[A-Za-z][A-Za-z0-9_-]{0,63}$"
-"""What a metric may be called."""
+"""What a metric or a reward may be called."""
+MOST_SOURCES = replicates.WATCHED["evaluate"]
+"""Folders of weights that rewards and metrics may name together."""
+SAMPLES = "samples.safetensors"
+"""A cell's samples to look at."""
 
 
 @config
@@ -53,6 +57,8 @@ class Config:
     guidance_scales: tuple[Guidance, ...]
     rl_nfe: Steps
     """Euler steps of RL arms that start from the teacher. Any other has its own sampler, as one that states it has."""
+    rl_steps: tuple[Literal["rollout", "full"], ...]
+    """Further rows of these arms: at the steps of their roll-outs, and at the teacher's most."""
     fd_repeats: Count
     """Samples for each test image's prompt, behind Fréchet distance, precision and recall."""
     neighbours: Count
@@ -64,6 +70,8 @@ class Config:
     """Columns of the sample grid."""
     metrics: dict[Annotated[str, Field(pattern=NAME)], dict[str, Any]]
     """Name -> one of `stages/metrics`, with its knobs, measured beside what is always measured."""
+    rewards: dict[Annotated[str, Field(pattern=NAME)], dict[str, Any]]
+    """Name -> one of `stages/rewards`, with its knobs, measured on every model beside what RL arms are trained for."""
 
     def __post_init__(self) -> None:
         if not self.teacher_nfe:
@@ -71,19 +79,56 @@ class Config:
         scales = set(self.guidance_scales)
         if len({f"{scale:g}" for scale in scales}) < len(scales):  # a cell is called after its scale
             raise ValueError(f"guidance_scales={list(self.guidance_scales)}: two are the same in six digits; drop one")
-        together(*(lambda name=name: metrics.chosen(self.metrics[name], f"metrics.{name}") for name in self.metrics))
+        together(
+            *(lambda name=name: metrics.chosen(self.metrics[name], f"metrics.{name}") for name in self.metrics),
+            *(lambda name=name: rewards.terms({name: self.rewards[name]}, "rewards") for name in self.rewards),
+        )
 
 
-def expect(cfg: Config, _job: Job, inputs: Inputs) -> Expected:
-    """No more than that every neighbourhood can be measured."""
-    data = outline(inputs)
-    for split, count in (("test", data.num_test), ("training", data.num_train)) if data else ():
+def expect(cfg: Config, job: Job, inputs: Inputs) -> Expected:
+    """No more than that something is measured, by what is there, and that every neighbourhood can be."""
+    data, judge = outline(inputs), inputs["verifier"]
+    attributes = judge.attributes if judge else None
+    together(
+        lambda: _is_measured(cfg, job, attributes),
+        lambda: rewards.expect(rewards.terms(cfg.rewards, "evaluate.rewards"), attributes) if cfg.rewards else None,
+        *(lambda name=name: sources.require(cfg.metrics[name], f"evaluate.metrics.{name}") for name in cfg.metrics),
+        lambda: sources.few([cfg.rewards, cfg.metrics], MOST_SOURCES, "evaluate"),
+        *(lambda name=name: _has_repeats(cfg, name) for name in cfg.metrics),
+        lambda: data and data.num_test and attributes != () and _has_neighbours(cfg, data),
+    )
+    return Expected()
+
+
+def _is_measured(cfg: Config, job: Job, attributes: Sequence[str] | None) -> None:
+    if attributes == () and not cfg.rewards and not cfg.metrics and not job.context["rl"]:
+        raise ValueError(
+            "evaluate: nothing is measured, since the verifier judges nothing; name rewards, as in "
+            "+reward@evaluate.rewards.clip=clip_score, or metrics"
+        )
+    both = cfg.rewards.keys() & job.context["rl"].keys()
+    apart = [name for name in (*cfg.rewards, *job.context["rl"]) if name.startswith("heldout_")]
+    if both or apart:
+        name = sorted(both)[0] if both else apart[0]
+        raise ValueError(f"evaluate.rewards: {name} is also how an arm's reward is called in results; rename it")
+
+
+def _has_repeats(cfg: Config, name: str) -> None:
+    kind, _ = metrics.chosen(cfg.metrics[name], name)
+    if "repeats" in kind.NEEDS and cfg.fd_repeats < 2:
+        raise ValueError(
+            f"evaluate.metrics.{name}: compares samples of one prompt, and evaluate.fd_repeats={cfg.fd_repeats} draws "
+            "one; raise it"
+        )
+
+
+def _has_neighbours(cfg: Config, data: Outline) -> None:
+    for split, count in (("test", data.num_test), ("training", data.num_train)):
         if cfg.neighbours >= count:
             raise ValueError(
                 f"evaluate.neighbours={cfg.neighbours}: the dataset has {count} {split} images at most, each with "
                 f"{count - 1} others around it; lower it"
             )
-    return Expected()
 
 
 def plan(cfg: Config, job: Job) -> list[dict[str, Any]]:
@@ -103,14 +148,14 @@ def _cells(cfg: Config, job: Job) -> Iterator[tuple[dict[str, Any], Cell]]:
     """Units, and what is measured in them. `sampler` null is the model's own; `input` null is real images."""
     settings = {name: getattr(cfg, name) for name in Sampling.__dataclass_fields__}
     cell = Cell(kind="samples", settings=settings, seed=job.seed)
-    models = list(_models(cfg, job))
+    models = list(ways(cfg, job))
     for group, name, source, how in models:
         yield {"id": f"{group}.{name}", "group": group, "input": source, "sampler": how}, replace(cell, sampler=how)
     yield {"id": "real.images", "group": "real", "input": None, "sampler": None}, replace(cell, kind="real")
     # A flow is the model's, however many steps it is followed in: of the teacher's rows one shows it.
     settings = {name: getattr(cfg, name) for name in Following.__dataclass_fields__}
     for group, name, source, how in models:
-        if group == "guidance" or (group == "teacher" and how != _euler(max(cfg.teacher_nfe))):
+        if group == "guidance" or (group == "teacher" and how != euler(max(cfg.teacher_nfe))):
             continue
         spec = spec_of(how, sampler(job.input(source) / "model"))
         if spec.rule["name"] == "euler" and spec.num_steps > 1 and spec.guidance == 1:
@@ -118,45 +163,17 @@ def _cells(cfg: Config, job: Job) -> Iterator[tuple[dict[str, Any], Cell]]:
             unit = {"id": f"flow.{own}", "group": "flow", "input": source, "sampler": how, "of": own}
             yield unit, Cell(kind="flow", settings=settings, seed=job.seed)
     every = [*models, ("real", "images", None, None)]
-    for kind, names, section in (*_scored(job), *(("metric", [name], cfg.metrics[name]) for name in cfg.metrics)):
+    asked = [
+        *(("reward", names, section) for names, section in unjudged(job)),
+        *(("metric", [name], section) for name, section in cfg.metrics.items()),
+    ]
+    for kind, names, section in asked:
         of = {"reward": Scoring, "metric": Comparing}[kind].__dataclass_fields__
         cell = Cell(kind=kind, settings={name: getattr(cfg, name) for name in of}, seed=job.seed, asked=section)
         for group, name, source, how in every:
             unit = {"id": f"{kind}.{names[0]}.{group}.{name}", "group": kind, "input": source, "sampler": how}
-            yield unit | {"of": f"{group}.{name}", "names": names}, replace(cell, sampler=how)
-
-
-def _scored(job: Job) -> Iterator[tuple[Literal["reward"], list[str], Mapping[str, Any]]]:
-    """The rewards that only samples can tell, and the RL arms that share each."""
-    sharing: dict[str, list[str]] = {}
-    for arm, asked in _asked(job).items():
-        if not is_judged(asked):
-            sharing.setdefault(as_text(job.context["rl"][arm]["rewards"]), []).append(arm)
-    for names in sharing.values():
-        yield "reward", names, job.context["rl"][names[0]]["rewards"]
-
-
-def _models(cfg: Config, job: Job) -> Iterator[tuple[str, str, str, dict[str, Any] | None]]:
-    """Group, name, input and sampler of every model in every way that it is sampled."""
-    scales = sorted(set(cfg.guidance_scales))
-    steps = set(cfg.teacher_nfe) | ({cfg.guidance_nfe} if 1.0 in scales else set())
-    for source in ("teacher", *(name for name in job.inputs if name.startswith("teacher/"))):
-        replicate = replicates.number("teacher", source.partition("/")[2])
-        for nfe in sorted(steps, reverse=True):
-            yield "teacher", replicates.named(f"nfe{nfe}", replicate), source, _euler(nfe)
-        for scale in (scale for scale in scales if scale != 1):
-            yield "guidance", replicates.named(f"w{scale:g}", replicate), source, _euler(cfg.guidance_nfe, scale)
-    for arm in job.context["distill"]:
-        yield "distill", arm, f"distill/{arm}", None
-    arms = job.context["rl"]
-    for arm in arms:
-        own = arms[arm]["sampler"] is not None or not _from_teacher(arms, arm)
-        yield "rl", arm, f"rl/{arm}", None if own else _euler(cfg.rl_nfe)
-
-
-def _euler(nfe: int, guidance: float = 1.0) -> dict[str, Any]:
-    """Even steps, as parameters state a sampler."""
-    return {"rule": {"name": "euler"}, "schedule": {"name": "uniform", "steps": nfe}, "guidance": guidance}
+            own = {"of": f"{group}.{name}", "names": names, **({"judged": True} if kind == "reward" else {})}
+            yield unit | own, replace(cell, sampler=how)
 
 
 def _key(cell: Cell, source: str | None, job: Job, digests: Mapping[str, str]) -> str:
@@ -165,6 +182,7 @@ def _key(cell: Cell, source: str | None, job: Job, digests: Mapping[str, str]) -
     places = {"encode": _table(job, source)}
     by_role = {name: digests[places.get(name, name)] for name in shared}
     by_role |= {"model": digests[source]} if source else {}
+    by_role |= sources.digests(cell.asked)
     return identity.key(cell, by_role, job.device, job.threads)
 
 
@@ -180,14 +198,12 @@ def _table(job: Job, source: str | None) -> str:
     return "encode" if number == 1 else f"encode/r{number}"
 
 
-def _from_teacher(arms: Mapping[str, Mapping[str, Any]], arm: str) -> bool:
-    """Whether an RL arm starts from the teacher, be it by way of other RL arms."""
-    parts = Path(arms[arm]["init"]).parts
-    is_teacher = parts[1] in ("teacher", "teacher" + replicates.GROUP)
-    return is_teacher or (parts[-2:-1] == ("rl",) and parts[-1] in arms and _from_teacher(arms, parts[-1]))
+def reward(_cfg: Config, job: Job, unit: Mapping[str, Any]) -> Reward:
+    """What scores the samples of a reward's cell."""
+    return rewarding(Cell(**unit["cell"]), unit["id"], job.input("verifier"), job.device)
 
 
-def work(_cfg: Config, job: Job, unit: Mapping[str, Any], run: Run) -> None:
+def work(cfg: Config, job: Job, unit: Mapping[str, Any], run: Run) -> None:
     """Measure one cell: cell.json, and samples to look at where it has some.
 
     ValueError where the code is no longer what the plan was made by: the cell would have another's key.
@@ -198,7 +214,7 @@ def work(_cfg: Config, job: Job, unit: Mapping[str, Any], run: Run) -> None:
     bench = Bench.load(job.input("dataset"), job.input(_table(job, unit["input"])), job.input("verifier"), job.device)
     model = job.input(unit["input"]) / "model" if unit["input"] else None
     if cell.kind == "reward":
-        found = scored(cell, bench, job.input("verifier"), model, unit["id"])
+        found = scored(cell, bench, run.reward or reward(cfg, job, unit), model, unit["id"])
     elif cell.kind == "metric":
         found = metric(cell, bench, model, unit["id"])
     else:
@@ -206,7 +222,7 @@ def work(_cfg: Config, job: Job, unit: Mapping[str, Any], run: Run) -> None:
     write_json(run.out / "cell.json", found.numbers)
     if found.samples is not None and found.right is not None:
         shown = {"samples": found.samples, "right": found.right}
-        tensors.save(run.out / "samples.safetensors", shown)
+        tensors.save(run.out / SAMPLES, shown)
 
 
 def finish(cfg: Config, job: Job, parts: Sequence[Path], out: Path) -> Mapping[str, float]:
@@ -220,12 +236,12 @@ def finish(cfg: Config, job: Job, parts: Sequence[Path], out: Path) -> Mapping[s
         if "names" in unit:  # a cell does not know what parameters call it
             found = {f"{kind}_{name}": value for kind, value in found.items() for name in unit["names"]}
         numbers.setdefault(unit["of"], {}).update(found)
-    sampled = [(unit, part) for unit, part in zip(units, parts, strict=True) if unit["of"] == unit["id"]]
+    sampled = [(unit, part) for unit, part in zip(units, parts, strict=True) if _has_row(unit, part)]
     for unit, _ in sampled:
-        numbers[unit["id"]] |= _rewards(job, numbers[unit["id"]]) | _cost(job, unit["input"])
+        numbers[unit["id"]] |= judged(job, numbers[unit["id"]]) | _cost(job, unit["input"])
     rows = kept(dataset, cfg.num_samples)
     grid = chosen(dataset, rows, cfg.grid_prompts)
-    shown = {unit["id"]: load_file(part / "samples.safetensors") for unit, part in sampled}
+    shown = {unit["id"]: load_file(part / SAMPLES) for unit, part in sampled}
     arms: dict[str, list[str]] = {}
     for unit, _ in sampled:
         arms.setdefault(replicates.split(unit["id"])[0], []).append(unit["id"])
@@ -245,6 +261,11 @@ def finish(cfg: Config, job: Job, parts: Sequence[Path], out: Path) -> Mapping[s
     return {f"{row.id}.{name}": value for row in study.rows for name, value in row.flat.items()}
 
 
+def _has_row(unit: Mapping[str, Any], part: Path) -> bool:
+    """Whether a cell is a model's own, or that of real images where there are any."""
+    return unit["of"] == unit["id"] and (unit["input"] is not None or (part / SAMPLES).is_file())
+
+
 def _row(unit: Mapping[str, Any], trained: Sequence[Mapping[str, float]], cfg: Config) -> Any:
     """Of the numbers of each training of what `unit` is the first cell of."""
     from stages import report
@@ -257,26 +278,6 @@ def _single(arms: Mapping[str, Sequence[str]], numbers: Mapping[str, Any]) -> di
     """The section `trainings` of metrics.json, if anything was trained more than once: what each of them came to."""
     several = [name for names in arms.values() if len(names) > 1 for name in names]
     return {"trainings": {name: numbers[name] for name in several}} if several else {}
-
-
-def _rewards(job: Job, numbers: Mapping[str, float]) -> dict[str, float]:
-    """reward_<arm>: the mean on seen prompts of what that RL arm was trained for, where the verifier says it.
-
-    Any other is measured in cells of its own.
-    """
-    prefix = "accuracy_seen_"
-    shares = {name.removeprefix(prefix): value for name, value in numbers.items() if name.startswith(prefix)}
-    if not shares:
-        return {}
-    shares[ALL] = numbers["score_seen"]
-    judged = {arm: chosen for arm, chosen in _asked(job).items() if is_judged(chosen)}
-    return {f"reward_{arm}": expected(chosen, shares) for arm, chosen in judged.items()}
-
-
-def _asked(job: Job) -> dict[str, list[Term]]:
-    """The rewards of each RL arm, whose replicates have the same."""
-    firsts = {arm: own for arm, own in job.context["rl"].items() if replicates.split(arm)[1] == 1}
-    return {arm: terms(own["rewards"], f"rl.arms.{arm}.rewards") for arm, own in firsts.items()}
 
 
 def _cost(job: Job, source: str | None) -> dict[str, float]:

@@ -16,7 +16,7 @@ from stages.couplings import COUPLINGS, couple
 from stages.io import shards
 from stages.io.artefacts import adopt, write_json
 from stages.io.dataset import Dataset
-from stages.io.expected import Expected, Inputs
+from stages.io.expected import Expected, Inputs, outline
 from stages.io.job import Job
 from stages.io.pairs import Pairs
 from stages.metrics.pairs import moments, pair_statistics
@@ -46,6 +46,14 @@ class Config:
     """Samples that minibatch OT matches together."""
     straightness: Straightness
 
+    def has_real(self, count: int) -> None:
+        """ValueError where noise should go with real data and there is none."""
+        if self.coupling != "teacher_ode" and not count:
+            raise ValueError(
+                f"reflow.coupling={self.coupling}: pairs noise with images, and the dataset has prompts alone; take "
+                "teacher_ode"
+            )
+
     def matches(self, shard: int) -> None:
         """ValueError where a shard of so many trajectories has too few for a batch that is matched."""
         if self.coupling == "minibatch_ot" and self.ot_batch > shard:
@@ -57,6 +65,9 @@ class Config:
 
 def expect(cfg: Config, _job: Job, inputs: Inputs) -> Expected:
     """As many pairs in each shard as there were."""
+    data = outline(inputs)
+    if data:
+        cfg.has_real(data.num_train)
     given = inputs["trajectories"]
     if given and given.shard_size:
         cfg.matches(given.shard_size)
@@ -85,7 +96,7 @@ def _pair(cfg: Config, job: Job, recorded: Pairs, number: int, out: Path) -> Non
     noise, x0, index = found["noise"], found["x0"], found["prompt_index"]
     cfg.matches(len(noise))
     if cfg.coupling != "teacher_ode":
-        x0, index, names = _real(job, len(noise), stream(job.seed, "reflow/data", number))
+        x0, index, names = _real(cfg, job, len(noise), stream(job.seed, "reflow/data", number))
     rng = stream(job.seed, "reflow/coupling", number)
     noise, x0, index = couple(noise, x0, index, name=cfg.coupling, batch=cfg.ot_batch, rng=rng)
     recorded.layout.write(out / shards.name(number), noise=noise, x0=x0, prompt_index=index)
@@ -93,13 +104,15 @@ def _pair(cfg: Config, job: Job, recorded: Pairs, number: int, out: Path) -> Non
     write_json(out / _FOUND, moments(noise, x0))
 
 
-def _real(job: Job, count: int, rng: Generator) -> tuple[Tensor, Tensor, list[str]]:
+def _real(cfg: Config, job: Job, count: int, rng: Generator) -> tuple[Tensor, Tensor, list[str]]:
     """`count` samples of real images with the places of their prompts, drawn with replacement, and all prompts."""
     dataset = Dataset.load(job.input("dataset"))
+    cfg.has_real(len(dataset.train_images))
     rows = torch.randint(len(dataset.train_images), (count,), generator=rng)
     names = dataset.texts(range(len(dataset.prompts)))
+    space = space_of(job.input("teacher") / "model")
     return (
-        samples(job.input("encode"), dataset.train_images, space_of(job.input("teacher") / "model"))[rows],
+        samples(job.input("encode"), dataset.train_images, space, latent=dataset.space == "latents")[rows],
         dataset.train_prompts[rows],
         names,
     )

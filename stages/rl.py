@@ -13,6 +13,8 @@ from stages.core.messages import join, together
 from stages.core.needs import Needs
 from stages.core.ranges import Count
 from stages.core.types import Reward, Run
+from stages.io import sources
+from stages.io.artefacts import sha256_of, write_json
 from stages.io.dataset import Dataset
 from stages.io.expected import Expected, Inputs, outline
 from stages.io.job import Job
@@ -62,10 +64,12 @@ def configure(job: Job) -> arm.Arm[Common]:
 def expect(cfg: arm.Arm[Common], job: Job, inputs: Inputs) -> Expected:
     """An aligned model."""
     common, dataset, init = cfg.common, outline(inputs), inputs["init"]
+    judge, terms = inputs["verifier"], _terms(cfg.common, job)
     together(
         lambda: init and _has_weights(common, job, init.model),
         lambda: init and begins(common.tune, job.where, init),
-        lambda: dataset and rewards.expect(_terms(common, job), dataset.attributes),
+        lambda: rewards.expect(terms, judge.attributes if judge else None),
+        lambda: sources.few(common.rewards, rewards.MOST_SOURCES, join(job.where, "rewards")),
         lambda: dataset and data.enough_prompts(common.prompts_per_iteration, dataset.num_seen, job.where),
     )
     return made_of(init, common.tune)
@@ -89,12 +93,14 @@ def _has_weights(common: Common, job: Job, model: str | None) -> None:
         raise ValueError(f"{job.where}.init={common.init}: a closed form has no weights to train; name a student")
 
 
-def plan(_cfg: arm.Arm[Common], _job: Job) -> list[dict[str, Any]]:
-    """One unit."""
-    return [{"id": "all"}]
+def plan(cfg: arm.Arm[Common], _job: Job) -> list[dict[str, Any]]:
+    """One unit. With pretrained rewards it is called after their bytes: nobody goes on with what others had judged."""
+    weights = sources.digests(cfg.common.rewards)
+    own = {"id": f"weights-{sha256_of(weights)[:16]}", "weights": weights} if weights else {"id": "all"}
+    return [{**own, "judged": True}]
 
 
-def reward(cfg: arm.Arm[Common], job: Job) -> Reward:
+def reward(cfg: arm.Arm[Common], job: Job, _unit: Mapping[str, Any]) -> Reward:
     """What scores samples: the arm's weighted sum."""
     return rewards.weighted(_terms(cfg.common, job), rewards.Given(job.input("verifier"), job.device))
 
@@ -103,8 +109,11 @@ def _terms(common: Common, job: Job) -> list[rewards.Term]:
     return rewards.terms(common.rewards, join(job.where, "rewards"))
 
 
-def work(cfg: arm.Arm[Common], job: Job, _unit: Mapping[str, Any], run: Run) -> None:
-    """Train the policy and save it, with its sampler, to run.out/model."""
+def work(cfg: arm.Arm[Common], job: Job, unit: Mapping[str, Any], run: Run) -> None:
+    """Train the policy and save it, with its sampler, to run.out/model; what judged it is told by digest beside it."""
+    weights = unit.get("weights", {})
+    if weights != sources.digests(cfg.common.rewards):
+        raise ValueError(f"{job.where}.rewards: the weights were changed since this began; run the stage again")
     dataset = Dataset.load(job.input("dataset"))
     init = load(job.input("init") / "model", TextTable.load(job.input("encode")), job.device)
     _has_weights(cfg.common, job, "closed form" if isinstance(init.net, GaussianMixture) else "trained")
@@ -112,7 +121,7 @@ def work(cfg: arm.Arm[Common], job: Job, _unit: Mapping[str, Any], run: Run) -> 
         init=init.net,
         teacher=init.net,
         space=init.space,
-        reward=run.reward or reward(cfg, job),
+        reward=run.reward or reward(cfg, job, unit),
         prompts=dataset.table,
     )
     trainer = Trainer(
@@ -136,6 +145,8 @@ def work(cfg: arm.Arm[Common], job: Job, _unit: Mapping[str, Any], run: Run) -> 
     spec = cfg.common.sampler.spec if cfg.common.sampler else cfg.method.sampler(cfg.settings)
     made = replace(init, net=outcome.student, spec=spec)
     record(run.out, outcome, made, cfg.common.budget.iterations, program(spec))
+    if weights:
+        write_json(run.out / "rewards.json", weights)
 
 
 def finish(_cfg: arm.Arm[Common], _job: Job, parts: Sequence[Path], out: Path) -> Mapping[str, float]:

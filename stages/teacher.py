@@ -96,6 +96,7 @@ def expect(cfg: AnyTeacher, job: Job, inputs: Inputs) -> Expected:
     if data and isinstance(cfg, Exact):
         _is_known(data.kind)
     if data and isinstance(cfg, Trained):
+        _has_images(data.num_train)
         with at(f"{job.where}.network"):
             cfg.network.fit(data.sample_shape)
     if isinstance(cfg, Exact):
@@ -114,6 +115,14 @@ def needs(cfg: AnyTeacher, _job: Job, _inputs: Inputs, made: Expected) -> Needs 
 def _is_known(kind: str) -> None:
     if kind != "mixture":
         raise ValueError(f"teacher.kind=exact needs a mixture, the dataset holds {kind}")
+
+
+def _has_images(count: int) -> None:
+    if not count:
+        raise ValueError(
+            "teacher.kind=flow_matching: it learns from images, and the dataset has prompts alone; bring images to "
+            "them, or take a teacher that was trained elsewhere"
+        )
 
 
 def _fits(cfg: Imported, data: Outline) -> None:
@@ -148,6 +157,7 @@ def work(cfg: AnyTeacher, job: Job, unit: Mapping[str, Any], run: Run) -> None:
         exact = GaussianMixture.even(data.facts["means"], data.facts["stds"])
         save(run.out / "model", Student(exact, even(cfg.nfe), Points(data.sample_shape), exact.encoder))
         return
+    _has_images(len(data.train_images))
     space = SPACES[data.space](data.sample_shape)
     prompts = [prompt.text for prompt in data.table]
     net = seeded_teacher(job.seed, cfg.network, data.sample_shape, prompts, cfg.text_encoder)

@@ -82,7 +82,7 @@ def work(cfg: Config, job: Job, unit: Mapping[str, Any], run: Run) -> None:
     """Solve one shard's trajectories."""
     dataset, table = Dataset.load(job.input("dataset")), TextTable.load(job.input("encode"))
     teacher = load(job.input("teacher") / "model", table, job.device)
-    asked = dataset.train_prompts  # as frequent as in training
+    asked = dataset.asked
     drawn = torch.randint(len(asked), (cfg.num_trajectories,), generator=stream(job.seed, "trajectories/prompts"))
     first = unit["shard"] * cfg.shard_size
     places = asked[drawn[first : first + cfg.shard_size]]

@@ -38,8 +38,13 @@ from stages.models.verifier import (
 N = TypeVar("N", bound=nn.Module)
 VALUES = MappingProxyType({"digit": tuple(map(str, range(10))), "weight": WEIGHTS, "slant": SLANTS})
 """Of a digit's attributes, each in the order of what is measured."""
-JUDGED = MappingProxyType({"classifier": "digits", "prompts": "folder", "scenes": "shapes", "exact": "mixture"})
-"""What kind of verifier judges what kind of dataset."""
+JUDGED: Mapping[str, Sequence[str]] = MappingProxyType(
+    {
+        "classifier": ("digits",), "scenes": ("shapes",), "exact": ("mixture",),
+        "none": ("prompts", "folder"), "prompts": ("folder", "prompts"),
+    }
+)  # fmt: skip
+"""What kinds of dataset a kind of verifier is for; the first that names one is what to take for it."""
 MOST_PROMPTS = 256
 LEAST_IMAGES = 8
 """What a small classifier can tell apart, and learn a prompt from."""
@@ -76,22 +81,32 @@ class Exact:
     kind: Literal["exact"]
 
 
-Config = Annotated[Trained | Scenes | Exact, Field(discriminator="kind")]
+@config
+class Nothing:
+    """None: rewards and metrics of the parameters score samples, and nothing else does."""
+
+    kind: Literal["none"]
 
 
-def expect(cfg: Trained | Scenes | Exact, _job: Job, inputs: Inputs) -> Expected:
-    """No more than that it can be made."""
+AnyVerifier = Trained | Scenes | Exact | Nothing
+Config = Annotated[AnyVerifier, Field(discriminator="kind")]
+
+
+def expect(cfg: AnyVerifier, _job: Job, inputs: Inputs) -> Expected:
+    """What it judges."""
     data = outline(inputs)
     if data:
         _judges(cfg, data.kind)
         if cfg.kind == "prompts" and data.rarest:
             _can_be_told_apart(data.num_seen, *data.rarest)
-    return Expected()
+    if isinstance(cfg, Nothing):
+        return Expected(attributes=())
+    return Expected(attributes=data and data.attributes)
 
 
-def _judges(cfg: Trained | Scenes | Exact, kind: str) -> None:
-    if kind != JUDGED[cfg.kind]:
-        valid = next(each for each, judged in JUDGED.items() if judged == kind)
+def _judges(cfg: AnyVerifier, kind: str) -> None:
+    if kind not in JUDGED[cfg.kind]:
+        valid = next(each for each, judged in JUDGED.items() if kind in judged)
         raise ValueError(f"verifier.kind={cfg.kind} does not judge a dataset of {kind}; {valid} does: verifier={valid}")
 
 
@@ -100,7 +115,7 @@ def _can_be_told_apart(number: int, rarest: str, count: int) -> None:
     if count < LEAST_IMAGES:
         raise ValueError(
             f"verifier.kind=prompts: {count} training images show {shown(rarest)}, and it learns a prompt from "
-            f"{LEAST_IMAGES} at least; add images, or lower dataset.num_heldout_prompts or dataset.test_fraction"
+            f"{LEAST_IMAGES} at least; add images, hold fewer of them out, or take verifier=none and rewards of its own"
         )
     if number > MOST_PROMPTS:
         raise ValueError(
@@ -108,15 +123,18 @@ def _can_be_told_apart(number: int, rarest: str, count: int) -> None:
         )
 
 
-def plan(_cfg: Trained | Scenes | Exact, _job: Job) -> list[dict[str, Any]]:
+def plan(_cfg: AnyVerifier, _job: Job) -> list[dict[str, Any]]:
     """One unit."""
     return [{"id": "all"}]
 
 
-def work(cfg: Trained | Scenes | Exact, job: Job, _unit: Mapping[str, Any], run: Run) -> None:
+def work(cfg: AnyVerifier, job: Job, _unit: Mapping[str, Any], run: Run) -> None:
     """Train, or write down, the verifier in `run.out`."""
     data = Dataset.load(job.input("dataset"))
     _judges(cfg, data.facts["kind"])
+    if isinstance(cfg, Nothing):
+        write_json(run.out / "verifier.json", {"kind": "none"})
+        return
     if isinstance(cfg, Exact):
         truth = GaussianMixture.even(data.facts["means"], data.facts["stds"])
         tensors.save(run.out / "mixture.safetensors", truth.state_dict())
@@ -199,10 +217,12 @@ def shifted(images: Tensor, reach: float, rng: Generator) -> Tensor:
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 
-def finish(_cfg: Trained | Scenes | Exact, job: Job, parts: Sequence[Path], out: Path) -> Mapping[str, float]:
-    """Agreement with the labels of real test images, by attribute and in all of them."""
+def finish(_cfg: AnyVerifier, job: Job, parts: Sequence[Path], out: Path) -> Mapping[str, float]:
+    """Agreement with the labels of real test images, by attribute and in all of them; of none nothing."""
     adopt(parts[0], out)
     data, verifier = Dataset.load(job.input("dataset")), load_verifier(out)
+    if not data.has_real or not verifier.attributes:
+        return {}
     agrees = verifier.judge(data.test_images, [data.prompts[place] for place in data.test_prompts.tolist()])
     metrics = {f"agreement_{name}": agrees[:, i].float().mean().item() for i, name in enumerate(verifier.attributes)}
     metrics["agreement_all"] = agrees.all(dim=1).float().mean().item()

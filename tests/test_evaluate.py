@@ -221,9 +221,11 @@ def test_each_training_is_a_cell_and_an_arm_is_a_row(thrice, evaluated):
     assert flat["distill.fast.frechet_distance_trainings_deviation"] == pytest.approx(distances.deviation)
     pooled = share(round(sum(10 * each["score_seen"] for each in of_each)), 30)
     assert (fast["score_seen"], fast["score_seen_high"]) == (pytest.approx(pooled.value), pytest.approx(pooled.high))
-    assert [name for name in fast if name.startswith("reward_") and "_trainings_" not in name] == [
+    rewarded = [name for name in fast if name.startswith("reward_") and "_trainings_" not in name]
+    assert [name for name in rewarded if "heldout" not in name] == [
         "reward_again", "reward_dgpo", "reward_tuned",
     ], "an arm's replicates are trained for the same"  # fmt: skip
+    assert len(rewarded) == 6, "on held-out prompts too"
     assert alone["teacher"]["nfe2"]["trainings"] == alone["rl"]["tuned"]["trainings"] == 1
     assert "trainings" not in alone
     assert "trainings" not in alone["real"]["images"]

@@ -109,11 +109,13 @@ ADDED = {
     ),
     "Add a reward": Added(
         "stages/rewards/ink.py", "params/reward/ink.yaml", "stages/rewards/__init__.py", "REWARDS",
-        (("import jpeg, verifier", "import ink, jpeg, verifier"), ('"jpeg": jpeg', '"jpeg": jpeg, {}')),
+        (("http, jpeg, ocr,", "http, ink, jpeg, ocr,"),
+         ('        "jpeg": jpeg,\n', '        "jpeg": jpeg,\n        {},\n')),
     ),
     "Add a metric": Added(
         "stages/metrics/vendi.py", "params/metric/vendi.yaml", "stages/metrics/table.py", "METRICS",
-        (("import kernel\n", "import kernel, vendi\n"), ('"kernel": kernel', '"kernel": kernel, {}')),
+        ((", kernel, manifold\n", ", kernel, manifold, vendi\n"),
+         ('        "kernel": kernel,\n', '        "kernel": kernel,\n        {},\n')),
     ),
     "Add an algorithm": Added(
         "stages/policies/raft.py", "params/policy/raft.yaml", "stages/policies/__init__.py", "POLICIES",

@@ -116,18 +116,19 @@ def _fan_out(
     node, compute = task.node, task.compute
     gang, bench = Gang.of(compute, node.stage), Bench.of(compute, node.stage)
     alone, together = gang.workers == 1, {"gang": gang.to_json(), "bench": bench.to_json()}
-    assert len(units) == 1 or not bench.count, "units of one stage would wait for each other's places"
+    assert len(units) == 1 or alone, "gangs of one stage would wait for each other's judges"
     files = {unit["id"]: (task.work / f"{unit['id']}.jsonl").resolve() for unit in units}
     spoken = {name: reports.beside(file, "events") for name, file in files.items()}
     reports.announce(node, files)
     with ExitStack() as stack:
-        num_gpus = (compute.gpus_of(node.stage) * gang.workers + bench.gpus) * len(units)
+        judges = sum(bench.beside(unit).gpus for unit in units)
+        num_gpus = compute.gpus_of(node.stage) * gang.workers * len(units) + judges
         stack.enter_context(gpu_limit.taken(num_gpus, compute.place_s))
         stack.enter_context(events.forwarding(node, spoken))
         futures = []
         for name, unit in zip(files, units, strict=True):
             # A gang finds room by itself.
-            place = stack.enter_context(placement(bench, compute.needs(node.stage))) if alone else {}
+            place = stack.enter_context(placement(bench.beside(unit), compute.needs(node.stage))) if alone else {}
             submit = _submit(tasks.work, task, gang=not alone, **place)
             futures.append(submit(task.job.to_json(), unit, parts[name], str(files[name]), together))
             submitted.append(futures[-1])

@@ -14,7 +14,7 @@ from stages.core.ranges import Positive, Size
 
 TRAINING = ("teacher", "distill", "rl")
 """Stages whose units several workers can compute together."""
-JUDGED = ("rl",)
+JUDGED = ("rl", "evaluate")
 """Stages whose samples reward workers can score."""
 
 
@@ -55,6 +55,9 @@ class RewardWorkers:
     """Of each worker."""
     resources: Resources
     """Of each worker: whatever else the cluster's nodes were started with."""
+    python: Annotated[str, Field(min_length=1)] | None
+    """Their interpreter, on every node that they may be on: of an environment for packages that clash with ours. It has
+    this project and the same Ray, and Python of the same minor version; null is ours."""
 
     def needs(self) -> dict[str, float]:
         """Name of a resource -> how much of it one worker takes."""

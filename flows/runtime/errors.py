@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from stages.core.errors import AwayError
 from stages.io.storage import TransientStorageError
 
 FAILED, PASSING, INTERRUPTED = 1, os.EX_TEMPFAIL, 130
@@ -35,7 +36,7 @@ def passes(error: BaseException) -> bool:
     """Whether the same may do later, with nothing put right by anybody."""
     if any(map(_is_full_disk, _causes(error))):
         return False
-    return isinstance(error, Passing | TransientStorageError) or prefect_is_gone(error)
+    return isinstance(error, Passing | TransientStorageError | AwayError) or prefect_is_gone(error)
 
 
 def answer(error: BaseException) -> dict[str, Any]:

@@ -26,7 +26,7 @@ _DETAIL = re.compile(r"(accuracy|reward|training)_.*|.*_(low|high)|coverage|dens
 _COUNT = "trainings"
 _FACTS = ("nfe", "network_calls", "guidance", "parameters", _COUNT)
 _OVER = re.compile(r"(.+)_trainings_(low|high|deviation)")
-_ELSEWHERE = ("teacher_nfe", "guidance_nfe", "guidance_scales", "grid_prompts", "batch_size")
+_ELSEWHERE = ("teacher_nfe", "guidance_nfe", "guidance_scales", "rl_steps", "grid_prompts", "batch_size", "rewards")
 """Parameters of evaluate that decide which models are shown and how fast, not what one model scores."""
 _TEACHERS = ("teacher", "guidance")
 
@@ -85,9 +85,9 @@ def _score(
 
 def _source(group: str, name: str) -> str:
     """The input that a row of metrics.json is a score of."""
-    if group not in _TEACHERS:
-        return f"{group}/{name}"
-    number = replicates.split(name)[1]
+    row, number = replicates.split(name)
+    if group not in _TEACHERS:  # dgpo.nfe32 is dgpo once more, in other steps
+        return f"{group}/{replicates.named(row.partition('.')[0], number)}"
     return "teacher" if number == 1 else f"teacher/r{number}"
 
 

@@ -1,7 +1,8 @@
 """Reward workers: Ray actors that score what an RL unit samples, with cores, GPUs or resources of their own.
 
-A judge knows no Ray and no training: it holds the stage's reward, and scores what it is sent. It keeps nothing between
-two calls, so Ray starts a dead one anew and asks it again: the result is the same, whoever died and whoever scored.
+A judge knows no Ray and no training: it holds a unit's reward, and scores what it is sent. It keeps nothing between
+two calls, so Ray starts a dead one anew and asks it again: the result is the same, whoever died and whoever scored. A
+reward whose packages clash with ours runs in an environment of the judges' own.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,6 +37,12 @@ class Bench:
     """How long they may take to find room and to load what they score with."""
     silence_s: float
     """How long they may take to score what they were sent."""
+    python: str | None
+    """Their interpreter; null is ours."""
+
+    def beside(self, unit: Mapping[str, Any]) -> "Bench":
+        """The bench for `unit`: this one where its samples are scored, else an empty one."""
+        return self if unit.get("judged") else replace(self, count=0)
 
     @property
     def gpus(self) -> float:
@@ -53,6 +60,7 @@ class Bench:
             device=compute.device if rewards.gpus else "cpu",
             place_s=compute.place_s,
             silence_s=compute.stall_s,
+            python=rewards.python,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -63,15 +71,15 @@ class Bench:
 class Judge:
     """The actor."""
 
-    def __init__(self, job: Mapping[str, Any]) -> None:
-        self._job = job
+    def __init__(self, job: Mapping[str, Any], unit: Mapping[str, Any]) -> None:
+        self._job, self._unit = job, unit
 
     @cached_property
     def _reward(self) -> "Reward":  # here, since what a constructor raises comes out as an actor's death
         from stages.io import run
         from stages.io.job import Job
 
-        return run.reward(Job(**self._job))
+        return run.reward(Job(**self._job), self._unit)
 
     def sit(self) -> str:
         """Load what it scores with, and say where it is: a Ray node id."""
@@ -108,8 +116,8 @@ class Panel:
 
 
 @contextmanager
-def seated(bench: Bench, job: Mapping[str, Any]) -> Iterator[tuple[Panel | None, list[str]]]:
-    """Start the judges for a unit of `job`, until the context ends; yields them and the nodes they are on.
+def seated(bench: Bench, job: Mapping[str, Any], unit: Mapping[str, Any]) -> Iterator[tuple[Panel | None, list[str]]]:
+    """Start the judges for `unit` of `job`, until the context ends; yields them and the nodes they are on.
 
     In the placement group of this task, where it has one. Raises ValueError where they find no room.
     """
@@ -122,9 +130,11 @@ def seated(bench: Bench, job: Mapping[str, Any]) -> Iterator[tuple[Panel | None,
 
     told = replace(Job(**job), device=bench.device, threads=bench.threads).to_json()
     others = dict(bench.needs)
-    options = {"num_cpus": others.pop("CPU"), "num_gpus": others.pop("GPU"), "resources": others}
+    options: dict[str, Any] = {"num_cpus": others.pop("CPU"), "num_gpus": others.pop("GPU"), "resources": others}
+    if bench.python:
+        options["runtime_env"] = {"py_executable": bench.python}
     judge = ray.remote(max_restarts=_RESTARTS, max_task_retries=_RESTARTS)(Judge)
-    judges = [judge.options(**options, **_seat(number)).remote(told) for number in range(bench.count)]
+    judges = [judge.options(**options, **_seat(number)).remote(told, unit) for number in range(bench.count)]
     try:
         yield Panel(judges, bench.silence_s), _places(judges, bench)
     finally:

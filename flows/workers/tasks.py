@@ -57,11 +57,11 @@ def work(
     """
     from flows.workers import reward_workers, train_group
 
-    gang, bench = train_group.Gang(**together["gang"]), reward_workers.Bench(**together["bench"])
+    gang, bench = train_group.Gang(**together["gang"]), reward_workers.Bench(**together["bench"]).beside(unit)
     with collector.posted(report) as near:
 
         def compute() -> dict[str, Any]:
-            with reward_workers.seated(bench, job) as (panel, nodes):
+            with reward_workers.seated(bench, job, unit) as (panel, nodes):
                 if gang.workers > 1:  # its first worker posts what it reports, from wherever it is
                     train_group.train(job, unit, place, report, gang, panel)
                 else:

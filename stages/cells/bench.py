@@ -1,4 +1,4 @@
-"""What every model is measured on: the dataset with its prompts, the text table, and the verifier."""
+"""What every model is measured on: the dataset with its prompts, the text table, the verifier, which may be none."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -36,9 +36,16 @@ class Bench:
         """The prompts at `places`."""
         return [self.dataset.prompts[place] for place in places]
 
-    def test_places(self, repeats: int) -> list[int]:
-        """Of the prompts of the test images, all of them `repeats` times over."""
-        return self.dataset.test_prompts.tolist() * repeats
+    def compared_places(self, repeats: int, num_samples: int) -> list[int]:
+        """Of the prompts of the test images, all of them `repeats` times over.
+
+        Without test images, of `num_samples` / `repeats` held-out prompts, or seen ones where none are held out.
+        """
+        known = self.dataset.test_prompts.tolist()
+        if not self.dataset.has_real:
+            split = next(split for split in reversed(SPLITS) if self.dataset.places(split))
+            known = in_turn(self.dataset, split, max(1, num_samples // repeats))
+        return known * repeats
 
 
 def in_turn(dataset: Dataset, split: Split, count: int) -> list[int]:
@@ -61,11 +68,12 @@ def spread(places: Sequence[int], count: int) -> list[int]:
 def kept(dataset: Dataset, num_samples: int) -> list[int]:
     """Places of the prompts that a cell keeps a sample of: `SHOWN` or fewer, seen ones first.
 
-    Each has a real image, and is among the first `num_samples` of its split, which all have a sample.
+    Each has a real image, where there are any, and is among the first `num_samples` of its split, all of which have a
+    sample.
     """
     real = set(torch.cat([dataset.train_prompts, dataset.test_prompts]).tolist())
     sampled = [place for split in SPLITS for place in sorted(set(in_turn(dataset, split, num_samples)))]
-    return chosen(dataset, [place for place in sampled if place in real], SHOWN)
+    return chosen(dataset, [place for place in sampled if place in real or not dataset.has_real], SHOWN)
 
 
 def chosen(dataset: Dataset, places: Sequence[int], count: int) -> list[int]:

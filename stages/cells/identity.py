@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
 
@@ -15,6 +16,8 @@ MEASURES = MappingProxyType({"reward": "stages.cells.reward", "metric": "stages.
 """Kind of a cell -> the module that measures it, where that is not `stages.cells.measure`."""
 LIBRARIES = ("torch", "numpy", "diffusers", "transformers")
 """What computes, besides our own code."""
+EXTRAS = MappingProxyType({"reward": ("rapidocr", "onnxruntime")})
+"""Kind of a cell -> what may compute in it where it is installed."""
 
 
 def key(cell: Cell, inputs: Mapping[str, str], device: str, threads: int) -> str:
@@ -27,7 +30,7 @@ def key(cell: Cell, inputs: Mapping[str, str], device: str, threads: int) -> str
         "cell": cell.facts,
         "inputs": dict(inputs),
         "code": source(MEASURES.get(cell.kind, "stages.cells.measure")),
-        "libraries": _libraries(),
+        "libraries": _libraries(cell.kind),
         "device": device,
         "threads": threads,
     }
@@ -41,5 +44,6 @@ def source(module: str, root: Path = code.ROOT) -> str:
 
 
 @cache
-def _libraries() -> Mapping[str, str]:
-    return {name: version(name) for name in LIBRARIES}
+def _libraries(kind: str) -> Mapping[str, str]:
+    extras = [name for name in EXTRAS.get(kind, ()) if find_spec(name)]
+    return {name: version(name) for name in (*LIBRARIES, *extras)}

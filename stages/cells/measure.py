@@ -59,7 +59,7 @@ class Measured:
     samples: Tensor | None = None
     """[P, C, H, W], one for each row of `bench.kept`; [n, d] points of the test prompts where they are no pictures."""
     right: Tensor | None = None
-    """bool [P], whether the verifier finds in a picture all that its prompt asked for."""
+    """bool [P], whether the verifier finds in a picture all that its prompt asked for; True where it judges nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,11 +119,13 @@ def samples(bench: Bench, model: Student, cell: Cell, name: str, sink: Sink) -> 
     }
     for split in (name for name in SPLITS if name in images):
         numbers |= correctness(bench.verifier, images[split], bench.prompts(places[split]), split)
-    numbers |= _likeness(bench, images["test"], places["test"], settings)
+    if bench.dataset.has_real:
+        numbers |= _likeness(bench, images["test"], places["test"], settings)
     shown = kept(bench.dataset, settings.num_samples)
     of = [bench.dataset.splits[place] for place in shown]
     first = [images[split][places[split].index(place)] for split, place in zip(of, shown, strict=True)]
-    return _shown(bench, numbers, torch.stack(first), images["test"], shown)
+    pictures = torch.stack(first)
+    return _shown(bench, numbers, pictures, images.get("test", pictures), shown)
 
 
 def drawn(bench: Bench, model: Student, split: str, places: Sequence[int], cell: Cell, name: str) -> tuple[Tensor, int]:
@@ -147,7 +149,8 @@ def opened(cell: Cell, bench: Bench, model: Path) -> Student:
 
 def flow(bench: Bench, model: Student, settings: Following, seed: int) -> Measured:
     """Straightness S(Z) of a model's flow, mean over elements, for the test images' prompts in turn."""
-    known, count = bench.test_places(1), settings.straightness_samples
+    count = settings.straightness_samples
+    known = bench.compared_places(1, count)
     device = bench.dataset.test_images.device
     cond = bench.dataset.rows([known[i % len(known)] for i in range(count)]).to(device)
     noise = normal_at(seed, "evaluate/straightness", 0, count, model.space.shape).to(device)
@@ -159,6 +162,8 @@ def flow(bench: Bench, model: Student, settings: Following, seed: int) -> Measur
 def real(bench: Bench, settings: Sampling) -> Measured:
     """Real images in a model's place: the ceiling of the score, and the floor of the distance (train against test)."""
     data = bench.dataset
+    if not data.has_real:
+        return Measured({})
     places = data.test_prompts.tolist()
     numbers: dict[str, float] = {}
     for name in ("test", *SPLITS):
@@ -175,12 +180,14 @@ def real(bench: Bench, settings: Sampling) -> Measured:
 
 def _places(bench: Bench, name: str, settings: Sampling) -> list[int]:
     if name == "test":
-        return bench.test_places(settings.fd_repeats)
+        return bench.compared_places(settings.fd_repeats, settings.num_samples) if bench.dataset.has_real else []
     return in_turn(bench.dataset, name, settings.num_samples)  # type: ignore[arg-type]
 
 
 def _likeness(bench: Bench, images: Tensor, places: Sequence[int], settings: Sampling) -> dict[str, float]:
     """How near images are to the real test images, and to the truth where that is known in closed form."""
+    if not bench.verifier.attributes:
+        return {}
     truth = bench.dataset.test_images
     numbers = likeness(bench.verifier, images, truth, k=settings.neighbours)
     if isinstance(bench.verifier, MixtureVerifier):

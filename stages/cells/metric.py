@@ -15,6 +15,8 @@ from stages.training.checks import finite
 class Comparing:
     """How many samples are compared with real images, and how they are drawn."""
 
+    num_samples: int
+    """Where there are no test images whose prompts say how many."""
     fd_repeats: int
     batch_size: int
 
@@ -23,15 +25,21 @@ def metric(cell: Cell, bench: Bench, model: Path | None, name: str) -> Measured:
     """The metric of the model in folder `model` for the test images' prompts, or of the training images in its place.
 
     The samples are those of the model's own cell. ValueError, which opens with `name`, if the model has diverged, or
-    the metric is no finite number.
+    the metric is no finite number. Nothing where the metric, or what it needs, asks for real images and there are none.
     """
     data, settings = bench.dataset, Comparing(**cell.settings)
+    kind, cfg = chosen(cell.asked, name)
+    lacks_real = not data.has_real and ("real" in kind.NEEDS or model is None)
+    if lacks_real or ("verifier" in kind.NEEDS and not bench.verifier.attributes):
+        return Measured({})
     if model is None:
         images, places = data.train_images, data.train_prompts.tolist()
     else:
-        places = bench.test_places(settings.fd_repeats)
+        places = bench.compared_places(settings.fd_repeats, settings.num_samples)
         images, _ = drawn(bench, opened(cell, bench, model), "test", places, cell, name)
     shown = Sampled(images, bench.prompts(places), data.test_images, bench.verifier)
-    kind, cfg = chosen(cell.asked, name)
-    found = torch.as_tensor(kind.measure(cfg, shown), dtype=torch.float64)
+    told = kind.measure(cfg, shown)
+    if told is None:
+        return Measured({})
+    found = torch.as_tensor(told, dtype=torch.float64)
     return Measured({"metric": finite(found, name, "mend the metric, or take it out of evaluate.metrics").item()})

@@ -15,3 +15,7 @@ class Prompt:
     text: str
     facts: Mapping[str, Any] = field(default_factory=dict)
     """What JSON can write: attributes asked for, objects to be shown, a text to be rendered, a class."""
+    negative: str | None = None
+    """What is not to be shown, where that was said."""
+    id: str | None = None
+    """What its data set calls it, where that has names."""

@@ -27,9 +27,10 @@ Split = Literal["seen", "heldout", "absent"]
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images float32 [N, C, H, W] in [0, 1], or points; beside each the place int64 [N] of its prompt.
+    """Images float32 [N, C, H, W] in [0, 1], points, or latents; beside each the place int64 [N] of its prompt.
 
-    Where every image is of 256 levels, the file holds them as such, a quarter of the bytes.
+    There may be none: then N is 0, and their shape what samples would have. Where every image is of 256 levels, the
+    file holds them as such, a quarter of the bytes.
     """
 
     train_images: Tensor
@@ -39,7 +40,8 @@ class Dataset:
     prompts: Sequence[Prompt]
     splits: Sequence[Split]
     """Of each prompt."""
-    space: Literal["pixels", "points"]
+    space: Literal["pixels", "points", "latents"]
+    """Latents are a model's own samples, which nothing but that model makes pictures of."""
     facts: Mapping[str, Any]
     """What a verifier has to know: measuring thresholds, or a mixture's parameters."""
 
@@ -47,6 +49,16 @@ class Dataset:
     def sample_shape(self) -> tuple[int, int, int]:
         """(C, H, W) of one image."""
         return tuple(self.train_images.shape[1:])  # type: ignore[return-value]
+
+    @property
+    def has_real(self) -> bool:
+        """Whether there are test images that samples could be compared with."""
+        return len(self.test_images) > 0 and self.space != "latents"
+
+    @property
+    def asked(self) -> Tensor:
+        """Places int64 [N] of prompts as frequent as in training: each seen one once, where no images show them."""
+        return self.train_prompts if len(self.train_prompts) else torch.tensor(self.places("seen"), dtype=torch.int64)
 
     @cached_property
     def _place(self) -> Mapping[str, int]:
@@ -83,10 +95,7 @@ class Dataset:
         if self.space == "pixels" and all(_in_levels(content[name]) for name in IMAGES):
             content |= {name: (255 * content[name]).round().to(torch.uint8) for name in IMAGES}
         tensors.save(folder / "images.safetensors", content)
-        rows = [
-            {"prompt": prompt.text, "split": split, "facts": dict(prompt.facts)}
-            for prompt, split in zip(self.prompts, self.splits, strict=True)
-        ]
+        rows = [_row(prompt, split) for prompt, split in zip(self.prompts, self.splits, strict=True)]
         write_json(folder / "prompts.json", {"prompts": rows, "space": self.space, "facts": dict(self.facts)})
 
     @classmethod
@@ -97,11 +106,19 @@ class Dataset:
         levels = {name: content[name].float() / 255 for name in IMAGES if content[name].dtype == torch.uint8}
         return cls(
             **content | levels,
-            prompts=[Prompt(row["prompt"], row["facts"]) for row in words["prompts"]],
+            prompts=[
+                Prompt(row["prompt"], row["facts"], row.get("negative"), row.get("id")) for row in words["prompts"]
+            ],
             splits=[row["split"] for row in words["prompts"]],
             space=words["space"],
             facts=words["facts"],
         )
+
+
+def _row(prompt: Prompt, split: Split) -> dict[str, Any]:
+    told = {"negative": prompt.negative, "id": prompt.id}
+    row = {"prompt": prompt.text, "split": split, "facts": dict(prompt.facts)}
+    return row | {name: value for name, value in told.items() if value is not None}
 
 
 def in_levels(images: Tensor) -> Tensor:

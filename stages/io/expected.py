@@ -13,7 +13,7 @@ from typing import Any, Literal
 class Outline:
     """A dataset's sizes and words."""
 
-    kind: Literal["digits", "mixture", "shapes", "folder"]
+    kind: Literal["digits", "mixture", "shapes", "folder", "prompts"]
     sample_shape: tuple[int, int, int]
     """(C, H, W)"""
     attributes: tuple[str, ...]
@@ -31,6 +31,8 @@ class Expected:
     """An artefact that is yet to be made."""
 
     dataset: Outline | None = None
+    attributes: tuple[str, ...] | None = None
+    """Of a verifier: what it judges, where that is known."""
     model: Literal["trained", "closed form", "checkpoint"] | None = None
     """None: it holds no model. What is made of a checkpoint is one."""
     sketch: Any = None

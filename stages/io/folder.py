@@ -12,13 +12,15 @@ import struct
 import warnings
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, BinaryIO, Literal
 
 import numpy as np
 import torch
+from PIL import Image, ImageOps
 from pydantic import Field
 from torch import Tensor
 
@@ -33,6 +35,11 @@ TASK_NAME = r"[A-Za-z0-9_-]{1,64}"
 """What a prompt's fact `task` may be: it becomes part of a metric's name."""
 FORMATS = MappingProxyType({".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"})
 """Ending of an image's name -> what Pillow may find in it: nothing else is ever decoded."""
+UNREADABLE = (
+    OSError, SyntaxError, ValueError, TypeError, IndexError, KeyError, EOFError, struct.error, zlib.error,
+    Image.DecompressionBombError, Image.DecompressionBombWarning,
+)  # fmt: skip
+"""What damaged bytes lead to: Pillow leaves some of it as it comes."""
 _TOLD = 30
 """Faults of a folder that one message lists."""
 
@@ -75,7 +82,7 @@ def survey(root: Path) -> list[Captioned]:
         faults.append(f"no images in it, whose names end with {', '.join(FORMATS)}")
     found = _in_lines(root, images, faults) if METADATA in names else _beside(root, names, images, faults)
     faults += _contradictions(found)
-    _refuse(root, faults)
+    refuse(root, faults)
     return sorted(found, key=lambda each: each.file)
 
 
@@ -88,30 +95,31 @@ def digest(root: Path, images: Sequence[Captioned]) -> str:
 
 def decode(cfg: Folder, root: Path, images: Sequence[Captioned]) -> Tensor:
     """float32 [N, channels, size, size] in [0, 1]; ValueError, a line a fault, names each that cannot be read."""
-    from PIL import Image
-
-    # Pillow leaves some of what damaged bytes lead to as it comes; a picture too large for sense is a warning to it.
-    unreadable = (
-        OSError, SyntaxError, ValueError, TypeError, IndexError, KeyError, EOFError, struct.error, zlib.error,
-        Image.DecompressionBombError, Image.DecompressionBombWarning,
-    )  # fmt: skip
     made = torch.empty(len(images), cfg.channels, cfg.size, cfg.size)
     faults = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
+    with guarded():
         for number, image in enumerate(images):
+            file = root / image.file
             try:
-                made[number] = _decoded(root / image.file, cfg)
-            except unreadable as error:
+                formats, size = FORMATS[file.suffix.lower()], (cfg.size, cfg.size)
+                made[number] = decoded(file, formats, size, cfg.channels, cfg.resample)
+            except UNREADABLE as error:
                 faults.append(f"{shown(image.file)}: no image that can be read ({shown(str(error))})")
-    _refuse(root, faults)
+    refuse(root, faults)
     return made
 
 
-def _decoded(file: Path, cfg: Folder) -> Tensor:
-    from PIL import Image, ImageOps
+@contextmanager
+def guarded() -> Iterator[None]:
+    """For a block that decodes: a picture too large for sense is an error, which to Pillow is a warning."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
 
-    with Image.open(file, formats=[FORMATS[file.suffix.lower()]]) as image:
+
+def decoded(source: Path | BinaryIO, form: str, size: tuple[int, int], channels: int, resample: str) -> Tensor:
+    """float32 [channels, H, W] in [0, 1] of the one picture in `source`, of which (W, H) is cut; else `UNREADABLE`."""
+    with Image.open(source, formats=[form]) as image:
         image.load()
         upright = ImageOps.exif_transpose(image)
     if upright.mode.startswith(("I", "F")):
@@ -119,9 +127,9 @@ def _decoded(file: Path, cfg: Folder) -> Tensor:
     if upright.has_transparency_data:
         white = Image.new("RGBA", upright.size, "white")
         upright = Image.alpha_composite(white, upright.convert("RGBA"))
-    plain = upright.convert("RGB" if cfg.channels == 3 else "L")
-    square = ImageOps.fit(plain, (cfg.size, cfg.size), Image.Resampling[cfg.resample.upper()])
-    levels = np.asarray(square).reshape(cfg.size, cfg.size, cfg.channels)
+    plain = upright.convert("RGB" if channels == 3 else "L")
+    fitted = ImageOps.fit(plain, size, Image.Resampling[resample.upper()])
+    levels = np.asarray(fitted).reshape(size[1], size[0], channels)
     return torch.from_numpy(levels.copy()).permute(2, 0, 1).float() / 255
 
 
@@ -230,7 +238,8 @@ def _contradictions(found: Sequence[Captioned]) -> Iterator[str]:
             yield f"{shown(each.file)}: its facts are not those of other images of the prompt {shown(each.prompt.text)}"
 
 
-def _refuse(root: Path, faults: Sequence[str]) -> None:
+def refuse(root: Path | str, faults: Sequence[str]) -> None:
+    """ValueError with the first of `faults`, if there are any, each of something in `root`."""
     if faults:
         more = [f"{root}: and {len(faults) - _TOLD} faults more"] if len(faults) > _TOLD else []
         raise ValueError("\n".join([*(f"{root}: {fault}" for fault in faults[:_TOLD]), *more]))

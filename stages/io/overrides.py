@@ -31,7 +31,9 @@ _MADE = "trainings"
 
 def _trainings(*, _root_: DictConfig) -> DictConfig:
     """What params/config.yaml calls ${trainings:}."""
-    stated = {name: OmegaConf.select(_root_, name) for name in ("seed", *replicates.ARMED, *replicates.TAUGHT)}
+    stated = {
+        name: OmegaConf.select(_root_, name) for name in ("seed", *replicates.ARMED, *replicates.TAUGHT, "evaluate")
+    }
     plain = {
         name: OmegaConf.to_container(own, resolve=True) if OmegaConf.is_config(own) else own
         for name, own in stated.items()

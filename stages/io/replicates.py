@@ -9,9 +9,11 @@ before there are arms. Composing writes them all to the section `trainings` of p
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from stages.core.hashing import sha256
+from stages.io import sources
 
 Params = Mapping[str, Any]
 Sections = Callable[[str, str], Any]
@@ -26,6 +28,8 @@ WORD = "replicates"
 MOST = 99
 GROUP = f"-{WORD}"
 """Behind the name of a stage without arms: the group of its further trainings."""
+WATCHED: Mapping[str, int] = MappingProxyType({"rl": 4, "evaluate": 8})
+"""Stages with rewards or metrics -> places in dvc.yaml for what these read."""
 _REPLICATE = re.compile(r"(.+)-r([0-9]+)")
 _FURTHER = re.compile(r"r([0-9]+)")
 
@@ -107,17 +111,20 @@ def trainings(params: Params) -> dict[str, Any]:
     """What dvc.yaml is made from: a seed and a section for each training, by stage or group, and by name."""
 
     def told(stage: str, name: str | None) -> dict[str, Any]:
-        return {
-            "seed": seed_of(params["seed"], number(stage, name)),
-            "section": section(params, stage, name),
-        }
+        own = section(params, stage, name)
+        return {"seed": seed_of(params["seed"], number(stage, name)), "section": own} | _watched(stage, own)
 
-    made: dict[str, Any] = {"teacher": told("teacher", None)}
+    made: dict[str, Any] = {"teacher": told("teacher", None), "evaluate": _watched("evaluate", params.get("evaluate"))}
     made |= {
         stage: {name: {**told(stage, name), "encode": table_of(params, stage, name)} for name in names(params, stage)}
         for stage in ARMED
     }
     return made | {stage + GROUP: {name: told(stage, name) for name in names(params, stage)} for stage in TAUGHT}
+
+
+def _watched(stage: str, own: Any) -> dict[str, list[str]]:
+    """What else DVC is to watch: folders of pretrained weights, in as many places as dvc.yaml has for them."""
+    return {"watched": sources.watched(own, WATCHED[stage], f"stages/{stage}.py")} if stage in WATCHED else {}
 
 
 def teachers(folder: object, sections: Sections) -> frozenset[int]:

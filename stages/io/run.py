@@ -96,13 +96,13 @@ def run_unit(job: Job, unit: Unit, place: str, sink: Sink, ranks: Ranks = ALONE,
         body(Path(scratch), lambda _step, _metrics: None)
 
 
-def reward(job: Job) -> Reward:
-    """What scores the samples of `job`'s training, for processes that do nothing else."""
+def reward(job: Job, unit: Unit) -> Reward:
+    """What scores the samples of a unit of `job` that says it is `judged`, for processes that do nothing else."""
     import torch
 
     torch.set_num_threads(job.threads)
     use(job.endpoint)
-    return module_of(job).reward(configure(job), job)
+    return module_of(job).reward(configure(job), job, unit)
 
 
 def finish(job: Job, parts: Sequence[str], out: str) -> Mapping[str, float]:

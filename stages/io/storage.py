@@ -92,7 +92,7 @@ class Store:
         if entry["bytes"] < _SINGLE_PUT:  # the server then refuses a body that was damaged on its way
             digest = {"ContentMD5": base64.b64encode(bytes.fromhex(hashing.md5_of_file(file))).decode()}
         with self._speaking():
-            _filesystem().put_file(str(file), url, ContentType="application/octet-stream", **digest)
+            filesystem().put_file(str(file), url, ContentType="application/octet-stream", **digest)
         found = self.size(url)
         if found != entry["bytes"]:
             raise TransientStorageError(f"{url}: {found} bytes arrived of {entry['bytes']}; run it again")
@@ -106,7 +106,7 @@ class Store:
         url = self.url(entry["sha256"])
         for _ in range(ATTEMPTS):
             with self._speaking(f"{entry['path']} ({url})"):
-                content = _filesystem().cat_file(url)
+                content = filesystem().cat_file(url)
             if hashing.sha256(content) == entry["sha256"]:
                 return content
         raise AlteredStorageError(
@@ -135,7 +135,7 @@ class Store:
         """Bytes of what lies at `url`, None if nothing does."""
         with self._speaking():
             try:
-                return _filesystem().info(url)["size"]
+                return filesystem().info(url)["size"]
             except FileNotFoundError:
                 self.require()
                 return None
@@ -148,7 +148,7 @@ class Store:
         with self._speaking():
             try:
                 mode = "create" if exclusively else "overwrite"
-                _filesystem().pipe_file(f"{self.root}/{name}", json.dumps(content).encode(), mode=mode)
+                filesystem().pipe_file(f"{self.root}/{name}", json.dumps(content).encode(), mode=mode)
             except FileExistsError:
                 return False
             except OSError as error:
@@ -161,7 +161,7 @@ class Store:
         """What `write_document` wrote, None if nothing."""
         with self._speaking():
             try:
-                return json.loads(_filesystem().cat_file(f"{self.root}/{name}"))
+                return json.loads(filesystem().cat_file(f"{self.root}/{name}"))
             except FileNotFoundError:
                 self.require()
                 return None
@@ -174,30 +174,28 @@ class Store:
     def renew(self, name: str, age_s: float) -> None:
         """Write the document once more, for its age, if that is more than `age_s` seconds."""
         with self._speaking():
-            written = _filesystem().info(f"{self.root}/{name}")["LastModified"]
+            written = filesystem().info(f"{self.root}/{name}")["LastModified"]
         if time.time() - written.timestamp() > age_s:
             self.write_document(name, self.read_document(name))
 
     def remove(self, name: str) -> None:
         """Everything at and under `<root>/<name>`; nothing there is fine."""
         with self._speaking():
-            filesystem = _filesystem()
-            found = filesystem.find(f"{self.root}/{name}")
-            if found:
-                filesystem.rm(found)
+            if found := filesystem().find(f"{self.root}/{name}"):
+                filesystem().rm(found)
 
     def list(self, name: str) -> dict[str, Mapping[str, Any]]:
         """Path under the root -> facts (size, LastModified) of everything under `<root>/<name>`."""
         start = self.root.removeprefix("s3://") + "/"
         with self._speaking():
-            found = _filesystem().find(f"{self.root}/{name}", detail=True)
+            found = filesystem().find(f"{self.root}/{name}", detail=True)
         return {path.removeprefix(start): facts for path, facts in found.items()}
 
     def require(self) -> None:
         """StorageError if the bucket is not there, or may not be looked into."""
         bucket = self.root.removeprefix("s3://").partition("/")[0]
         with self._speaking():
-            _filesystem().call_s3("list_objects_v2", Bucket=bucket, MaxKeys=1)
+            filesystem().call_s3("list_objects_v2", Bucket=bucket, MaxKeys=1)
 
     def _speaking(self, what: str = "") -> AbstractContextManager[None]:
         return speaking(what or self.root)
@@ -275,7 +273,8 @@ def _refusal(error: BaseException | None) -> tuple[str, int]:
     return "", 0
 
 
-def _filesystem() -> Any:
+def filesystem() -> Any:
+    """S3 as fsspec speaks it, at the endpoint that the environment names."""
     return _connected(os.environ.get(ENDPOINT))
 
 

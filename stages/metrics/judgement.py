@@ -20,8 +20,10 @@ TASK = "task"
 def correctness(verifier: Verifier, images: Tensor, prompts: Sequence[Prompt], split: str) -> dict[str, float]:
     """score_<split> with the ends of its interval, accuracy_<split>_<attribute>, and score_<split>_of_<task>.
 
-    From images [N, ...] in [0, 1] and the N prompts that ask for them.
+    From images [N, ...] in [0, 1] and the N prompts that ask for them. Nothing of a verifier that judges nothing.
     """
+    if not verifier.attributes:
+        return {}
     right = verifier.judge(images, prompts)
     found = score(right, verifier.attributes)
     by_task: dict[str, list[int]] = {}

@@ -14,6 +14,8 @@ from stages.core.config import config
 if TYPE_CHECKING:
     from stages.metrics.table import Sampled
 
+NEEDS = ("real", "verifier")
+
 
 @config
 class Config:

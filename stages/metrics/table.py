@@ -4,20 +4,20 @@
       metrics:
         kernel: {kind: kernel, degree: 3}
 
-A new one is a new file and one line here.
+A new one is a new file and one line here. A pretrained network stands under a key called `source`, as with rewards.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from torch import Tensor
 
 from stages.core.config import check
 from stages.core.messages import choose, join, listed, shown
 from stages.core.prompts import Prompt
-from stages.metrics import kernel
+from stages.metrics import clip_score, cmmd, diversity, fd, kernel, manifold
 from stages.models.verifier import Verifier
 
 
@@ -30,21 +30,36 @@ class Sampled:
     prompts: Sequence[Prompt]
     """What each was asked to show."""
     real: Tensor
-    """[M, ...], the test images."""
+    """[M, ...], the test images; none of them where the metric does not need them."""
     verifier: Verifier
+
+
+Need = Literal["real", "verifier", "repeats"]
+"""Test images; a verifier that sees; several samples of a prompt."""
 
 
 class Kind(Protocol):
     """The interface of every module in METRICS."""
 
+    NEEDS: tuple[Need, ...]
+    """Without real images or a verifier it is left out; without repeats, which parameters state, it is refused."""
     Config: type[Any]
 
-    def measure(self, cfg: Any, shown: Sampled) -> float:
-        """One number."""
+    def measure(self, cfg: Any, shown: Sampled) -> float | None:
+        """One number; None where these samples tell nothing."""
         ...
 
 
-METRICS: Mapping[str, Any] = MappingProxyType({"kernel": kernel})
+METRICS: Mapping[str, Any] = MappingProxyType(
+    {
+        "kernel": kernel,
+        "cmmd": cmmd,
+        "fd": fd,
+        "manifold": manifold,
+        "clip_score": clip_score,
+        "diversity": diversity,
+    }
+)
 
 
 def chosen(section: object, where: str) -> tuple[Kind, Any]:

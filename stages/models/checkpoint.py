@@ -5,7 +5,6 @@ safetensors.
 """
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,9 +14,9 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import Field
 
-from stages.core.cache import cache_folder
+from stages.core.cache import remembered
 from stages.core.config import config
-from stages.core.hashing import sha256, sha256_of_file
+from stages.core.hub import HUB, snapshot
 from stages.core.messages import listed
 from stages.core.ranges import Count, Guidance, Size
 from stages.models.families import FAMILIES
@@ -26,7 +25,6 @@ from stages.models.families.noise import NoiseSchedule
 from stages.models.vp import Above, Schedule
 
 INDEX = "model_index.json"
-HUB = "hub:"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _LIBRARIES = ("diffusers", "transformers")
 _STEMS = {"diffusers": "diffusion_pytorch_model", "transformers": "model"}
@@ -173,7 +171,7 @@ class Checkpoint:
         family = self.family
         names = self._files((*family.text, *family.denoisers(self), "vae", "scheduler"))
         return tuple(
-            {"path": name, "bytes": (self.folder / name).stat().st_size, "sha256": _sha256(self.folder / name)}
+            {"path": name, "bytes": (self.folder / name).stat().st_size, "sha256": remembered(self.folder / name)}
             for name in sorted({INDEX, *names})
         )
 
@@ -181,7 +179,7 @@ class Checkpoint:
         """ValueError names a file that is not as it was when the checkpoint was imported."""
         for entry in self.files:
             file = self.folder / entry["path"]
-            if not file.is_file() or file.stat().st_size != entry["bytes"] or _sha256(file) != entry["sha256"]:
+            if not file.is_file() or file.stat().st_size != entry["bytes"] or remembered(file) != entry["sha256"]:
                 fault = "is missing" if not file.is_file() else "has another content"
                 raise ValueError(
                     f"{self.folder}: another checkpoint than the one this model was made from: {entry['path']} {fault}"
@@ -223,38 +221,9 @@ def found_at(source: str, variant: str | None) -> Path:
     """The folder of `source`, a path or hub:<id>@<revision>, with its `variant`; ValueError if it is not there."""
     if not source.startswith(HUB):
         return Path(source).resolve()
-    name, _, revision = source.removeprefix(HUB).partition("@")
-    if not revision:
-        raise ValueError(
-            f"{source}: no revision; say {HUB}{name or '<id>'}@<revision>, so that it stays the same checkpoint"
-        )
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
     wanted = [INDEX, *(f"*/*{ending}" for ending in (*_WORDS, ".safetensors"))]
     others = [] if variant else ["*.fp16.safetensors", "*.fp16-*.safetensors", "*.bf16.safetensors", "*.non_ema.*"]
-    try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=wanted, ignore_patterns=others)).resolve()
-    except HFValidationError as error:
-        raise ValueError(f"{source}: {error}") from None
-    except (LocalEntryNotFoundError, HfHubHTTPError) as error:
-        told = str(error).splitlines()[0]
-        raise ValueError(f"{source}: not to be had ({told}); name a folder that holds it") from None
-
-
-def _sha256(file: Path) -> str:
-    """Hex digest of the file, remembered on this machine for as long as it is not touched."""
-    file, stat = file.resolve(), file.stat()
-    told = f"{file}\0{stat.st_size}\0{stat.st_mtime_ns}\0{stat.st_ino}"
-    note = cache_folder() / "checkpoints" / sha256(told.encode())
-    if note.is_file():
-        return note.read_text(encoding="ascii")
-    found = sha256_of_file(file)
-    note.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    temporary = note.with_name(f".{note.name}.{os.getpid()}")
-    temporary.write_text(found, encoding="ascii")
-    temporary.replace(note)
-    return found
+    return snapshot(source, wanted, others).resolve()
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -58,8 +58,13 @@ class Latents(Points):
         return self._loaded["vae"].to(like.device)
 
 
-def samples(encode: Path, images: Tensor, space: Points) -> Tensor:
-    """Samples of the space for `images`: those that `encode` left where it left some, else they are made here."""
+def samples(encode: Path, images: Tensor, space: Points, *, latent: bool = False) -> Tensor:
+    """Samples of the space for `images`: those that `encode` left where it left some, else they are made here.
+
+    `latent` says that they are such samples already.
+    """
+    if latent:
+        return images
     files = sorted(encode.glob("latents-*.safetensors"))
     return torch.cat([load_file(file)["latents"] for file in files]) if files else space.encode(images)
 

@@ -43,5 +43,5 @@ class Pixels(Points):
         return ((samples + 1) / 2).clamp(0, 1)
 
 
-SPACES: Mapping[str, type[Points]] = MappingProxyType({"pixels": Pixels, "points": Points})
+SPACES: Mapping[str, type[Points]] = MappingProxyType({"pixels": Pixels, "points": Points, "latents": Points})
 """By the name that data sets and models carry."""

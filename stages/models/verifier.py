@@ -192,6 +192,20 @@ class MixtureVerifier:
         return images.flatten(1)
 
 
+class NoVerifier:
+    """Judges nothing and sees nothing: the verifier of prompts, whose samples rewards and metrics score."""
+
+    attributes: Sequence[str] = ()
+
+    def judge(self, images: Tensor, prompts: Sequence[Prompt]) -> Tensor:  # noqa: ARG002 - the protocol's names
+        """bool [B, 0]."""
+        return torch.empty(len(images), 0, dtype=torch.bool, device=images.device)
+
+    def features(self, images: Tensor) -> Tensor:  # noqa: ARG002
+        """ValueError: there are none."""
+        raise ValueError("verifier.kind=none: it has no features; take a metric that brings its own")
+
+
 def save_verifier(folder: Path, verifier: DigitVerifier | PromptVerifier) -> None:
     """Write the classifier's weights and what rebuilds it."""
     net = verifier.classifier
@@ -216,6 +230,8 @@ def load_verifier(folder: Path, device: str | torch.device = "cpu") -> Verifier:
     if (folder / "mixture.safetensors").is_file():
         return MixtureVerifier(GaussianMixture(**load_file(folder / "mixture.safetensors")).to(device))
     facts = json.loads((folder / "verifier.json").read_text(encoding="utf-8"))
+    if facts["kind"] == "none":
+        return NoVerifier()
     if facts["kind"] == "scenes":
         return load_scenes(folder, facts).to(device)
     weights = load_file(folder / "classifier.safetensors")

@@ -18,7 +18,7 @@ FIGURES = {"score_distance": score_against_distance, "quality_nfe": quality_agai
 def write(study: Study, out: Path) -> None:
     """Write tables for plots, figures/*.png and report.html to `out`."""
     write_tables(study, out)
-    figures = {name: draw(study) for name, draw in FIGURES.items()}
+    figures = {name: draw(study) for name, draw in FIGURES.items() if draw is not score_against_distance or study.plane}
     (out / "figures").mkdir()
     for name, figure in figures.items():
         (out / "figures" / f"{name}.png").write_bytes(png(figure))

@@ -87,4 +87,7 @@ def _label(unit: Mapping[str, Any]) -> str:
         return f"teacher, {steps} step{'s' if steps > 1 else ''}"
     if unit["group"] == "guidance":
         return f"teacher, w = {sampler['guidance']:g}"
+    if unit["group"] == "rl" and "." in unit["id"].split(".", 1)[1]:
+        steps = sampler["schedule"]["steps"]
+        return f"{unit['id'].split('.')[1]}, {steps} step{'s' if steps > 1 else ''}"
     return "real test images" if unit["group"] == "real" else unit["id"].split(".", 1)[1]

@@ -14,6 +14,8 @@ from stages.report.records import SPLITS, Group, Row, Study
 from stages.report.theme import LIGHT, Theme, drawing, lay_out
 
 DISTANCE = "Fréchet distance on verifier features"
+PANELS = 3
+"""Qualities that are drawn, at most."""
 GROUPS: tuple[Group, ...] = ("guidance", "teacher", "distill", "rl")
 MARKERS = {"teacher": "o", "guidance": "o", "distill": "s", "rl": "D"}
 NAMES = {
@@ -41,6 +43,7 @@ def score_against_distance(study: Study, theme: Theme = LIGHT) -> Figure:
 
 
 def _plane(axes: Axes, study: Study, split: str, theme: Theme) -> None:
+    assert study.real is not None
     floor = study.real.numbers["frechet_distance"]
     axes.axvline(floor, color=theme.groups["real"], linestyle=":", linewidth=1.2)
     axes.axhline(study.real.numbers["score_test"], color=theme.groups["real"], linestyle=":", linewidth=1.2)
@@ -54,7 +57,7 @@ def _plane(axes: Axes, study: Study, split: str, theme: Theme) -> None:
         if group == "guidance":
             axes.plot(x, y, color=colour, linewidth=5, alpha=0.25, solid_capstyle="round", zorder=1)
         axes.errorbar(
-            x, y, yerr=_reach(rows, split, y), color=colour, marker=MARKERS[group], label=NAMES[group],
+            x, y, yerr=_reach(rows, f"score_{split}", y), color=colour, marker=MARKERS[group], label=NAMES[group],
             markersize=6 if group == "rl" else 5, linestyle="-" if joined else "none", linewidth=1.2,
             elinewidth=1, capsize=2.5, markeredgecolor=theme.paper, zorder={"guidance": 2, "teacher": 3}.get(group, 4),
         )  # fmt: skip
@@ -66,6 +69,7 @@ def _plane(axes: Axes, study: Study, split: str, theme: Theme) -> None:
 
 
 def _name_points(axes: Axes, study: Study, split: str, theme: Theme) -> None:
+    assert study.real is not None
     labels = []
     for row in [*study.of("rl", "distill"), *_line(study, "teacher"), *_line(study, "guidance")[1:]]:
         point = (row.numbers["frechet_distance"], row.numbers[f"score_{split}"])
@@ -81,24 +85,21 @@ def _name_points(axes: Axes, study: Study, split: str, theme: Theme) -> None:
 
 
 def quality_against_calls(study: Study, theme: Theme = LIGHT) -> Figure:
-    """Score on each split, and Fréchet distance, against network calls an image."""
+    """What samples are worth, by each of the first qualities, and their distance, against network calls an image."""
     with drawing(theme):
-        num = len(study.splits) + 1
-        figure = Figure(figsize=(3.6 * num + 0.4, 3.7), layout="constrained")
-        panels = figure.subplots(1, num)
-        for axes, split in zip(panels, study.splits, strict=False):
-            _curve(axes, study, f"score_{split}", split, theme)
-            axes.set_title(f"Score on {SPLITS[split]}")
-            if axes is not panels[0]:
+        shown = dict(list(study.qualities.items())[:PANELS]) | ({study.distance: "distance"} if study.distance else {})
+        figure = Figure(figsize=(3.6 * len(shown) + 0.4, 3.7), layout="constrained")
+        panels = list(figure.subplots(1, len(shown), squeeze=False)[0])
+        for axes, (name, title) in zip(panels, shown.items(), strict=True):
+            _curve(axes, study, name, theme)
+            axes.set_title(title[:1].upper() + title[1:])
+            if study.splits and name != study.distance and axes is not panels[0]:
                 axes.sharey(panels[0])
-        _curve(panels[-1], study, "frechet_distance", None, theme)
-        panels[-1].set_title("Fréchet distance")
-        panels[-1].axhline(study.real.numbers["frechet_distance"], color=theme.faint, linestyle=":", linewidth=1.2)
-        panels[-1].set_yscale("log")
-        _plain_log(panels[-1].yaxis, [row.numbers["frechet_distance"] for row in study.rows])
+        if study.distance:
+            _nearness(panels[-1], study, theme)
         _legend(figure, panels)
         lay_out(figure)
-        for axes, name in zip(panels, [*(f"score_{split}" for split in study.splits), "frechet_distance"], strict=True):
+        for axes, name in zip(panels, shown, strict=True):
             arms = study.of("distill", "rl")
             place(
                 axes,
@@ -107,7 +108,15 @@ def quality_against_calls(study: Study, theme: Theme = LIGHT) -> Figure:
     return figure
 
 
-def _curve(axes: Axes, study: Study, name: str, split: str | None, theme: Theme) -> None:
+def _nearness(axes: Axes, study: Study, theme: Theme) -> None:
+    axes.set_title("Fréchet distance")
+    if study.real:
+        axes.axhline(study.real.numbers["frechet_distance"], color=theme.faint, linestyle=":", linewidth=1.2)
+    axes.set_yscale("log")
+    _plain_log(axes.yaxis, [row.numbers["frechet_distance"] for row in study.rows])
+
+
+def _curve(axes: Axes, study: Study, name: str, theme: Theme) -> None:
     ticks = set()
     for group in GROUPS[1:]:
         rows = sorted(study.of(group), key=lambda row: row.numbers["nfe"])
@@ -116,7 +125,7 @@ def _curve(axes: Axes, study: Study, name: str, split: str | None, theme: Theme)
         x, y = [row.numbers["nfe"] for row in rows], [row.numbers[name] for row in rows]
         ticks.update(x)
         axes.errorbar(
-            x, y, yerr=_reach(rows, split, y) if split else None, color=theme.groups[group], marker=MARKERS[group],
+            x, y, yerr=_reach(rows, name, y) if f"{name}_low" in rows[0].numbers else None, color=theme.groups[group], marker=MARKERS[group],
             markersize=5, linestyle="-" if group == "teacher" else "none", elinewidth=1, capsize=2.5,
             markeredgecolor=theme.paper, label=NAMES[group].split(",")[0],
         )  # fmt: skip
@@ -155,10 +164,10 @@ def _line(study: Study, group: Group) -> list[Row]:
     return frontier(study) if group == "guidance" else sorted(study.of(group), key=lambda row: row.numbers["nfe"])
 
 
-def _reach(rows: Sequence[Row], split: str, y: Sequence[float]) -> list[list[float]]:
+def _reach(rows: Sequence[Row], name: str, y: Sequence[float]) -> list[list[float]]:
     # Rounding may put the end of an interval at 1 a hair below it.
-    low = [max(0.0, value - row.numbers[f"score_{split}_low"]) for row, value in zip(rows, y, strict=True)]
-    high = [max(0.0, row.numbers[f"score_{split}_high"] - value) for row, value in zip(rows, y, strict=True)]
+    low = [max(0.0, value - row.numbers[f"{name}_low"]) for row, value in zip(rows, y, strict=True)]
+    high = [max(0.0, row.numbers[f"{name}_high"] - value) for row, value in zip(rows, y, strict=True)]
     return [low, high]
 
 

@@ -39,7 +39,9 @@ def samples(study: Study, theme: Theme = LIGHT) -> Figure:
 
 def _grid(study: Study, theme: Theme) -> Figure:
     rows, gallery = list(shown(study)), study.gallery
-    lines = [_line(gallery.pictures[row.id], gallery.right[row.id], theme) for row in rows]
+    lines = [
+        _line(gallery.pictures[row.id], gallery.right[row.id] if study.attributes else None, theme) for row in rows
+    ]
     sheet = np.concatenate(lines)
     cell = lines[0].shape[0]
     inch = 0.6  # a cell's side
@@ -61,15 +63,16 @@ def _grid(study: Study, theme: Theme) -> Figure:
     return figure
 
 
-def _line(images: Tensor, right: Sequence[bool], theme: Theme) -> np.ndarray:
-    """Enlarged pictures side by side, uint8 [side, P * side, 3], each in a frame that says whether it is right."""
+def _line(images: Tensor, right: Sequence[bool] | None, theme: Theme) -> np.ndarray:
+    """Enlarged pictures side by side, uint8 [side, P * side, 3], each in a frame that says whether it is right, if any."""
     colours = {name: [int(colour[i : i + 2], 16) for i in (1, 3, 5)] for name, colour in theme.colours.items()}
     cells = []
-    for image, good in zip(images, right, strict=True):
+    frames = ["right" if good else "wrong" for good in right] if right is not None else ["paper"] * len(images)
+    for image, frame in zip(images, frames, strict=True):
         shades = pixels(image)
         factor = -(-ENLARGED // shades.shape[0])
         enlarged = shades.repeat(factor, 0).repeat(factor, 1)
-        framed = _bordered(enlarged, FRAME, colours["right" if good else "wrong"])
+        framed = _bordered(enlarged, FRAME, colours[frame])
         cells.append(_bordered(framed, FRAME, colours["paper"]))
     return np.concatenate(cells, axis=1)
 
@@ -83,6 +86,7 @@ def _bordered(pixels: np.ndarray, width: int, colour: Sequence[int]) -> np.ndarr
 
 def _scatter(study: Study, theme: Theme) -> Figure:
     rows = [row for row in shown(study) if row.group != "real"]
+    assert study.real is not None, "points are drawn over real ones"
     truth = study.gallery.pictures[study.real.id]
     across = min(4, len(rows))
     down = -(-len(rows) // across)

@@ -12,6 +12,10 @@ Group = Literal["real", "teacher", "guidance", "distill", "rl"]
 SPLITS = {"seen": "seen prompts", "heldout": "held-out prompts"}
 """The splits that a score is given on, and how they are called in print."""
 
+DISTANCE = "frechet_distance"
+HELDOUT = "heldout_"
+"""Behind `reward_`, for the mean on held-out prompts."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
@@ -30,6 +34,11 @@ class Row:
     def name(self) -> str:
         """The id without its group."""
         return self.id.split(".", 1)[1]
+
+    @property
+    def is_arm(self) -> bool:
+        """Whether it is an arm as it is to be used, not once more in other steps."""
+        return self.group in ("distill", "rl") and "." not in self.name
 
     @property
     def flat(self) -> dict[str, float]:
@@ -95,9 +104,46 @@ class Study:
         return [row for row in self.rows if row.group in groups]
 
     @property
+    def arms(self) -> list[Row]:
+        """Of every arm one row."""
+        return [row for row in self.rows if row.is_arm]
+
+    @property
     def splits(self) -> list[str]:
         """The splits that have a score: held-out prompts may not exist."""
         return [split for split in SPLITS if any(f"score_{split}" in row.numbers for row in self.rows)]
+
+    @property
+    def qualities(self) -> dict[str, str]:
+        """Number -> how it is called in print: the scores, else the rewards, on held-out prompts where there are any.
+
+        Where nothing scores samples, the metrics.
+        """
+        if self.splits:
+            return {f"score_{split}": f"score, {SPLITS[split]}" for split in self.splits}
+        return self._named("reward_", "reward") or self._named("metric_", "metric")
+
+    @property
+    def distance(self) -> str | None:
+        """The number that says how near samples are to real ones, None if nothing does."""
+        return DISTANCE if any(DISTANCE in row.numbers for row in self.rows) else None
+
+    @property
+    def plane(self) -> bool:
+        """Whether a model is a point of score against distance."""
+        return bool(self.splits) and self.distance is not None and self.real is not None
+
+    @property
+    def left_out(self) -> list[str]:
+        """Metrics of the parameters that were not measured: there are no real images, or no verifier that sees."""
+        asked = self.parameters["evaluate"].get("metrics", {})
+        return [name for name in asked if not any(f"metric_{name}" in row.numbers for row in self.rows)]
+
+    def _named(self, prefix: str, what: str) -> dict[str, str]:
+        names = sorted({name for row in self.rows for name in row.numbers if name.startswith(prefix)})
+        apart = [name for name in names if name.startswith(f"{prefix}{HELDOUT}")]
+        where = f", {SPLITS['heldout']}" if apart else ""
+        return {name: f"{what} {name.removeprefix(prefix).removeprefix(HELDOUT)}{where}" for name in apart or names}
 
     @property
     def reference(self) -> Row:
@@ -105,6 +151,6 @@ class Study:
         return max(self.of("teacher"), key=lambda row: row.numbers["nfe"])
 
     @property
-    def real(self) -> Row:
-        """Real images in the place of samples: the best that can be hoped for."""
-        return self.of("real")[0]
+    def real(self) -> Row | None:
+        """Real images in the place of samples, the best that can be hoped for; None where there are none."""
+        return next(iter(self.of("real")), None)

@@ -60,6 +60,7 @@ svg text { font-family: system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica
 .samples img { display: block; margin: 0 auto; width: 54px; height: 54px; image-rendering: pixelated; border-radius: 3px; }
 .samples td span { display: inline-block; padding: 2px; border-radius: 5px; border: 2px solid var(--wrong); }
 .samples td.right span { border-color: var(--right); }
+.samples td.unjudged span { border-color: transparent; }
 .key { display: inline-block; width: .8rem; height: .8rem; border-radius: 3px; border: 2px solid; vertical-align: -.1rem; }
 .key.right { border-color: var(--right); } .key.wrong { border-color: var(--wrong); }
 details { margin-top: .8rem; } summary { cursor: pointer; font-weight: 600; font-size: .93rem; }

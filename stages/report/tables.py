@@ -1,12 +1,14 @@
 """The report's tables and summary cards."""
 
+import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from types import MappingProxyType
 
 from stages.core.trainings import compared
 from stages.report.markup import Column, Markup, element, joined, table
-from stages.report.records import SPLITS, Row, Study
+from stages.report.records import HELDOUT, SPLITS, Row, Study
 
 GROUPS = MappingProxyType(
     {
@@ -50,7 +52,7 @@ NUMBERS: Mapping[str, tuple[str, str]] = MappingProxyType(
 
 def leaderboard(study: Study) -> Markup:
     """Every model and every quality."""
-    best = study.reference.numbers["frechet_distance"]
+    best = study.reference.get("frechet_distance") or math.nan
     columns = [
         Column("NFE", "nfe", whole, "Steps of network evaluation per image; a guided step costs two forward passes")
     ]
@@ -77,8 +79,27 @@ def leaderboard(study: Study) -> Markup:
     )
     for kind, hint in (("reward", "Mean on seen prompts"), ("metric", "Of the test images' prompts")):
         names = sorted({name for row in study.rows for name in row.numbers if name.startswith(f"{kind}_")})
-        columns += [Column(f"{kind}: {name.removeprefix(f'{kind}_')}", name, measured(name), hint) for name in names]
+        columns += [
+            Column(_heading(kind, name), name, measured(name), _hint(study, kind, name, hint)) for name in names
+        ]
     return table(study.rows, columns, lambda row: GROUPS[row.group])
+
+
+def _heading(kind: str, name: str) -> str:
+    own = name.removeprefix(f"{kind}_")
+    return f"{kind}: {own.removeprefix(HELDOUT)}{', held out' if kind == 'reward' and own.startswith(HELDOUT) else ''}"
+
+
+def _hint(study: Study, kind: str, name: str, hint: str) -> str:
+    """What the number is, and how the parameters state it."""
+    own = name.removeprefix(f"{kind}_")
+    if kind == "reward":
+        trained = study.parameters.get(f"rl@{own.removeprefix(HELDOUT)}", {}).get("rewards")
+        stated = trained or study.parameters["evaluate"].get("rewards", {}).get(own.removeprefix(HELDOUT))
+        hint = hint.replace("seen", "held-out") if own.startswith(HELDOUT) else hint
+    else:
+        stated = study.parameters["evaluate"].get("metrics", {}).get(own)
+    return f"{hint}: {json.dumps(stated, ensure_ascii=False)}" if stated else hint
 
 
 def attributes(study: Study) -> Markup:
@@ -102,10 +123,10 @@ def _by_split(study: Study, names: Sequence[str], metric: str) -> Markup:
 
 def comparisons(study: Study) -> Markup:
     """Each pair of arms, and whether their trainings tell them apart."""
-    rows, split = study.of("distill", "rl"), study.splits[-1]
+    rows = study.arms
     if all(row.trainings == 1 for row in rows):
         return element("p", "Every arm was trained once (n = 1): trainings cannot be compared, samples only.")
-    names = {f"score_{split}": f"score, {SPLITS[split]}", "frechet_distance": "Fréchet distance"}
+    names = dict(list(study.qualities.items())[-1:]) | ({study.distance: "Fréchet distance"} if study.distance else {})
     head = [element("th", "arms", scope="col"), *(element("th", name, scope="col") for name in names.values())]
     lines = []
     for one, other in combinations(rows, 2):
@@ -123,7 +144,8 @@ def training(study: Study) -> Markup:
     """What each model cost to make, and costs to use."""
     rows, seen = [], set()
     for row in study.of("teacher", "distill", "rl"):
-        if (row.group == "teacher" and "teacher" in seen) or row.get("training_network_evaluations") is None:
+        known = row.group == "teacher" and "teacher" in seen
+        if known or not (row.is_arm or row.group == "teacher") or row.get("training_network_evaluations") is None:
             continue
         seen.add(row.group)
         rows.append(row)
@@ -154,11 +176,10 @@ def training(study: Study) -> Markup:
 def cards(study: Study) -> Markup:
     """The teacher, and what each student gained or lost against it."""
     drawn = []
-    for row in [study.reference, *study.of("distill", "rl")]:
-        split = study.splits[-1]
-        name = f"score_{split}"
+    for row in [study.reference, *study.arms]:
+        name, title = list(study.qualities.items())[-1]
         big = element("div", joined([f"{row.numbers[name]:.2f}", over(row, name, "{:.2f}".format)]), class_="big")
-        unit = element("div", f"score on {SPLITS[split]}{_gain(study, row, split)}", class_="unit")
+        unit = element("div", f"{title.replace(', ', ' on ')}{_gain(study, row, name)}", class_="unit")
         lines = (element("li", line) for line in _facts(study, row))
         drawn.append(
             element("div", element("h3", row.title), big, unit, element("ul", *lines), class_=f"card {row.group}")
@@ -166,29 +187,31 @@ def cards(study: Study) -> Markup:
     return element("div", *drawn, class_="cards")
 
 
-def _gain(study: Study, row: Row, split: str) -> str:
-    """The score's difference to the reference, in brackets."""
+def _gain(study: Study, row: Row, name: str) -> str:
+    """A number's difference to the reference's, in brackets."""
     if row is study.reference:
         return ""
-    gain = row.numbers[f"score_{split}"] - study.reference.numbers[f"score_{split}"]
+    gain = row.numbers[name] - study.reference.numbers[name]
     return f"\u00a0({gain:+.2f})".replace("-", "\u2212")
 
 
 def _facts(study: Study, row: Row) -> list[str]:
     calls, most = row.numbers["network_calls"], study.reference.numbers["network_calls"]
     fewer = f", {most / calls:g}× fewer" if calls < most else ""
-    distance, best = row.numbers["frechet_distance"], study.reference.numbers["frechet_distance"]
-    times = "" if row is study.reference else f", ×{digits(distance / best)}"
     lines = ["the reference for all others"] if row is study.reference else []
-    lines += [f"{calls:g} network call{'s' if calls > 1 else ''}{fewer}", f"Fréchet distance {digits(distance)}{times}"]
+    lines += [f"{calls:g} network call{'s' if calls > 1 else ''}{fewer}"]
+    if study.distance:
+        distance, best = row.numbers[study.distance], study.reference.numbers[study.distance]
+        times = "" if row is study.reference else f", ×{digits(distance / best)}"
+        lines += [f"Fréchet distance {digits(distance)}{times}"]
+    *others, (name, _) = study.qualities.items()
     lines += [
-        f"{row.numbers[f'score_{split}']:.2f} on {SPLITS[split]}{_gain(study, row, split)}"
-        for split in study.splits[:-1]
+        f"{row.numbers[other]:.2f} {title.replace('score, ', 'on ')}{_gain(study, row, other)}"
+        for other, title in others
     ]
     if row.group == "rl" and study.of("guidance"):
-        split = study.splits[-1]
-        top = max(study.of("guidance"), key=lambda other: other.numbers[f"score_{split}"])
-        lines.append(f"best guidance: {top.numbers[f'score_{split}']:.2f} (w = {top.numbers['guidance']:g})")
+        top = max(study.of("guidance"), key=lambda other: other.numbers[name])
+        lines.append(f"best guidance: {top.numbers[name]:.2f} (w = {top.numbers['guidance']:g})")
     return lines
 
 

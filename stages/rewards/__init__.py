@@ -7,6 +7,8 @@ An arm states a weighted sum of them, each under a name of its own:
       small: {kind: jpeg, weight: -0.1, quality: 90}
 
 A reward is `(images in [0, 1], prompts) -> [B]`; NaN is no verdict, which training refuses rather than take it for 0.
+What it reads from outside the experiment, a pretrained network, stands under a key called `source`, so that whoever
+keeps results, or watches for changes, knows of it.
 """
 
 import math
@@ -24,7 +26,8 @@ from stages.core.messages import choose, join, listed, shown, together
 from stages.core.prompts import Prompt
 from stages.core.ranges import Weight
 from stages.core.types import Reward
-from stages.rewards import jpeg, verifier
+from stages.io import replicates, sources
+from stages.rewards import aesthetic, clip_score, detection, hpsv2, http, jpeg, ocr, pickscore, verifier, vlm_judge
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,22 @@ class Kind(Protocol):
         ...
 
 
-REWARDS: Mapping[str, Any] = MappingProxyType({"verifier": verifier, "jpeg": jpeg})
+REWARDS: Mapping[str, Any] = MappingProxyType(
+    {
+        "verifier": verifier,
+        "jpeg": jpeg,
+        "clip_score": clip_score,
+        "pickscore": pickscore,
+        "hpsv2": hpsv2,
+        "aesthetic": aesthetic,
+        "detection": detection,
+        "ocr": ocr,
+        "vlm_judge": vlm_judge,
+        "http": http,
+    }
+)
+MOST_SOURCES = replicates.WATCHED["rl"]
+"""Folders of weights that the rewards of one arm may name together."""
 
 
 @config
@@ -72,6 +90,8 @@ class Term:
     """A row of REWARDS."""
     settings: Any
     """The kind's own Config."""
+    stated: Mapping[str, Any]
+    """The same, as parameters state it."""
     where: str
 
 
@@ -94,23 +114,33 @@ def _term(section: object, name: str, where: str) -> Term:
     theirs = {key: value for key, value in section.items() if key not in words}
     common = check(Common, mine, at)
     kind = choose(REWARDS, common.kind, "reward", f"{at}.kind")
-    return Term(name, common.weight, kind, check(kind.Config, theirs, at), at)
+    return Term(name, common.weight, kind, check(kind.Config, theirs, at), theirs, at)
 
 
-def expect(chosen: Sequence[Term], attributes: Sequence[str]) -> None:
-    """ValueError, a line a fault, where a dataset whose verifier judges `attributes` cannot give one of them."""
-    together(*(lambda term=term: term.kind.expect(term.settings, attributes, term.where) for term in chosen))
+def expect(chosen: Sequence[Term], attributes: Sequence[str] | None) -> None:
+    """ValueError, a line a fault, where a dataset whose verifier judges `attributes` cannot give one of them.
+
+    Nothing is said of them where they are None. Or where pretrained weights are missing.
+    """
+    known = [] if attributes is None else chosen
+    together(
+        *(lambda term=term: term.kind.expect(term.settings, attributes, term.where) for term in known),
+        *(lambda term=term: sources.require(term.stated, term.where) for term in chosen),
+    )
 
 
 def weighted(chosen: Sequence[Term], given: Given) -> Reward:
-    """The sum of weight x reward, as one reward."""
+    """The sum of weight x reward, as one reward. Of a video [B, C, T, H, W], the mean over its frames."""
     parts = [(term.weight, term.kind.build(term.settings, given)) for term in chosen]
 
     @torch.no_grad()
     def reward(images: Tensor, prompts: Sequence[Prompt]) -> Tensor:
         if len(images) != len(prompts):
             raise ValueError(f"rewards: {len(images)} images and {len(prompts)} prompts; give each image its own")
-        return torch.stack([weight * part(images, prompts).to(images) for weight, part in parts]).sum(0)
+        frames = images.transpose(1, 2).flatten(0, 1) if images.dim() == 5 else images
+        each = [prompt for prompt in prompts for _ in range(len(frames) // len(images))] if len(images) else []
+        found = torch.stack([weight * part(frames, each).to(images) for weight, part in parts]).sum(0)
+        return found.reshape(len(images), -1).mean(dim=1)
 
     return reward
 

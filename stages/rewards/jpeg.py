@@ -12,10 +12,13 @@ from pydantic import Field
 from torch import Tensor
 
 from stages.core.config import config
+from stages.core.pictures import pictures
 from stages.core.prompts import Prompt
 from stages.core.types import Reward
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from stages.rewards import Given
 
 
@@ -35,15 +38,12 @@ def build(cfg: Config, _given: "Given") -> Reward:
     """Kilobytes [B] of images [B, 1 or 3, H, W]; the prompts do not matter."""
 
     def reward(images: Tensor, _prompts: Sequence[Prompt]) -> Tensor:
-        return torch.tensor([_kilobytes(image, cfg.quality) for image in images], device=images.device)
+        return torch.tensor([_kilobytes(image, cfg.quality) for image in pictures(images)], device=images.device)
 
     return reward
 
 
-def _kilobytes(image: Tensor, quality: int) -> float:
-    from PIL import Image
-
-    levels = (255 * image.float().clamp(0, 1)).round().byte().cpu().permute(1, 2, 0).numpy()
+def _kilobytes(image: "Image", quality: int) -> float:
     file = io.BytesIO()
-    Image.fromarray(levels[..., 0] if levels.shape[2] == 1 else levels).save(file, "JPEG", quality=quality)
+    image.save(file, "JPEG", quality=quality)
     return file.tell() / 1000

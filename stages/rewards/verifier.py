@@ -37,7 +37,9 @@ class Config:
 
 
 def expect(cfg: Config, attributes: Sequence[str], where: str) -> None:
-    """ValueError where the verifier judges no such attribute."""
+    """ValueError where the verifier judges no such attribute, or nothing at all."""
+    if not attributes:
+        raise ValueError(f"{join(where, 'kind')}: the verifier judges nothing (verifier=none); name another reward")
     valid = dict.fromkeys([*attributes, ALL, EACH])
     for name in cfg.attributes:
         choose(valid, name, "attribute", join(where, "attributes"))

@@ -27,6 +27,17 @@ def images(dataset: Dataset, x0: Tensor, batch_size: int, seed: int, device: str
     return batch_at
 
 
+def prompts(dataset: Dataset, batch_size: int, seed: int, device: str) -> BatchAt:
+    """Seen prompts, drawn with replacement, for what learns from no images."""
+    cond = dataset.rows(dataset.asked).to(device)
+
+    def batch_at(iteration: int) -> Batch:
+        index = torch.randint(len(cond), (batch_size,), generator=stream(seed, "batch", iteration)).to(device)
+        return {"cond": cond[index]}
+
+    return batch_at
+
+
 class PairSource(Protocol):
     """Pairs in parts: noise and x0 float32 [N, ...], and prompt_index int64 [N], which counts in `prompts`."""
 

@@ -20,8 +20,8 @@ from stages.training.cost import TOTALS
 
 SECTION = {
     "num_samples": 10, "batch_size": 4, "teacher_nfe": [1, 2], "guidance_nfe": 2, "guidance_scales": [1.0, 2.0],
-    "rl_nfe": 3, "fd_repeats": 2, "neighbours": 2, "straightness_samples": 2, "straightness_steps": 4,
-    "grid_prompts": 3, "metrics": {},
+    "rl_nfe": 3, "rl_steps": [], "fd_repeats": 2, "neighbours": 2, "straightness_samples": 2, "straightness_steps": 4,
+    "grid_prompts": 3, "metrics": {}, "rewards": {},
 }  # fmt: skip
 
 
@@ -31,9 +31,9 @@ def right(**attributes: float) -> dict[str, Any]:
 
 
 RL = {
-    "dgpo": {"init": "data/teacher", "sampler": None, "rewards": right(digit=0.25, slant=0.75)},
-    "again": {"init": "data/rl/dgpo", "sampler": None, "rewards": right(all=1.0)},
-    "tuned": {"init": "data/distill/fast", "sampler": None, "rewards": right(all=2.0)},
+    "dgpo": {"init": "data/teacher", "sampler": None, "rollout_steps": 6, "rewards": right(digit=0.25, slant=0.75)},
+    "again": {"init": "data/rl/dgpo", "sampler": None, "rollout_steps": 3, "rewards": right(all=1.0)},
+    "tuned": {"init": "data/distill/fast", "sampler": None, "rollout_steps": 1, "rewards": right(all=2.0)},
 }
 ATTRIBUTES = {"digit": ["0", "1", "2"], "weight": ["thin", "medium", "bold"], "slant": ["left", "upright", "right"]}
 SILENT = lambda _step, _metrics: None  # noqa: E731

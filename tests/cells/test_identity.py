@@ -64,6 +64,8 @@ def test_every_cell_has_a_key_of_its_own(root):
         ({"guidance_scales": []}, set()),
         ({"guidance_nfe": 4}, {"guidance.w2", "teacher.nfe4"}),
         ({"rl_nfe": 5}, {"rl.dgpo", "rl.again"}),
+        ({"rl_steps": ["rollout"]}, {"rl.dgpo.nfe6"}),
+        ({"rl_steps": ["full", "rollout"]}, {"rl.dgpo.nfe6", "rl.dgpo.nfe2", "rl.again.nfe2"}),
         ({"straightness_steps": 8}, FLOWS),
         ({"straightness_samples": 3}, FLOWS),
     ],

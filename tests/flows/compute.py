@@ -7,5 +7,5 @@ COMPUTE = {
     "cpus": {"default": 1, "teacher": 2}, "gpus": {"default": 0.0, "rl": 1.0}, "stall_s": PATIENCE_S,
     "place_s": PATIENCE_S,
     "workers": {"default": 1}, "nodes": None, "resources": {},
-    "rewards": {"workers": 0, "cpus": 1, "gpus": 0.0, "resources": {}},
+    "rewards": {"workers": 0, "cpus": 1, "gpus": 0.0, "resources": {}, "python": None},
 }  # fmt: skip

@@ -99,9 +99,9 @@ def test_a_cell_whose_object_is_damaged_is_made_again(content, endpoint, tmp_pat
     sha256 = next(entry["sha256"] for entry in artefacts.inventory(found) if entry["path"] == "cell.json")
     url = storage.Store.of_place(place).url(sha256)
     if content is None:
-        storage._filesystem().rm(url)
+        storage.filesystem().rm(url)
     else:
-        storage._filesystem().pipe_file(url, content)
+        storage.filesystem().pipe_file(url, content)
     monkeypatch.setenv("FEWSTEP_CACHE", str(tmp_path / "another machine's"))
     assert cells.read(place) is None
     cells.compute(place, body, SILENT)

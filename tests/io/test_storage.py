@@ -94,7 +94,7 @@ def test_half_an_object_is_never_taken_for_whole(store, network, tmp_path):
 def test_half_an_upload_is_sent_anew(store, network, tmp_path):
     entry = file_with(tmp_path, LARGE)
     half = file_with(tmp_path / "half", LARGE[: len(LARGE) // 2])
-    storage._filesystem().put_file(str(tmp_path / "half" / half["path"]), store.url(entry["sha256"]))
+    storage.filesystem().put_file(str(tmp_path / "half" / half["path"]), store.url(entry["sha256"]))
     assert store.missing([entry]) == [entry]
     store.put(tmp_path / "a.bin", entry)
     assert store.read(entry) == LARGE
@@ -102,7 +102,7 @@ def test_half_an_upload_is_sent_anew(store, network, tmp_path):
 
 @pytest.mark.parametrize("kind", ["500", "503", "reset"])
 def test_tries_are_bounded_and_the_end_is_clear(store, network, tmp_path, kind, monkeypatch):
-    monkeypatch.setattr(storage._filesystem(), "retries", 2)
+    monkeypatch.setattr(storage.filesystem(), "retries", 2)
     # How often it is tried is what counts here, not the seconds between: up to fifteen.
     monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0.05)
     entry = file_with(tmp_path, b"small")

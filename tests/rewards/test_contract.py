@@ -1,5 +1,6 @@
 """What holds for every reward, whatever it is."""
 
+import json
 from dataclasses import fields
 from pathlib import Path
 
@@ -10,25 +11,46 @@ import yaml
 from stages import rewards
 from stages.io.dataset import Dataset
 from tests.cells.rigs import ATTRIBUTES, make_inputs
+from tests.rewards.servers import answering, judging, scorer, service
+from tests.tiny_pretrained import save_clip, save_detector, save_head
 
+SILENT = ("detection", "ocr")
+"""Rewards that say nothing of prompts without facts of their own."""
 PARAMS = Path(__file__).parents[2] / "params/reward"
-UNSTATED = {"verifier": {"attributes": {"all": 1.0}}}
-"""What a preset leaves to the arm."""
-
-
-def section(kind):
-    return yaml.safe_load((PARAMS / f"{kind}.yaml").read_text()) | UNSTATED.get(kind, {})
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     root = tmp_path_factory.mktemp("inputs") / "data"
     make_inputs(root)
-    return root
+    save_clip(root / "clip")
+    save_detector(root / "yolos", ["0", "1", "2"])
+    save_head(root / "head.safetensors")
+    with pytest.MonkeyPatch.context() as patch, scorer() as there, answering(judging) as judge:
+        patch.setenv("FEWSTEP_CACHE", str(root / "cache"))
+        (root / "urls.json").write_text(json.dumps({"http": there, "vlm_judge": judge}))
+        yield root
+
+
+def section(kind, root):
+    """Its preset, with what that leaves to the arm."""
+    clip = {"source": str(root / "clip")}
+    urls = json.loads((root / "urls.json").read_text())
+    unstated = {
+        "http": {"service": service(urls["http"])},
+        "vlm_judge": {"service": service(urls["vlm_judge"]), "model": "m"},
+        "verifier": {"attributes": {"all": 1.0}},
+        "detection": {"source": str(root / "yolos"), "colors": clip},
+        "clip_score": clip,
+        "hpsv2": clip,
+        "pickscore": clip | {"processor": clip},
+        "aesthetic": clip | {"head": {"source": str(root / "head.safetensors")}},
+    }
+    return yaml.safe_load((PARAMS / f"{kind}.yaml").read_text()) | unstated.get(kind, {})
 
 
 def built(kind, root):
-    return rewards.weighted(rewards.terms({"it": section(kind)}, "r"), rewards.Given(root / "verifier", "cpu"))
+    return rewards.weighted(rewards.terms({"it": section(kind, root)}, "r"), rewards.Given(root / "verifier", "cpu"))
 
 
 @pytest.mark.parametrize("kind", rewards.REWARDS)
@@ -38,17 +60,17 @@ def test_an_image_has_a_number_whatever_is_scored_beside_it(kind, root):
     images = data.test_images.clone().requires_grad_()
     whole = reward(images, prompts)
     assert whole.shape == (len(images),)
-    assert whole.isfinite().all()
+    assert whole.isfinite().all() or kind in SILENT
     assert not whole.requires_grad
     parts = [reward(images[i : i + 7], prompts[i : i + 7]) for i in range(0, len(images), 7)]
-    assert torch.allclose(torch.cat(parts), whole)
-    assert torch.allclose(reward(images.flip(0), prompts[::-1]), whole.flip(0))
+    assert torch.allclose(torch.cat(parts), whole, atol=1e-4, equal_nan=True)
+    assert torch.allclose(reward(images.flip(0), prompts[::-1]), whole.flip(0), atol=1e-4, equal_nan=True)
     assert torch.equal(images, data.test_images), "it writes into nothing"
 
 
 @pytest.mark.parametrize("kind", rewards.REWARDS)
-def test_a_preset_is_called_what_its_file_is_called_and_is_checked(kind):
-    stated = section(kind)
+def test_a_preset_is_called_what_its_file_is_called_and_is_checked(kind, root):
+    stated = section(kind, root)
     assert stated["kind"] == kind
     assert rewards.REWARDS[kind].__name__.endswith(f".{kind}")
     rewards.expect(rewards.terms({"it": stated}, "r"), list(ATTRIBUTES))

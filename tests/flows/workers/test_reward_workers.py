@@ -1,7 +1,11 @@
 """Reward workers on a real Ray: what they say is what the stage's own reward says, whoever dies."""
 
 import os
+import subprocess
+import sys
+import sysconfig
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -41,6 +45,8 @@ def test_the_stages_that_can_be_judged_say_how():
 def test_judges_are_for_stages_that_sample():
     assert compute(workers=2).judges_of("rl") == 2
     assert compute(workers=2).judges_of("teacher") == 0
+    assert bench(workers=2).beside({"id": "rl.dgpo"}).count == 0, "of evaluate's units only those that score"
+    assert bench(workers=2).beside({"id": "reward.a.rl.dgpo", "judged": True}).count == 2
     with pytest.raises(ValueError, match=r"compute\.rewards\.workers: .*greater than or equal to 0"):
         compute(workers=-1)
 
@@ -75,7 +81,7 @@ def truth(job):
     images, places = dataset.train_images[:9], dataset.train_prompts[:9].roll(1)
     places[:4] = dataset.train_prompts[:4]
     prompts = [dataset.prompts[place] for place in places.tolist()]
-    rewards = run.reward(job)(images, prompts)
+    rewards = run.reward(job, {})(images, prompts)
     assert len(set(rewards.tolist())) > 1
     return images, prompts, rewards
 
@@ -94,7 +100,7 @@ def living():
 @pytest.mark.integration
 def test_they_say_what_the_reward_says_even_if_one_dies(cluster, job, truth):
     images, prompts, rewards = truth
-    with reward_workers.seated(bench(workers=2), job.to_json()) as (panel, nodes):
+    with reward_workers.seated(bench(workers=2), job.to_json(), {}) as (panel, nodes):
         assert len(nodes) == 2
         for count in (9, 1):  # parts of 5 and 4; one of them with nothing to do
             assert panel(images[:count], prompts[:count]).tolist() == rewards[:count].tolist()
@@ -117,7 +123,7 @@ def test_a_judge_that_keeps_dying_ends_it(cluster, job, truth):
 
     message = r"a reward worker died 4 times; .*run it again"
     with (
-        reward_workers.seated(bench(workers=1), job.to_json()) as (panel, _),
+        reward_workers.seated(bench(workers=1), job.to_json(), {}) as (panel, _),
         pytest.raises(Passing, match=message),
     ):
         ask(panel)
@@ -127,7 +133,7 @@ def test_a_judge_that_keeps_dying_ends_it(cluster, job, truth):
 def test_what_a_judge_raises_is_raised_here(cluster, job, truth):
     images = truth[0]
     with (
-        reward_workers.seated(bench(workers=1), job.to_json()) as (panel, _),
+        reward_workers.seated(bench(workers=1), job.to_json(), {}) as (panel, _),
         pytest.raises(ValueError, match=r"^prompt 'something': its facts do not say"),
     ):
         panel(images, [Prompt("something")] * 9)
@@ -136,7 +142,7 @@ def test_what_a_judge_raises_is_raised_here(cluster, job, truth):
 @pytest.mark.integration
 def test_no_room_is_said_after_a_while(cluster, job):
     message = r"no room for 3 reward workers of 1 CPU each within 2 s; end what holds it, lower compute\.rewards"
-    with pytest.raises(ValueError, match=message), reward_workers.seated(bench(2.0, workers=3), job.to_json()):
+    with pytest.raises(ValueError, match=message), reward_workers.seated(bench(2.0, workers=3), job.to_json(), {}):
         pass
 
 
@@ -157,7 +163,7 @@ def test_two_units_do_not_wait_for_each_others_judges(cluster, job):
 
     @ray.remote(max_retries=0)
     def unit(told):
-        with reward_workers.seated(asked, told) as (_, nodes):
+        with reward_workers.seated(asked, told, {}) as (_, nodes):
             return nodes
 
     with ExitStack() as stack:
@@ -168,3 +174,40 @@ def test_two_units_do_not_wait_for_each_others_judges(cluster, job):
             assert len(ray.get(first, timeout=PATIENCE_S)) == 1
             assert not ray.wait([second], timeout=1)[0], "there is no room for two"
         assert len(ray.get(second, timeout=PATIENCE_S)) == 1
+
+
+ENGINE = """
+from types import SimpleNamespace
+
+
+class RapidOCR:
+    '''Another release of the package, which reads one thing whatever it sees.'''
+
+    def __init__(self, params):
+        pass
+
+    def __call__(self, image, **switches):
+        return SimpleNamespace(txts=("of another environment",))
+"""
+
+
+@pytest.fixture
+def environment(tmp_path):
+    """An interpreter that has all of ours, and one package in another version."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "env")], check=True)
+    own = next((tmp_path / "env/lib").glob("python3*/site-packages"))
+    (own / "rapidocr").mkdir()
+    (own / "rapidocr/__init__.py").write_text(ENGINE)
+    (own / "ours.pth").write_text(f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n")
+    return tmp_path / "env/bin/python"
+
+
+@pytest.mark.integration
+@pytest.mark.slow
+def test_a_reward_whose_package_clashes_with_ours_has_an_environment_of_its_own(cluster, job, truth, environment):
+    images = truth[0][:2]
+    prompts = [Prompt('it says "of another environment"'), Prompt('it says "zzzz"')]
+    reading = replace(job, section={**job.section, "rewards": {"it": {"kind": "ocr", "weight": 1.0}}})
+    with reward_workers.seated(bench(workers=1, python=str(environment)), reading.to_json(), {}) as (panel, _):
+        assert panel(images, prompts).tolist() == [1.0, 0.0]
+    assert run.reward(reading, {})(images, prompts).tolist() == [0.0, 0.0], "our own sees no text there"

@@ -1,0 +1,76 @@
+"""Which models are measured, and the ways in which each is sampled."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from stages.io import replicates
+from stages.io.job import Job
+
+
+class Asked(Protocol):
+    """What evaluate's configuration says of it."""
+
+    @property
+    def teacher_nfe(self) -> Sequence[int]:
+        """Numbers of Euler steps at which the teacher is shown."""
+        ...
+
+    @property
+    def guidance_nfe(self) -> int:
+        """Euler steps of the guidance frontier."""
+        ...
+
+    @property
+    def guidance_scales(self) -> Sequence[float]:
+        """Of the guidance frontier."""
+        ...
+
+    @property
+    def rl_nfe(self) -> int:
+        """Euler steps of RL arms that start from the teacher."""
+        ...
+
+    @property
+    def rl_steps(self) -> Sequence[str]:
+        """Further numbers of steps of these, by what they are: `rollout`, `full`."""
+        ...
+
+
+def ways(cfg: Asked, job: Job) -> Iterator[tuple[str, str, str, dict[str, Any] | None]]:
+    """Group, name, input and sampler of every model in every way that it is sampled."""
+    scales = sorted(set(cfg.guidance_scales))
+    steps = set(cfg.teacher_nfe) | ({cfg.guidance_nfe} if 1.0 in scales else set())
+    for source in ("teacher", *(name for name in job.inputs if name.startswith("teacher/"))):
+        replicate = replicates.number("teacher", source.partition("/")[2])
+        for nfe in sorted(steps, reverse=True):
+            yield "teacher", replicates.named(f"nfe{nfe}", replicate), source, euler(nfe)
+        for scale in (scale for scale in scales if scale != 1):
+            yield "guidance", replicates.named(f"w{scale:g}", replicate), source, euler(cfg.guidance_nfe, scale)
+    for arm in job.context["distill"]:
+        yield "distill", arm, f"distill/{arm}", None
+    arms = job.context["rl"]
+    for arm in arms:
+        own = arms[arm]["sampler"] is not None or not _from_teacher(arms, arm)
+        yield "rl", arm, f"rl/{arm}", None if own else euler(cfg.rl_nfe)
+        for nfe in () if own else sorted(_further(cfg, arms[arm])):
+            name, replicate = replicates.split(arm)
+            yield "rl", replicates.named(f"{name}.nfe{nfe}", replicate), f"rl/{arm}", euler(nfe)
+
+
+def euler(nfe: int, guidance: float = 1.0) -> dict[str, Any]:
+    """Even steps, as parameters state a sampler."""
+    return {"rule": {"name": "euler"}, "schedule": {"name": "uniform", "steps": nfe}, "guidance": guidance}
+
+
+def _further(cfg: Asked, arm: Mapping[str, Any]) -> set[int]:
+    """In how many steps an RL arm of the teacher is shown beside `rl_nfe`."""
+    steps = {"rollout": arm["rollout_steps"], "full": max(cfg.teacher_nfe)}
+    return {steps[which] for which in cfg.rl_steps} - {cfg.rl_nfe}
+
+
+def _from_teacher(arms: Mapping[str, Mapping[str, Any]], arm: str) -> bool:
+    """Whether an RL arm starts from the teacher, be it by way of other RL arms."""
+    parts = Path(arms[arm]["init"]).parts
+    is_teacher = parts[1] in ("teacher", "teacher" + replicates.GROUP)
+    return is_teacher or (parts[-2:-1] == ("rl",) and parts[-1] in arms and _from_teacher(arms, parts[-1]))
