@@ -4,6 +4,9 @@ Two velocities that are nearly equal, as those of a model and of its reference a
 keeps three. A network's answer is widened where it enters our arithmetic, before anything is subtracted from it.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -20,10 +23,17 @@ def widened(x: Tensor) -> Tensor:
     return x.to(wide_type(x.dtype))
 
 
-def wide(velocity: Velocity) -> Velocity:
+@dataclass(frozen=True)
+class Wide:
     """`velocity`, with its answers widened."""
 
-    def answer(x: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        return widened(velocity(x, t, cond))
+    velocity: Velocity
 
-    return answer
+    def __call__(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        """At least float32."""
+        return widened(self.velocity(x, t, cond))
+
+    @property
+    def rescale(self) -> Callable[[Tensor, Tensor], Tensor] | None:
+        """What becomes of the velocity under guidance, see `stages/core/guidance.py`."""
+        return getattr(self.velocity, "rescale", None)

@@ -32,6 +32,10 @@ class Pretrained(nn.Module):
         }
         return self.at.family.velocity(self.body, x, t, words, self.at)
 
+    def rescale(self, guided: Tensor, with_prompt: Tensor) -> Tensor:
+        """What the pipeline makes of the velocity under guidance, given also that without."""
+        return self.at.family.rescale(guided, with_prompt)
+
     def features(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         """Image tokens [B, T, feature_dim] half-way up, float32; the blocks above are not run."""
         found: list[Tensor] = []
@@ -123,7 +127,7 @@ class PipelineText:
         with self._pipeline(encoders=False) as pipe:
             for name, length in self.at.family.lengths(pipe, self.at).items():
                 for prompt in prompts:
-                    more = self.at.family.count(getattr(pipe, name), prompt) - length
+                    more = self.at.family.count(pipe, name, prompt) - length
                     if more > 0:
                         found[prompt] = max(found.get(prompt, 0), more)
         return found

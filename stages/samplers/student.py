@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from stages.core.guidance import guided
-from stages.core.precision import wide
+from stages.core.precision import Wide
 from stages.core.rng import normal_at
 from stages.core.types import Cond
 from stages.models import Student
@@ -35,7 +35,7 @@ def solutions(
 ) -> Iterator[Solution]:
     """Batches of samples [<= batch_size, ...] of `model` for the prompts in rows cond [n, 1], in their order."""
     spec, shape, cond = model.spec, model.space.shape, cond.to(_device(model))
-    velocity, rule = guided(wide(model.net), spec.guidance), rule_of(spec.rule)
+    velocity, rule = guided(Wide(model.net), spec.guidance), rule_of(spec.rule)
     for first in range(0, len(cond), batch_size):
         rows = cond[first : first + batch_size]
         yield sample(

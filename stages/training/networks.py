@@ -39,6 +39,11 @@ class RoleNetwork(nn.Module):
         """F of `features`."""
         return self.net.feature_dim  # type: ignore[return-value]
 
+    @property
+    def rescale(self) -> Callable[[Tensor, Tensor], Tensor] | None:
+        """What becomes of its velocity under guidance, see `stages/core/guidance.py`."""
+        return getattr(self.net, "rescale", None)
+
     def forward(self, *inputs: Tensor, **more: Any) -> Any:
         """The network's answer: a velocity or a head's logits, or several where the network has several heads.
 

@@ -95,6 +95,10 @@ class Family:
         time = t * DIFFUSERS_TIME
         return self.sign * ask(x, time.to(at.dtype) if self.rounds_time else time)
 
+    def rescale(self, guided: Tensor, with_prompt: Tensor) -> Tensor:
+        """What the pipeline makes of the velocity [B, ...] under guidance."""
+        return guided
+
     def encode(self, pipe: Any, prompts: Sequence[str], at: "Checkpoint") -> Words:
         """What the denoiser reads for prompts, by the encoders of `pipe`, the family's pipeline without a denoiser."""
         raise NotImplementedError
@@ -107,9 +111,9 @@ class Family:
         """Tokens that each tokeniser of `pipe` may give: what is beyond them is cut off."""
         raise NotImplementedError
 
-    def count(self, tokenizer: Any, prompt: str) -> int:
-        """Tokens of `prompt`, none cut off."""
-        return len(tokenizer(prompt).input_ids)
+    def count(self, pipe: Any, name: str, prompt: str) -> int:
+        """Tokens of `prompt` by the tokeniser of that name, none cut off."""
+        return len(getattr(pipe, name)(prompt).input_ids)
 
     def middle(self, body: Any) -> nn.Module:
         """The block whose answer is shown as features."""
