@@ -6,9 +6,13 @@ from types import MappingProxyType
 from stages.models.families.base import Family
 from stages.models.families.flux import Flux
 from stages.models.families.pixart import PixArtAlpha, PixArtSigma
+from stages.models.families.qwen import QwenImage
 from stages.models.families.sd import StableDiffusion, StableDiffusionXL
 from stages.models.families.sd3 import StableDiffusion3
 
-_ALL: tuple[type[Family], ...] = (StableDiffusion, StableDiffusionXL, PixArtAlpha, PixArtSigma, StableDiffusion3, Flux)
+_ALL: tuple[type[Family], ...] = (
+    StableDiffusion, StableDiffusionXL, PixArtAlpha, PixArtSigma, StableDiffusion3, Flux,
+    QwenImage,
+)  # fmt: skip
 FAMILIES: Mapping[str, Family] = MappingProxyType({family.pipeline: family() for family in _ALL})
 """By the pipeline's class, as model_index.json states it."""

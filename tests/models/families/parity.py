@@ -65,6 +65,7 @@ PARITY: Mapping[str, Parity] = MappingProxyType(
         "sd3": Parity(),
         "flux_dev": Parity(**FLUX),
         "flux_schnell": Parity(**FLUX, scale="true_cfg_scale", call={"negative_prompt": ""}),
+        "qwen_image": Parity(**FLUX, scale="true_cfg_scale", call={"negative_prompt": " "}),
     }
 )
 """By the names of `tiny.BUILDERS`."""

@@ -9,58 +9,8 @@ from typing import Any
 import torch
 
 from stages.models.checkpoint import Checkpoint, Options
-
-WORDS = ["a", "bold", "thin", "red", "blue", "disc", "square", "left", "upright", "7", "3"]
-PROMPTS = ["a red disc", "a thin upright 3", "a bold left 7"]
-WIDTH, LENGTH = 32, 7
-"""Of hidden states of text, and of the padded text."""
-
-
-def tokenizer(length: int = LENGTH) -> Any:
-    """Of words, with an end token, as CLIP's and T5's have."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
-
-    known = {word: number for number, word in enumerate(["[PAD]", "[END]", "[UNK]", *WORDS])}
-    core = Tokenizer(models.WordLevel(known, unk_token="[UNK]"))
-    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    core.post_processor = processors.TemplateProcessing(single="$A [END]", special_tokens=[("[END]", 1)])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=core, pad_token="[PAD]", eos_token="[END]", unk_token="[UNK]", model_max_length=length
-    )
-
-
-def clip(*, width: int = 16, projection: int = 16, pooled: bool = True) -> Any:
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
-
-    settings = CLIPTextConfig(
-        vocab_size=32, hidden_size=width, intermediate_size=32, num_hidden_layers=2, num_attention_heads=4,
-        projection_dim=projection, max_position_embeddings=LENGTH, pad_token_id=0, bos_token_id=1, eos_token_id=1,
-    )  # fmt: skip
-    return (CLIPTextModelWithProjection if pooled else CLIPTextModel)(settings)
-
-
-def t5(width: int = WIDTH) -> Any:
-    from transformers import T5Config, T5EncoderModel
-
-    return T5EncoderModel(
-        T5Config(
-            vocab_size=32, d_model=width, d_kv=8, d_ff=32, num_layers=1, num_heads=2, feed_forward_proj="gated-gelu",
-            pad_token_id=0, eos_token_id=1,
-        )
-    )  # fmt: skip
-
-
-def vae(channels: int = 4, **words: Any) -> Any:
-    """Of factor 2."""
-    from diffusers import AutoencoderKL
-
-    return AutoencoderKL(
-        **{
-            "latent_channels": channels, "block_out_channels": (4, 4), "norm_num_groups": 2, "scaling_factor": 1.5,
-            "down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2,
-        } | words
-    )  # fmt: skip
+from tests.models.families.parts import PROMPTS as PROMPTS
+from tests.models.families.parts import LENGTH, WIDTH, chat, clip, qwen_vl, t5, tokenizer, vae
 
 
 def sd3() -> Any:
@@ -146,6 +96,26 @@ def flux(*, guided: bool = True) -> Any:
     )  # fmt: skip
 
 
+def qwen() -> Any:
+    import diffusers as d
+
+    body = d.QwenImageTransformer2DModel(
+        patch_size=2, in_channels=16, out_channels=4, num_layers=2, attention_head_dim=16, num_attention_heads=2,
+        joint_attention_dim=WIDTH, axes_dims_rope=(4, 6, 6),
+    )  # fmt: skip
+    scheduler = d.FlowMatchEulerDiscreteScheduler(
+        use_dynamic_shifting=True, base_shift=0.5, max_shift=0.9, max_image_seq_len=8192, shift_terminal=0.02
+    )
+    return d.QwenImagePipeline(
+        transformer=body, scheduler=scheduler, text_encoder=qwen_vl(),
+        vae=d.AutoencoderKLQwenImage(
+            base_dim=4, z_dim=4, dim_mult=[1, 2], num_res_blocks=1, temperal_downsample=[False],
+            latents_mean=[0.1, -0.2, 0.3, 0.0], latents_std=[1.0, 2.0, 0.5, 1.5],
+        ),
+        tokenizer=chat(r"^(.|\n)*user\n", 34, end="<|im_end|>\n<|im_start|>assistant\n"),
+    )  # fmt: skip
+
+
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 BUILDERS: Mapping[str, Callable[[], Any]] = MappingProxyType(
     {
@@ -157,6 +127,7 @@ BUILDERS: Mapping[str, Callable[[], Any]] = MappingProxyType(
         "sd3": sd3,
         "flux_dev": flux,
         "flux_schnell": partial(flux, guided=False),
+        "qwen_image": qwen,
     }
 )
 
