@@ -33,8 +33,17 @@ def write(folder: Path, at: Checkpoint, spec: SamplerSpec, *, tuned: Literal["fu
         lines.append(f"pipe = {at.pipeline}.from_pretrained({where}, dtype={dtype})")
         lines.append("pipe.load_lora_weights(folder)")
     lines.append(f'pipe.scheduler = {type(scheduler).__name__}.from_pretrained(folder, subfolder="{_SCHEDULER}")')
+    call = at.family.call(at, spec) | times
+    if not at.family.takes_times:
+        lines += [
+            f"times = {call.pop('sigmas')!r}  # which the call has no word for",
+            "take = pipe.scheduler.set_timesteps",
+            "pipe.scheduler.set_timesteps = lambda n=None, device=None, sigmas=None, mu=None: take(",
+            "    sigmas=times, device=device",
+            ")",
+        ]
     lines += ["call = dict("]
-    lines += [f"    {word}={value!r}," for word, value in (at.family.call(at, spec) | times).items()]
+    lines += [f"    {word}={value!r}," for word, value in call.items()]
     lines += [")", 'made = pipe("a prompt", **call)']
     code = "\n".join(lines)
     text = f"# A few-step model made of {name}\n\nIn this folder:\n\n```python\n{code}\n```\n"

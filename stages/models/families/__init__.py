@@ -9,10 +9,11 @@ from stages.models.families.pixart import PixArtAlpha, PixArtSigma
 from stages.models.families.qwen import QwenImage
 from stages.models.families.sd import StableDiffusion, StableDiffusionXL
 from stages.models.families.sd3 import StableDiffusion3
+from stages.models.families.wan import Wan
 
 _ALL: tuple[type[Family], ...] = (
     StableDiffusion, StableDiffusionXL, PixArtAlpha, PixArtSigma, StableDiffusion3, Flux,
-    QwenImage,
+    QwenImage, Wan,
 )  # fmt: skip
 FAMILIES: Mapping[str, Family] = MappingProxyType({family.pipeline: family() for family in _ALL})
 """By the pipeline's class, as model_index.json states it."""

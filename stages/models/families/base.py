@@ -51,6 +51,8 @@ class Family:
     """Of the velocity in the denoiser's answer."""
     words_of_init: ClassVar[Mapping[str, Any]] = MappingProxyType({})
     """Of the pipeline's class, beside its components."""
+    takes_times: ClassVar[bool] = True
+    """Whether the pipeline's call takes times: where it does not, its scheduler is told them."""
     lora: ClassVar[bool] = True
     """Whether diffusers loads adapters for it."""
 
@@ -143,7 +145,7 @@ class Family:
         """How far times are pushed towards noise: 1 is not at all."""
         scheduler = at.config("scheduler")
         if not scheduler.get("use_dynamic_shifting"):
-            return float(scheduler.get("shift", 1.0))
+            return float(scheduler.get("flow_shift" if scheduler.get("use_flow_sigmas") else "shift", 1.0))
         low, high = scheduler.get("base_image_seq_len", 256), scheduler.get("max_image_seq_len", 4096)
         least, most = scheduler.get("base_shift", 0.5), scheduler.get("max_shift", 1.15)
         return math.exp(least + (most - least) * (self.num_tokens(at) - low) / (high - low))

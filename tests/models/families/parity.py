@@ -26,6 +26,7 @@ class Parity:
         *,
         scheduler: Callable[[Any], Any] = lambda own: own,
         times: Callable[[Any, Any], list[float]] = sigmas,
+        asked: Callable[[Any, Any], list[float]] | None = None,
         packed: Callable[[Tensor, Any], Tensor] = _same,
         unpacked: Callable[[Tensor, Any], Tensor] = _same,
         end: Callable[[Tensor, Any], Tensor] = _same,
@@ -33,8 +34,11 @@ class Parity:
         given: Callable[[float], float] = lambda guidance: guidance,
         call: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
-        """`given` is what the pipeline takes for our guidance, under the name `scale`; `end` our last state as its."""
+        """`times` are those of the steps, `asked` those that the network is told if they are others.
+
+        `given` is what the pipeline takes for our guidance, under the name `scale`; `end` our last state as its."""
         self.scheduler, self.times, self.packed, self.unpacked = scheduler, times, packed, unpacked
+        self.asked = asked or times
         self.end, self.scale, self.given, self.call = end, scale, given, call
 
 
@@ -52,6 +56,17 @@ def levels(scheduler: Any, rig: Any) -> list[float]:
     return [1.0, *asked.tolist(), 0.0]
 
 
+def first_order(own: Any) -> Any:
+    """The same flow, by Euler's rule."""
+    corrector = {"disable_corrector": list(range(9))} if "disable_corrector" in own.config else {}
+    return type(own).from_config(own.config, solver_order=1, **corrector)
+
+
+def whole(scheduler: Any, _rig: Any) -> list[float]:
+    """Whole thousandths, which some schedulers round to."""
+    return (scheduler.timesteps.float() / 1000).tolist()
+
+
 NOISE = Parity(scheduler=ddim, times=levels)
 PIXART = Parity(scheduler=ddim, times=levels, call={"use_resolution_binning": False, "clean_caption": False})
 FLUX = {"packed": lambda x, _rig: packed(x), "unpacked": lambda tokens, rig: unpacked(tokens, *rig.space.shape[1:])}
@@ -66,6 +81,8 @@ PARITY: Mapping[str, Parity] = MappingProxyType(
         "flux_dev": Parity(**FLUX),
         "flux_schnell": Parity(**FLUX, scale="true_cfg_scale", call={"negative_prompt": ""}),
         "qwen_image": Parity(**FLUX, scale="true_cfg_scale", call={"negative_prompt": " "}),
+        "wan": Parity(scheduler=first_order, asked=whole, call={"num_frames": 5}),
+        "wan22_5b": Parity(scheduler=first_order, asked=whole, call={"num_frames": 5}),
     }
 )
 """By the names of `tiny.BUILDERS`."""

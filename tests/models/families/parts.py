@@ -3,7 +3,6 @@
 from typing import Any
 
 WORDS = ["a", "bold", "thin", "red", "blue", "disc", "square", "left", "upright", "7", "3"]
-PROMPTS = ["a red disc", "a thin upright 3", "a bold left 7"]
 WIDTH, LENGTH = 32, 7
 """Of hidden states of text, and of the padded text."""
 
@@ -32,11 +31,12 @@ def clip(*, width: int = 16, projection: int = 16, pooled: bool = True) -> Any:
     return (CLIPTextModelWithProjection if pooled else CLIPTextModel)(settings)
 
 
-def t5(width: int = WIDTH) -> Any:
-    from transformers import T5Config, T5EncoderModel
+def t5(width: int = WIDTH, kind: str = "T5EncoderModel") -> Any:
+    import transformers
 
-    return T5EncoderModel(
-        T5Config(
+    model = getattr(transformers, kind)
+    return model(
+        model.config_class(
             vocab_size=32, d_model=width, d_kv=8, d_ff=32, num_layers=1, num_heads=2, feed_forward_proj="gated-gelu",
             pad_token_id=0, eos_token_id=1,
         )

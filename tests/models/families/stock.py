@@ -43,10 +43,10 @@ def both(rig: Any, *, steps: int, guidance: float) -> tuple[Tensor, Tensor]:
     net = Pretrained(rig.net.body, rig.table, replace(rig.at, options=options))
     velocity = guided(net, 1.0 if rig.at.options.embedded_guidance is not None else guidance)
     cond, x = torch.tensor([[1]]), noise
-    times = special.times(pipe.scheduler, rig)
+    times, asked = (get(pipe.scheduler, rig) for get in (special.times, special.asked))
     with torch.no_grad():
-        for now, then in pairwise(times):
-            x = x + (then - now) * velocity(x, torch.tensor([now]), cond)
+        for (now, then), told in zip(pairwise(times), asked, strict=False):
+            x = x + (then - now) * velocity(x, torch.tensor([told]), cond)
     return special.end(x, rig), theirs
 
 

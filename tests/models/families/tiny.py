@@ -9,8 +9,9 @@ from typing import Any
 import torch
 
 from stages.models.checkpoint import Checkpoint, Options
-from tests.models.families.parts import PROMPTS as PROMPTS
 from tests.models.families.parts import LENGTH, WIDTH, chat, clip, qwen_vl, t5, tokenizer, vae
+
+PROMPTS = ["a red disc", "a thin upright 3", "a bold left 7"]
 
 
 def sd3() -> Any:
@@ -116,6 +117,28 @@ def qwen() -> Any:
     )  # fmt: skip
 
 
+def wan(*, patched: bool = False) -> Any:
+    """`patched` as 2.2's network of 5B parameters."""
+    import diffusers as d
+
+    body = d.WanTransformer3DModel(
+        patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=12, in_channels=4, out_channels=4,
+        text_dim=WIDTH, freq_dim=16, ffn_dim=32, num_layers=2, cross_attn_norm=True, qk_norm="rms_norm_across_heads",
+        rope_max_seq_len=32,
+    )  # fmt: skip
+    scheduler = d.UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
+    vae = d.AutoencoderKLWan(
+        base_dim=4, z_dim=4, dim_mult=[1, 1], num_res_blocks=1, temperal_downsample=[True],
+        latents_mean=[0.1, -0.2, 0.3, 0.0], latents_std=[1.0, 2.0, 0.5, 1.5], is_residual=patched,
+        scale_factor_temporal=2, scale_factor_spatial=4 if patched else 2,
+        **({"patch_size": 2, "in_channels": 12, "out_channels": 12} if patched else {}),
+    )  # fmt: skip
+    return d.WanPipeline(
+        transformer=body, scheduler=scheduler, vae=vae, text_encoder=t5(kind="UMT5EncoderModel"),
+        tokenizer=tokenizer(), expand_timesteps=patched,
+    )  # fmt: skip
+
+
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 BUILDERS: Mapping[str, Callable[[], Any]] = MappingProxyType(
     {
@@ -128,6 +151,8 @@ BUILDERS: Mapping[str, Callable[[], Any]] = MappingProxyType(
         "flux_dev": flux,
         "flux_schnell": partial(flux, guided=False),
         "qwen_image": qwen,
+        "wan": wan,
+        "wan22_5b": partial(wan, patched=True),
     }
 )
 
@@ -147,6 +172,8 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "sd2": {"text_length": None},
         "sdxl": {"text_length": None},
         "flux_dev": {"embedded_guidance": 3.0},
+        "wan": {"frames": 5},
+        "wan22_5b": {"frames": 5, "height": 32, "width": 32},
     }
 )
 """What is other than in the table above."""
