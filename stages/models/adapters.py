@@ -26,7 +26,8 @@ def inject(body: nn.Module, *, rank: int, alpha: float, targets: Sequence[str], 
     from peft import LoraConfig, inject_adapter_in_model
 
     check(body, targets)
-    told = LoraConfig(r=rank, lora_alpha=alpha, target_modules=sorted(targets), init_lora_weights=True)  # type: ignore[arg-type]
+    names = _exact(body, targets)
+    told = LoraConfig(r=rank, lora_alpha=alpha, target_modules=names, init_lora_weights=True)  # type: ignore[arg-type]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         inject_adapter_in_model(told, body, NAME)
@@ -36,11 +37,28 @@ def inject(body: nn.Module, *, rank: int, alpha: float, targets: Sequence[str], 
     body.requires_grad_(False)
 
 
+def _exact(body: nn.Module, targets: Sequence[str]) -> list[str]:
+    """Targets for peft, which stumbles over a name that some layers and some containers of layers have."""
+    found = set[str]()
+    for target in targets:
+        called = [(name, module) for name, module in body.named_modules() if _is_called(name, target)]
+        layers = [name for name, module in called if isinstance(module, _LAYERS)]
+        found |= {target} if len(layers) == len(called) else set(layers)
+    return sorted(found)
+
+
+_LAYERS = nn.Linear | nn.Conv2d
+
+
+def _is_called(name: str, target: str) -> bool:
+    return name == target or name.endswith(f".{target}")
+
+
 def check(body: nn.Module, targets: Sequence[str]) -> None:
     """ValueError names a target that is no linear or convolutional layer of `body`."""
-    fit = [name for name, module in body.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+    fit = [name for name, module in body.named_modules() if isinstance(module, _LAYERS)]
     for target in targets:
-        if not any(name == target or name.endswith(f".{target}") for name in fit):
+        if not any(_is_called(name, target) for name in fit):
             ends = sorted({".".join(part for part in name.split(".")[-2:] if not part.isdigit()) for name in fit})
             raise ValueError(f"targets: no layer of the network is called {target}; there are {listed(ends)}")
 
