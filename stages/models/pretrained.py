@@ -41,7 +41,7 @@ class Pretrained(nn.Module):
         found: list[Tensor] = []
 
         def stop(_block: nn.Module, _inputs: object, answer: Any) -> None:
-            found.append(self.at.family.tokens(answer))
+            found.append(self.at.family.tokens(answer, self.at))
             raise _Enough
 
         hook = self.at.family.middle(self.body).register_forward_hook(stop)

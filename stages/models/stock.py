@@ -44,7 +44,7 @@ def write(folder: Path, at: Checkpoint, spec: SamplerSpec, *, tuned: Literal["fu
         ]
     lines += ["call = dict("]
     lines += [f"    {word}={value!r}," for word, value in call.items()]
-    lines += [")", 'made = pipe("a prompt", **call)']
+    lines += [")", 'made = pipe(prompt="a prompt", **call)']
     code = "\n".join(lines)
     text = f"# A few-step model made of {name}\n\nIn this folder:\n\n```python\n{code}\n```\n"
     (folder / "README.md").write_text(text, encoding="utf-8")

@@ -122,7 +122,7 @@ class Family:
         blocks = body.transformer_blocks
         return blocks[(len(blocks) + 1) // 2 - 1]
 
-    def tokens(self, answer: Any) -> Tensor:
+    def tokens(self, answer: Any, at: "Checkpoint") -> Tensor:
         """Features [B, T, F] of that block's answer: the image's tokens, which come last."""
         return answer[-1] if isinstance(answer, tuple) else answer
 

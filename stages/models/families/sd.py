@@ -44,7 +44,7 @@ class StableDiffusion(NoiseSchedule):
         """The bottom of the U."""
         return body.mid_block
 
-    def tokens(self, answer: Any) -> Tensor:
+    def tokens(self, answer: Any, at: "Checkpoint") -> Tensor:
         """A token a place."""
         return answer.flatten(2).transpose(1, 2)
 
