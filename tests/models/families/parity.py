@@ -4,9 +4,12 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from stages.models.families.flux import packed, unpacked
+from stages.models.families.flux2 import statistics
+from stages.models.pretrained import component
 
 
 def _same(x: Tensor, _rig: Any) -> Tensor:
@@ -29,6 +32,7 @@ class Parity:
         asked: Callable[[Any, Any], list[float]] | None = None,
         packed: Callable[[Tensor, Any], Tensor] = _same,
         unpacked: Callable[[Tensor, Any], Tensor] = _same,
+        renoised: Callable[[Tensor, Any], Tensor] | None = None,
         end: Callable[[Tensor, Any], Tensor] = _same,
         scale: str = "guidance_scale",
         given: Callable[[float], float] = lambda guidance: guidance,
@@ -36,9 +40,11 @@ class Parity:
     ) -> None:
         """`times` are those of the steps, `asked` those that the network is told if they are others.
 
+        `renoised` is noise as its scheduler adds it, where that is not as it is given.
+
         `given` is what the pipeline takes for our guidance, under the name `scale`; `end` our last state as its."""
         self.scheduler, self.times, self.packed, self.unpacked = scheduler, times, packed, unpacked
-        self.asked = asked or times
+        self.asked, self.renoised = asked or times, renoised or packed
         self.end, self.scale, self.given, self.call = end, scale, given, call
 
 
@@ -70,6 +76,24 @@ def whole(scheduler: Any, _rig: Any) -> list[float]:
 NOISE = Parity(scheduler=ddim, times=levels)
 PIXART = Parity(scheduler=ddim, times=levels, call={"use_resolution_binning": False, "clean_caption": False})
 FLUX = {"packed": lambda x, _rig: packed(x), "unpacked": lambda tokens, rig: unpacked(tokens, *rig.space.shape[1:])}
+
+
+def listed(x: Tensor, _rig: Any) -> Tensor:
+    """Latents as tokens [B, H W, C]."""
+    return x.flatten(2).transpose(1, 2)
+
+
+def normalised(z: Tensor, rig: Any) -> Tensor:
+    """Latents as the VAE's decoder takes them, as the flow's."""
+    mean, deviation = statistics(component(rig.at, "vae", torch.float32))
+    return (torch.nn.functional.pixel_unshuffle(z, 2) - mean) / deviation
+
+
+def placed(tokens: Tensor, rig: Any) -> Tensor:
+    """Tokens [B, H W, C] as latents."""
+    return tokens.transpose(1, 2).unflatten(2, rig.space.shape[1:])
+
+
 PARITY: Mapping[str, Parity] = MappingProxyType(
     {
         "sd15": NOISE,
@@ -81,6 +105,10 @@ PARITY: Mapping[str, Parity] = MappingProxyType(
         "flux_dev": Parity(**FLUX),
         "flux_schnell": Parity(**FLUX, scale="true_cfg_scale", call={"negative_prompt": ""}),
         "qwen_image": Parity(**FLUX, scale="true_cfg_scale", call={"negative_prompt": " "}),
+        "sana": Parity(scheduler=first_order, asked=whole, call={"use_resolution_binning": False}),
+        "z_image": Parity(given=lambda guidance: guidance - 1),
+        "flux2_dev": Parity(renoised=listed, unpacked=placed),
+        "flux2_klein": Parity(renoised=listed, unpacked=normalised),
         "wan": Parity(scheduler=first_order, asked=whole, call={"num_frames": 5}),
         "wan22_5b": Parity(scheduler=first_order, asked=whole, call={"num_frames": 5}),
     }

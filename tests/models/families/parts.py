@@ -99,3 +99,32 @@ def qwen_vl() -> Any:
     }  # fmt: skip
     tokens = {"image_token_id": 29, "video_token_id": 30, "vision_start_token_id": 27, "vision_end_token_id": 28}
     return Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config=text, vision_config=vision, **tokens))
+
+
+def conversing() -> Any:
+    """A tokeniser of words with a template for conversations: what people say between two words."""
+    made = tokenizer(length=512)
+    made.chat_template = (
+        "{% for each in messages %}{% if each.role == 'user' %}"
+        "{% if each.content is string %}{% set said = each.content %}{% else %}{% set said = each.content[0].text %}"
+        "{% endif %}"
+        "bold {{ said }} thin{% endif %}{% endfor %}"
+    )
+    return made
+
+
+def mistral(**words: Any) -> Any:
+    """Mistral 3, which can see, but is shown nothing."""
+    from transformers import Mistral3Config, Mistral3ForConditionalGeneration
+
+    text = {
+        "model_type": "mistral", "vocab_size": 32, "intermediate_size": 32, "num_attention_heads": 2,
+        "num_key_value_heads": 2, "max_position_embeddings": 640, "pad_token_id": 0, "bos_token_id": 1,
+        "eos_token_id": 1, **words,
+    }  # fmt: skip
+    vision = {
+        "model_type": "pixtral", "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1,
+        "num_attention_heads": 2, "image_size": 16, "patch_size": 8,
+    }  # fmt: skip
+    settings = Mistral3Config(text_config=text, vision_config=vision, image_token_index=29)
+    return Mistral3ForConditionalGeneration(settings)

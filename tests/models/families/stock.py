@@ -38,7 +38,8 @@ def both(rig: Any, *, steps: int, guidance: float) -> tuple[Tensor, Tensor]:
     }  # fmt: skip
     if rig.at.family.text_length is not None:
         call["max_sequence_length"] = rig.at.text_length
-    theirs = special.unpacked(pipe(tiny.PROMPTS[0], latents=special.packed(noise, rig), **call)[0], rig)
+    with unwarned():
+        theirs = special.unpacked(pipe(prompt=tiny.PROMPTS[0], latents=special.packed(noise, rig), **call)[0], rig)
     options = replace(rig.at.options, above_t_max="stock")
     net = Pretrained(rig.net.body, rig.table, replace(rig.at, options=options))
     velocity = guided(net, 1.0 if rig.at.options.embedded_guidance is not None else guidance)
@@ -65,17 +66,17 @@ def sampled(folder: Path, rig: Any, prompt: str, noise: Noise) -> Tensor:
     nodes = iter(range(1, 10**6))
 
     def draw(_shape: Any, **_words: Any) -> Tensor:
-        return special.packed(noise.at(0, 1, rig.space.shape, next(nodes)), rig)
+        return special.renoised(noise.at(0, 1, rig.space.shape, next(nodes)), rig)
 
     with drawn(draw), unwarned():
         x = special.packed(noise.at(0, 1, rig.space.shape), rig)
-        made = names["pipe"](prompt, latents=x, output_type="latent", return_dict=False, **names["call"])[0]
+        made = names["pipe"](prompt=prompt, latents=x, output_type="latent", return_dict=False, **names["call"])[0]
     return special.unpacked(made, rig)
 
 
 @contextlib.contextmanager
 def unwarned() -> Iterator[None]:
-    """diffusers' EulerDiscreteScheduler gives numpy a tensor in a way that numpy means to forbid."""
+    """diffusers' schedulers give numpy tensors in a way that numpy means to forbid."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
         yield

@@ -9,7 +9,20 @@ from typing import Any
 import torch
 
 from stages.models.checkpoint import Checkpoint, Options
-from tests.models.families.parts import LENGTH, WIDTH, chat, clip, qwen_vl, t5, tokenizer, vae
+from tests.models.families.parts import (
+    LENGTH,
+    WIDTH,
+    chat,
+    clip,
+    conversing,
+    language_model,
+    mistral,
+    qwen_vl,
+    t5,
+    tokenizer,
+    vae,
+)  # fmt: skip
+from tests.models.families.videos import wan
 
 PROMPTS = ["a red disc", "a thin upright 3", "a bold left 7"]
 
@@ -117,25 +130,61 @@ def qwen() -> Any:
     )  # fmt: skip
 
 
-def wan(*, patched: bool = False) -> Any:
-    """`patched` as 2.2's network of 5B parameters."""
+def sana() -> Any:
     import diffusers as d
 
-    body = d.WanTransformer3DModel(
-        patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=12, in_channels=4, out_channels=4,
-        text_dim=WIDTH, freq_dim=16, ffn_dim=32, num_layers=2, cross_attn_norm=True, qk_norm="rms_norm_across_heads",
-        rope_max_seq_len=32,
+    body = d.SanaTransformer2DModel(
+        sample_size=8, patch_size=1, in_channels=4, out_channels=8, num_layers=2, num_attention_heads=2,
+        attention_head_dim=8, num_cross_attention_heads=2, cross_attention_head_dim=8, cross_attention_dim=16,
+        caption_channels=WIDTH, mlp_ratio=2.5, timestep_scale=0.5,
     )  # fmt: skip
-    scheduler = d.UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
-    vae = d.AutoencoderKLWan(
-        base_dim=4, z_dim=4, dim_mult=[1, 1], num_res_blocks=1, temperal_downsample=[True],
-        latents_mean=[0.1, -0.2, 0.3, 0.0], latents_std=[1.0, 2.0, 0.5, 1.5], is_residual=patched,
-        scale_factor_temporal=2, scale_factor_spatial=4 if patched else 2,
-        **({"patch_size": 2, "in_channels": 12, "out_channels": 12} if patched else {}),
+    scheduler = d.DPMSolverMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0, algorithm_type="dpmsolver++"
+    )
+    vae = d.AutoencoderDC(
+        latent_channels=4, attention_head_dim=2, encoder_block_out_channels=(4, 4, 8),
+        decoder_block_out_channels=(4, 4, 8), encoder_layers_per_block=(1, 1, 1), decoder_layers_per_block=(1, 1, 1),
+        encoder_qkv_multiscales=((), (), (5,)), decoder_qkv_multiscales=((), (), (5,)), scaling_factor=0.4,
+        encoder_block_types=["ResBlock", "ResBlock", "EfficientViTBlock"],
+        decoder_block_types=["ResBlock", "ResBlock", "EfficientViTBlock"],
     )  # fmt: skip
-    return d.WanPipeline(
-        transformer=body, scheduler=scheduler, vae=vae, text_encoder=t5(kind="UMT5EncoderModel"),
-        tokenizer=tokenizer(), expand_timesteps=patched,
+    gemma = language_model("Gemma2Model", query_pre_attn_scalar=16)
+    return d.SanaPipeline(
+        transformer=body, scheduler=scheduler, vae=vae, text_encoder=gemma, tokenizer=tokenizer(512)
+    )  # fmt: skip
+
+
+def z_image() -> Any:
+    import diffusers as d
+
+    body = d.ZImageTransformer2DModel(
+        all_patch_size=(2,), all_f_patch_size=(1,), in_channels=4, dim=32, n_layers=2, n_refiner_layers=1, n_heads=2,
+        n_kv_heads=2, cap_feat_dim=WIDTH, axes_dims=[4, 6, 6], axes_lens=[64, 16, 16],
+    )  # fmt: skip
+    return d.ZImagePipeline(
+        transformer=body, scheduler=d.FlowMatchEulerDiscreteScheduler(shift=3.0), vae=vae(shift_factor=0.1),
+        text_encoder=language_model("Qwen3Model"), tokenizer=conversing(),
+    )  # fmt: skip
+
+
+def flux2(kind: str = "Flux2Pipeline") -> Any:
+    import diffusers as d
+
+    dev = kind == "Flux2Pipeline"
+    body = d.Flux2Transformer2DModel(
+        patch_size=1, in_channels=16, num_layers=1, num_single_layers=2, attention_head_dim=16, num_attention_heads=2,
+        joint_attention_dim=48, timestep_guidance_channels=32, axes_dims_rope=(4, 4, 4, 4), guidance_embeds=dev,
+    )  # fmt: skip
+    vae = d.AutoencoderKLFlux2(
+        latent_channels=4, block_out_channels=(4, 4), norm_num_groups=2, down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+    )  # fmt: skip
+    torch.nn.init.normal_(vae.bn.running_mean)
+    torch.nn.init.uniform_(vae.bn.running_var, 0.5, 2.0)
+    deep = {"hidden_size": 16, "num_hidden_layers": 30, "head_dim": 8}
+    return getattr(d, kind)(
+        transformer=body, scheduler=d.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True), vae=vae,
+        text_encoder=mistral(**deep) if dev else language_model("Qwen3ForCausalLM", **deep), tokenizer=conversing(),
     )  # fmt: skip
 
 
@@ -151,6 +200,10 @@ BUILDERS: Mapping[str, Callable[[], Any]] = MappingProxyType(
         "flux_dev": flux,
         "flux_schnell": partial(flux, guided=False),
         "qwen_image": qwen,
+        "sana": sana,
+        "z_image": z_image,
+        "flux2_dev": flux2,
+        "flux2_klein": partial(flux2, "Flux2KleinPipeline"),
         "wan": wan,
         "wan22_5b": partial(wan, patched=True),
     }
@@ -172,6 +225,10 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "sd2": {"text_length": None},
         "sdxl": {"text_length": None},
         "flux_dev": {"embedded_guidance": 3.0},
+        "sana": {"height": 32, "width": 32},
+        "z_image": {"text_length": 12},
+        "flux2_dev": {"embedded_guidance": 3.0, "text_length": 12},
+        "flux2_klein": {"text_length": 12},
         "wan": {"frames": 5},
         "wan22_5b": {"frames": 5, "height": 32, "width": 32},
     }
