@@ -30,7 +30,10 @@ Above = Literal["clamp", "stock"]
 Ask = Callable[[Tensor, Tensor], Tensor]
 """The network's own answer at (z [B, ...], s [B])."""
 
-_WORDS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr")
+_SHIFT = "snr_shift_scale"
+_WORDS = (
+    "num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr", _SHIFT,
+)  # fmt: skip
 """What decides a noise schedule."""
 
 
@@ -52,10 +55,11 @@ class Schedule:
     def of(cls, scheduler: Mapping[str, Any], above: Above) -> "Schedule":
         """That of a checkpoint's scheduler_config.json, read by diffusers' own DDIM."""
         from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+        from diffusers.schedulers.scheduling_ddim_cogvideox import CogVideoXDDIMScheduler
 
-        alphas = DDIMScheduler(
-            **{name: scheduler[name] for name in _WORDS if name in scheduler}
-        ).alphas_cumprod.double()
+        words = {name: scheduler[name] for name in _WORDS if name in scheduler}
+        made = CogVideoXDDIMScheduler(**words) if _SHIFT in words else DDIMScheduler(**words)
+        alphas = made.alphas_cumprod.double()
         ratios = (alphas.log() - (1 - alphas).log()) / 2
         return cls(ratios, scheduler.get("prediction_type", "epsilon"), above)
 

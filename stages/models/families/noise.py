@@ -1,6 +1,6 @@
 """What families with a noise schedule share: the change of variables, and schedulers for their students."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -20,6 +20,8 @@ class NoiseSchedule(Family):
     """
 
     multiple = 8
+    whole_levels: ClassVar[bool] = False
+    """Whether the scheduler for Euler's rule knows whole levels alone, too."""
 
     def velocity(self, body: Any, x: Tensor, t: Tensor, words: Words, at: "Checkpoint") -> Tensor:
         """The flow's, by `stages/models/vp.py`."""
@@ -40,7 +42,7 @@ class NoiseSchedule(Family):
 
     def fitted(self, at: "Checkpoint", spec: SamplerSpec) -> SamplerSpec:
         """Times of whole levels, since schedulers that add noise know no others; the first stays pure noise."""
-        if spec.rule["name"] != "renoise":
+        if spec.rule["name"] != "renoise" and not self.whole_levels:
             return spec
         schedule = at.schedule
         levels = schedule.level(torch.tensor(spec.times[1:-1], dtype=torch.float64)).round().long()

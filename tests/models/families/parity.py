@@ -94,6 +94,12 @@ def placed(tokens: Tensor, rig: Any) -> Tensor:
     return tokens.transpose(1, 2).unflatten(2, rig.space.shape[1:])
 
 
+COGVIDEOX = Parity(
+    times=levels,
+    packed=lambda x, _rig: x.transpose(1, 2),
+    unpacked=lambda x, _rig: x.transpose(1, 2),
+    call={"num_frames": 5},
+)
 PARITY: Mapping[str, Parity] = MappingProxyType(
     {
         "sd15": NOISE,
@@ -111,6 +117,10 @@ PARITY: Mapping[str, Parity] = MappingProxyType(
         "flux2_klein": Parity(renoised=listed, unpacked=normalised),
         "wan": Parity(scheduler=first_order, asked=whole, call={"num_frames": 5}),
         "wan22_5b": Parity(scheduler=first_order, asked=whole, call={"num_frames": 5}),
+        "cogvideox": COGVIDEOX,
+        "cogvideox_5b": COGVIDEOX,
+        "ltx": Parity(packed=listed, unpacked=placed, call={"num_frames": 5}),
+        "hunyuan_video": Parity(call={"num_frames": 9}),
     }
 )
 """By the names of `tiny.BUILDERS`."""

@@ -21,12 +21,12 @@ def tokenizer(length: int = LENGTH) -> Any:
     )
 
 
-def clip(*, width: int = 16, projection: int = 16, pooled: bool = True) -> Any:
+def clip(*, width: int = 16, projection: int = 16, pooled: bool = True, length: int = LENGTH) -> Any:
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
     settings = CLIPTextConfig(
         vocab_size=32, hidden_size=width, intermediate_size=32, num_hidden_layers=2, num_attention_heads=4,
-        projection_dim=projection, max_position_embeddings=LENGTH, pad_token_id=0, bos_token_id=1, eos_token_id=1,
+        projection_dim=projection, max_position_embeddings=length, pad_token_id=0, bos_token_id=1, eos_token_id=1,
     )  # fmt: skip
     return (CLIPTextModelWithProjection if pooled else CLIPTextModel)(settings)
 

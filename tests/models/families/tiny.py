@@ -22,7 +22,7 @@ from tests.models.families.parts import (
     tokenizer,
     vae,
 )  # fmt: skip
-from tests.models.families.videos import wan
+from tests.models.families.videos import cogvideox, hunyuan_video, ltx, wan
 
 PROMPTS = ["a red disc", "a thin upright 3", "a bold left 7"]
 
@@ -206,6 +206,10 @@ BUILDERS: Mapping[str, Callable[[], Any]] = MappingProxyType(
         "flux2_klein": partial(flux2, "Flux2KleinPipeline"),
         "wan": wan,
         "wan22_5b": partial(wan, patched=True),
+        "cogvideox": cogvideox,
+        "cogvideox_5b": partial(cogvideox, rotary=True),
+        "ltx": ltx,
+        "hunyuan_video": hunyuan_video,
     }
 )
 
@@ -231,6 +235,10 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "flux2_klein": {"text_length": 12},
         "wan": {"frames": 5},
         "wan22_5b": {"frames": 5, "height": 32, "width": 32},
+        "cogvideox": {"frames": 5},
+        "cogvideox_5b": {"frames": 5},
+        "ltx": {"frames": 5, "height": 32, "width": 32},
+        "hunyuan_video": {"frames": 9, "embedded_guidance": 3.0},
     }
 )
 """What is other than in the table above."""
