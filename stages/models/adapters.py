@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from stages.core.messages import listed
+from stages.models.experts import parts
 
 NAME = "default"
 """Of the one adapter that a network has. It is in no file."""
@@ -25,12 +26,17 @@ def inject(body: nn.Module, *, rank: int, alpha: float, targets: Sequence[str], 
     """Give `body` fresh adapters, which change nothing yet; ValueError names a target that matches no module."""
     from peft import LoraConfig, inject_adapter_in_model
 
-    check(body, targets)
-    names = _exact(body, targets)
-    told = LoraConfig(r=rank, lora_alpha=alpha, target_modules=names, init_lora_weights=True)  # type: ignore[arg-type]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        inject_adapter_in_model(told, body, NAME)
+        for part in parts(body, "").values():
+            check(part, targets)
+            told = LoraConfig(
+                r=rank,
+                lora_alpha=alpha,  # type: ignore[arg-type]
+                target_modules=_exact(part, targets),
+                init_lora_weights=True,
+            )
+            inject_adapter_in_model(told, part, NAME)
     for name, parameter in body.named_parameters():
         if is_adapter(name):
             parameter.data = parameter.data.float()
@@ -79,7 +85,8 @@ def rescale(net: nn.Module, alpha: float) -> None:
         scaling = alpha / layer.r[NAME]
         layer.lora_B[NAME].weight.data.mul_(layer.scaling[NAME] / scaling)
         layer.scaling[NAME], layer.lora_alpha[NAME] = scaling, alpha
-    _config(net).lora_alpha = alpha
+    for part in parts(net, "").values():
+        _config(part).lora_alpha = alpha
 
 
 def _config(net: Any) -> Any:

@@ -112,7 +112,7 @@ class Checkpoint:
     @cached_property
     def _configs(self) -> Mapping[str, Mapping[str, Any]]:
         names = {"scheduler": "scheduler_config.json"}
-        parts = [self.family.denoiser, "vae", "scheduler"]
+        parts = [*self.family.denoisers(self), "vae", "scheduler"]
         return {part: _read(self.folder / part / names.get(part, "config.json")) for part in parts}
 
     @cached_property
@@ -134,7 +134,7 @@ class Checkpoint:
     def check(self) -> None:
         """ValueError for all that is wrong with it, as far as no weights need be read."""
         family, options = self.family, self.options
-        parts = (*family.text, family.denoiser, "vae", "scheduler")
+        parts = (*family.text, *family.denoisers(self), "vae", "scheduler")
         for part in parts:
             library, kind = self.index.get(part) or (None, None)
             if library is None:
@@ -167,7 +167,7 @@ class Checkpoint:
     def inventory(self) -> tuple[dict[str, Any], ...]:
         """Path, bytes and sha256 of every file that is read."""
         family = self.family
-        names = self._files((*family.text, family.denoiser, "vae", "scheduler"))
+        names = self._files((*family.text, *family.denoisers(self), "vae", "scheduler"))
         return tuple(
             {"path": name, "bytes": (self.folder / name).stat().st_size, "sha256": _sha256(self.folder / name)}
             for name in sorted({INDEX, *names})
@@ -202,7 +202,7 @@ class Checkpoint:
     def _weights(self, part: str) -> tuple[str | None, list[str]]:
         """The variant, and names of files: the denoiser has the variant that is stated, others may have none."""
         folder, stem, stated = self.folder / part, _STEMS[self.index[part][0]], self.options.variant
-        for variant in dict.fromkeys([stated] if part == self.family.denoiser else [stated, None]):
+        for variant in dict.fromkeys([stated] if part in self.family.denoisers(self) else [stated, None]):
             middle = f".{variant}" if variant else ""
             index, whole = folder / f"{stem}.safetensors.index{middle}.json", folder / f"{stem}{middle}.safetensors"
             if index.is_file():

@@ -2,6 +2,7 @@
 
 fewstep.json                       the base, its files' digests, how it is read, the sampler
 pytorch_lora_weights.safetensors   adapters, where the model was tuned by them: `load_lora_weights` takes the folder
+pytorch_lora_weights_2.safetensors those of the second network, where there are two
 <denoiser>/                        whole weights, where it was tuned whole, or diffusers has no loader for adapters
 scheduler/                         the sampler's steps, for the stock pipeline
 README.md                          the call
@@ -25,10 +26,10 @@ from stages.core.spec import SamplerSpec
 from stages.models import adapters, stock
 from stages.models.checkpoint import HUB, Checkpoint, Options, found_at
 from stages.models.conditioning import TextTable
+from stages.models.experts import parts
 from stages.models.pretrained import Pretrained, build
 
 INDEX = "fewstep.json"
-LORA = "pytorch_lora_weights.safetensors"
 BASE = "base"
 """Folder of a copied base; also its source, in the index."""
 
@@ -61,11 +62,11 @@ def save(folder: Path, net: Pretrained, spec: SamplerSpec) -> None:
     at, rank = net.at, adapters.rank_of(net.body)
     spec = at.family.fitted(at, spec)
     folder.mkdir(parents=True, exist_ok=True)
-    denoiser = folder / at.family.denoiser
     if rank is None or not at.family.lora:
         whole = net.body if rank is None else adapters.merged(net.body)
-        whole.save_pretrained(denoiser)  # type: ignore[operator]
-        _forget_origin(denoiser / "config.json")
+        for name, part in parts(whole, at.family.denoiser).items():
+            part.save_pretrained(folder / name)  # type: ignore[operator]
+            _forget_origin(folder / name / "config.json")
     if rank is not None:
         _save_adapters(folder, net)
     for entry in at.files if at.source == BASE else ():
@@ -78,7 +79,7 @@ def load(folder: Path, text: TextTable) -> Pretrained:
     at = opened(folder)
     at.verify()
     tuned = _read(folder)["tuned"]
-    net = build(at, text, folder / at.family.denoiser if tuned == "full" else None)
+    net = build(at, text, folder if tuned == "full" else None)
     if tuned == "lora":
         _load_adapters(folder, net)
     return net
@@ -113,26 +114,32 @@ def _write(folder: Path, at: Checkpoint, spec: SamplerSpec, *, tuned: Literal["f
 
 
 def _save_adapters(folder: Path, net: Pretrained) -> None:
-    """As diffusers' `save_lora_weights` does: a prefix before every name, and peft's words in the header."""
-    state, told = adapters.exported(net.body)
+    """As diffusers' `save_lora_weights` does: a prefix before every name, and peft's words in the header.
+
+    The prefix of a second network is that of the first: it is its file's name that says which one it is.
+    """
     prefix = f"{net.at.family.denoiser}."
-    facts = {f"{prefix}{name}": value for name, value in told.items()}
-    words = {"format": "pt", "lora_adapter_metadata": json.dumps(facts, indent=1, sort_keys=True)}
-    tensors.save(folder / LORA, {f"{prefix}{name}": tensor for name, tensor in state.items()}, words)
+    for file, part in zip(stock.LORA, parts(net.body, "").values(), strict=False):
+        state, told = adapters.exported(part)
+        facts = {f"{prefix}{name}": value for name, value in told.items()}
+        words = {"format": "pt", "lora_adapter_metadata": json.dumps(facts, indent=1, sort_keys=True)}
+        tensors.save(folder / file, {f"{prefix}{name}": tensor for name, tensor in state.items()}, words)
 
 
 def _load_adapters(folder: Path, net: Pretrained) -> None:
     from peft import set_peft_model_state_dict
 
     prefix = f"{net.at.family.denoiser}."
-    with safe_open(folder / LORA, framework="pt") as file:
-        told = json.loads(file.metadata()["lora_adapter_metadata"])
-    rank, targets = told[f"{prefix}r"], told[f"{prefix}target_modules"]
-    adapters.inject(net.body, rank=rank, alpha=rank, targets=targets, seed=0)
-    state = {name.removeprefix(prefix): tensor for name, tensor in load_file(folder / LORA).items()}
-    found = set_peft_model_state_dict(net.body, state, adapter_name=adapters.NAME)
-    if found.unexpected_keys:
-        raise ValueError(f"{folder / LORA}: {found.unexpected_keys[0]} is no layer of the network")
+    for name, part in zip(stock.LORA, parts(net.body, "").values(), strict=False):
+        file = folder / name
+        with safe_open(file, framework="pt") as opened_file:
+            told = json.loads(opened_file.metadata()["lora_adapter_metadata"])
+        rank, targets = told[f"{prefix}r"], told[f"{prefix}target_modules"]
+        adapters.inject(part, rank=rank, alpha=rank, targets=targets, seed=0)
+        state = {key.removeprefix(prefix): tensor for key, tensor in load_file(file).items()}
+        found = set_peft_model_state_dict(part, state, adapter_name=adapters.NAME)
+        if found.unexpected_keys:
+            raise ValueError(f"{file}: {found.unexpected_keys[0]} is no layer of the network")
 
 
 def _link(source: Path, target: Path) -> None:

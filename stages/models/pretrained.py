@@ -1,6 +1,6 @@
 """A checkpoint's denoiser as a velocity, and the encoders that read prompts for it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from stages.core.prompts import EMPTY
 from stages.core.types import Cond
 from stages.models.checkpoint import Checkpoint
 from stages.models.conditioning import Features, TextTable, joined
+from stages.models.experts import Experts, by_expert, parts
 
 BATCH = 16
 """Prompts that encoders see at once."""
@@ -27,10 +28,13 @@ class Pretrained(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         """The velocity at (x [B, *shape], t [B])."""
+        return by_expert(self.body, t, lambda body, rows: self._velocity(body, x[rows], t[rows], cond[rows]))
+
+    def _velocity(self, body: nn.Module, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         words = {
             name: rows.to(self.at.dtype) if rows.is_floating_point() else rows for name, rows in self.text(cond).items()
         }
-        return self.at.family.velocity(self.body, x, t, words, self.at)
+        return self.at.family.velocity(body, x, t, words, self.at)
 
     def rescale(self, guided: Tensor, with_prompt: Tensor) -> Tensor:
         """What the pipeline makes of the velocity under guidance, given also that without."""
@@ -38,15 +42,18 @@ class Pretrained(nn.Module):
 
     def features(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         """Image tokens [B, T, feature_dim] half-way up, float32; the blocks above are not run."""
+        return by_expert(self.body, t, lambda body, rows: self._features(body, x[rows], t[rows], cond[rows]))
+
+    def _features(self, body: nn.Module, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         found: list[Tensor] = []
 
         def stop(_block: nn.Module, _inputs: object, answer: Any) -> None:
             found.append(self.at.family.tokens(answer, self.at))
             raise _Enough
 
-        hook = self.at.family.middle(self.body).register_forward_hook(stop)
+        hook = self.at.family.middle(body).register_forward_hook(stop)
         try:
-            self(x, t, cond)
+            self._velocity(body, x, t, cond)
         except _Enough:
             pass
         finally:
@@ -55,10 +62,11 @@ class Pretrained(nn.Module):
 
     def compile_blocks(self) -> None:
         """Have the blocks that it repeats compiled, each kind once."""
-        body: Any = self.body
-        kinds = body._repeated_blocks or body._no_split_modules  # as diffusers names them, where it does
-        for block in (module for module in body.modules() if type(module).__name__ in kinds):
-            block.compile()
+        bodies: Iterable[Any] = parts(self.body, "").values()
+        for body in bodies:
+            kinds = body._repeated_blocks or body._no_split_modules  # as diffusers names them, where it does
+            for block in (module for module in body.modules() if type(module).__name__ in kinds):
+                block.compile()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Pretrained":
         """With a body of its own; the text table and the checkpoint's facts are shared."""
@@ -90,10 +98,11 @@ def component(at: Checkpoint, name: str, dtype: torch.dtype, own: Path | None = 
 
 
 def build(at: Checkpoint, text: TextTable, own: Path | None = None) -> Pretrained:
-    """The checkpoint's denoiser, with weights from folder `own` if stated, that reads `text`."""
-    body = component(at, at.family.denoiser, at.dtype, own)
-    if at.family.last:
+    """The checkpoint's denoiser, with weights from folders in `own` if stated, that reads `text`."""
+    made = {name: component(at, name, at.dtype, own and own / name) for name in at.family.denoisers(at)}
+    for body in made.values() if at.family.last else ():
         body.get_submodule(at.family.last).float().register_forward_pre_hook(_widen)
+    body = Experts(made, at.family.boundary(at)) if len(made) > 1 else made[at.family.denoiser]
     return Pretrained(body, text, at)
 
 
@@ -110,13 +119,13 @@ class PipelineText:
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> Features:
         """A row a prompt; the empty one stands for none, or for the negative prompt that is stated."""
-        family, parts = self.at.family, []
+        family, read = self.at.family, []
         with self._pipeline() as pipe:
             none = family.null(pipe, self.at)
             real = [prompt for prompt in prompts if prompt]
             for first in range(0, len(real), BATCH):
-                parts.append(family.encode(pipe, real[first : first + BATCH], self.at))
-        rows = joined([none, *parts])
+                read.append(family.encode(pipe, real[first : first + BATCH], self.at))
+        rows = joined([none, *read])
         place = iter(range(1, len(real) + 1))
         index = torch.tensor([next(place) if prompt else EMPTY for prompt in prompts], dtype=torch.int64)
         return {name: tensor.cpu()[index] for name, tensor in rows.items()}

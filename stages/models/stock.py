@@ -6,6 +6,8 @@ from typing import Literal
 from stages.core.spec import SamplerSpec
 from stages.models.checkpoint import HUB, Checkpoint
 
+LORA = ("pytorch_lora_weights.safetensors", "pytorch_lora_weights_2.safetensors")
+"""Files of adapters, of the first network that denoises, and of the second where there are two."""
 _SCHEDULER = "scheduler"
 
 
@@ -25,13 +27,17 @@ def write(folder: Path, at: Checkpoint, spec: SamplerSpec, *, tuned: Literal["fu
     classes = sorted({at.pipeline, str(type(scheduler).__name__)} | ({kind} if whole else set[str]()))
     dtype = f"torch.{at.options.precision}"
     lines = ["import torch", f"from diffusers import {', '.join(classes)}", "", 'folder = "."  # this one']
+    networks = at.family.denoisers(at)
     if whole:
-        part = at.family.denoiser
-        lines.append(f'{part} = {kind}.from_pretrained(folder, subfolder="{part}", dtype={dtype})')
-        lines.append(f"pipe = {at.pipeline}.from_pretrained({where}, {part}={part}, dtype={dtype})")
+        for part in networks:
+            lines.append(f'{part} = {kind}.from_pretrained(folder, subfolder="{part}", dtype={dtype})')
+        named = ", ".join(f"{part}={part}" for part in networks)
+        lines.append(f"pipe = {at.pipeline}.from_pretrained({where}, {named}, dtype={dtype})")
     else:
         lines.append(f"pipe = {at.pipeline}.from_pretrained({where}, dtype={dtype})")
-        lines.append("pipe.load_lora_weights(folder)")
+        lines.append("pipe.load_lora_weights(folder" + (")" if len(networks) == 1 else f', weight_name="{LORA[0]}")'))
+        for part, file in zip(networks[1:], LORA[1:], strict=False):
+            lines.append(f'pipe.load_lora_weights(folder, weight_name="{file}", load_into_{part}=True)')
     lines.append(f'pipe.scheduler = {type(scheduler).__name__}.from_pretrained(folder, subfolder="{_SCHEDULER}")')
     call = at.family.call(at, spec) | times
     if not at.family.takes_times:

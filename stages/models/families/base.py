@@ -56,6 +56,14 @@ class Family:
     lora: ClassVar[bool] = True
     """Whether diffusers loads adapters for it."""
 
+    def denoisers(self, at: "Checkpoint") -> tuple[str, ...]:
+        """Names of the networks that denoise; where there are two, the first is for much noise."""
+        return (self.denoiser,)
+
+    def boundary(self, at: "Checkpoint") -> float:
+        """Time from which on the first of two is asked."""
+        raise NotImplementedError
+
     def shape(self, at: "Checkpoint") -> tuple[int, ...]:
         """Of one latent."""
         vae = at.config("vae")

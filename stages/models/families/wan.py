@@ -1,4 +1,4 @@
-"""Wan 2.1, and 2.2 with one network: a flow for videos, told of text by umT5, whose pads become zeros."""
+"""Wan 2.1 and 2.2: a flow for videos, told of text by umT5, whose pads become zeros."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -33,14 +33,18 @@ class Wan(Video):
         """A channel each."""
         return by_channel(at.config("vae"))
 
+    def denoisers(self, at: "Checkpoint") -> tuple[str, ...]:
+        """Two in the larger ones of 2.2."""
+        second = (at.index.get("transformer_2") or [None])[0] is not None and at.index.get("boundary_ratio") is not None
+        return ("transformer", "transformer_2") if second else ("transformer",)
+
+    def boundary(self, at: "Checkpoint") -> float:
+        """As stated."""
+        return at.index["boundary_ratio"]
+
     def check(self, at: "Checkpoint") -> None:
-        """One network, and sides that its patches divide."""
+        """Sides that its patches divide."""
         super().check(at)
-        if (at.index.get("transformer_2") or [None])[0] is not None:
-            raise ValueError(
-                f"{at.folder}: two networks, for much and for little noise (transformer_2), of which no student is "
-                "made here; take a checkpoint with one"
-            )
         side = self.factors(at.config("vae"))[1] * at.config(self.denoiser)["patch_size"][1]
         for name in ("height", "width"):
             if getattr(at.options, name) % side:

@@ -116,6 +116,7 @@ PARITY: Mapping[str, Parity] = MappingProxyType(
         "flux2_dev": Parity(renoised=listed, unpacked=placed),
         "flux2_klein": Parity(renoised=listed, unpacked=normalised),
         "wan": Parity(scheduler=first_order, asked=whole, call={"num_frames": 5}),
+        "wan22_14b": Parity(scheduler=first_order, asked=whole, call={"num_frames": 5}),
         "wan22_5b": Parity(scheduler=first_order, asked=whole, call={"num_frames": 5}),
         "cogvideox": COGVIDEOX,
         "cogvideox_5b": COGVIDEOX,

@@ -206,6 +206,7 @@ BUILDERS: Mapping[str, Callable[[], Any]] = MappingProxyType(
         "flux2_klein": partial(flux2, "Flux2KleinPipeline"),
         "wan": wan,
         "wan22_5b": partial(wan, patched=True),
+        "wan22_14b": partial(wan, boundary=0.8),
         "cogvideox": cogvideox,
         "cogvideox_5b": partial(cogvideox, rotary=True),
         "ltx": ltx,
@@ -234,6 +235,7 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "flux2_dev": {"embedded_guidance": 3.0, "text_length": 12},
         "flux2_klein": {"text_length": 12},
         "wan": {"frames": 5},
+        "wan22_14b": {"frames": 5},
         "wan22_5b": {"frames": 5, "height": 32, "width": 32},
         "cogvideox": {"frames": 5},
         "cogvideox_5b": {"frames": 5},
@@ -249,7 +251,9 @@ def saved(name: str, folder: Path) -> Path:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         pipe = BUILDERS[name]()
-        for part in (getattr(pipe, each) for each in ("transformer", "unet") if hasattr(pipe, each)):
+        for part in (
+            getattr(pipe, each) for each in ("transformer", "transformer_2", "unet") if getattr(pipe, each, None)
+        ):
             for parameter in part.parameters():
                 if not parameter.any():  # last layers begin at zero
                     torch.nn.init.normal_(parameter, std=0.2)

@@ -7,15 +7,21 @@ import torch
 from tests.models.families.parts import LENGTH, WIDTH, chat, clip, language_model, t5, tokenizer
 
 
-def wan(*, patched: bool = False) -> Any:
-    """`patched` as 2.2's network of 5B parameters."""
-    import diffusers as d
+def _wan() -> Any:
+    from diffusers import WanTransformer3DModel
 
-    body = d.WanTransformer3DModel(
+    return WanTransformer3DModel(
         patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=12, in_channels=4, out_channels=4,
         text_dim=WIDTH, freq_dim=16, ffn_dim=32, num_layers=2, cross_attn_norm=True, qk_norm="rms_norm_across_heads",
         rope_max_seq_len=32,
     )  # fmt: skip
+
+
+def wan(*, patched: bool = False, boundary: float | None = None) -> Any:
+    """`patched` as 2.2's network of 5B parameters, with a `boundary` as its two of 14B."""
+    import diffusers as d
+
+    body, second = (_wan() if each else None for each in (True, boundary))
     scheduler = d.UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
     vae = d.AutoencoderKLWan(
         base_dim=4, z_dim=4, dim_mult=[1, 1], num_res_blocks=1, temperal_downsample=[True],
@@ -25,7 +31,7 @@ def wan(*, patched: bool = False) -> Any:
     )  # fmt: skip
     return d.WanPipeline(
         transformer=body, scheduler=scheduler, vae=vae, text_encoder=t5(kind="UMT5EncoderModel"),
-        tokenizer=tokenizer(), expand_timesteps=patched,
+        tokenizer=tokenizer(), expand_timesteps=patched, transformer_2=second, boundary_ratio=boundary,
     )  # fmt: skip
 
 
