@@ -62,10 +62,10 @@ class Pretrained(nn.Module):
 
     def compile_blocks(self) -> None:
         """Have the blocks that it repeats compiled, each kind once."""
-        networks: Iterable[Any] = parts(self.body, self.at.family.denoiser).values()
-        for network in networks:
-            kinds = network._repeated_blocks or network._no_split_modules  # as diffusers names them, where it does
-            for block in (module for module in network.modules() if type(module).__name__ in kinds):
+        bodies: Iterable[Any] = parts(self.body, "").values()
+        for body in bodies:
+            kinds = body._repeated_blocks or body._no_split_modules  # as diffusers names them, where it does
+            for block in (module for module in body.modules() if type(module).__name__ in kinds):
                 block.compile()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Pretrained":
@@ -102,9 +102,8 @@ def build(at: Checkpoint, text: TextTable, own: Path | None = None) -> Pretraine
     made = {name: component(at, name, at.dtype, own and own / name) for name in at.family.denoisers(at)}
     for body in made.values() if at.family.last else ():
         body.get_submodule(at.family.last).float().register_forward_pre_hook(_widen)
-    if len(made) == 1:
-        return Pretrained(made[at.family.denoiser], text, at)
-    return Pretrained(Experts(made, at.family.boundary(at)), text, at)
+    body = Experts(made, at.family.boundary(at)) if len(made) > 1 else made[at.family.denoiser]
+    return Pretrained(body, text, at)
 
 
 def _widen(_layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -120,13 +119,13 @@ class PipelineText:
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> Features:
         """A row a prompt; the empty one stands for none, or for the negative prompt that is stated."""
-        family, parts = self.at.family, []
+        family, read = self.at.family, []
         with self._pipeline() as pipe:
             none = family.null(pipe, self.at)
             real = [prompt for prompt in prompts if prompt]
             for first in range(0, len(real), BATCH):
-                parts.append(family.encode(pipe, real[first : first + BATCH], self.at))
-        rows = joined([none, *parts])
+                read.append(family.encode(pipe, real[first : first + BATCH], self.at))
+        rows = joined([none, *read])
         place = iter(range(1, len(real) + 1))
         index = torch.tensor([next(place) if prompt else EMPTY for prompt in prompts], dtype=torch.int64)
         return {name: tensor.cpu()[index] for name, tensor in rows.items()}

@@ -48,7 +48,7 @@ class Wan(Video):
         side = self.factors(at.config("vae"))[1] * at.config(self.denoiser)["patch_size"][1]
         for name in ("height", "width"):
             if getattr(at.options, name) % side:
-                raise ValueError(f"{name}={getattr(at.options, name)}: not a multiple of {side}, as its network needs")
+                raise ValueError(f"{name}={getattr(at.options, name)}: a multiple of {side} is needed")
 
     def ask(self, body: Any, z: Tensor, time: Tensor, words: Words, at: "Checkpoint") -> Tensor:
         """A velocity."""

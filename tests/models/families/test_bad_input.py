@@ -82,6 +82,39 @@ def test_options_that_the_checkpoint_has_no_use_for_are_refused(
 
 
 @pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("wan", {"frames": None}, "frames: WanPipeline makes videos; say how many frames they have"),
+        ("wan", {"frames": 6}, "frames=6: the VAE takes one and a multiple of 2 more, such as 5 or 7"),
+        ("cogvideox", {"text_length": 9}, "text_length=9: the network reads 7 tokens; state that"),
+        ("flux2_klein", {"negative_prompt": "red"}, "negative_prompt: Flux2KleinPipeline knows none but the empty one"),
+    ],
+)
+def test_options_that_do_not_fit_a_family_are_refused(
+    tmp_path: Path, name: str, changes: dict[str, Any], message: str
+) -> None:
+    folder = tiny.saved(name, tmp_path / name)
+    with pytest.raises(ValueError, match=message):
+        export.found(str(folder), tiny.options(name, **changes)).check()
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "word", "message"),
+    [
+        ("cogvideox", "transformer", {"patch_size_t": 2}, "frames=5: 3 in latent space, where the network takes 2 at"),
+        ("wan", "vae", {"scale_factor_spatial": 16}, "height=16: a multiple of 32 is needed"),
+    ],
+)
+def test_sizes_that_a_network_cannot_cut_are_refused(
+    tmp_path: Path, name: str, file: str, word: dict[str, Any], message: str
+) -> None:
+    folder = tiny.saved(name, tmp_path / name)
+    edited(folder / file / "config.json", **word)
+    with pytest.raises(ValueError, match=message):
+        export.found(str(folder), tiny.options(name)).check()
+
+
+@pytest.mark.parametrize(
     ("source", "message"),
     [
         ("hub:some/model", "no revision; say hub:some/model@<revision>"),

@@ -142,6 +142,20 @@ def test_a_target_that_is_no_layer_is_refused_by_name(rig: Rig) -> None:
         tuning(replace(LORA, targets=("to_q", "to_z")), 0).twin(rig.net)
 
 
+def test_a_prompt_that_is_cut_is_told_by_how_much(rig: Rig) -> None:
+    """Words that are lost can be others without a difference; one more, and the encoders read another prompt."""
+    count = 40
+    long = " ".join(["a"] * count)
+    [(prompt, cut)] = rig.encoder.cut([tiny.PROMPTS[0], long]).items()
+    assert prompt == long
+    lost = cut - tiny.TAIL.get(rig.name, 0)  # what a template puts behind a prompt is lost first
+    read, same, other = (
+        rig.encoder.encode([" ".join(["a"] * (count - end) + ["red"] * end)])["hidden"] for end in (0, lost, lost + 1)
+    )
+    assert torch.equal(read, same)
+    assert not torch.equal(read, other)
+
+
 @pytest.mark.parametrize("rig", ONE, indirect=True)
 @pytest.mark.parametrize("name", MODULES)
 def test_every_method_takes_a_step(rig: Rig, name: str) -> None:

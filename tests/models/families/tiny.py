@@ -246,15 +246,19 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 """What is other than in the table above."""
 
 
+TAIL: Mapping[str, int] = MappingProxyType(
+    {"qwen_image": 2, "z_image": 1, "flux2_dev": 1, "flux2_klein": 1, "hunyuan_video": 1}
+)
+"""Tokens behind a prompt that are lost before it, where a template puts some there."""
+
+
 def saved(name: str, folder: Path) -> Path:
     """A checkpoint with weights that matter, in `folder`; the same every time."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         pipe = BUILDERS[name]()
-        for part in (
-            getattr(pipe, each) for each in ("transformer", "transformer_2", "unet") if getattr(pipe, each, None)
-        ):
-            for parameter in part.parameters():
+        for part in (getattr(pipe, each, None) for each in ("transformer", "transformer_2", "unet")):
+            for parameter in part.parameters() if part else ():
                 if not parameter.any():  # last layers begin at zero
                     torch.nn.init.normal_(parameter, std=0.2)
     pipe.save_pretrained(folder)
