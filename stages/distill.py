@@ -30,6 +30,7 @@ from stages.training import arm, data
 from stages.training import needs as training
 from stages.training.cost import Cost, Meter
 from stages.training.loop import Budget, Trainer
+from stages.training.method import needs_of
 from stages.training.networks import RoleNetwork
 from stages.training.outcome import gather, record
 from stages.training.roles import Start
@@ -101,7 +102,7 @@ def _holds_a_model(common: Common, job: Job, name: str, given: Expected | None) 
 
 
 def _has_data(cfg: arm.Arm[Common], job: Job, given: Expected | None) -> None:
-    needs, draws = cfg.method.NEEDS, cfg.common.draw is not None
+    needs, draws = needs_of(cfg.method, cfg.settings), cfg.common.draw is not None
     if draws and needs != "pairs":
         raise ValueError(f"{job.where}.draw: {cfg.name} trains on no pairs, none are drawn for it; set it to null")
     if needs == "pairs" and not draws and given and not given.has_pairs:
@@ -109,7 +110,7 @@ def _has_data(cfg: arm.Arm[Common], job: Job, given: Expected | None) -> None:
 
 
 def _has_images(cfg: arm.Arm[Common], job: Job, count: int) -> None:
-    if cfg.method.NEEDS == "images" and not count:
+    if needs_of(cfg.method, cfg.settings) == "images" and not count:
         raise ValueError(
             f"{job.where}.method={cfg.name}: it trains on images, and the dataset has prompts alone; bring images to "
             "them, or take a method that needs none"
@@ -194,9 +195,9 @@ def _initial(common: Common, job: Job, teacher: Student, table: TextTable) -> St
 
 def _batches(cfg: arm.Arm[Common], job: Job, dataset: Dataset, teacher: Student) -> data.BatchAt:
     size = cfg.common.batch_size
-    if cfg.method.NEEDS == "prompts" and not len(dataset.train_images):
+    if needs_of(cfg.method, cfg.settings) == "prompts" and not len(dataset.train_images):
         return data.prompts(dataset, size, job.seed, job.device)
-    if cfg.method.NEEDS != "pairs":
+    if needs_of(cfg.method, cfg.settings) != "pairs":
         _has_images(cfg, job, len(dataset.train_images))
         x0 = samples(job.input("encode"), dataset.train_images, teacher.space, latent=dataset.space == "latents")
         return data.images(dataset, x0, size, job.seed, job.device)

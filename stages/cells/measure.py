@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from stages.cells.bench import SPLITS, Bench, in_turn, kept
+from stages.cells.bench import SPLITS, Bench, in_turn, kept, spread
 from stages.core.config import check
 from stages.core.rng import normal_at
 from stages.core.spec import SamplerSpec
@@ -26,6 +26,8 @@ from stages.samplers.student import Noise, solutions
 from stages.training.checks import finite
 
 ADVICE = "the model has diverged; train it again with a lower learning rate, or take its arm out of the parameters"
+MOST = 8192
+"""Training images, at most, that are compared with the test images."""
 POINTS = 500
 """Samples that a scatter plot shows."""
 
@@ -171,7 +173,9 @@ def real(bench: Bench, settings: Sampling) -> Measured:
         if rows:
             asked = bench.prompts([places[i] for i in rows])
             numbers |= correctness(bench.verifier, data.test_images[rows], asked, name)
-    numbers |= _likeness(bench, data.train_images, data.train_prompts.tolist(), settings)
+    every = range(len(data.train_images))
+    rows = list(spread(every, MOST) if len(every) > MOST else every)
+    numbers |= _likeness(bench, data.train_images[rows], data.train_prompts[rows].tolist(), settings)
     shown = kept(data, settings.num_samples)
     images, of = torch.cat([data.test_images, data.train_images]), torch.cat([data.test_prompts, data.train_prompts])
     first = [int((of == place).nonzero()[0]) for place in shown]

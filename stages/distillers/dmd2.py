@@ -33,8 +33,6 @@ from stages.core.types import Batch, Cond, Network, World
 from stages.samplers.rollout import at, rolled_out
 from stages.training.method import Loss, Needs, Phase, Role, Trained, unprepared
 
-NEEDS: Needs = "images"
-
 
 @config
 class Config:
@@ -48,7 +46,8 @@ class Config:
     critic_updates: Steps
     """R: updates of fake and head for each of the student: the two time-scales. The paper takes 5 to 10."""
     gan_weight: NonNegative
-    """lambda_G: weight of the adversarial loss beside half the squared matching direction."""
+    """lambda_G: weight of the adversarial loss beside half the squared matching direction. With 0 there is no head, and
+    no image is seen: what DMD2 is without its GAN."""
     t_min: Unit
     """Smallest noise level at which distributions are matched."""
     t_max: Unit
@@ -63,6 +62,11 @@ class Config:
     def __post_init__(self) -> None:
         if self.t_min >= self.t_max:
             raise ValueError(f"t_min={self.t_min} must be less than t_max={self.t_max}")
+
+
+def needs(cfg: Config) -> Needs:
+    """Images where there is a discriminator to show them to."""
+    return "images" if cfg.gan_weight else "prompts"
 
 
 def generate(world: World, cond: Cond, rng: Generator, cfg: Config) -> Tensor:
@@ -87,13 +91,17 @@ def noised_features(world: World, x0: Tensor, cond: Cond, rng: Generator) -> Ten
 def critic_loss(world: World, batch: Batch, rng: Generator, cfg: Config) -> Loss:
     """The fake's velocity regression on fresh samples plus the head's log loss; they share no weight."""
     samples, times, noises, ours, theirs = fork(rng, "samples", "times", "noises", "ours", "theirs")
-    cond, head = batch["cond"], world.nets["head"]
+    cond = batch["cond"]
     with torch.no_grad():
         x0hat = generate(world, cond, samples, cfg)
-        made = noised_features(world, x0hat, cond, ours)
-        real = noised_features(world, batch["x0"], cond, theirs)
     t, eps = uniform(len(x0hat), times, x0hat), normal_like(x0hat, noises)
     error = (world.nets["fake"](mix(x0hat, eps, t), t, cond) - (eps - x0hat)).square().mean()
+    if not cfg.gan_weight:
+        return error, {"fake_error": error.detach()}
+    head = world.nets["head"]
+    with torch.no_grad():
+        made = noised_features(world, x0hat, cond, ours)
+        real = noised_features(world, batch["x0"], cond, theirs)
     of_made, of_real = head(made), head(real)
     judged = softplus(of_made).mean() + softplus(-of_real).mean()
     right = ((of_made < 0).to(error).mean() + (of_real > 0).to(error).mean()) / 2
@@ -117,22 +125,21 @@ def student_loss(world: World, batch: Batch, rng: Generator, cfg: Config) -> Los
         fake = data_from_velocity(x_t, world.nets["fake"](x_t, t, cond), t)
         scale = deviation(x0hat, real)
     matching = injected(x0hat, (fake - real) / scale)
+    found = {"gap": (real - fake).abs().mean(), "deviation": scale.mean()}
+    if not cfg.gan_weight:
+        return matching, found
     logits = unlearning(world.nets["head"], noised_features(world, x0hat, cond, judge))
     fooled = softplus(-logits).mean()
-    return matching + cfg.gan_weight * fooled, {
-        "gap": (real - fake).abs().mean(),
-        "deviation": scale.mean(),
-        "gan_loss": fooled.detach(),
-    }
+    return matching + cfg.gan_weight * fooled, {**found, "gan_loss": fooled.detach()}
 
 
 def roles(cfg: Config) -> dict[str, Role]:
-    """The student, and its two critics."""
-    return {
+    """The student, and its critics."""
+    nets: dict[str, Role] = {
         "student": Trained(start="init", lr=cfg.student_lr),
         "fake": Trained(start="teacher", lr=cfg.fake_lr),
-        "head": Trained(start="head", lr=cfg.head_lr),
     }
+    return nets | ({"head": Trained(start="head", lr=cfg.head_lr)} if cfg.gan_weight else {})
 
 
 prepare = unprepared
@@ -141,7 +148,12 @@ prepare = unprepared
 def phases(cfg: Config) -> tuple[Phase, ...]:
     """The critics several times, then the student once."""
     return (
-        Phase(name="critic", trains=("fake", "head"), loss=critic_loss, repeats=cfg.critic_updates),
+        Phase(
+            name="critic",
+            trains=("fake", "head") if cfg.gan_weight else ("fake",),
+            loss=critic_loss,
+            repeats=cfg.critic_updates,
+        ),
         Phase(name="student", trains=("student",), loss=student_loss),
     )
 

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+_ROWS = 1024
+"""Points whose distances to all others are held at once."""
+
 
 @dataclass(frozen=True)
 class Neighbours:
@@ -26,24 +29,31 @@ class Neighbours:
 
 
 def neighbours(real: Tensor, fake: Tensor, *, k: int) -> Neighbours:
-    """The four shares from features real [N, F] and fake [M, F]. Memory N M: at most some ten thousand rows.
+    """The four shares from features real [N, F] and fake [M, F]: time N M, memory N + M.
 
     ValueError if a cloud has no k-th neighbour or holds a value that is not finite.
     """
     real, fake = _checked(real, "real", k), _checked(fake, "fake", k)
     real_reach, fake_reach = _reach(real, k), _reach(fake, k)
-    gap = _distances(real, fake)  # [N, M]
+    held = torch.zeros(len(fake), dtype=torch.bool, device=fake.device)
+    found, covered, balls = [], [], 0
+    for rows, reach in zip(real.split(_ROWS), real_reach[:, None].split(_ROWS), strict=True):
+        gap = _distances(rows, fake)
+        held |= (gap <= reach).any(dim=0)
+        found.append((gap <= fake_reach).any(dim=1))
+        covered.append((gap < reach).any(dim=1))
+        balls += int((gap < reach).sum())
     return Neighbours(
-        precision=_share((gap <= real_reach[:, None]).any(dim=0)),
-        recall=_share((gap <= fake_reach[None, :]).any(dim=1)),
-        density=(gap < real_reach[:, None]).double().sum(dim=0).mean().item() / k,
-        coverage=_share(gap.min(dim=1).values < real_reach),
+        precision=_share(held),
+        recall=_share(torch.cat(found)),
+        density=balls / len(fake) / k,
+        coverage=_share(torch.cat(covered)),
     )
 
 
 def _reach(points: Tensor, k: int) -> Tensor:
     """Distance [N] to the k-th neighbour, the point itself not counted."""
-    return _distances(points, points).kthvalue(k + 1, dim=1).values
+    return torch.cat([_distances(rows, points).kthvalue(k + 1, dim=1).values for rows in points.split(_ROWS)])
 
 
 def _distances(a: Tensor, b: Tensor) -> Tensor:

@@ -4,7 +4,8 @@ A method is a module. The loop owns optimisers, averages, clipping, precision, c
 owns mathematics. Networks answer it in float32 or wider, whatever they compute in, and each call is counted
 (`networks.py`), so that a loss says nothing of either.
 
-Kinds of batch, by `NEEDS` (every batch also holds `cond` [B, 1], rows of the text table):
+Kinds of batch, by `NEEDS`, or by `needs(cfg)` where knobs decide it (every batch also holds `cond` [B, 1], rows of the
+text table):
 
 - "pairs": noise [B, ...] and x0, the sample a model makes of it
 - "images": x0, real data
@@ -83,7 +84,6 @@ class Phase:
 class Method(Protocol):
     """The interface of every module in `stages/distillers` and `stages/policies`."""
 
-    NEEDS: Needs
     Config: type[Any]
 
     def roles(self, cfg: Any) -> Mapping[str, Role]:
@@ -101,6 +101,11 @@ class Method(Protocol):
     def sampler(self, cfg: Any) -> SamplerSpec:
         """How the trained student is sampled."""
         ...
+
+
+def needs_of(method: Method, cfg: Any) -> Needs:
+    """What the method trains on, by its settings."""
+    return method.needs(cfg) if hasattr(method, "needs") else method.NEEDS  # type: ignore[attr-defined]
 
 
 def unprepared(_world: World, batch: Batch, _rng: Generator, _cfg: Any) -> Batch:

@@ -118,7 +118,8 @@ def test_the_head_is_optimal_at_the_log_density_ratio(slope: float, sign: int) -
     head, student = Likelihood(slope), AffineStudent(0.5, 0.0)
     x0 = 1 + 0.5 * torch.randn(n, 1, 1, 1, dtype=torch.float64, generator=stream(0, "x0"))
     nets = world(student=student, fake=GaussianVelocity(0.0, 0.5), teacher=Pixels(0.3, 1.2), head=head)
-    found = slopes(dmd2.critic_loss(nets, {**given(n), "x0": x0}, stream(0, "critic"), WIDE)[0], head)
+    loss, _ = dmd2.critic_loss(nets, {**given(n), "x0": x0}, stream(0, "critic"), replace(WIDE, gan_weight=1.0))
+    found = slopes(loss, head)
     assert found["bias"] == pytest.approx(0, abs=6e-3)
     if sign:
         assert math.copysign(1, found["slope"]) == sign
@@ -156,7 +157,21 @@ def test_backward_simulation_visits_every_level_with_gradient_through_the_last_c
 
 
 def test_critics_run_at_their_own_time_scale() -> None:
-    assert [(p.name, p.trains, p.repeats) for p in dmd2.phases(CONFIG)] == [
+    with_gan = replace(CONFIG, gan_weight=1e-3)
+    assert [(p.name, p.trains, p.repeats) for p in dmd2.phases(with_gan)] == [
         ("critic", ("fake", "head"), 5),
         ("student", ("student",), 1),
     ]
+
+
+def test_without_its_gan_it_has_no_head_and_sees_no_image() -> None:
+    assert dmd2.needs(CONFIG) == "prompts"
+    assert dmd2.needs(replace(CONFIG, gan_weight=1e-3)) == "images"
+    assert dmd2.roles(CONFIG).keys() == {"student", "fake"}
+    assert dmd2.phases(CONFIG)[0].trains == ("fake",)
+    nets = world(student=AffineStudent(0.7, -0.5), fake=GaussianVelocity(0.0, 0.5), teacher=Pixels(0.3, 1.2))
+    batch = {"cond": tokens(64)}
+    for phase in dmd2.phases(CONFIG):
+        value, metrics = phase.loss(nets, batch, stream(0, phase.name), CONFIG)
+        assert value.isfinite()
+        assert not {"gan_loss", "head_loss"} & metrics.keys()

@@ -19,7 +19,7 @@ from stages.distillers import METHODS
 from stages.models.space import Points
 from stages.policies import POLICIES
 from stages.training.cost import Meter
-from stages.training.method import Follower, Trained
+from stages.training.method import Follower, Trained, needs_of
 from stages.training.networks import world_of
 from tests.training.tiny import TinyHead, TinyNet
 
@@ -57,16 +57,17 @@ def world(module: ModuleType, cfg: Any) -> World:
     return world_of(nets, space, judge, Meter(nets), precision="float32", device="cpu")
 
 
-def batch(module: ModuleType) -> dict[str, Tensor]:
+def batch(module: ModuleType, cfg: Any) -> dict[str, Tensor]:
     rng = stream(7, "batch")
     n = NUM_GROUPS * GROUP_SIZE
     cond = torch.randint(1, 6, (NUM_GROUPS, 1), generator=rng).repeat_interleave(GROUP_SIZE, dim=0)
     made = {"cond": cond}
-    if module.NEEDS in ("pairs", "images"):
+    needs = needs_of(module, cfg)
+    if needs in ("pairs", "images"):
         made["x0"] = torch.randn((n, 1, 4, 4), generator=rng, dtype=torch.float64)
-    if module.NEEDS == "pairs":
+    if needs == "pairs":
         made["noise"] = torch.randn((n, 1, 4, 4), generator=rng, dtype=torch.float64)
-    if module.NEEDS == "prompts":
+    if needs == "prompts":
         made["group"] = torch.arange(NUM_GROUPS).repeat_interleave(GROUP_SIZE)
     return made
 
@@ -75,7 +76,7 @@ def losses(module: ModuleType, cfg: Any, seed: int = 0) -> dict[str, tuple[float
     """Every phase's loss and the size of its gradient, each with its own stream; what they share has one of its own."""
     nets, found = world(module, cfg), {}
     with torch.no_grad():
-        prepared = module.prepare(nets, batch(module), stream(0, "prepare"), cfg)
+        prepared = module.prepare(nets, batch(module, cfg), stream(0, "prepare"), cfg)
         for p in nets.nets["student"].parameters():  # an update later, which is when clipping wakes up
             p.add_(0.01)
     for phase in module.phases(cfg):
@@ -104,7 +105,7 @@ def test_each_phase_is_finite_and_teaches_its_own_networks_and_no_other(name: st
     for phase in module.phases(cfg):
         nets = world(module, cfg)
         with torch.no_grad():
-            prepared = module.prepare(nets, batch(module), stream(0, "prepare"), cfg)
+            prepared = module.prepare(nets, batch(module, cfg), stream(0, "prepare"), cfg)
         value, metrics = phase.loss(nets, prepared, stream(0, phase.name), cfg)
         assert value.dim() == 0
         assert value.isfinite()
@@ -136,7 +137,7 @@ def test_the_global_random_stream_is_untouched(name: str) -> None:
 @pytest.mark.parametrize("name", MODULES)
 def test_no_loss_writes_into_its_inputs(name: str) -> None:
     module, cfg = MODULES[name], shipped(name)
-    nets, given = world(module, cfg), batch(module)
+    nets, given = world(module, cfg), batch(module, cfg)
     kept = {key: value.clone() for key, value in given.items()}
     weights = {role: [p.clone() for p in net.parameters()] for role, net in nets.nets.items()}
     prepared = module.prepare(nets, given, stream(0, "prepare"), cfg)

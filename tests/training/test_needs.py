@@ -46,7 +46,7 @@ def test_phases_that_begin_late_or_come_seldom_are_counted_when_they_come() -> N
     early = needs.calls(module, cfg, BUDGET, rows=8)
 
     class Late:
-        NEEDS, roles, prepare, sampler = module.NEEDS, module.roles, module.prepare, module.sampler
+        needs, roles, prepare, sampler = module.needs, module.roles, module.prepare, module.sampler
 
         @staticmethod
         def phases(given: object) -> tuple[object, ...]:
