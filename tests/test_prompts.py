@@ -15,6 +15,7 @@ from stages.io.sources import digest
 from stages.models import Student, save
 from stages.models.network import seeded_teacher
 from stages.models.space import Pixels
+from stages.models.text import Clip as ClipText
 from stages.models.transformer import TransformerConfig
 from tests.tiny_pretrained import save_clip
 
@@ -63,7 +64,7 @@ def clip(tmp_path_factory) -> Path:
 
 def bring_a_teacher(texts: list[str]) -> None:
     sizes = TransformerConfig(kind="transformer", width=16, num_layers=1, num_heads=2, patch_size=4)
-    net = seeded_teacher(0, sizes, SHAPE, texts, num_text_layers=1)
+    net = seeded_teacher(0, sizes, SHAPE, texts, ClipText(kind="clip", num_layers=1))
     folder = Path("data/teacher")
     save(folder / "model", Student(net, even(4), Pixels(SHAPE), net.text.frozen()))
     artefacts.write_json(folder / artefacts.MANIFEST, {"schema": 1, "files": artefacts.inventory(folder)})
