@@ -121,7 +121,7 @@ def _has_images(count: int) -> None:
     if not count:
         raise ValueError(
             "teacher.kind=flow_matching: it learns from images, and the dataset has prompts alone; bring images to "
-            "them, or take a teacher that was trained elsewhere"
+            "them, or a checkpoint: teacher=diffusers"
         )
 
 

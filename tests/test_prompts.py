@@ -8,19 +8,15 @@ import pytest
 
 from flows.pipeline import validation
 from flows.project import graph, work
-from stages.core.spec import even
-from stages.io import artefacts, params, run
+from stages.io import params, run
 from stages.io.dataset import Dataset
 from stages.io.sources import digest
-from stages.models import Student, save
-from stages.models.network import seeded_teacher
-from stages.models.space import Pixels
-from stages.models.transformer import TransformerConfig
+from tests.models.families import tiny
 from tests.tiny_pretrained import save_clip
 
 PARAMS = Path(__file__).parents[1] / "params"
 SILENT = lambda _step, _metrics: None  # noqa: E731
-SHAPE = (3, 8, 8)
+SHAPE = (3, 16, 16)
 LINES = [
     *({"prompt": f"a {colour} {thing}", "tag": "colors"} for colour in ("red", "blue") for thing in ("cat", "dog")),
     {"prompt": "two cats", "tag": "counting", "include": [{"class": "cat", "count": 2}], "negative_prompt": "blur"},
@@ -29,22 +25,29 @@ LINES = [
 
 
 def composed(path: Path, clip: Path, *more: str) -> dict:
-    """A distilled student and an RL arm of a teacher that was brought, judged by rewards."""
+    """Students and RL arms of a checkpoint, judged by rewards alone."""
     overrides = [
-        "experiment=smoke", "dataset=prompts", f"dataset.path={path}", "verifier=none", "~verifier.iterations",
-        "dataset.height=8", "dataset.width=8", "heldout@dataset.heldout=fraction", "dataset.heldout.fraction=0.3",
-        "~distill.arms.cd", "~distill.arms.dmd2", "~rl.arms.flow_grpo", "~rl.arms.dgpo.rewards.right",
-        "distill.arms.tdm1.data=data/dataset",
-        "+reward@rl.arms.dgpo.rewards.small=jpeg", "evaluate.rl_nfe=3", "evaluate.rl_steps=[rollout]",
-        "+policy@rl.arms.liked=dgpo", "+reward@rl.arms.liked.rewards.clip=clip_score",
-        f"rl.arms.liked.rewards.clip.source={clip}", "rl.arms.liked.init=data/distill/tdm1",
-        "rl.arms.liked.prompts_per_iteration=2", "rl.arms.liked.group_size=2", "rl.arms.liked.rollout_steps=1",
-        "rl.arms.liked.num_draws=1", "rl.arms.liked.budget={iterations: 1, warmup: 0}",
+        "~experiment", "dataset=prompts", f"dataset.path={path}", "verifier=none",
+        "dataset.height=16", "dataset.width=16", "dataset.heldout.fraction=0.3",
+        "teacher=diffusers", f"teacher.source={clip.parent / 'sd3'}", "teacher.height=16", "teacher.width=16",
+        "teacher.precision=float32", "teacher.nfe=2", "teacher.text_length=7",
+        "trajectories.num_trajectories=8", "trajectories.shard_size=8", "trajectories.keep=[]",
+        "trajectories.sampler={rule: {name: euler}, schedule: {name: uniform, steps: 2}, guidance: 2.0}",
+        "reflow.straightness={num_samples: 2, num_steps: 2}", "reflow.ot_batch=4",
+        "+distiller@distill.arms.kd=kd", "distill.arms.kd.batch_size=2",
+        "distill.arms.kd.budget={iterations: 1, warmup: 0}",
+        "+distiller@distill.arms.tdm1=tdm", "distill.arms.tdm1.nfe=1", "distill.arms.tdm1.batch_size=2",
+        "distill.arms.tdm1.budget={iterations: 1, warmup: 0}",
+        *(f"+policy@rl.arms.{arm}=dgpo" for arm in ("dgpo", "liked")),
+        *(f"rl.arms.{arm}.{word}" for arm in ("dgpo", "liked") for word in (
+            "prompts_per_iteration=2", "group_size=2", "num_draws=1", "budget={iterations: 1, warmup: 0}")),
+        "rl.arms.dgpo.rollout_steps=2", "rl.arms.liked.rollout_steps=1", "rl.arms.liked.init=data/distill/tdm1",
+        "+reward@rl.arms.dgpo.rewards.small=jpeg",
+        "+reward@rl.arms.liked.rewards.clip=clip_score", f"rl.arms.liked.rewards.clip.source={clip}",
         "+reward@evaluate.rewards.clip=clip_score", f"evaluate.rewards.clip.source={clip}",
-        "+metric@evaluate.metrics.kernel=kernel",
-        "trajectories.num_trajectories=32", "trajectories.shard_size=32", "reflow.ot_batch=16",
-        "distill.arms.instaflow.draw.num_pairs=32", "evaluate.num_samples=6", "distill.arms.tdm1.batch_size=4",
-        "evaluate.teacher_nfe=[1,2]", "evaluate.guidance_nfe=2", "evaluate.guidance_scales=[1.0,2.0]",
+        "+metric@evaluate.metrics.kernel=kernel", "evaluate.num_samples=4", "evaluate.teacher_nfe=[1,2]",
+        "evaluate.guidance_nfe=2", "evaluate.guidance_scales=[1.0,2.0]", "evaluate.rl_nfe=3",
+        "evaluate.rl_steps=[rollout]", "evaluate.straightness_samples=2", "evaluate.straightness_steps=2",
     ]  # fmt: skip
     return params.parse(params.compose(PARAMS, [*overrides, *more]), "params")
 
@@ -58,28 +61,19 @@ def prompts(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory) -> Path:
-    return save_clip(tmp_path_factory.mktemp("weights") / "clip", size=8)
-
-
-def bring_a_teacher(texts: list[str]) -> None:
-    sizes = TransformerConfig(kind="transformer", width=16, num_layers=1, num_heads=2, patch_size=4)
-    net = seeded_teacher(0, sizes, SHAPE, texts, num_text_layers=1)
-    folder = Path("data/teacher")
-    save(folder / "model", Student(net, even(4), Pixels(SHAPE), net.text.frozen()))
-    artefacts.write_json(folder / artefacts.MANIFEST, {"schema": 1, "files": artefacts.inventory(folder)})
+    root = tmp_path_factory.mktemp("weights")
+    tiny.saved("sd3", root / "sd3")
+    return save_clip(root / "clip")
 
 
 @pytest.fixture(scope="module")
 def made(prompts, clip, tmp_path_factory) -> Path:
-    """Every stage's artefact but the teacher's, which was brought."""
+    """Every stage's artefact."""
     root = tmp_path_factory.mktemp("project")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         content = composed(prompts, clip)
         for node in graph.nodes(content):
-            if node.stage == "teacher":
-                bring_a_teacher([prompt.text for prompt in Dataset.load(Path("data/dataset")).table])
-                continue
             run.run(work.job(node, content), Path(node.folder), root / "work", SILENT)
     return root
 
@@ -136,4 +130,12 @@ def test_what_prompts_alone_cannot_give_is_refused_before_any_work(prompts, clip
         content["verifier"] = params.parse((PARAMS / "verifier/prompts.yaml").read_text(), "verifier")
     told = validation.faults(content)
     assert any(re.search(message, line) for line in told), told
-    assert [line for line in told if line.startswith("teacher.kind=flow_matching")], "and what it is taught by"
+
+
+def test_prompts_alone_teach_nothing(prompts):
+    content = params.parse(
+        params.compose(PARAMS, ["dataset=prompts", f"dataset.path={prompts}", "verifier=none"]), "params"
+    )
+    assert any(
+        line.startswith("teacher.kind=flow_matching: it learns from images") for line in validation.faults(content)
+    )
