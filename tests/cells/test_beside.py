@@ -69,9 +69,9 @@ def test_a_reward_sees_the_very_samples_that_are_scored(beside, monkeypatch, tmp
     for unit in evaluate.plan(cfg, job):
         if unit["id"] in ("distill.fast", "reward.dgpo.distill.fast"):
             evaluate.work(cfg, job, unit, Run(out=tmp_path, resume=tmp_path, sink=SILENT))
-    (own,) = [images for split, images in seen[:-2] if split == "seen"]
-    assert seen[-1][0] == "seen"
-    assert torch.equal(seen[-1][1], own)
+    own, scored = dict(seen[:-2]), dict(seen[-2:])
+    assert list(scored) == ["seen", "heldout"]
+    assert all(torch.equal(scored[split], own[split]) for split in scored)
 
 
 def test_a_reward_without_a_verdict_is_named(beside, monkeypatch, tmp_path):

@@ -70,7 +70,7 @@ def measure(job: Job, monkeypatch, tmp_path: Path, net: nn.Module, spec: Sampler
         if unit["of"] == "distill.fast":
             evaluate.work(CFG, job, unit, Run(out=tmp_path, resume=tmp_path, sink=SILENT))
             found |= json.loads((tmp_path / "cell.json").read_text())
-    return found | evaluate._rewards(job, found)
+    return found | evaluate.judged(job, found)
 
 
 def test_a_model_that_shows_what_is_asked_scores_one(job, monkeypatch, tmp_path):
