@@ -21,7 +21,7 @@ from stages.io.expected import Expected, Inputs, outline
 from stages.io.job import Job
 from stages.models import encoder_of, space_of
 from stages.models.conditioning import TextTable, write_index
-from stages.models.latents import Latents
+from stages.models.latents import Latents, checked
 from stages.models.pretrained import PipelineText
 
 _CUT = "cut.json"
@@ -72,7 +72,8 @@ def work(cfg: Config, job: Job, unit: Mapping[str, Any], run: Run) -> None:
     if unit["of"] == "images":
         first = unit["shard"] * cfg.image_shard_size
         images = dataset.train_images[first : first + cfg.image_shard_size]
-        tensors.save(run.out / file, {"latents": space_of(model).encode(images.to(job.device))})
+        space = space_of(model)
+        tensors.save(run.out / file, {"latents": checked(space.encode(images.to(job.device)), space)})
         run.sink(len(images), {})
         return
     first = unit["shard"] * cfg.shard_size

@@ -61,12 +61,22 @@ class Latents(Points):
 def samples(encode: Path, images: Tensor, space: Points, *, latent: bool = False) -> Tensor:
     """Samples of the space for `images`: those that `encode` left where it left some, else they are made here.
 
-    `latent` says that they are such samples already.
+    `latent` says that they are such samples already. ValueError where they are no samples of the space.
     """
     if latent:
-        return images
+        return checked(images, space)
     files = sorted(encode.glob("latents-*.safetensors"))
-    return torch.cat([load_file(file)["latents"] for file in files]) if files else space.encode(images)
+    return torch.cat([load_file(file)["latents"] for file in files]) if files else checked(space.encode(images), space)
+
+
+def checked(samples: Tensor, space: Points) -> Tensor:
+    """Samples [n, ...] themselves; ValueError unless they have the shape that the model's have."""
+    if samples.shape[1:] != space.shape:
+        raise ValueError(
+            f"the dataset's images are samples of {list(samples.shape[1:])}, the model's are {list(space.shape)}; make "
+            "height and width of both the same, or bring latents of this model"
+        )
+    return samples
 
 
 def _on(value: float | Tensor, like: Tensor) -> float | Tensor:

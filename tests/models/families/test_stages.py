@@ -16,7 +16,7 @@ from stages.io import params, run
 from stages.io.dataset import Dataset
 from stages.io.expected import Expected, Outline
 from stages.io.job import Job
-from stages.models import TextTable, load
+from stages.models import TextTable, load, samples, space_of
 from stages.samplers.student import Noise, draw
 from tests import pictures
 from tests.models.families import tiny
@@ -114,3 +114,10 @@ def test_students_are_made_of_no_checkpoint_that_scales_noise(tmp_path: Path) ->
         faults[above] = run.expect(own, run.configure(own), {"dataset": None}).fault
     assert faults["clamp"] is None
     assert "above_t_max=stock, by which nothing is learnt at pure noise" in str(faults["stock"])
+
+
+def test_images_and_latents_of_another_size_are_no_samples_of_the_model(made: Path) -> None:
+    space = space_of(made / "data/teacher/model")
+    for images, latent in ((torch.zeros(1, 3, 32, 32), False), (torch.zeros(1, 4, 16, 16), True)):
+        with pytest.raises(ValueError, match=r"samples of \[4, 16, 16\], the model's are \[4, 8, 8\]; make height"):
+            samples(made / "nowhere", images, space, latent=latent)
