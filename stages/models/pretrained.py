@@ -64,7 +64,7 @@ class Pretrained(nn.Module):
         """Have the blocks that it repeats compiled, each kind once."""
         bodies: Iterable[Any] = parts(self.body, "").values()
         for body in bodies:
-            kinds = body._repeated_blocks or body._no_split_modules  # as diffusers names them, where it does
+            kinds: list[str] = body._repeated_blocks or body._no_split_modules  # as diffusers names them, if it does
             for block in (module for module in body.modules() if type(module).__name__ in kinds):
                 block.compile()
 
