@@ -61,11 +61,15 @@ def test_alpha_is_the_rank_in_the_file_and_nothing_else_changes(rig: Rig, tmp_pa
     again: Any = load(tmp_path / "model", rig.table).net
     x, t, cond = rig.space.noise(1, stream(0, "x")), torch.tensor([0.5]), torch.tensor([[1]])
     torch.testing.assert_close(again(x, t, cond), net(x, t, cond))
-    up = next(name for name in load_file(tmp_path / "model" / export.LORA) if name.endswith("lora_B.weight"))
+    up = next(
+        name
+        for name in load_file(tmp_path / "model" / "pytorch_lora_weights.safetensors")
+        if name.endswith("lora_B.weight")
+    )
     mine = (
         net.body.get_submodule(up.removeprefix("transformer.").removesuffix(".lora_B.weight")).lora_B["default"].weight
     )
-    torch.testing.assert_close(load_file(tmp_path / "model" / export.LORA)[up], 4 * mine)
+    torch.testing.assert_close(load_file(tmp_path / "model" / "pytorch_lora_weights.safetensors")[up], 4 * mine)
 
 
 def test_training_goes_on_with_the_adapters_it_starts_from(rig: Rig, tmp_path: Path) -> None:
