@@ -204,5 +204,7 @@ def _shown(
     bench: Bench, numbers: Mapping[str, float], pictures: Tensor, cloud: Tensor, places: Sequence[int]
 ) -> Measured:
     right = bench.verifier.judge(pictures, bench.prompts(places)).all(dim=1)
-    pictorial = bench.dataset.space == "pixels"
-    return Measured(numbers, pictures if pictorial else cloud[:POINTS].flatten(1), right)
+    if bench.dataset.space == "points":
+        return Measured(numbers, cloud[:POINTS].flatten(1), right)
+    stills = pictures[:, :, pictures.shape[2] // 2] if pictures.dim() == 5 else pictures  # a video's middle frame
+    return Measured(numbers, stills, right)
