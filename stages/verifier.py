@@ -44,7 +44,7 @@ JUDGED: Mapping[str, Sequence[str]] = MappingProxyType(
         "none": ("prompts", "folder"), "prompts": ("folder", "prompts"),
     }
 )  # fmt: skip
-"""What kinds of dataset a kind of verifier is for; the first that names one is what to take for it."""
+"""What kinds of dataset a kind of verifier is for; the first of them is what it is to be taken for."""
 MOST_PROMPTS = 256
 LEAST_IMAGES = 8
 """What a small classifier can tell apart, and learn a prompt from."""
@@ -106,7 +106,7 @@ def expect(cfg: AnyVerifier, _job: Job, inputs: Inputs) -> Expected:
 
 def _judges(cfg: AnyVerifier, kind: str) -> None:
     if kind not in JUDGED[cfg.kind]:
-        valid = next(each for each, judged in JUDGED.items() if kind in judged)
+        valid = next(each for each, judged in JUDGED.items() if judged[0] == kind)
         raise ValueError(f"verifier.kind={cfg.kind} does not judge a dataset of {kind}; {valid} does: verifier={valid}")
 
 

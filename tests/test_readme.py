@@ -148,7 +148,7 @@ def add(root: Path, title: str, added: Added) -> None:
 def tree(tmp_path_factory) -> Path:
     """A copy of the project with all that is to be added in it, as the texts say."""
     root = tmp_path_factory.mktemp("tree")
-    for name in ("stages", "flows", "params", "tests", ".dvc"):
+    for name in ("stages", "flows", "params", "tests", "docs", ".dvc"):
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__", "cache", "tmp"))
     for name in ("pyproject.toml", "dvc.yaml"):
         shutil.copy(ROOT / name, root / name)

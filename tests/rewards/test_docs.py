@@ -29,7 +29,7 @@ def weights(tmp_path_factory):
     save_clip(root / "weights/clip")
     save_dinov2(root / "weights/dinov2")
     save_head(root / "weights/aesthetic.safetensors")
-    tiny.saved("sd", root / "sd")
+    tiny.saved("sd15", root / "sd")
     (root / "prompts.jsonl").write_text("\n".join(json.dumps({"prompt": f"a thing {i}"}) for i in range(20)))
     return root
 
