@@ -1,6 +1,6 @@
 """A checkpoint's denoiser as a velocity, and the encoders that read prompts for it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
