@@ -28,8 +28,8 @@ def pipeline(rig: Any) -> Any:
     return pipe
 
 
-def both(rig: Any, *, steps: int, guidance: float) -> tuple[Tensor, Tensor]:
-    """Latents by our velocity and by the pipeline, each from one noise, by the steps of its scheduler."""
+def both(rig: Any, *, steps: int, guidance: float) -> tuple[Tensor, Tensor, list[float]]:
+    """Latents by our velocity and by the pipeline, each from one noise, by the steps of its scheduler; their times."""
     pipe, noise, special = pipeline(rig), rig.noise(1), PARITY[rig.name]
     pipe.scheduler = special.scheduler(pipe.scheduler)
     call = {
@@ -48,7 +48,7 @@ def both(rig: Any, *, steps: int, guidance: float) -> tuple[Tensor, Tensor]:
     with torch.no_grad():
         for (now, then), told in zip(pairwise(times), asked, strict=False):
             x = x + (then - now) * velocity(x, torch.tensor([told]), cond)
-    return special.end(x, rig), theirs
+    return special.end(x, rig), theirs, times
 
 
 def readme(folder: Path) -> dict[str, Any]:

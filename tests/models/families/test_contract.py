@@ -68,7 +68,9 @@ def gap(ours: Tensor, theirs: Tensor) -> float:
 
 def test_velocity_is_the_stock_pipelines(rig: Rig) -> None:
     """Four steps of the pipeline, with its own scheduler, guidance and text, are ours to the last digits."""
-    ours, theirs = stock.both(rig, steps=4, guidance=3.0)
+    ours, theirs, times = stock.both(rig, steps=4, guidance=3.0)
+    if not isinstance(rig.at.family, NoiseSchedule) and rig.name != "sd3":  # whose last step is nearly none
+        assert gap(torch.tensor(rig.at.family.levels(rig.at, 4)), torch.tensor(times)) < 1e-3, "some begin at 0.9997"
     assert gap(ours, theirs) < 2e-6, "float32; PixArt divides what is predicted by a = 1/157"
 
 
@@ -114,7 +116,7 @@ def test_roles_on_one_base_learn_as_networks_apart(rig: Rig, checkpointing: bool
     cond, x = torch.tensor([[1], [2]]), rig.noise(2)
     shared = twins(rig, checkpointing=checkpointing)
     losses(shared, x, cond).backward()
-    apart = twins(rig, checkpointing=False, compile=False)
+    apart = twins(rig, checkpointing=False)
     for net in apart[:2]:
         for name, module in list(net.named_parameters()):
             if not adapters.is_adapter(name):
@@ -180,7 +182,7 @@ def test_every_method_takes_a_step(rig: Rig, name: str) -> None:
 @pytest.mark.parametrize(("rule", "steps"), [("euler", 1), ("euler", 3), ("renoise", 3)])
 def test_a_student_is_loaded_by_stock_diffusers(rig: Rig, rule: str, steps: int, tmp_path: Path) -> None:
     """Exported, read again by us and by the code of its README: the same images."""
-    student, _, _ = twins(rig, checkpointing=False, compile=False)
+    student, _, _ = twins(rig, checkpointing=False)
     made = Student(student, even(steps, rule=rule), rig.space, rig.encoder)
     save(tmp_path / "model", made)
     again = load(tmp_path / "model", rig.table)
