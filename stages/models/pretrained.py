@@ -1,6 +1,6 @@
 """A checkpoint's denoiser as a velocity, and the encoders that read prompts for it."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -62,8 +62,8 @@ class Pretrained(nn.Module):
 
     def compile_blocks(self) -> None:
         """Have the blocks that it repeats compiled, each kind once."""
-        bodies: Iterable[Any] = parts(self.body, "").values()
-        for body in bodies:
+        for part in parts(self.body, "").values():
+            body: Any = part
             kinds: list[str] = body._repeated_blocks or body._no_split_modules  # as diffusers names them, if it does
             for block in (module for module in body.modules() if type(module).__name__ in kinds):
                 block.compile()
