@@ -48,8 +48,12 @@ def shortened(section, sizes=SHORT):
             *("experiment=shapes", "distill.arms.tdm1.nfe=1"),
             *("network.channels=[8, 16]", "network.head_dim=8", "network.text_width=8", "evaluate.teacher_nfe=[1, 2]"),
         ],
+        [
+            *("experiment=shapes_hard", "network.channels=[8, 8, 16]", "network.head_dim=8", "network.text_width=8"),
+            "evaluate.teacher_nfe=[1, 2]",
+        ],
     ],
-    ids=["digits_full", "gmm", "shapes"],
+    ids=["digits_full", "gmm", "shapes", "shapes_hard"],
 )
 def test_the_stages_of_a_preset_run(words, tmp_path, monkeypatch):
     composed = shortened(yaml.safe_load(params.compose(ROOT / "params", words)))
