@@ -44,7 +44,7 @@ def _looked_at(job: Job, known: Inputs) -> tuple[Expected, Needs | None]:
 
 def remedy(row: Planned, budget: int) -> tuple[Sequence[str], int] | None:
     """The fewest switches with which a training fits into `budget` bytes, as parameters say them, and what it takes."""
-    for section, said in _switches(row.job.section):
+    for section, said in _switches(row.job.section, row.job.where):
         try:
             _, needs = _looked_at(replace(row.job, section=section), row.known)
         except ValueError:  # this arm cannot be switched so
@@ -54,17 +54,17 @@ def remedy(row: Planned, budget: int) -> tuple[Sequence[str], int] | None:
     return None
 
 
-def _switches(section: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], Sequence[str]]]:
+def _switches(section: Mapping[str, Any], where: str) -> Iterator[tuple[Mapping[str, Any], Sequence[str]]]:
     """Sections that take less memory, the smallest changes first."""
     tuned = section.get("tune") or {}
     ways: list[tuple[Mapping[str, Any], list[str]]] = [(section, [])]
     if tuned.get("kind") == "lora" and not tuned["checkpointing"]:
-        ways.append(({**section, "tune": {**tuned, "checkpointing": True}}, ["tune.checkpointing=true"]))
+        ways.append(({**section, "tune": {**tuned, "checkpointing": True}}, [f"{where}.tune.checkpointing=true"]))
     if tuned.get("kind") == "full":
-        ways.append(({**section, "tune": _LORA}, ["tune=lora", "tune.checkpointing=true"]))
+        ways.append(({**section, "tune": _LORA}, [f"+tune@{where}.tune=lora"]))
     for way, said in ways:
         if said:
             yield way, said
         for slices in range(section["budget"]["slices"] + 1, _MOST_SLICES + 1):
             cut = {**way, "budget": {**section["budget"], "slices": slices}}
-            yield cut, [*said, f"budget.slices={slices}"]
+            yield cut, [*said, f"{where}.budget.slices={slices}"]

@@ -3,6 +3,10 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from flows.pipeline.planning import Planned
 
 HEADS = (
     *("trained", "frozen", "weights", "optimiser", "activations", "memory"),
@@ -35,7 +39,7 @@ def main(parsed: argparse.Namespace) -> int:
     return 0 if parsed.memory is None else _fit(rows, int(parsed.memory * 1e9))
 
 
-def _show(rows: Sequence) -> None:  # type: ignore[type-arg]
+def _show(rows: "Sequence[Planned]") -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -63,7 +67,7 @@ def _show(rows: Sequence) -> None:  # type: ignore[type-arg]
     )
 
 
-def _fit(rows: Sequence, budget: int) -> int:  # type: ignore[type-arg]
+def _fit(rows: "Sequence[Planned]", budget: int) -> int:
     from flows.pipeline.planning import remedy
 
     code = 0
@@ -75,9 +79,8 @@ def _fit(rows: Sequence, budget: int) -> int:  # type: ignore[type-arg]
             print(f"{row.node.name}: fits into {size(budget)}")
             continue
         code, found = 1, remedy(row, budget)
-        where = f"{row.job.where}."
         would = (
-            f"{' '.join(where + each for each in found[0])} would take {size(found[1])}"
+            f"{' '.join(found[0])} would take {size(found[1])}"
             if found
             else "no switch of this arm makes it fit: take a smaller batch, or hold the base in bfloat16"
         )
