@@ -90,11 +90,11 @@ def _save_encoder(folder: Path, encoder: TextEncoder) -> dict[str, Any]:
         return {"text_encoder": [None, None], "tokenizer": [None, None], "prompts": encoder.prompts}
     assert isinstance(encoder, FrozenText)
     encoder.encoder.save_pretrained(folder / "text_encoder")
-    _forget_origin(folder / "text_encoder" / "config.json")
     encoder.vocabulary.tokenizer.save_pretrained(folder / "tokenizer")
     kind = type(encoder.encoder)
     ours = kind.__module__.startswith("stages.")  # then diffusers looks for its code beside its weights
     if ours:
+        _forget_origin(folder / "text_encoder" / "config.json")
         shutil.copy(inspect.getfile(kind), folder / "text_encoder")
     return {
         "text_encoder": [kind.__module__.rpartition(".")[2] if ours else "transformers", kind.__name__],
