@@ -36,7 +36,7 @@ test: check ## Everything: the fast lane, then real DVC, Prefect, Ray and MLflow
 # Only the files that have such tests: what the others import takes longer. In the order of tests/conftest.py.
 SLOW = -m "(integration or slow) and not gpu" $$(grep -rlE "mark\.(slow|integration)" tests --include "test_*.py")
 
-check: install ## The fast lane, a minute and a half: linter, types and quick tests, beside each other
+check: install ## The fast lane, four minutes: linter, types and quick tests, beside each other
 	@$(MAKE) --no-print-directory -j 5 lint types unit-flows unit-io unit-science
 
 lint: install ## Ruff, and the import rules
