@@ -65,6 +65,7 @@ def _switches(section: Mapping[str, Any], where: str) -> Iterator[tuple[Mapping[
     for way, said in ways:
         if said:
             yield way, said
-        for slices in range(section["budget"]["slices"] + 1, _MOST_SLICES + 1):
+        now = section["budget"]["slices"]
+        for slices in range(2 * now, _MOST_SLICES + 1, now):  # what workers shared before they share still
             cut = {**way, "budget": {**section["budget"], "slices": slices}}
             yield cut, [*said, f"{where}.budget.slices={slices}"]

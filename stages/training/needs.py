@@ -98,7 +98,7 @@ def _activations(sketch: Sketch, made: Weights, rows: int) -> int:
 
 
 def _blocks(net: nn.Module) -> list[nn.Module]:
-    """Those that are recomputed one by one: the elements of the longest lists of modules."""
+    """Those that are recomputed one by one, about: the elements of the outermost lists of modules."""
     lists = [each for each in net.modules() if isinstance(each, nn.ModuleList) and len(each) > 1]
     outermost = [each for each in lists if not any(each in other.modules() for other in lists if other is not each)]
     return [block for each in outermost for block in each]

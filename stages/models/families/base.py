@@ -5,6 +5,7 @@ outside there is the flow's velocity at the unpacked latent [C, H, W] or [C, T, 
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -25,7 +26,7 @@ STOCHASTIC = {"euler": False, "renoise": True}
 """Rules whose steps are those of diffusers' FlowMatchEulerDiscreteScheduler, and whether it draws noise for them."""
 
 
-class Family:
+class Family(ABC):
     """The facts of one family; what most of them share is stated here."""
 
     pipeline: ClassVar[str]
@@ -64,7 +65,7 @@ class Family:
 
     def boundary(self, at: "Checkpoint") -> float:
         """Time from which on the first of two is asked."""
-        raise NotImplementedError
+        raise ValueError(f"{self.pipeline} has one network; it has no boundary")
 
     def shape(self, at: "Checkpoint") -> tuple[int, ...]:
         """Of one latent."""
@@ -94,9 +95,10 @@ class Family:
         """Whether the denoiser takes a guidance as input."""
         return self.guidance == "embedded" and bool(at.config(self.denoiser).get("guidance_embeds"))
 
+    @abstractmethod
     def ask(self, body: Any, z: Tensor, time: Tensor, words: Words, at: "Checkpoint") -> Tensor:
         """The denoiser's answer, of z's shape, at z [B, ...] and time [B] in thousandths, as schedulers count."""
-        raise NotImplementedError
+        ...
 
     def velocity(self, body: Any, x: Tensor, t: Tensor, words: Words, at: "Checkpoint") -> Tensor:
         """The flow's velocity, float32, at (x [B, ...], t [B])."""
@@ -111,17 +113,19 @@ class Family:
         """What the pipeline makes of the velocity [B, ...] under guidance."""
         return guided
 
+    @abstractmethod
     def encode(self, pipe: Any, prompts: Sequence[str], at: "Checkpoint") -> Words:
         """What the denoiser reads for prompts, by the encoders of `pipe`, the family's pipeline without a denoiser."""
-        raise NotImplementedError
+        ...
 
     def null(self, pipe: Any, at: "Checkpoint") -> Words:
         """The same, one row, for no prompt: what the pipeline takes where no negative prompt is given."""
         return self.encode(pipe, [at.options.negative_prompt or ""], at)
 
+    @abstractmethod
     def lengths(self, pipe: Any, at: "Checkpoint") -> Mapping[str, int]:
         """Tokens that each tokeniser of `pipe` may give: what is beyond them is cut off."""
-        raise NotImplementedError
+        ...
 
     def most_tokens(self, at: "Checkpoint") -> int:
         """Tokens of `hidden`, at most, told without an encoder."""
@@ -166,7 +170,7 @@ class Family:
 
     def num_tokens(self, at: "Checkpoint") -> int:
         """Of an image inside the denoiser, where that decides the shift."""
-        raise NotImplementedError
+        raise ValueError(f"{at.folder}: its scheduler asks for a shift by size, which no {self.pipeline} here has")
 
     def scheduler(self, at: "Checkpoint", spec: SamplerSpec) -> tuple[Any, dict[str, Any]] | None:
         """diffusers' scheduler for the steps of `spec`, and the call's words that give it the times, if it has one.

@@ -1,6 +1,5 @@
 """CogVideoX: a noise schedule down to pure noise, for videos; its network takes the frames before the channels."""
 
-from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -58,18 +57,6 @@ class CogVideoX(NoiseSchedule, Video):
             return_dict=False,
         )[0]
         return answer.transpose(1, 2)
-
-    def encode(self, pipe: Any, prompts: Sequence[str], at: "Checkpoint") -> Words:
-        """hidden."""
-        hidden, _ = pipe.encode_prompt(
-            list(prompts), do_classifier_free_guidance=False, max_sequence_length=at.text_length
-        )
-        return {"hidden": hidden}
-
-    def lengths(self, pipe: Any, at: "Checkpoint") -> Mapping[str, int]:
-        """As stated."""
-        assert at.text_length is not None
-        return {"tokenizer": at.text_length}
 
     def tokens(self, answer: Any, at: "Checkpoint") -> Tensor:
         """The video's, which come first."""

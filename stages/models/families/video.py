@@ -1,13 +1,13 @@
 """What families of videos share: latents [C, T, H, W], fewer frames than the video has."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from stages.core.spec import SamplerSpec
-from stages.models.families.base import Family
+from stages.models.families.base import Family, Words
 
 if TYPE_CHECKING:
     from stages.models.checkpoint import Checkpoint
@@ -41,6 +41,18 @@ class Video(Family):
             raise ValueError(
                 f"frames={frames}: the VAE takes one and a multiple of {in_time} more, such as {fit} or {fit + in_time}"
             )
+
+    def encode(self, pipe: Any, prompts: Sequence[str], at: "Checkpoint") -> Words:
+        """hidden, of the one encoder that there is, pads and all."""
+        hidden, _ = pipe.encode_prompt(
+            list(prompts), do_classifier_free_guidance=False, max_sequence_length=at.text_length
+        )
+        return {"hidden": hidden}
+
+    def lengths(self, pipe: Any, at: "Checkpoint") -> Mapping[str, int]:
+        """As stated."""
+        assert at.text_length is not None
+        return {"tokenizer": at.text_length}
 
     def call(self, at: "Checkpoint", spec: SamplerSpec) -> dict[str, Any]:
         """Their number is one more word."""

@@ -1,6 +1,6 @@
 """Wan 2.1 and 2.2: a flow for videos, told of text by umT5, whose pads become zeros."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
@@ -56,18 +56,6 @@ class Wan(Video):
             frames, height, width = z.shape[2:]
             time = time[:, None].expand(-1, frames * (height // 2) * (width // 2))
         return body(hidden_states=z, timestep=time, encoder_hidden_states=words["hidden"], return_dict=False)[0]
-
-    def encode(self, pipe: Any, prompts: Sequence[str], at: "Checkpoint") -> Words:
-        """hidden."""
-        hidden, _ = pipe.encode_prompt(
-            list(prompts), do_classifier_free_guidance=False, max_sequence_length=at.text_length
-        )
-        return {"hidden": hidden}
-
-    def lengths(self, pipe: Any, at: "Checkpoint") -> Mapping[str, int]:
-        """As stated."""
-        assert at.text_length is not None
-        return {"tokenizer": at.text_length}
 
     def middle(self, body: Any) -> nn.Module:
         """Of its blocks."""
