@@ -25,12 +25,29 @@ from tests.models.families import stock, tiny
 from tests.test_contracts import settings
 
 FAMILIES = list(tiny.BUILDERS)
-"""Every test is run on each. What takes seconds is quick for the first of a kind, and slow for the rest."""
-FIRST = [name if name in ("sd3", "sd15") else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES]
-ONE = [name if name == "sd3" else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES]
+
+
+def quick(*names: str) -> list[Any]:
+    """Every family: `names` in the fast lane, the rest in the slow one, where a test takes seconds for each."""
+    return [name if name in names else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES]
+
+
+FIRST = quick("sd15", "sd3", "wan")
+"""A network that predicts noise, one that predicts a velocity, and one of videos: the first of each kind."""
+ONE = quick("sd3")
 BUDGET = Budget(iterations=9, ema=0.5, clip=1.0, warmup=0, final_lr=1.0, precision="float32", slices=1)
 LORA = Lora(kind="lora", rank=2, alpha=4.0, targets="default", checkpointing=False, compile=False)
 MODULES = {**METHODS, **POLICIES}
+WHOLE = ("sd3", "sdxl")
+"""Families that every method takes a step on; on the others those below do."""
+OTHERS = ("cd", "dmd2", "tdm", "dgpo")
+"""Of images and of prompts, with a follower, with a head on features, with a critic, with a reward."""
+STEPS = [
+    pytest.param(family, name, marks=[] if family == "sd3" else pytest.mark.slow)
+    for family in FAMILIES
+    for name in MODULES
+    if family in WHOLE or name in OTHERS
+]
 
 
 class Rig:
@@ -53,7 +70,7 @@ class Rig:
 _RIGS: dict[str, Rig] = {}
 
 
-@pytest.fixture(params=FAMILIES)
+@pytest.fixture(params=FIRST)
 def rig(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Rig:
     name = request.param
     if name not in _RIGS:
@@ -158,8 +175,7 @@ def test_a_prompt_that_is_cut_is_told_by_how_much(rig: Rig) -> None:
     assert not torch.equal(read, other)
 
 
-@pytest.mark.parametrize("rig", ONE, indirect=True)
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize(("rig", "name"), STEPS, indirect=["rig"])
 def test_every_method_takes_a_step(rig: Rig, name: str) -> None:
     base = {key: value.clone() for key, value in rig.net.state_dict().items()}
     group = torch.arange(2).repeat_interleave(2)
@@ -178,7 +194,6 @@ def test_every_method_takes_a_step(rig: Rig, name: str) -> None:
     assert all(torch.equal(rig.net.state_dict()[key], value) for key, value in base.items())
 
 
-@pytest.mark.parametrize("rig", FIRST, indirect=True)
 @pytest.mark.parametrize(("rule", "steps"), [("euler", 1), ("euler", 3), ("renoise", 3)])
 def test_a_student_is_loaded_by_stock_diffusers(rig: Rig, rule: str, steps: int, tmp_path: Path) -> None:
     """Exported, read again by us and by the code of its README: the same images."""

@@ -11,7 +11,7 @@ from stages.training import needs
 from stages.training.loop import Budget, Trainer
 from stages.training.roles import FULL, Start, Tuning
 from stages.training.tune import tuning
-from tests.models.families.test_contract import LORA, MODULES, Rig, rig  # noqa: F401 - a fixture
+from tests.models.families.test_contract import LORA, MODULES, ONE, Rig, rig  # noqa: F401 - a fixture
 from tests.test_contracts import settings
 
 ROWS = 8
@@ -36,6 +36,7 @@ def trainer_of(of: Rig, way: Tuning) -> Trainer:
     return Trainer(METHOD, CFG, budget, start, seed=0, device="cpu", tuning=way)
 
 
+@pytest.mark.parametrize("rig", ONE, indirect=True)
 def test_adapters_are_all_that_a_training_adds_to_the_base(rig: Rig) -> None:  # noqa: F811
     drawn, way = sketch.checkpoint(rig.at), tuning(LORA, 0)
     told = needs.memory(METHOD, CFG, drawn, drawn, way, rows=ROWS)
