@@ -23,7 +23,7 @@ from stages.cells.reward import Scoring, judged, rewarding, scored, unjudged
 from stages.cells.ways import euler, ways
 from stages.core import tensors
 from stages.core.config import config
-from stages.core.messages import together
+from stages.core.messages import choose, together
 from stages.core.ranges import Count, Guidance, Steps
 from stages.core.types import Reward, Run
 from stages.io import replicates, sources
@@ -55,6 +55,8 @@ class Config:
     guidance_nfe: Steps
     """Euler steps of the guidance frontier."""
     guidance_scales: tuple[Guidance, ...]
+    distill_nfe: dict[Annotated[str, Field(pattern=NAME)], tuple[Steps, ...]]
+    """Further rows of students, by arm: at other numbers of steps than their own."""
     rl_nfe: Steps
     """Euler steps of RL arms that start from the teacher. Any other has its own sampler, as one that states it has."""
     rl_steps: tuple[Literal["rollout", "full"], ...]
@@ -90,6 +92,7 @@ def expect(cfg: Config, job: Job, inputs: Inputs) -> Expected:
     data, judge = outline(inputs), inputs["verifier"]
     attributes = judge.attributes if judge else None
     together(
+        *(lambda name=name: _is_an_arm(name, job) for name in cfg.distill_nfe),
         lambda: _is_measured(cfg, job, attributes),
         lambda: rewards.expect(rewards.terms(cfg.rewards, "evaluate.rewards"), attributes) if cfg.rewards else None,
         *(lambda name=name: sources.require(cfg.metrics[name], f"evaluate.metrics.{name}") for name in cfg.metrics),
@@ -98,6 +101,10 @@ def expect(cfg: Config, job: Job, inputs: Inputs) -> Expected:
         lambda: data and data.num_test and attributes != () and _has_neighbours(cfg, data),
     )
     return Expected()
+
+
+def _is_an_arm(name: str, job: Job) -> None:
+    choose({replicates.split(arm)[0]: arm for arm in job.context["distill"]}, name, "arm", "evaluate.distill_nfe")
 
 
 def _is_measured(cfg: Config, job: Job, attributes: Sequence[str] | None) -> None:
@@ -148,7 +155,7 @@ def _cells(cfg: Config, job: Job) -> Iterator[tuple[dict[str, Any], Cell]]:
     """Units, and what is measured in them. `sampler` null is the model's own; `input` null is real images."""
     settings = {name: getattr(cfg, name) for name in Sampling.__dataclass_fields__}
     cell = Cell(kind="samples", settings=settings, seed=job.seed)
-    models = list(ways(cfg, job))
+    models = list(ways(cfg, job, lambda source: sampler(job.input(source) / "model")))
     for group, name, source, how in models:
         yield {"id": f"{group}.{name}", "group": group, "input": source, "sampler": how}, replace(cell, sampler=how)
     yield {"id": "real.images", "group": "real", "input": None, "sampler": None}, replace(cell, kind="real")

@@ -17,7 +17,8 @@ from stages.models.verifier import MixtureVerifier, load_verifier
 
 SECTION = {
     "num_samples": 60, "batch_size": 64, "teacher_nfe": [2, 64], "guidance_nfe": 2, "guidance_scales": [],
-    "rl_nfe": 3, "rl_steps": [], "fd_repeats": 4, "neighbours": 2, "straightness_samples": 2, "straightness_steps": 4,
+    "distill_nfe": {}, "rl_nfe": 3, "rl_steps": [], "fd_repeats": 4, "neighbours": 2,
+    "straightness_samples": 2, "straightness_steps": 4,
     "grid_prompts": 3, "metrics": {}, "rewards": {},
 }  # fmt: skip
 

@@ -121,6 +121,7 @@ def test_rewards_stand_in_a_scores_place_and_the_report_says_what_is_left_out(ma
         (["evaluate.rewards.clip.source=/nowhere"], r"evaluate\.rewards\.clip: /nowhere: no such folder or file"),
         (["evaluate.rewards.clip.source='hub:openai/clip'"], r"evaluate: rewards\.clip\.source: .*the revision pinned"),
         (["+reward@evaluate.rewards.dgpo=jpeg"], r"evaluate\.rewards: dgpo is also how an arm's reward is called"),
+        (["+evaluate.distill_nfe.tdm9=[2]"], r"evaluate\.distill_nfe: no arm is called 'tdm9'"),
     ],
 )  # fmt: skip
 def test_what_prompts_alone_cannot_give_is_refused_before_any_work(prompts, clip, stated, message):

@@ -26,7 +26,10 @@ _DETAIL = re.compile(r"(accuracy|reward|training)_.*|.*_(low|high)|coverage|dens
 _COUNT = "trainings"
 _FACTS = ("nfe", "network_calls", "guidance", "parameters", _COUNT)
 _OVER = re.compile(r"(.+)_trainings_(low|high|deviation)")
-_ELSEWHERE = ("teacher_nfe", "guidance_nfe", "guidance_scales", "rl_steps", "grid_prompts", "batch_size", "rewards")
+_ELSEWHERE = (
+    *("teacher_nfe", "guidance_nfe", "guidance_scales", "distill_nfe", "rl_steps"),
+    *("grid_prompts", "batch_size", "rewards"),
+)
 """Parameters of evaluate that decide which models are shown and how fast, not what one model scores."""
 _TEACHERS = ("teacher", "guidance")
 

@@ -1,9 +1,10 @@
 """Which models are measured, and the ways in which each is sampled."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from stages.core.spec import SamplerSpec
 from stages.io import replicates
 from stages.io.job import Job
 
@@ -27,6 +28,11 @@ class Asked(Protocol):
         ...
 
     @property
+    def distill_nfe(self) -> Mapping[str, Sequence[int]]:
+        """Further numbers of steps of students, by arm."""
+        ...
+
+    @property
     def rl_nfe(self) -> int:
         """Euler steps of RL arms that start from the teacher."""
         ...
@@ -37,8 +43,10 @@ class Asked(Protocol):
         ...
 
 
-def ways(cfg: Asked, job: Job) -> Iterator[tuple[str, str, str, dict[str, Any] | None]]:
-    """Group, name, input and sampler of every model in every way that it is sampled."""
+def ways(
+    cfg: Asked, job: Job, own_of: Callable[[str], SamplerSpec]
+) -> Iterator[tuple[str, str, str, dict[str, Any] | None]]:
+    """Group, name, input and sampler of every model in every way that it is sampled; `own_of` an input is its own."""
     scales = sorted(set(cfg.guidance_scales))
     steps = set(cfg.teacher_nfe) | ({cfg.guidance_nfe} if 1.0 in scales else set())
     for source in ("teacher", *(name for name in job.inputs if name.startswith("teacher/"))):
@@ -49,6 +57,12 @@ def ways(cfg: Asked, job: Job) -> Iterator[tuple[str, str, str, dict[str, Any] |
             yield "guidance", replicates.named(f"w{scale:g}", replicate), source, euler(cfg.guidance_nfe, scale)
     for arm in job.context["distill"]:
         yield "distill", arm, f"distill/{arm}", None
+        name, replicate = replicates.split(arm)
+        if name in cfg.distill_nfe:
+            spec = own_of(f"distill/{arm}")
+            for nfe in sorted({*cfg.distill_nfe[name]} - {spec.num_steps}):
+                called = replicates.named(f"{name}.nfe{nfe}", replicate)
+                yield "distill", called, f"distill/{arm}", _in_steps(spec, nfe, name)
     arms = job.context["rl"]
     for arm in arms:
         own = arms[arm]["sampler"] is not None or not _from_teacher(arms, arm)
@@ -61,6 +75,16 @@ def ways(cfg: Asked, job: Job) -> Iterator[tuple[str, str, str, dict[str, Any] |
 def euler(nfe: int, guidance: float = 1.0) -> dict[str, Any]:
     """Even steps, as parameters state a sampler."""
     return {"rule": {"name": "euler"}, "schedule": {"name": "uniform", "steps": nfe}, "guidance": guidance}
+
+
+def _in_steps(own: SamplerSpec, nfe: int, arm: str) -> dict[str, Any]:
+    """A student's sampler in another number of steps, as parameters state it."""
+    if "steps" not in own.schedule:
+        raise ValueError(
+            f"evaluate.distill_nfe.{arm}: its student has steps of its own, of the schedule {own.schedule['name']!r}, "
+            "and no other number of them; take the arm out"
+        )
+    return {"rule": dict(own.rule), "schedule": {**own.schedule, "steps": nfe}, "guidance": own.guidance}
 
 
 def _further(cfg: Asked, arm: Mapping[str, Any]) -> set[int]:

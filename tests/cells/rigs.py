@@ -20,7 +20,8 @@ from stages.training.cost import TOTALS
 
 SECTION = {
     "num_samples": 10, "batch_size": 4, "teacher_nfe": [1, 2], "guidance_nfe": 2, "guidance_scales": [1.0, 2.0],
-    "rl_nfe": 3, "rl_steps": [], "fd_repeats": 2, "neighbours": 2, "straightness_samples": 2, "straightness_steps": 4,
+    "distill_nfe": {}, "rl_nfe": 3, "rl_steps": [], "fd_repeats": 2, "neighbours": 2,
+    "straightness_samples": 2, "straightness_steps": 4,
     "grid_prompts": 3, "metrics": {}, "rewards": {},
 }  # fmt: skip
 

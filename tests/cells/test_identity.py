@@ -66,6 +66,7 @@ def test_every_cell_has_a_key_of_its_own(root):
         ({"rl_nfe": 5}, {"rl.dgpo", "rl.again"}),
         ({"rl_steps": ["rollout"]}, {"rl.dgpo.nfe6"}),
         ({"rl_steps": ["full", "rollout"]}, {"rl.dgpo.nfe6", "rl.dgpo.nfe2", "rl.again.nfe2"}),
+        ({"distill_nfe": {"fast": [1, 2]}}, {"distill.fast.nfe2", "flow.distill.fast.nfe2"}),
         ({"straightness_steps": 8}, FLOWS),
         ({"straightness_samples": 3}, FLOWS),
     ],
