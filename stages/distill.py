@@ -30,7 +30,7 @@ from stages.training import arm, data
 from stages.training import needs as training
 from stages.training.cost import Cost, Meter
 from stages.training.loop import Budget, Trainer
-from stages.training.method import needs_of
+from stages.training.method import Trained, needs_of
 from stages.training.networks import RoleNetwork
 from stages.training.outcome import gather, record
 from stages.training.roles import Start
@@ -85,6 +85,7 @@ def expect(cfg: arm.Arm[Common], job: Job, inputs: Inputs) -> Expected:
         lambda: _has_data(cfg, job, inputs["data"]),
         lambda: (known := outline(inputs)) and _has_images(cfg, job, known.num_train),
         lambda: _has_a_size(cfg.common, job, inputs),
+        lambda: init and _has_the_times(cfg, job, init),
         lambda: teacher and fits(tune, job.where, teacher),
         lambda: init and begins(tune, job.where, init),
     )
@@ -126,6 +127,20 @@ def _has_a_size(common: Common, job: Job, inputs: Inputs) -> None:
     if data and init and init.model == "closed form":
         with at(f"{job.where}.network"):
             common.network.fit(data.sample_shape)
+
+
+def _has_the_times(cfg: arm.Arm[Common], job: Job, init: Expected) -> None:
+    averages = any(isinstance(role, Trained) and role.second_time for role in cfg.method.roles(cfg.settings).values())
+    if averages and init.model == "checkpoint":
+        raise ValueError(
+            f"{job.where}.method={cfg.name}: it trains a network of two times, and {cfg.common.init} is a checkpoint, "
+            "whose pipeline has no word for the second; take a method of one time"
+        )
+    if cfg.common.sampler and cfg.common.sampler.rule.name == "flow_map" and not averages:
+        raise ValueError(
+            f"{job.where}.sampler.rule=flow_map: {cfg.name} trains a network of one time; take another rule, or a "
+            "method of two times, such as meanflow"
+        )
 
 
 def needs(cfg: arm.Arm[Common], job: Job, inputs: Inputs, made: Expected) -> Needs | None:

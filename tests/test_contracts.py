@@ -12,6 +12,7 @@ import yaml
 from torch import Tensor, nn
 
 from stages.core.config import check
+from stages.core.path import expand
 from stages.core.prompts import Prompt
 from stages.core.rng import stream
 from stages.core.spec import even
@@ -88,8 +89,12 @@ class HalfBase(nn.Module):
         self.adapter = nn.Parameter(torch.zeros(16, 16))
         self.feature_dim = 8
 
-    def forward(self, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
-        moved = (x.flatten(1) @ self.adapter).reshape(x.shape)
+    def add_second_time(self, seed: int) -> None:
+        """Its adapter sees the second time as it is."""
+
+    def forward(self, x: Tensor, t: Tensor, cond: Tensor, until: Tensor | None = None) -> Tensor:
+        told = x if until is None else x * (1 + expand(t - until, x))
+        moved = (told.flatten(1) @ self.adapter).reshape(x.shape)
         return self.base(x.to(torch.bfloat16), t.to(torch.bfloat16), cond) + moved.to(torch.bfloat16)
 
     def features(self, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Classifier-free guidance as just another velocity: g_u + w (g_c - g_u); w = 1 is none."""
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from stages.core.prompts import EMPTY
 from stages.core.types import Cond, Velocity
@@ -16,11 +16,19 @@ def guided(velocity: Velocity, scale: float) -> Velocity:
     if scale == 1:
         return velocity
 
-    def combined(x: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        both = velocity(torch.cat([x, x]), torch.cat([t, t]), torch.cat([cond, torch.full_like(cond, EMPTY)]))
+    def combined(x: Tensor, t: Tensor, cond: Cond, **more: Tensor) -> Tensor:
+        twice = {name: torch.cat([value, value]) for name, value in more.items()}
+        conds = torch.cat([cond, torch.full_like(cond, EMPTY)])
+        both = velocity(torch.cat([x, x]), torch.cat([t, t]), conds, **twice)
         with_prompt, without = both.chunk(2)
         made = without + scale * (with_prompt - without)
         rescale = getattr(velocity, "rescale", None)
         return made if rescale is None else rescale(made, with_prompt)
 
     return combined
+
+
+def dropped(cond: Cond, share: float, rng: Generator) -> Cond:
+    """`cond` [B, 1] with the empty prompt in a random `share` of the rows, which guidance needs to be learnt."""
+    drawn = torch.rand(len(cond), generator=rng, device=cond.device) < share
+    return torch.where(drawn[:, None], EMPTY, cond)

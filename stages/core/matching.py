@@ -45,6 +45,15 @@ def rms_huber(gap: Tensor, c: float) -> Tensor:
     return (per_sample(gap.square()) + c**2).sqrt() - c
 
 
+def adaptive(gap: Tensor, power: float, floor: float) -> Tensor:
+    """|gap|^2 / (|gap|^2 + floor)^power of each sample [B], the denominator without gradient; |.|^2 sums over elements.
+
+    Geng et al. 2025 (arXiv:2505.13447), section 4.3: power 0 is the squared distance, 1/2 nearly the distance itself.
+    """
+    size = gap.flatten(1).square().sum(dim=1)
+    return size / (size.detach() + floor) ** power
+
+
 def unlearning(module: nn.Module, *inputs: Tensor) -> Tensor:
     """`module(*inputs)` with gradients to the inputs but none to the module's parameters."""
     frozen = {name: value.detach() for name, value in module.named_parameters()}

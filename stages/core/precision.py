@@ -29,9 +29,9 @@ class Wide:
 
     velocity: Velocity
 
-    def __call__(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+    def __call__(self, x: Tensor, t: Tensor, cond: Cond, **more: Tensor) -> Tensor:
         """At least float32."""
-        return widened(self.velocity(x, t, cond))
+        return widened(self.velocity(x, t, cond, **more))
 
     @property
     def rescale(self) -> Callable[[Tensor, Tensor], Tensor] | None:

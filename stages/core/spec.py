@@ -48,10 +48,10 @@ class SamplerSpec:
         return len(self.times) - 1
 
 
-def even(num_steps: int, *, rule: str = "euler", guidance: float = 1.0) -> SamplerSpec:
-    """`num_steps` equal steps from noise to data, of a `rule` that has no knobs."""
+def even(num_steps: int, *, rule: str = "euler", guidance: float = 1.0, **knobs: float) -> SamplerSpec:
+    """`num_steps` equal steps from noise to data, of a `rule` with its `knobs`."""
     if not 1 <= num_steps <= MAX_STEPS:
         raise ValueError(f"a sampler takes at least one step and at most {MAX_STEPS}, got nfe={num_steps}")
     times = (*(1 - i / num_steps for i in range(num_steps)), 0.0)
     schedule = {"name": "uniform", "steps": num_steps}
-    return SamplerSpec(rule={"name": rule}, schedule=schedule, times=times, guidance=guidance)
+    return SamplerSpec(rule={"name": rule, **knobs}, schedule=schedule, times=times, guidance=guidance)

@@ -47,9 +47,13 @@ class Run:
 
 @runtime_checkable
 class Velocity(Protocol):
-    """dx/dt at (x [B, C, H, W] or [B, C, T, H, W], t [B]) under the prompts cond [B, 1]."""
+    """dx/dt at (x [B, C, H, W] or [B, C, T, H, W], t [B]) under the prompts cond [B, 1].
 
-    def __call__(self, x: Tensor, t: Tensor, cond: Cond, /) -> Tensor:  # noqa: D102 - the class says it
+    Some take more: `until` [B], a second time t or below, asks a student that was trained for it for the average along
+    its trajectory from t down to there.
+    """
+
+    def __call__(self, x: Tensor, t: Tensor, cond: Cond, /, **more: Tensor) -> Tensor:  # noqa: D102 - the class says it
         ...
 
 

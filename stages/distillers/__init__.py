@@ -2,6 +2,8 @@
 
 from types import MappingProxyType
 
-from stages.distillers import cd, dmd2, kd, rectified, tdm
+from stages.distillers import cd, dmd2, kd, meanflow, rectified, tdm
 
-METHODS = MappingProxyType({"kd": kd, "rectified": rectified, "cd": cd, "dmd2": dmd2, "tdm": tdm})
+METHODS = MappingProxyType(
+    {"kd": kd, "rectified": rectified, "cd": cd, "dmd2": dmd2, "tdm": tdm, "meanflow": meanflow},
+)

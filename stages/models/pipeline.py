@@ -14,16 +14,19 @@ class FewStepPipeline(DiffusionPipeline):
     """A flow model with the sampler it was trained for.
 
     `sampler` says what that is: times, step rule, guidance. `steps` are the rule's steps, written down: a value is
-    known by its number, 0 is the noise, and the last is the image. Without them they are Euler's, at the times.
+    known by its number, 0 is the noise, and the last is the image. Without them they are Euler's, at the times. A model
+    with a `second_time` is asked for the velocity on average between two.
     """
 
-    _optional_components = ["transformer", "unet", "text_encoder", "tokenizer"]  # noqa: RUF012 - a list is what diffusers reads
+    # A list is what diffusers reads.
+    _optional_components = ["transformer", "unet", "second_time", "text_encoder", "tokenizer"]  # noqa: RUF012
 
     def __init__(
         self,
         transformer=None,
         unet=None,
         *,
+        second_time=None,
         text_encoder=None,
         tokenizer=None,
         sampler=None,
@@ -39,7 +42,8 @@ class FewStepPipeline(DiffusionPipeline):
         super().__init__()
         sampler = sampler or {"times": [1.0, 0.0], "guidance": 1.0}
         steps = steps or euler(sampler["times"])
-        self.register_modules(transformer=transformer, unet=unet, text_encoder=text_encoder, tokenizer=tokenizer)
+        self.register_modules(transformer=transformer, unet=unet, second_time=second_time)
+        self.register_modules(text_encoder=text_encoder, tokenizer=tokenizer)
         self.register_to_config(sampler=sampler, steps=steps, prompts=prompts, space=space, fold=fold)
 
     @torch.no_grad()
@@ -67,7 +71,7 @@ class FewStepPipeline(DiffusionPipeline):
             steps = euler([1 - i / num_inference_steps for i in range(num_inference_steps)] + [0.0])
         for name, *given in steps:
             if name == "velocity":
-                x = self._velocity(values[given[0]], given[1], text, scale)
+                x = self._velocity(values[given[0]], given[1:], text, scale)
             elif name == "noise":
                 x = torch.randn(shape, generator=generator, dtype=dtype).to(device)
             elif name == "scale":
@@ -79,16 +83,23 @@ class FewStepPipeline(DiffusionPipeline):
             values.append(x)
         return ImagePipelineOutput(images=x if output_type == "pt" else [self._picture(image) for image in x])
 
-    def _velocity(self, x, t, text, scale):
+    def _velocity(self, x, times, text, scale):
         asked = list(range(1, len(x) + 1))
         if scale == 1:
-            return self._call(x, t, *(part[asked] for part in text))
-        both = self._call(torch.cat([x, x]), t, *(part[asked + [0] * len(x)] for part in text))
+            return self._call(x, times, *(part[asked] for part in text))
+        both = self._call(torch.cat([x, x]), times, *(part[asked + [0] * len(x)] for part in text))
         with_prompt, without = both.chunk(2)
         return without + scale * (with_prompt - without)
 
-    def _call(self, x, t, hidden, pooled):
-        time = torch.full((len(x),), t, device=x.device, dtype=x.dtype) * 1000.0
+    def _call(self, x, times, hidden, pooled):
+        times = [torch.full((len(x),), t, device=x.device, dtype=x.dtype) for t in times]
+        if self.second_time is None:
+            return self._at(x, times[0] * 1000.0, hidden, pooled)
+        layer = self.unet.time_embedding if self.transformer is None else self.transformer.time_text_embed
+        with self.second_time.joins(layer, times[0] - times[-1]):
+            return self._at(x, times[0] * 1000.0, hidden, pooled)
+
+    def _at(self, x, time, hidden, pooled):
         if self.unet is not None:
             folded = torch.nn.functional.pixel_unshuffle(x, self.config.fold)
             answer = self.unet(folded, time, encoder_hidden_states=hidden.to(x), return_dict=False)[0]

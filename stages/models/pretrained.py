@@ -36,6 +36,13 @@ class Pretrained(nn.Module):
         }
         return self.at.family.velocity(body, x, t, words, self.at)
 
+    def add_second_time(self, _seed: int) -> None:
+        """ValueError: a pipeline has no word for it."""
+        raise ValueError(
+            f"{self.at.folder}: a checkpoint's network has one time, and its pipeline has no word for a second; take a "
+            "method that trains a network of one time"
+        )
+
     def rescale(self, guided: Tensor, with_prompt: Tensor) -> Tensor:
         """What the pipeline makes of the velocity under guidance, given also that without."""
         return self.at.family.rescale(guided, with_prompt)

@@ -29,6 +29,7 @@ INDEX = "model_index.json"
 MIXTURE = "mixture.safetensors"
 SAMPLER = "sampler.json"
 SCHEDULER = "scheduler"
+SECOND_TIME = "second_time"
 
 
 @dataclass(frozen=True)
@@ -66,11 +67,14 @@ def save(folder: Path, model: Student, steps: Sequence[Any] | None = None) -> No
     logging.disable_progress_bar()  # "Writing model shards" is no news at this size, and it is not ours to draw
     net.body.save_pretrained(folder / net.component)
     _forget_origin(folder / net.component / "config.json")
+    if net.second_time is not None:
+        _save_ours(folder / SECOND_TIME, net.second_time)
     index = {
         "_class_name": ["pipeline", "FewStepPipeline"],
         "_diffusers_version": diffusers.__version__,
         **{name: [None, None] for name in ("transformer", "unet")},
         net.component: ["diffusers", type(net.body).__name__],
+        SECOND_TIME: _named(net.second_time),
         "fold": getattr(net, "fold", 1),
         **_save_encoder(folder, model.encoder),
         "sampler": asdict(spec),
@@ -89,18 +93,29 @@ def _save_encoder(folder: Path, encoder: TextEncoder) -> dict[str, Any]:
     if isinstance(encoder, OneHot):
         return {"text_encoder": [None, None], "tokenizer": [None, None], "prompts": encoder.prompts}
     assert isinstance(encoder, FrozenText)
-    encoder.encoder.save_pretrained(folder / "text_encoder")
     encoder.vocabulary.tokenizer.save_pretrained(folder / "tokenizer")
-    kind = type(encoder.encoder)
-    ours = kind.__module__.startswith("stages.")  # then diffusers looks for its code beside its weights
+    ours = type(encoder.encoder).__module__.startswith("stages.")
     if ours:
-        _forget_origin(folder / "text_encoder" / "config.json")
-        shutil.copy(inspect.getfile(kind), folder / "text_encoder")
+        _save_ours(folder / "text_encoder", encoder.encoder)
+    else:
+        encoder.encoder.save_pretrained(folder / "text_encoder")
     return {
-        "text_encoder": [kind.__module__.rpartition(".")[2] if ours else "transformers", kind.__name__],
+        "text_encoder": _named(encoder.encoder) if ours else ["transformers", type(encoder.encoder).__name__],
         "tokenizer": ["transformers", "PreTrainedTokenizerFast"],
         "prompts": None,
     }
+
+
+def _save_ours(folder: Path, part: Any) -> None:
+    """Write a network of a class of ours, whose code diffusers looks for beside its weights."""
+    part.save_pretrained(folder)
+    _forget_origin(folder / "config.json")
+    shutil.copy(inspect.getfile(type(part)), folder)
+
+
+def _named(part: Any) -> list[str | None]:
+    """Where diffusers finds the class of such a network, or of none."""
+    return [None, None] if part is None else [type(part).__module__.rpartition(".")[2], type(part).__name__]
 
 
 def load(folder: Path, text: TextTable | Sequence[str], device: str | torch.device = "cpu") -> Student:
@@ -124,6 +139,15 @@ def load(folder: Path, text: TextTable | Sequence[str], device: str | torch.devi
 
 
 def _network(folder: Path, text: TextTable) -> Any:
+    from stages.models.second_time import SecondTime
+
+    net = _of_one_time(folder, text)
+    if (folder / SECOND_TIME).is_dir():
+        net.second_time = SecondTime.from_pretrained(folder / SECOND_TIME, local_files_only=True)
+    return net
+
+
+def _of_one_time(folder: Path, text: TextTable) -> Any:
     from stages.models.transformer import VelocityTransformer
     from stages.models.unet import VelocityUNet
 

@@ -12,6 +12,7 @@ from stages.core.config import config
 from stages.core.ranges import Size
 from stages.core.types import Cond
 from stages.models.conditioning import LearnedText, TextTable
+from stages.models.times import TwoTimes
 
 if TYPE_CHECKING:  # see text.py
     from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
@@ -47,7 +48,7 @@ class TransformerConfig:
             raise ValueError(f"patch_size={self.patch_size} does not divide square samples of {height}x{width}")
 
 
-class VelocityTransformer(nn.Module):
+class VelocityTransformer(TwoTimes):
     """Flow velocity [B, C, H, W] from x, t in [0, 1] and the row of a prompt in the text table."""
 
     component = "transformer"
@@ -85,23 +86,30 @@ class VelocityTransformer(nn.Module):
         )
         return cls(body, text)
 
-    def forward(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        """The velocity at (x [B, C, H, W], t [B])."""
+    @property
+    def time_embedding(self) -> tuple[nn.Module, int]:
+        """Of t and the prompt as a whole."""
+        return self.body.time_text_embed, self.feature_dim
+
+    def forward(self, x: Tensor, t: Tensor, cond: Cond, until: Tensor | None = None) -> Tensor:
+        """The velocity at (x [B, C, H, W], t [B]), on average from t to `until` where the network has two times."""
         words = self.text(cond)
-        return self.body(
-            hidden_states=x,
-            timestep=t * DIFFUSERS_TIME,
-            encoder_hidden_states=words["hidden"],
-            pooled_projections=words["pooled"],
-            return_dict=False,
-        )[0]
+        with self.told(t, until):
+            return self.body(
+                hidden_states=x,
+                timestep=t * DIFFUSERS_TIME,
+                encoder_hidden_states=words["hidden"],
+                pooled_projections=words["pooled"],
+                return_dict=False,
+            )[0]
 
     def features(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         """Image tokens [B, T, feature_dim] half-way up; runs only the blocks below."""
         blocks = self.body.transformer_blocks
         words = self.text(cond)
         hidden = self.body.pos_embed(x)
-        temb = self.body.time_text_embed(t * DIFFUSERS_TIME, words["pooled"])
+        with self.told(t, None):
+            temb = self.body.time_text_embed(t * DIFFUSERS_TIME, words["pooled"])
         context = self.body.context_embedder(words["hidden"])
         for block in blocks[: (len(blocks) + 1) // 2]:
             context, hidden = block(hidden_states=hidden, encoder_hidden_states=context, temb=temb)

@@ -14,6 +14,7 @@ from stages.core.config import config
 from stages.core.ranges import Size
 from stages.core.types import Cond
 from stages.models.conditioning import LearnedText, TextTable
+from stages.models.times import TwoTimes
 from stages.models.transformer import DIFFUSERS_TIME
 
 if TYPE_CHECKING:  # see text.py
@@ -63,7 +64,7 @@ class UNetConfig:
             )
 
 
-class VelocityUNet(nn.Module):
+class VelocityUNet(TwoTimes):
     """Flow velocity [B, C, H, W] from x, t in [0, 1] and the row of a prompt in the text table."""
 
     component = "unet"
@@ -106,16 +107,23 @@ class VelocityUNet(nn.Module):
         nn.init.zeros_(body.conv_out.bias)
         return cls(body, text, cfg.fold)
 
-    def forward(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        """The velocity at (x [B, C, H, W], t [B])."""
+    @property
+    def time_embedding(self) -> tuple[nn.Module, int]:
+        """Of t alone."""
+        return self.body.time_embedding, self.body.time_embedding.linear_2.out_features
+
+    def forward(self, x: Tensor, t: Tensor, cond: Cond, until: Tensor | None = None) -> Tensor:
+        """The velocity at (x [B, C, H, W], t [B]), on average from t to `until` where the network has two times."""
         words = self.text(cond)["hidden"]
-        answer = self.body(self._folded(x), t * DIFFUSERS_TIME, encoder_hidden_states=words, return_dict=False)[0]
+        with self.told(t, until):
+            answer = self.body(self._folded(x), t * DIFFUSERS_TIME, encoder_hidden_states=words, return_dict=False)[0]
         return F.pixel_shuffle(answer, self.fold)
 
     def features(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         """The innermost block's output [B, T, feature_dim]; runs only what lies before it."""
         words, hidden, body = self.text(cond)["hidden"], self._folded(x), self.body
-        temb = body.time_embedding(body.get_time_embed(sample=hidden, timestep=t * DIFFUSERS_TIME))
+        with self.told(t, None):
+            temb = body.time_embedding(body.get_time_embed(sample=hidden, timestep=t * DIFFUSERS_TIME))
         temb = temb + body.get_aug_embed(emb=temb, encoder_hidden_states=words, added_cond_kwargs={})
         words = body.process_encoder_hidden_states(encoder_hidden_states=words, added_cond_kwargs={})
         hidden = body.conv_in(hidden)

@@ -23,13 +23,14 @@ from stages.samplers.dance_sde import DanceSDE
 from stages.samplers.dpmpp_2m import Dpmpp2M
 from stages.samplers.euler import Euler
 from stages.samplers.field import Draw, Field, Rule, State, Steering, VelocityAt, drawing
+from stages.samplers.flow_map import FlowMap
 from stages.samplers.flow_sde import FlowSDE
 from stages.samplers.grid import build
 from stages.samplers.heun import EdmHeun, Heun
 from stages.samplers.renoise import Renoise
 from stages.samplers.unipc import UniPC
 
-FromNoise = Euler | Heun | Dpmpp2M | UniPC | Renoise | FlowSDE | DanceSDE | CPS | Anchored
+FromNoise = Euler | Heun | Dpmpp2M | UniPC | Renoise | FlowSDE | DanceSDE | CPS | Anchored | FlowMap
 """Those that can start where alpha = 0, as every sampler of a model does."""
 
 AnyRule = Annotated[FromNoise | EdmHeun, pydantic.Field(discriminator="name")]

@@ -13,8 +13,8 @@ from torch import Generator, Tensor
 from stages.core.rng import normal_like
 from stages.samplers.grid import Grid, combine
 
-VelocityAt = Callable[[Tensor, Tensor], Tensor]
-"""(x [B, ...], t [B]) -> dx/dt [B, ...]; prompts and guidance are already inside."""
+VelocityAt = Callable[..., Tensor]
+"""(x [B, ...], t [B]) -> dx/dt [B, ...], on average down to a keyword `until` [B]; prompts and guidance are inside."""
 Draw = Callable[[int, Tensor], Tensor]
 """(node, x) -> standard normal noise like x, for the state at that node of the grid."""
 
@@ -38,6 +38,11 @@ class Field:
         """dx/dt at node i: one network call."""
         self.nfe += 1
         return self._velocity(x, self._labels[i])
+
+    def average(self, x: Tensor, i: int, until: float) -> Tensor:
+        """The average of dx/dt along the trajectory from node i down to a time `until`: one network call."""
+        self.nfe += 1
+        return self._velocity(x, self._labels[i], until=torch.full_like(self._labels[i], until))
 
     def data(self, x: Tensor, i: int) -> Tensor:
         """D = E[x0 | x] at node i: one network call."""

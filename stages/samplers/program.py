@@ -3,7 +3,7 @@
 A rule is followed once on a sample of one number, and all that it does to it is noted. Values are numbered in the order
 in which they come; 0 is the noise that sampling starts from, and the last is the sample:
 
-    ["velocity", i, t]   the network's velocity at value i and time t
+    ["velocity", i, t]   the network's velocity at value i and time t; with a second time, on average down to that
     ["noise"]            fresh standard normal noise
     ["scale", i, a]      a times value i
     ["add", i, j, a]     value i plus a times value j
@@ -45,8 +45,9 @@ class _Tape(TorchDispatchMode):
         self._values = [noise]  # kept alive: a value is known by its identity
         self._steps: list[Step] = []
 
-    def velocity(self, x: Tensor, t: Tensor) -> Tensor:
-        return self._note(torch.zeros_like(x), "velocity", self._place(x), t.item())
+    def velocity(self, x: Tensor, t: Tensor, **until: Tensor) -> Tensor:
+        times = (time.item() for time in (t, *until.values()))
+        return self._note(torch.zeros_like(x), "velocity", self._place(x), *times)
 
     def draw(self, _node: int, x: Tensor) -> Tensor:
         return self._note(torch.zeros_like(x), "noise")

@@ -32,7 +32,9 @@ def rolled_out(
     """
     if len(times) == 1:
         return x[:, None]
-    solution = sample(lambda y, t: velocity(y, t, cond), x, times, rule, rng=rng, keep=range(len(times)))
+    solution = sample(
+        lambda y, t, **until: velocity(y, t, cond, **until), x, times, rule, rng=rng, keep=range(len(times))
+    )
     return solution.states.transpose(0, 1)
 
 

@@ -16,7 +16,7 @@ from stages.samplers.schedules import AnySchedule
 def calls(spec: SamplerSpec) -> int:
     """Samples through a network that one sample takes: a guided call counts twice."""
     stream = torch.Generator().manual_seed(0)
-    nfe = sample(lambda x, _t: x, torch.zeros(1, 1), spec.times, rule_of(spec.rule), rng=stream).nfe
+    nfe = sample(lambda x, _t, **_until: x, torch.zeros(1, 1), spec.times, rule_of(spec.rule), rng=stream).nfe
     return nfe if spec.guidance == 1 else 2 * nfe
 
 

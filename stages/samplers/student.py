@@ -39,7 +39,7 @@ def solutions(
     for first in range(0, len(cond), batch_size):
         rows = cond[first : first + batch_size]
         yield sample(
-            lambda x, t, rows=rows: velocity(x, t, rows),
+            lambda x, t, rows=rows, **until: velocity(x, t, rows, **until),
             noise.at(first, len(rows), shape).to(rows.device),
             spec.times,
             rule,

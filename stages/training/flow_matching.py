@@ -7,12 +7,11 @@ times: Esser et al. 2024 (arXiv:2403.03206).
 from collections.abc import Callable, Mapping
 from typing import Literal
 
-import torch
 from torch import Generator, Tensor
 
 from stages.core.config import config
+from stages.core.guidance import dropped
 from stages.core.path import mix
-from stages.core.prompts import EMPTY
 from stages.core.ranges import Part, Rate, Steps
 from stages.core.rng import fork, normal_like, uniform
 from stages.core.spec import SamplerSpec, even
@@ -40,8 +39,7 @@ def loss(world: World, batch: Batch, rng: Generator, cfg: Config) -> Loss:
     times, noise, drops = fork(rng, "times", "noise", "drops")
     x0, eps = batch["x0"], normal_like(batch["x0"], noise)
     t = _LAWS[cfg.times](x0, times)
-    dropped = uniform(len(x0), drops, x0) < cfg.condition_dropout
-    cond = torch.where(dropped[:, None], EMPTY, batch["cond"])
+    cond = dropped(batch["cond"], cfg.condition_dropout, drops)
     return (world.nets["student"](mix(x0, eps, t), t, cond) - (eps - x0)).square().mean(), {}
 
 

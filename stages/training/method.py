@@ -36,6 +36,9 @@ class Trained:
     lr: float
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.0
+    second_time: bool = False
+    """Whether it answers averages, from t down to `until`; a network of one time is given the second. What follows it
+    has one too."""
 
 
 @dataclass(frozen=True, kw_only=True)

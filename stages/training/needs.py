@@ -133,6 +133,9 @@ class _Nothing(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(()))
 
+    def add_second_time(self, _seed: int) -> None:
+        """It is never looked at."""
+
     def forward(self, x: Tensor, _t: Tensor, _cond: Cond, **_more: Any) -> Tensor:
         return self.weight * x
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.forward_ad import unpack_dual
 
 from stages.core.precision import wide_type, widened
 from stages.core.prompts import Prompt
@@ -47,7 +48,8 @@ class RoleNetwork(nn.Module):
     def forward(self, *inputs: Tensor, **more: Any) -> Any:
         """The network's answer: a velocity or a head's logits, or several where the network has several heads.
 
-        `more` are inputs that some networks have: a second time, a scale.
+        `more` are inputs that some networks have: a second time, a scale. Inside `torch.func.jvp` the answer carries
+        its derivative, which costs as much again and is counted as a second call.
         """
         return self._answer(self.net, inputs, more, "")
 
@@ -57,6 +59,8 @@ class RoleNetwork(nn.Module):
 
     def _answer(self, call: Callable[..., Any], inputs: tuple[Tensor, ...], more: Mapping[str, Any], part: str) -> Any:
         samples, came_back = len(inputs[0]), False
+        if any(unpack_dual(each).tangent is not None for each in inputs):
+            samples *= 2
         self._meter.add(f"{self._role}/forward{part}", samples)
         with self._computing():
             answer = call(*inputs, **more)

@@ -131,9 +131,12 @@ class Weights:
                 case Trained(start=begin) if begin in HEADS:
                     tunings[name] = Full()
                     self.nets[name] = _frozen(HEADS[begin](start, seed), device)
-                case Trained(start=begin):
+                case Trained(start=begin, second_time=averages):
                     origin = pick(COPIED, begin, "builder of a trained network")(start, seed)
                     self.nets[name] = tuning.twin(_frozen(origin, device))
+                    if averages:
+                        self.nets[name].add_second_time(seed)  # type: ignore[operator]
+                        self.nets[name].requires_grad_(False)
                 case Frozen():
                     self.nets[name] = _frozen(start.init, device)
         for name, role in roles.items():

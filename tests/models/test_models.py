@@ -110,7 +110,7 @@ CARRIED = {
     "one step": even(1),
     "guided": even(3, guidance=2.0),
     "shifted": stated({"name": "euler"}, SHIFTED),
-    **{name: stated(choice("rule", name), SHIFTED) for name in sorted(RULES.keys() - {"edm_heun"})},
+    **{name: stated(choice("rule", name), SHIFTED) for name in sorted(RULES.keys() - {"edm_heun", "flow_map"})},
     "explicit": stated({"name": "renoise"}, EXPLICIT, 1.5),
     "karras": stated({"name": "unipc"}, {**choice("schedule", "karras"), "steps": 4}, 1.5),
 }

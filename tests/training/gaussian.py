@@ -23,6 +23,17 @@ class GaussianVelocity(nn.Module):
         return -mean + (t - (1 - t) * self.std**2) / variance * (x - (1 - t) * mean)
 
 
+class GaussianAverage(GaussianVelocity):
+    """The same, on average along the trajectory from t down to `until`, in closed form."""
+
+    def forward(self, x: Tensor, t: Tensor, cond: Tensor, until: Tensor | None = None) -> Tensor:
+        mean, t = expand(self.mean[cond[:, 0] % len(self.mean)], x), expand(t, x)
+        s = t if until is None else expand(until, x)
+        here, there = (((1 - time) ** 2 * self.std**2 + time**2).sqrt() for time in (t, s))
+        slope = ((t + s) - self.std**2 * (2 - t - s)) / (here * (here + there))
+        return -mean + slope * (x - (1 - t) * mean)
+
+
 class AffineStudent(nn.Module):
     """One step from noise: x0hat = scale z + shift, at t = 1."""
 

@@ -29,15 +29,15 @@ class TwoHeaded(nn.Module):
         super().__init__()
         self.scale = nn.Parameter(torch.ones(()))
 
-    def forward(self, x: Tensor, t: Tensor, cond: Tensor, *, s: Tensor) -> tuple[Tensor, Tensor]:
-        return self.scale * x, (self.scale * (t - s)).to(BF16)
+    def forward(self, x: Tensor, t: Tensor, cond: Tensor, *, until: Tensor) -> tuple[Tensor, Tensor]:
+        return self.scale * x, (self.scale * (t - until)).to(BF16)
 
 
 def test_a_network_with_a_second_time_and_a_second_head_counts_as_one_call() -> None:
     meter = Meter(["student"])
     net = world_of({"student": TwoHeaded()}, SPACE, None, meter, precision="float32", device="cpu").nets["student"]
     x, t = torch.ones(5, 1, 4, 4), torch.full((5,), 0.5)
-    first, second = net(x, t, rows([0] * 5), s=t / 2)
+    first, second = net(x, t, rows([0] * 5), until=t / 2)
     assert second.dtype == torch.float32
     (first.sum() + second.sum()).backward()
     assert dict(zip(meter.names, meter.take(), strict=True)) == {
@@ -45,12 +45,13 @@ def test_a_network_with_a_second_time_and_a_second_head_counts_as_one_call() -> 
     }  # fmt: skip
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
-def test_a_directional_derivative_goes_through_the_networks_that_losses_hold() -> None:
-    net = world_of({"n": TinyNet(0)}, SPACE, None, Meter(["n"]), precision="float32", device="cpu").nets["n"]
+def test_a_directional_derivative_goes_through_the_networks_that_losses_hold_and_counts_as_a_second_call() -> None:
+    meter = Meter(["n"])
+    net = world_of({"n": TinyNet(0)}, SPACE, None, meter, precision="float32", device="cpu").nets["n"]
     x, v = (torch.randn(2, 1, 4, 4, dtype=torch.float64, generator=stream(0, name)) for name in "xv")
     t, cond = torch.full((2,), 0.4, dtype=torch.float64), rows([0, 1])
     value, slope = torch.func.jvp(lambda x, t: net(x, t, cond), (x, t), (v, torch.ones_like(t)))
+    assert meter.take()[0] == 2 * len(x)
     ahead, behind = (net(x + h * v, t + h, cond) for h in (1e-5, -1e-5))
     torch.testing.assert_close(slope, (ahead - behind) / 2e-5, rtol=1e-6, atol=1e-8)
     torch.testing.assert_close(value, net(x, t, cond))

@@ -12,6 +12,7 @@ import yaml
 from torch import Tensor, nn
 
 from stages.core.config import check
+from stages.core.derivative import Difference
 from stages.core.prompts import Prompt
 from stages.core.rng import stream
 from stages.core.types import World
@@ -38,7 +39,7 @@ def section(name: str) -> dict[str, Any]:
 def shipped(name: str) -> Any:
     """Its configuration, with several steps where it has steps: one step hides half of the code."""
     cfg = check(MODULES[name].Config, section(name), name)
-    return replace(cfg, nfe=3) if "nfe" in section(name) else cfg
+    return replace(cfg, nfe=2) if "nfe" in section(name) else cfg
 
 
 def reward(images: Tensor, prompts: Sequence[Prompt]) -> Tensor:
@@ -52,6 +53,9 @@ def world(module: ModuleType, cfg: Any) -> World:
     for seed, (name, role) in enumerate(roles.items()):
         head = isinstance(role, Trained) and role.start == "head"
         nets[name] = TinyHead(seed) if head else TinyNet(seed)
+        origin = roles.get(role.of) if isinstance(role, Follower) else role
+        if isinstance(origin, Trained) and origin.second_time:
+            nets[name].add_second_time(seed)
         nets[name].requires_grad_(isinstance(role, Trained))
     space, judge = Points((1, 4, 4), torch.float64), (reward, [Prompt("", {"worth": row % 3}) for row in range(6)])
     return world_of(nets, space, judge, Meter(nets), precision="float32", device="cpu")
@@ -160,6 +164,11 @@ def turned(field: str, value: Any) -> Any:
         "clip_range": 1e3,  # networks this far apart are clipped everywhere at the shipped value
         "t_min": 0.31,
         "t_max": 0.7,
+        "nfe": 4,  # some take powers of two
+        "num_steps": 8,
+        "velocity": "data",
+        "tangent": "own",
+        "derivative": Difference(name="difference", step=0.05),
     }
     if field in words:
         return words[field]

@@ -105,6 +105,14 @@ def test_what_does_not_go_with_a_checkpoint_is_told_before_any_work(
         run.expect(job, run.configure(job), {"dataset": Expected(dataset=outline)})
 
 
+def test_a_method_of_two_times_trains_no_checkpoint(made: Path) -> None:
+    content = composed("+distiller@distill.arms.mean=meanflow")
+    job = job_of("distill", "mean", content, made)
+    given = {name: Expected(model="checkpoint") for name in ("teacher", "init")}
+    with pytest.raises(ValueError, match=r"arms\.mean\.method=meanflow: it trains a network of two times"):
+        run.expect(job, run.configure(job), {**given, "dataset": None, "data": None})
+
+
 def test_students_are_made_of_no_checkpoint_that_scales_noise(tmp_path: Path) -> None:
     job = job_of("teacher", None, composed(), tmp_path)
     told = {"source": str(tiny.saved("sd15", tmp_path / "sd15")), "text_length": None}
