@@ -2,8 +2,16 @@
 
 from types import MappingProxyType
 
-from stages.distillers import cd, dmd2, kd, meanflow, rectified, tdm
+from stages.distillers import cd, dmd2, kd, meanflow, perflow, rectified, tdm
 
 METHODS = MappingProxyType(
-    {"kd": kd, "rectified": rectified, "cd": cd, "dmd2": dmd2, "tdm": tdm, "meanflow": meanflow},
+    {
+        "kd": kd,
+        "rectified": rectified,
+        "perflow": perflow,
+        "cd": cd,
+        "meanflow": meanflow,
+        "dmd2": dmd2,
+        "tdm": tdm,
+    }
 )

@@ -43,8 +43,16 @@ def euler_step(velocity: Velocity, x: Tensor, t: Tensor, s: Tensor, cond: Cond) 
     return moved(x, velocity(x, t, cond), t, s)
 
 
+def euler_steps(velocity: Velocity, x: Tensor, t: Tensor, s: Tensor, cond: Cond, *, num_steps: int) -> Tensor:
+    """The same in `num_steps` equal steps, of one call each."""
+    h = (t - s) / num_steps
+    for i in range(num_steps):
+        x = euler_step(velocity, x, t - i * h, t - (i + 1) * h, cond)
+    return x
+
+
 def heun_step(velocity: Velocity, x: Tensor, t: Tensor, s: Tensor, cond: Cond) -> Tensor:
-    """The same with the mean of the velocities at both ends: two calls."""
+    """One step with the mean of the velocities at both ends: two calls."""
     here = velocity(x, t, cond)
     there = velocity(moved(x, here, t, s), s, cond)
     return moved(x, (here + there) / 2, t, s)
