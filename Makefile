@@ -1,6 +1,6 @@
 # Two commands are all a newcomer needs: `make run` and `make test`.
 .DEFAULT_GOAL := help
-.PHONY: help install run test check lint types unit unit-flows unit-io unit-science gpu-test clean
+.PHONY: help install run test check lint types unit unit-flows unit-io unit-science gpu-test bench-distill clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -13,7 +13,7 @@ unexport PYTHONDONTWRITEBYTECODE
 experiment ?= digits
 
 help: ## Explain every target
-	@awk 'BEGIN {FS = ":.*## "; print "usage: make <target>\n"} /^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "; print "usage: make <target>\n"} /^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo "  make run experiment=smoke    another preset of params/experiment/"
 
@@ -64,6 +64,10 @@ unit-io: install
 
 unit-science: install
 	@$(BIN)/pytest -q $(FAST) $(FLOWS:%=--ignore=%) $(IO:%=--ignore=%)
+
+bench-distill: install ## Every distiller on one teacher with one budget, three trainings each: docs/distillers.md
+	@$(BIN)/fewstep run experiment=bench_distill
+	@$(BIN)/python benchmarks/distill.py
 
 gpu-test: install ## Tests that need a CUDA device
 	@$(BIN)/pytest -m gpu

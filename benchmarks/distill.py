@@ -1,0 +1,179 @@
+"""Every distiller on one teacher, with one budget: the table and the figure of what came of it.
+
+    fewstep run experiment=bench_distill     # trains and measures, resumable; `make bench-distill` does both
+    python benchmarks/distill.py             # writes docs/distillers.md and its figure from the results
+    python benchmarks/distill.py --budget    # how many iterations each arm's budget takes, and what the preset says
+
+A training's budget is BUDGET passes: samples that go forward through a network, and those that come back counted twice,
+since a backward pass costs about two forward ones. Rows are means over trainings, with Student's 95 % interval.
+"""
+
+import argparse
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from stages.io.params import compose
+
+ROOT = Path(__file__).parents[1]
+BUDGET = 300_000
+PRESET = "experiment=bench_distill"
+PAGE, FIGURE = Path("docs/distillers.md"), Path("docs/images/distillers.png")
+BEGIN, END = "<!-- written by benchmarks/distill.py -->", "<!-- up to here -->"
+NUMBERS = ("score_seen", "score_heldout", "frechet_distance", "precision", "recall")
+DISTANCE, SCORE = "frechet_distance", "score_heldout"
+Numbers = Mapping[str, float]
+
+
+def main() -> None:
+    """Write the page and the figure, or print the budgets."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--budget", action="store_true", help="print the budgets of the preset, and measure nothing")
+    parser.add_argument("--data", type=Path, default=Path("data"), help="the results' folder (data)")
+    args = parser.parse_args()
+    if args.budget:
+        for told in budgets():
+            print(f"{told.arm:16} {told.iterations:6} iterations are {told.passes:7} passes; {told.fitting} would fit")
+        return
+    file = args.data / "evaluate" / "metrics.json"
+    if not file.is_file():
+        parser.exit(1, f"{file}: missing; run `fewstep run {PRESET}` first\n")
+    rows = list(_rows(json.loads(file.read_text()), args.data))
+    _into(ROOT / PAGE, _table(rows))
+    _draw(rows, ROOT / FIGURE)
+    print(f"{PAGE} and {FIGURE} written: {len(rows)} rows")
+
+
+@dataclass(frozen=True)
+class Told:
+    """What an arm's budget comes to."""
+
+    arm: str
+    method: str
+    iterations: int
+    passes: int
+    """Of all its iterations."""
+
+    @property
+    def fitting(self) -> int:
+        """Iterations, in tens, whose passes are the budget."""
+        return 10 * round(self.iterations * BUDGET / self.passes / 10)
+
+
+def budgets(overrides: Sequence[str] = ()) -> Iterator[Told]:
+    """Of every arm of the preset, counted by the training loop itself."""
+    from stages.distill import Common
+    from stages.distillers import METHODS
+    from stages.training import arm
+    from stages.training.needs import calls
+
+    composed = yaml.safe_load(compose(ROOT / "params", [PRESET, *overrides]))
+    for name, section in composed["distill"]["arms"].items():
+        own = {key: value for key, value in section.items() if key != "replicates"}
+        made = arm.configure(own, Common, METHODS, f"distill.arms.{name}", "distillation method")
+        totals = calls(made.method, made.settings, made.common.budget, rows=made.common.batch_size).totals
+        passes = totals["network_evaluations"] + 2 * totals["backward_passes"]
+        yield Told(name, made.name, made.common.budget.iterations, passes)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way of sampling one method's students, or the teacher."""
+
+    name: str
+    group: str
+    numbers: Numbers
+    seconds: float | None
+    """Of one training, on the machine that made it."""
+
+    @property
+    def nfe(self) -> int:
+        """Network calls a sample, a guided one counted once."""
+        return int(self.numbers["nfe"])
+
+
+def _rows(metrics: Mapping[str, Mapping[str, Numbers]], data: Path) -> Iterator[Row]:
+    for group in ("teacher", "guidance", "distill"):
+        for name, numbers in metrics.get(group, {}).items():
+            if "trainings" in numbers:  # else it is one training of several
+                told = data / "lineage" / f"distill@{name.partition('.')[0]}.json"
+                seconds = json.loads(told.read_text())["compute_seconds"] if told.is_file() else None
+                yield Row(name.partition(".")[0], group, numbers, seconds)
+
+
+def _table(rows: Sequence[Row]) -> str:
+    head = ["model", "calls", "score, seen", "score, held-out", "Fréchet distance", "precision", "recall"]
+    head += ["trainings", "passes", "seconds"]
+    lines = [f"| {' | '.join(each)} |" for each in (head, ["---"] * len(head))]
+    order = {"teacher": 0, "guidance": 1, "distill": 2}
+    for row in sorted(rows, key=lambda row: (order[row.group], row.group == "distill" and row.name, row.nfe)):
+        numbers = row.numbers
+        passes = numbers.get("training_network_evaluations", 0) + 2 * numbers.get("training_backward_passes", 0)
+        name = {"teacher": "teacher", "guidance": f"teacher, guidance {numbers['guidance']:g}"}.get(row.group, row.name)
+        told = [_told(numbers, each) for each in NUMBERS]
+        cost = [f"{passes:,.0f}" if passes else "", f"{row.seconds:.0f}" if row.seconds else ""]
+        lines.append(f"| {' | '.join([name, str(row.nfe), *told, str(int(numbers['trainings'])), *cost])} |")
+    return "\n".join(lines)
+
+
+def _told(numbers: Numbers, name: str) -> str:
+    value = numbers.get(name)
+    if value is None:
+        return ""
+    digits = 2 if name == "frechet_distance" else 3
+    low = numbers.get(f"{name}_trainings_low")
+    return f"{value:.{digits}f}" + (f" ± {value - low:.{digits}f}" if low is not None else "")
+
+
+def _into(page: Path, table: str) -> None:
+    """Put the table between the page's marks."""
+    text = page.read_text(encoding="utf-8")
+    before, after = text.split(BEGIN)[0], text.split(END)[1]
+    page.write_text(f"{before}{BEGIN}\n\n{table}\n\n{END}{after}", encoding="utf-8")
+
+
+def _draw(rows: Sequence[Row], file: Path) -> None:
+    """A line a method, a point for each number of calls: distance and held-out score, with intervals over trainings."""
+    import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    students, teachers = ([row for row in rows if row.group == group] for group in ("distill", "teacher"))
+    calls, most = sorted({row.nfe for row in students}), max(row.nfe for row in teachers)
+    shades = plt.colormaps["viridis"]([0.85 * i / max(1, len(calls) - 1) for i in range(len(calls))])
+    colours = dict(zip(calls, shades, strict=True))
+    best = {name: min(row.numbers[DISTANCE] for row in students if row.name == name) for name in _names(students)}
+    names = sorted(best, key=lambda name: best[name], reverse=True)
+    figure, panels = plt.subplots(1, 2, figsize=(10, 1.2 + 0.3 * len(names)), sharey=True, layout="constrained")
+    for axes, number in zip(panels, (DISTANCE, SCORE), strict=True):
+        for row in students:
+            value, low = row.numbers[number], row.numbers.get(f"{number}_trainings_low")
+            place = names.index(row.name) + 0.16 * (calls.index(row.nfe) - (len(calls) - 1) / 2)
+            reach = min(value - low, 0.95 * value) if low is not None else 0.0  # a distance is above 0
+            axes.errorbar(value, place, xerr=reach, color=colours[row.nfe], marker="o", markersize=4, capsize=2)
+        for row in teachers:
+            if row.nfe in calls or row.nfe == most:
+                axes.axvline(row.numbers[number], color=colours.get(row.nfe, "0.5"), linewidth=0.9, linestyle=":")
+        axes.grid(axis="y", color="0.92")
+    panels[0].set_xscale("log")
+    panels[0].xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+    panels[0].xaxis.set_major_formatter("{x:g}")
+    panels[0].xaxis.set_minor_locator(NullLocator())
+    panels[0].set_xlabel("Fréchet distance, log scale (lower is better)")
+    panels[1].set_xlabel("score on held-out prompts")
+    panels[0].set_yticks(range(len(names)), names)
+    dots = [plt.Line2D([], [], color=colours[n], marker="o", linestyle="", label=f"calls: {n}") for n in calls]
+    line = plt.Line2D([], [], color="0.5", linestyle=":", label=f"teacher, at as many calls and at {most}")
+    figure.legend(handles=[*dots, line], loc="outside upper center", ncols=len(calls) + 1, frameon=False)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file, dpi=130)
+
+
+def _names(rows: Sequence[Row]) -> set[str]:
+    return {row.name for row in rows}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""The bench of distillers: every method is in it, under one budget, and its page tells what was measured."""
+
+import json
+
+import pytest
+
+from benchmarks import distill
+from stages.distillers import METHODS
+
+
+def test_every_method_is_an_arm_with_the_same_budget():
+    told = list(distill.budgets())
+    assert {each.method for each in told} == set(METHODS)
+    for each in told:
+        assert each.passes == pytest.approx(distill.BUDGET, rel=0.05), f"{each.arm}: {each.fitting} iterations would do"
+
+
+def numbers(nfe, **more):
+    found = {"nfe": nfe, "guidance": 1.0, "trainings": 1, "score_seen": 0.7, "precision": 0.9, "recall": 0.8}
+    return {**found, "score_heldout": 0.5, "frechet_distance": 2.0, **more}
+
+
+def test_the_page_has_a_row_for_each_way_of_sampling_and_keeps_what_people_wrote(tmp_path, monkeypatch):
+    spread = {"trainings": 3, "frechet_distance": 2.5, "frechet_distance_trainings_low": 2.25}
+    metrics = {
+        "teacher": {"nfe32": numbers(32), "nfe1": numbers(1, frechet_distance=9.0)},
+        "distill": {
+            "kd": numbers(1, training_network_evaluations=100.0, training_backward_passes=50.0, **spread),
+            "kd.nfe2": numbers(2, **spread),
+            "kd-r2": {"nfe": 1},
+        },
+    }
+    (tmp_path / "data/evaluate").mkdir(parents=True)
+    (tmp_path / "data/evaluate/metrics.json").write_text(json.dumps(metrics))
+    (tmp_path / "docs/images").mkdir(parents=True)
+    page = tmp_path / distill.PAGE
+    page.write_text(f"before\n{distill.BEGIN}\nold\n{distill.END}\nafter\n")
+    monkeypatch.setattr(distill, "ROOT", tmp_path)
+    monkeypatch.setattr("sys.argv", ["distill.py", "--data", str(tmp_path / "data")])
+    distill.main()
+    text = page.read_text()
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+    assert "old" not in text
+    assert "| kd | 1 | 0.700 | 0.500 | 2.50 ± 0.25 | 0.900 | 0.800 | 3 | 200 |  |" in text
+    assert text.index("| teacher | 1 |") < text.index("| teacher | 32 |") < text.index("| kd | 2 |")
+    assert (tmp_path / distill.FIGURE).stat().st_size > 10_000
+
+
+def test_results_that_are_not_there_are_asked_for(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["distill.py", "--data", str(tmp_path)])
+    with pytest.raises(SystemExit) as ended:
+        distill.main()
+    assert ended.value.code == 1
+    assert "missing; run `fewstep run experiment=bench_distill` first" in capsys.readouterr().err
