@@ -2,7 +2,16 @@
 
 from types import MappingProxyType
 
-from stages.distillers import cd, dmd2, kd, meanflow, perflow, rectified, tdm
+from stages.distillers import (
+    cd,
+    dmd2,
+    kd,
+    meanflow,
+    perflow,
+    rectified,
+    shortcut,
+    tdm,
+)
 
 METHODS = MappingProxyType(
     {
@@ -10,6 +19,7 @@ METHODS = MappingProxyType(
         "rectified": rectified,
         "perflow": perflow,
         "cd": cd,
+        "shortcut": shortcut,
         "meanflow": meanflow,
         "dmd2": dmd2,
         "tdm": tdm,
