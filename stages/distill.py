@@ -29,7 +29,7 @@ from stages.samplers.student import Noise, draw
 from stages.training import arm, data
 from stages.training import needs as training
 from stages.training.cost import Cost, Meter
-from stages.training.loop import Budget, Trainer
+from stages.training.loop import Budget
 from stages.training.method import Trained, needs_of
 from stages.training.networks import RoleNetwork
 from stages.training.outcome import gather, record
@@ -169,16 +169,7 @@ def work(cfg: arm.Arm[Common], job: Job, _unit: Mapping[str, Any], run: Run) -> 
     teacher = load(job.input("teacher") / "model", table, job.device)
     init = _initial(cfg.common, job, teacher, table)
     start = Start(init=init.net, teacher=teacher.net, space=init.space)
-    trainer = Trainer(
-        cfg.method,
-        cfg.settings,
-        cfg.common.budget,
-        start,
-        seed=job.seed,
-        device=job.device,
-        ranks=run.ranks,
-        tuning=tuning(cfg.common.tune, job.seed),
-    )
+    trainer = arm.trainer(cfg, start, job, run)
     meter = Meter(["teacher"])
     source = replace(teacher, net=RoleNetwork(teacher.net, "teacher", meter))
     batch_at = _batches(cfg, job, dataset, source)

@@ -25,7 +25,7 @@ from stages.samplers.program import program
 from stages.samplers.spec import Sampler
 from stages.training import arm, data
 from stages.training import needs as training
-from stages.training.loop import Budget, Trainer
+from stages.training.loop import Budget
 from stages.training.outcome import gather, record
 from stages.training.roles import Start
 from stages.training.tune import Tune, begins, made_of, tuning
@@ -124,16 +124,7 @@ def work(cfg: arm.Arm[Common], job: Job, unit: Mapping[str, Any], run: Run) -> N
         reward=run.reward or reward(cfg, job, unit),
         prompts=dataset.table,
     )
-    trainer = Trainer(
-        cfg.method,
-        cfg.settings,
-        cfg.common.budget,
-        start,
-        seed=job.seed,
-        device=job.device,
-        ranks=run.ranks,
-        tuning=tuning(cfg.common.tune, job.seed),
-    )
+    trainer = arm.trainer(cfg, start, job, run)
     batch_at = data.groups(
         dataset,
         cfg.common.prompts_per_iteration,

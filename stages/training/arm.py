@@ -6,7 +6,12 @@ from typing import Any, Generic, TypeVar
 
 from stages.core.config import check
 from stages.core.messages import choose, listed, together
+from stages.core.types import Run
+from stages.io.job import Job
+from stages.training.loop import Trainer
 from stages.training.method import Method
+from stages.training.roles import Start
+from stages.training.tune import tuning
 
 T = TypeVar("T")
 
@@ -21,6 +26,21 @@ class Arm(Generic[T]):
     method: Method
     settings: Any
     """The method's own Config."""
+
+
+def trainer(made: Arm[Any], start: Start, job: Job, run: Run) -> Trainer:
+    """What trains the arm, whose common words have a `budget` and a `tune`."""
+    common = made.common
+    return Trainer(
+        made.method,
+        made.settings,
+        common.budget,
+        start,
+        seed=job.seed,
+        device=job.device,
+        ranks=run.ranks,
+        tuning=tuning(common.tune, job.seed),
+    )
 
 
 def configure(section: Mapping[str, Any], common: type[T], table: Mapping[str, Any], where: str, what: str) -> Arm[T]:
