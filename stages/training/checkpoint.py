@@ -67,10 +67,15 @@ class State:
 
 
 class Saver:
-    """Keeps `folder` a while behind a training: copies its state now and then, and writes the copy in a thread."""
+    """Keeps `folder` a while behind a training: copies its state now and then, and writes the copy in a thread.
 
-    def __init__(self, folder: Path) -> None:
+    `iteration` is that of the state which the folder holds already, 0 for none.
+    """
+
+    def __init__(self, folder: Path, iteration: int) -> None:
         self._folder, self._pool = folder, ThreadPoolExecutor(1, "checkpoint")
+        self._kept = iteration
+        """Of the state in `folder`; 0 where there is none."""
         self._writing: Future[None] | None = None
         self._copied, self._took = time.monotonic(), 0.0
 
@@ -85,8 +90,15 @@ class Saver:
             self._writing.result()
         begin = time.monotonic()
         self._writing = self._pool.submit(State.of(trainer).write, self._folder)
-        self._copied = time.monotonic()
+        self._copied, self._kept = time.monotonic(), trainer.iteration
         self._took = self._copied - begin
+
+    @property
+    def told(self) -> str:
+        """Where the last state is that was looked at and found good, in words."""
+        if not self._kept:
+            return "no state was kept before that"
+        return f"the last good state, of iteration {self._kept}, is {self._folder / STATE}"
 
     def __enter__(self) -> Self:
         return self

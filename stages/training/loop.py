@@ -120,15 +120,15 @@ class Trainer:
         checkpoint.restore(self, resume)
         self.team.agree(self.weights.state(), "before training")
         report = dict[str, float]()
-        with checkpoint.Saver(resume) as saver:
+        with checkpoint.Saver(resume, self.iteration) as saver:
             while self.iteration < self.budget.iterations:
                 metrics = self.step(batch_at(self.iteration))
                 last = self.iteration == self.budget.iterations
                 if self.iteration % REPORT_EVERY == 0 or last:
-                    report = self._checked(metrics)
+                    report = self._checked(metrics, saver)
                     sink(self.iteration, report)
                 if self.team.ranks.leads and not last and saver.due():
-                    self._checked(metrics)
+                    self._checked(metrics, saver)
                     saver.save(self)
         self.team.agree(self.weights.state(), "after training")
         return Outcome(self.weights.average, self.cost, report)
@@ -215,13 +215,14 @@ class Trainer:
         self.counted = self.counted.to(self.device) + pooled[len(metrics) :]
         return dict(zip(metrics, pooled[: len(metrics)] / self.budget.slices, strict=True))
 
-    def _checked(self, metrics: Mapping[str, Metric]) -> dict[str, float]:
+    def _checked(self, metrics: Mapping[str, Metric], saver: checkpoint.Saver) -> dict[str, float]:
+        where, advice = f"training diverged at iteration {self.iteration}", f"{saver.told}; {ADVICE}"
         numbers = {name: float(value) for name, value in metrics.items()}
         for name, number in numbers.items():
-            finite(torch.tensor(number), f"training diverged at iteration {self.iteration}: {name}", ADVICE)
+            finite(torch.tensor(number), f"{where}: {name}", advice)
         for name in self.optimisers:
             weights = torch.stack([p.detach().sum() for p in self.weights.parameters(name)])
-            finite(weights, f"training diverged at iteration {self.iteration}: weights of {name}", ADVICE)
+            finite(weights, f"{where}: weights of {name}", advice)
         return numbers
 
 

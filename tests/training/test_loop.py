@@ -69,8 +69,22 @@ def test_divergence_ends_the_run_with_advice(tmp_path):
         given = batch_at(iteration)
         return {**given, "x0": 1e30 * given["x0"]}
 
-    with pytest.raises(ValueError, match=r"training diverged at iteration .*lower the learning rate"):
+    with pytest.raises(ValueError, match=r"training diverged at iteration .*flow/loss.*lower the learning rate"):
         trainer().run(wild, resume=tmp_path, sink=lambda *_: None)
+
+
+def test_divergence_names_the_last_good_state(tmp_path, monkeypatch):
+    def breaks(iteration):
+        given = batch_at(iteration)
+        return given if iteration < 5 else {**given, "x0": 1e38 * given["x0"]}
+
+    monkeypatch.setattr(checkpoint, "SAVE_EVERY_S", 0.0)
+    with pytest.raises(ValueError, match="no state was kept before that"):
+        trainer(iterations=9).run(lambda _i: breaks(9), resume=tmp_path / "none", sink=lambda *_: None)
+    with pytest.raises(ValueError, match=r"the last good state, of iteration [1-5], is ") as caught:
+        trainer(iterations=9).run(breaks, resume=tmp_path, sink=lambda *_: None)
+    assert str(tmp_path / checkpoint.STATE) in str(caught.value)
+    assert (tmp_path / checkpoint.STATE).is_file()
 
 
 def test_the_average_trails_the_student(tmp_path):

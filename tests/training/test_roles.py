@@ -2,6 +2,7 @@
 
 import copy
 import threading
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -119,7 +120,7 @@ def test_a_state_is_written_beside_the_training_and_is_that_of_its_moment(tmp_pa
     monkeypatch.setattr(checkpoint.State, "write", lambda state, folder: (gate.wait(), write(state, folder)) and None)
     made = trained(FULL, recompute=False)
     then = {name: tensor.clone() for name, tensor in made.weights.state().items()}
-    with checkpoint.Saver(tmp_path) as saver:
+    with checkpoint.Saver(tmp_path, 0) as saver:
         saver.save(made)
         assert not saver.due(), "one is on its way"
         made.step(batch_at(3))
@@ -134,7 +135,7 @@ def test_a_state_is_written_beside_the_training_and_is_that_of_its_moment(tmp_pa
 
 def test_a_state_that_cannot_be_written_ends_the_training(tmp_path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(FileExistsError), checkpoint.Saver(tmp_path / "file") as saver:
+    with pytest.raises(FileExistsError), checkpoint.Saver(tmp_path / "file", 0) as saver:
         saver.save(trained(FULL, recompute=False))
 
 
@@ -148,10 +149,10 @@ def test_copies_are_rarer_where_they_take_longer(tmp_path, monkeypatch) -> None:
         return EMPTY
 
     monkeypatch.setattr(checkpoint.State, "of", slow)
-    with checkpoint.Saver(tmp_path) as saver:
+    with checkpoint.Saver(tmp_path, 0) as saver:
         now[0] = checkpoint.SAVE_EVERY_S + 1
         assert saver.due()
-        saver.save(None)
+        saver.save(SimpleNamespace(iteration=1))
         saver._pool.submit(int).result()  # written by then
         now[0] += 2.0 / checkpoint.SHARE - 1
         assert not saver.due()
