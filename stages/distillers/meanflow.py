@@ -91,6 +91,7 @@ def loss(world: World, batch: Batch, rng: Generator, cfg: Config) -> Loss:
             (x, time, r[some]),
             (moving, torch.ones_like(time), torch.zeros_like(time)),
             cfg.derivative,
+            room=(time - r[some], 1 - time),
         )
         goal[some] = target(v[some], du, time, r[some])
     gap = student(x_t, t, cond, until=r) - goal
