@@ -24,11 +24,10 @@ from stages.core.ranges import MAX_STEPS, Decay, Guidance, Positive, Rate, Steps
 from stages.core.rng import fork, normal_like
 from stages.core.spec import SamplerSpec, even
 from stages.core.types import Batch, World
-from stages.samplers.rollout import euler_step, heun_step
+from stages.samplers.rollout import STEPS
 from stages.training.method import Follower, Loss, Needs, Phase, Role, Trained, unprepared
 
 NEEDS: Needs = "images"
-TEACHER_STEPS = {"euler": euler_step, "heun": heun_step}
 
 
 @config
@@ -62,7 +61,7 @@ def loss(world: World, batch: Batch, rng: Generator, cfg: Config) -> Loss:
     x_t = mix(x0, normal_like(x0, noises), t)
     with torch.no_grad():
         teacher = guided(world.nets["teacher"], cfg.guidance)
-        x_s = TEACHER_STEPS[cfg.teacher_rule](teacher, x_t, t, s, cond)
+        x_s = STEPS[cfg.teacher_rule](teacher, x_t, t, s, cond)
         end = data_from_velocity(x_s, world.nets["target"](x_s, s, cond), s)
     gap = data_from_velocity(x_t, world.nets["student"](x_t, t, cond), t) - end
     return rms_huber(gap, cfg.huber_c).mean(), {"rms_gap": gap.detach().square().mean().sqrt()}

@@ -1,6 +1,7 @@
 """Samples drawn inside a loss, without a gradient: samplers' rules on the networks and random numbers of a training."""
 
 from collections.abc import Sequence
+from types import MappingProxyType
 
 import torch
 from torch import Generator, Tensor
@@ -56,6 +57,10 @@ def heun_step(velocity: Velocity, x: Tensor, t: Tensor, s: Tensor, cond: Cond) -
     here = velocity(x, t, cond)
     there = velocity(moved(x, here, t, s), s, cond)
     return moved(x, (here + there) / 2, t, s)
+
+
+STEPS = MappingProxyType({"euler": euler_step, "heun": heun_step})
+"""How a teacher crosses an interval, by name."""
 
 
 def moved(x: Tensor, v: Tensor, t: Tensor, s: Tensor) -> Tensor:

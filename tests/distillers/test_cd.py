@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from stages.core.path import data_from_velocity, expand
 from stages.core.rng import stream
 from stages.distillers import cd
-from stages.samplers.rollout import euler_step
+from stages.samplers.rollout import STEPS, euler_step
 from tests.training.gaussian import GaussianVelocity, slopes, tokens, world
 from tests.training.tiny import TinyNet
 
@@ -68,7 +68,7 @@ def test_teacher_steps_have_their_local_order(rule: str, order: int) -> None:
     assert end.item() == pytest.approx(1.099377, abs=1e-6)
     errors = []
     for h in (0.02, 0.01):
-        stepped = cd.TEACHER_STEPS[rule](teacher, x, t, t - h, tokens(1))
+        stepped = STEPS[rule](teacher, x, t, t - h, tokens(1))
         errors.append(abs((data_from_velocity(stepped, exact(stepped, t - h, tokens(1)), t - h) - end).item()))
     assert math.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.15)
 

@@ -12,7 +12,7 @@ import yaml
 from torch import Tensor, nn
 
 from stages.core.config import check
-from stages.core.derivative import Difference
+from stages.core.derivative import Forward
 from stages.core.prompts import Prompt
 from stages.core.rng import stream
 from stages.core.types import World
@@ -168,7 +168,9 @@ def turned(field: str, value: Any) -> Any:
         "num_steps": 8,
         "velocity": "data",
         "tangent": "own",
-        "derivative": Difference(name="difference", step=0.05),
+        "matched_at": "s",
+        "weight": "velocity",
+        "derivative": Forward(name="jvp"),
     }
     if field in words:
         return words[field]
