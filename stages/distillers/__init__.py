@@ -9,6 +9,7 @@ from stages.distillers import (
     meanflow,
     perflow,
     rectified,
+    scm,
     shortcut,
     tdm,
 )
@@ -23,5 +24,6 @@ METHODS = MappingProxyType(
         "meanflow": meanflow,
         "dmd2": dmd2,
         "tdm": tdm,
+        "scm": scm,
     }
 )

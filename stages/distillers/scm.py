@@ -1,0 +1,121 @@
+"""sCM, continuous-time consistency: what a student says x0 is must not change along the teacher's trajectory.
+
+Source: Lu and Song 2024 (arXiv:2410.11081), algorithm 1, as sCD (`velocity: teacher`) and sCT (`velocity: data`); a
+flow becomes TrigFlow without training as in SANA-Sprint, Chen et al. 2025 (arXiv:2503.09641). One iteration, by the
+angle a:
+ 1. draw a; x_a = cos a x0 + sin a z; dx/da is the teacher's F at x_a, or cos a z - sin a x0
+ 2. dF, the derivative of the student's F along (dx/da, 1), times cos a sin a
+ 3. the tangent g = -cos^2 a (F - dx/da) - r (cos a sin a x_a + dF), r rising to 1: cos a times df/da at r = 1
+ 4. g <- g / (|g| + c), and regress F on F + g, the F and the g of now
+
+Differs: no learned weight of times (after step 4 every g is of about one size); the network embeds 1000 t, as it was
+trained, and has its own norms; unit variance of noise beside data of any size, so that the law of times is of
+log(t / (1 - t)) = log tan a, in the paper of log(sd tan a) with sd = .5. The derivative comes from a call of its own.
+UNVERIFIED on networks of this size: the law of times; the paper's (mean -1 + log 2, std 1.4) is for images.
+"""
+
+import math
+from typing import Literal
+
+import torch
+from torch import Generator, Tensor
+
+from stages.core import trigflow
+from stages.core.config import config
+from stages.core.derivative import Derivative, along
+from stages.core.guidance import guided
+from stages.core.matching import per_sample
+from stages.core.path import expand
+from stages.core.ranges import Decay, Guidance, Positive, Rate, Steps, Unit, Weight
+from stages.core.rng import fork, normal_like
+from stages.core.spec import SamplerSpec, even
+from stages.core.types import Batch, World
+from stages.training.method import Loss, Needs, Phase, Role, Trained, unprepared
+
+NEEDS: Needs = "images"
+
+
+@config
+class Config:
+    """Knobs of continuous-time consistency."""
+
+    method: Literal["scm"]
+    nfe: Steps
+    """Calls of the sampler, which jumps to data and renoises; training does not depend on it."""
+    velocity: Literal["data", "teacher"]
+    """Whose trajectory it is: consistency training, along the row's own line, or distillation, along the teacher's."""
+    guidance: Guidance
+    """w: classifier-free guidance of the teacher, baked into the student; 1 is none."""
+    time_mean: Weight
+    """Of the normal law of log(t / (1 - t))."""
+    time_std: Positive
+    tangent_warmup: Unit
+    """Share of the budget over which r rises from 0 to 1."""
+    tangent_floor: Positive
+    """c of the tangent's normalisation, beside its norm over a whole sample."""
+    derivative: Derivative
+    student_lr: Rate
+    """AdamW's step size."""
+    betas: tuple[Decay, Decay]
+    """AdamW's."""
+
+    def __post_init__(self) -> None:
+        if self.velocity == "data" and self.guidance != 1:
+            raise ValueError(f"guidance={self.guidance:g}: data guide nobody; set it to 1, or velocity to teacher")
+
+
+def tangent(x: Tensor, a: Tensor, f: Tensor, moving: Tensor, df: Tensor, r: float) -> Tensor:
+    """g [B, ...] of step 3, from F and dx/da at (x_a, a [B]), and dF."""
+    cos, both = expand(a.cos(), x), expand(a.cos() * a.sin(), x)
+    return -cos.square() * (f - moving) - r * (both * x + df)
+
+
+def normalised(g: Tensor, floor: float) -> Tensor:
+    """g / (|g| + floor), the norm over all elements of each sample."""
+    return g / (expand(g.flatten(1).norm(dim=1), g) + floor)
+
+
+def loss(world: World, batch: Batch, rng: Generator, cfg: Config) -> Loss:
+    """The mean squared gap between F and F + g, which is g's size; its gradient is what counts."""
+    times, noises = fork(rng, "times", "noises")
+    student, x0, cond = world.nets["student"], batch["x0"], batch["cond"]
+    a = trigflow.angle((cfg.time_mean + cfg.time_std * normal_like(x0.flatten(1)[:, 0], times)).sigmoid())
+    z = normal_like(x0, noises)
+    sin, cos = expand(a.sin(), x0), expand(a.cos(), x0)
+    x = cos * x0 + sin * z
+    f = trigflow.speed(student, x, a, cond)
+    with torch.no_grad():
+        moving = cos * z - sin * x0
+        if cfg.velocity == "teacher":
+            moving = trigflow.speed(guided(world.nets["teacher"], cfg.guidance), x, a, cond)
+        slope = along(
+            lambda x, a: trigflow.speed(student, x, a, cond),
+            (x, a),
+            (moving, torch.ones_like(a)),
+            cfg.derivative,
+            room=(a, math.pi / 2 - a),
+        )
+        df = cos * sin * slope
+        r = min(1.0, world.progress / cfg.tangent_warmup) if cfg.tangent_warmup else 1.0
+        g = tangent(x, a, f, moving, df, r)
+        goal = f + normalised(g, cfg.tangent_floor)
+    size = per_sample(g.square()).mean().sqrt()
+    return per_sample((f - goal).square()).mean(), {"tangent": size, "slope": slope.square().mean().sqrt()}
+
+
+def roles(cfg: Config) -> dict[str, Role]:
+    """The student alone."""
+    return {"student": Trained(start="init", lr=cfg.student_lr, betas=cfg.betas)}
+
+
+prepare = unprepared
+
+
+def phases(_cfg: Config) -> tuple[Phase, ...]:
+    """One loss."""
+    return (Phase(name="student", trains=("student",), loss=loss),)
+
+
+def sampler(cfg: Config) -> SamplerSpec:
+    """To data and back to the next noise level, no guidance."""
+    return even(cfg.nfe, rule="renoise")
