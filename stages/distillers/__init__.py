@@ -5,6 +5,7 @@ from types import MappingProxyType
 from stages.distillers import (
     cd,
     dmd2,
+    ect,
     kd,
     meanflow,
     perflow,
@@ -25,5 +26,6 @@ METHODS = MappingProxyType(
         "dmd2": dmd2,
         "tdm": tdm,
         "scm": scm,
+        "ect": ect,
     }
 )
