@@ -4,6 +4,7 @@ from types import MappingProxyType
 
 from stages.distillers import (
     cd,
+    ctm,
     dmd2,
     ect,
     kd,
@@ -27,5 +28,6 @@ METHODS = MappingProxyType(
         "tdm": tdm,
         "scm": scm,
         "ect": ect,
+        "ctm": ctm,
     }
 )
