@@ -10,6 +10,7 @@ from stages.distillers import (
     kd,
     meanflow,
     perflow,
+    progressive,
     rectified,
     scm,
     shortcut,
@@ -29,5 +30,6 @@ METHODS = MappingProxyType(
         "scm": scm,
         "ect": ect,
         "ctm": ctm,
+        "progressive": progressive,
     }
 )
