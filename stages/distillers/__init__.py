@@ -3,6 +3,7 @@
 from types import MappingProxyType
 
 from stages.distillers import (
+    boot,
     cd,
     ctm,
     dmd2,
@@ -31,5 +32,6 @@ METHODS = MappingProxyType(
         "ect": ect,
         "ctm": ctm,
         "progressive": progressive,
+        "boot": boot,
     }
 )
