@@ -36,7 +36,9 @@ def main() -> None:
     args = parser.parse_args()
     if args.budget:
         for told in budgets():
-            print(f"{told.arm:16} {told.iterations:6} iterations are {told.passes:7} passes; {told.fitting} would fit")
+            more = f" after {told.before}" if told.before else ""
+            fit = f"; {told.fitting} would fit" if told.is_last else ""
+            print(f"{told.arm:16} {told.iterations:6} iterations are {told.passes:7} passes{more}{fit}")
         return
     file = args.data / "evaluate" / "metrics.json"
     if not file.is_file():
@@ -56,27 +58,48 @@ class Told:
     iterations: int
     passes: int
     """Of all its iterations."""
+    before: int
+    """Of the arms that it starts from."""
+    is_last: bool
+    """No other arm starts from it: its passes and those before are to be the budget."""
 
     @property
     def fitting(self) -> int:
-        """Iterations, in tens, whose passes are the budget."""
-        return 10 * round(self.iterations * BUDGET / self.passes / 10)
+        """Iterations, in tens, with which the budget is met."""
+        return 10 * round(self.iterations * (BUDGET - self.before) / self.passes / 10)
 
 
-def budgets(overrides: Sequence[str] = ()) -> Iterator[Told]:
+def budgets() -> list[Told]:
     """Of every arm of the preset, counted by the training loop itself."""
     from stages.distill import Common
     from stages.distillers import METHODS
     from stages.training import arm
     from stages.training.needs import calls
 
-    composed = yaml.safe_load(compose(ROOT / "params", [PRESET, *overrides]))
-    for name, section in composed["distill"]["arms"].items():
+    arms = yaml.safe_load(compose(ROOT / "params", [PRESET]))["distill"]["arms"]
+    starts = {name: section["teacher"].removeprefix("data/distill/") for name, section in arms.items()}
+    made, passes = {}, {}
+    for name, section in arms.items():
         own = {key: value for key, value in section.items() if key != "replicates"}
-        made = arm.configure(own, Common, METHODS, f"distill.arms.{name}", "distillation method")
-        totals = calls(made.method, made.settings, made.common.budget, rows=made.common.batch_size).totals
-        passes = totals["network_evaluations"] + 2 * totals["backward_passes"]
-        yield Told(name, made.name, made.common.budget.iterations, passes)
+        made[name] = arm.configure(own, Common, METHODS, f"distill.arms.{name}", "distillation method")
+        common = made[name].common
+        totals = calls(made[name].method, made[name].settings, common.budget, rows=common.batch_size).totals
+        passes[name] = totals["network_evaluations"] + 2 * totals["backward_passes"]
+
+    def all_of(name: str) -> int:
+        return passes[name] + all_of(starts[name]) if name in passes else 0
+
+    return [
+        Told(
+            arm=name,
+            method=made[name].name,
+            iterations=made[name].common.budget.iterations,
+            passes=passes[name],
+            before=all_of(starts[name]),
+            is_last=name not in starts.values(),
+        )
+        for name in arms
+    ]
 
 
 @dataclass(frozen=True)
