@@ -1,48 +1,37 @@
 """A few-step student by any method of `stages/distillers`: one arm is one execution of this stage."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-import torch
-from torch import Tensor
 
 from stages.core.config import config
 from stages.core.messages import at, together
 from stages.core.needs import Needs
 from stages.core.ranges import Count
-from stages.core.rng import stream
 from stages.core.types import Run
 from stages.distillers import METHODS
 from stages.io.dataset import Dataset
 from stages.io.expected import Expected, Inputs, outline
 from stages.io.job import Job
 from stages.io.pairs import INDEX, Pairs
+from stages.io.steps import FILE, Steps
 from stages.models import Student, TextTable, load, samples, sketch
 from stages.models.mixture import GaussianMixture
 from stages.models.network import NetworkConfig, seeded_build
 from stages.models.pretrained import Pretrained
 from stages.samplers.program import program
 from stages.samplers.spec import Sampler, calls
-from stages.samplers.student import Noise, draw
 from stages.training import arm, data
 from stages.training import needs as training
 from stages.training.cost import Cost, Meter
+from stages.training.drawn import Draw, drawn, is_best, on_nodes
 from stages.training.loop import Budget
 from stages.training.method import Trained, needs_of
 from stages.training.networks import RoleNetwork
 from stages.training.outcome import gather, record
 from stages.training.roles import Start
 from stages.training.tune import Tune, begins, fits, made_of, tuning
-
-
-@config
-class Draw:
-    """Pairs made of the arm's own teacher before training, as a chain of students needs them."""
-
-    num_pairs: Count
-    sampler: Sampler
 
 
 @config
@@ -56,11 +45,14 @@ class Common:
     data: str
     """Artefact folder of what to train on: data/reflow for pairs, data/dataset for images and prompts."""
     draw: Draw | None
-    """For a method that needs pairs: null takes those of `data`, else they are drawn from the teacher."""
+    """For a method that needs pairs: null takes those of `data`, else they are drawn from the teacher. One that needs
+    trajectories has them drawn."""
     shuffle_buffer: Count
     """Pairs held in memory, shuffled among each other; while they are used, as many more are read."""
+    fresh: bool
+    """Whether the student is a new network of the size `network`, in the place of a copy of `init`."""
     network: NetworkConfig
-    """The student's size where `init` is a closed form and has no weights to start from."""
+    """The student's size where it is fresh, or where `init` is a closed form and has no weights to start from."""
     sampler: Sampler | None
     """Of the finished student; null takes the method's own, which it is trained for if it is trained for one."""
     tune: Tune
@@ -88,9 +80,10 @@ def expect(cfg: arm.Arm[Common], job: Job, inputs: Inputs) -> Expected:
         lambda: init and _has_the_times(cfg, job, init),
         lambda: teacher and fits(tune, job.where, teacher),
         lambda: init and begins(tune, job.where, init),
+        lambda: init and _may_be_fresh(cfg.common, job, init),
     )
     made, data = made_of(init, tune), outline(inputs)
-    if data and made.sketch is None:
+    if data and (made.sketch is None or cfg.common.fresh):
         return replace(made, sketch=sketch.trained(cfg.common.network, data.sample_shape))
     return made
 
@@ -102,12 +95,32 @@ def _holds_a_model(common: Common, job: Job, name: str, given: Expected | None) 
         )
 
 
+def _may_be_fresh(common: Common, job: Job, init: Expected) -> None:
+    if common.fresh and init.model == "checkpoint":
+        raise ValueError(
+            f"{job.where}.fresh: a checkpoint's students have its network, and {common.init} is made of one; set it to "
+            "false"
+        )
+
+
 def _has_data(cfg: arm.Arm[Common], job: Job, given: Expected | None) -> None:
-    needs, draws = needs_of(cfg.method, cfg.settings), cfg.common.draw is not None
-    if draws and needs != "pairs":
+    needs, draw, data = needs_of(cfg.method, cfg.settings), cfg.common.draw, f"{job.where}.data={cfg.common.data}"
+    if draw and needs not in ("pairs", "trajectories"):
         raise ValueError(f"{job.where}.draw: {cfg.name} trains on no pairs, none are drawn for it; set it to null")
-    if needs == "pairs" and not draws and given and not given.has_pairs:
-        raise ValueError(_no_pairs(job, f"{job.where}.data={cfg.common.data}"))
+    if needs == "pairs" and not draw and given and not given.has_pairs:
+        raise ValueError(_no_pairs(job, data))
+    if needs == "trajectories":
+        if draw is None:
+            raise ValueError(f"{job.where}.draw: {cfg.name} trains on trajectories; say how they are drawn")
+        spec = cfg.method.sampler(cfg.settings)
+        if is_best(spec) and given and given.searched is None:
+            raise ValueError(_no_steps(data))
+        if given or not is_best(spec):
+            draw.has_nodes(spec, given and given.searched, job.where)
+
+
+def _no_steps(data: str) -> str:
+    return f"{data}: no steps were searched for; name data/reflow, and say in reflow.search how to"
 
 
 def _has_images(cfg: arm.Arm[Common], job: Job, count: int) -> None:
@@ -124,7 +137,7 @@ def _no_pairs(job: Job, source: str) -> str:
 
 def _has_a_size(common: Common, job: Job, inputs: Inputs) -> None:
     data, init = outline(inputs), inputs["init"]
-    if data and init and init.model == "closed form":
+    if data and init and (common.fresh or init.model == "closed form"):
         with at(f"{job.where}.network"):
             common.network.fit(data.sample_shape)
 
@@ -148,8 +161,8 @@ def needs(cfg: arm.Arm[Common], job: Job, inputs: Inputs, made: Expected) -> Nee
     common, teacher, init = cfg.common, inputs["teacher"], inputs["init"]
     if made.sketch is None or not (teacher and init):
         return None
-    begin = init.sketch or made.sketch
-    same = job.inputs["init"] == job.inputs["teacher"]
+    begin = made.sketch if common.fresh else init.sketch or made.sketch
+    same = job.inputs["init"] == job.inputs["teacher"] and not common.fresh
     source = begin if same else teacher.sketch or begin
     tuned = tuning(common.tune, job.seed)
     found = training.needs(cfg.method, cfg.settings, common.budget, begin, source, tuned, rows=common.batch_size)
@@ -172,11 +185,12 @@ def work(cfg: arm.Arm[Common], job: Job, _unit: Mapping[str, Any], run: Run) -> 
     trainer = arm.trainer(cfg, start, job, run)
     meter = Meter(["teacher"])
     source = replace(teacher, net=RoleNetwork(teacher.net, "teacher", meter))
-    batch_at = _batches(cfg, job, dataset, source)
+    found = _searched(cfg, job)
+    batch_at = _batches(cfg, job, dataset, source, found)
     drawn = Cost.of(meter.names, meter.take(), heads=())
     outcome = trainer.run(batch_at, resume=run.resume, sink=run.sink)
     outcome = replace(outcome, cost=outcome.cost + drawn)
-    spec = cfg.common.sampler.spec if cfg.common.sampler else cfg.method.sampler(cfg.settings)
+    spec = cfg.common.sampler.spec if cfg.common.sampler else on_nodes(cfg.method.sampler(cfg.settings), found)
     made = replace(init, net=outcome.student, spec=spec)
     record(run.out, outcome, made, cfg.common.budget.iterations, program(spec))
 
@@ -187,27 +201,38 @@ def finish(_cfg: arm.Arm[Common], _job: Job, parts: Sequence[Path], out: Path) -
 
 
 def _initial(common: Common, job: Job, teacher: Student, table: TextTable) -> Student:
-    """The model to start from, which may be the teacher itself, or a fresh one in the place of a closed form."""
+    """The model to start from, which may be the teacher itself, or a new one in the place of a closed form."""
     same = job.input("init") == job.input("teacher")
     init = teacher if same else load(job.input("init") / "model", table, job.device)
     if isinstance(init.net, Pretrained) and init.net.at.files != teacher.net.at.files:
         raise ValueError(
             f"{job.where}.init={common.init}: made of another checkpoint than {common.teacher}; name one of the same"
         )
-    if not isinstance(init.net, GaussianMixture):
+    if not (common.fresh or isinstance(init.net, GaussianMixture)):
         return init
     return replace(init, net=seeded_build(job.seed, common.network, init.space.shape, table))
 
 
-def _batches(cfg: arm.Arm[Common], job: Job, dataset: Dataset, teacher: Student) -> data.BatchAt:
-    size = cfg.common.batch_size
-    if needs_of(cfg.method, cfg.settings) == "prompts" and not len(dataset.train_images):
+def _searched(cfg: arm.Arm[Common], job: Job) -> Steps | None:
+    """What the search found, where the student takes its steps from there."""
+    if not is_best(cfg.method.sampler(cfg.settings)):
+        return None
+    folder = job.input("data")
+    if not (folder / FILE).is_file():
+        raise ValueError(_no_steps(f"{job.where}.data={folder}"))
+    return Steps.read(folder)
+
+
+def _batches(cfg: arm.Arm[Common], job: Job, dataset: Dataset, teacher: Student, found: Steps | None) -> data.BatchAt:
+    needs, size, how = needs_of(cfg.method, cfg.settings), cfg.common.batch_size, cfg.common.draw
+    if needs == "prompts" and not len(dataset.train_images):
         return data.prompts(dataset, size, job.seed, job.device)
-    if needs_of(cfg.method, cfg.settings) != "pairs":
+    if needs in ("images", "prompts"):
         _has_images(cfg, job, len(dataset.train_images))
         x0 = samples(job.input("encode"), dataset.train_images, teacher.space, latent=dataset.space == "latents")
         return data.images(dataset, x0, size, job.seed, job.device)
-    made = _drawn(cfg.common.draw, job, dataset, teacher) if cfg.common.draw else _stored(job)
+    nodes = how.nodes(cfg.method.sampler(cfg.settings), found) if how and needs == "trajectories" else ()
+    made = drawn(how, job.seed, dataset, teacher, nodes) if how else _stored(job)
     return data.pairs(made, dataset, size, cfg.common.shuffle_buffer, seed=job.seed, device=job.device)
 
 
@@ -216,31 +241,3 @@ def _stored(job: Job) -> Pairs:
     if not (folder / INDEX).is_file():
         raise ValueError(_no_pairs(job, f"{job.where}.data={folder}"))
     return Pairs(folder)
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """Pairs that are all here, in one part."""
-
-    noise: Tensor
-    x0: Tensor
-    prompts: Sequence[str]
-    """One a pair."""
-
-    @property
-    def rows(self) -> Sequence[int]:
-        """Pairs in the one part."""
-        return [len(self.x0)]
-
-    def read(self, _number: int) -> Mapping[str, Tensor]:
-        """The part."""
-        return {"noise": self.noise, "x0": self.x0, "prompt_index": torch.arange(len(self.x0))}
-
-
-def _drawn(how: Draw, job: Job, dataset: Dataset, teacher: Student) -> Drawn:
-    """Pairs of the arm's own teacher, for prompts as frequent as in training."""
-    asked, rng = dataset.asked, stream(job.seed, "distill/prompts")
-    places = asked[torch.randint(len(asked), (how.num_pairs,), generator=rng)]
-    noise = Noise(job.seed, "distill/pairs")
-    x0 = draw(replace(teacher, spec=how.sampler.spec), dataset.rows(places), noise)
-    return Drawn(noise.at(0, how.num_pairs, teacher.space.shape), x0.cpu(), dataset.texts(places))

@@ -1,4 +1,6 @@
-"""Pairs for straightening and distillation, made of recorded trajectories, and how straight the flow was before."""
+"""Pairs for straightening and distillation, made of recorded trajectories, and how straight the flow was before.
+
+Where asked for, also which few steps follow the teacher best."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -9,8 +11,11 @@ import torch
 from torch import Generator, Tensor
 
 from stages.core.config import config
-from stages.core.ranges import Count, Steps, row_of
+from stages.core.guidance import guided
+from stages.core.ranges import Count, Guidance, row_of
+from stages.core.ranges import Steps as NumSteps
 from stages.core.rng import stream
+from stages.core.spec import even
 from stages.core.types import Run
 from stages.couplings import COUPLINGS, couple
 from stages.io import shards
@@ -19,9 +24,13 @@ from stages.io.dataset import Dataset
 from stages.io.expected import Expected, Inputs, outline
 from stages.io.job import Job
 from stages.io.pairs import Pairs
+from stages.io.steps import Steps
 from stages.metrics.pairs import moments, pair_statistics
 from stages.metrics.straightness import straightness
 from stages.models import TextTable, load, samples, space_of
+from stages.samplers import sample
+from stages.samplers.field import VelocityAt
+from stages.samplers.search import best_nodes, jump_costs
 
 _FOUND = "found.json"
 """What a unit tells `finish`."""
@@ -32,8 +41,19 @@ class Straightness:
     """How S(Z) is measured: on Euler trajectories of the teacher."""
 
     num_samples: Count
-    num_steps: Steps
+    num_steps: NumSteps
     """S is biased low with few steps; 64 or more."""
+
+
+@config
+class Search:
+    """How the best nodes for few steps are found: on Euler trajectories of the teacher (samplers/search.py)."""
+
+    num_samples: Count
+    num_steps: NumSteps
+    """Of the fine grid, from whose times nodes are chosen."""
+    guidance: Guidance
+    """w: classifier-free guidance of the teacher; 1 is none."""
 
 
 @config
@@ -45,6 +65,8 @@ class Config:
     ot_batch: Count
     """Samples that minibatch OT matches together."""
     straightness: Straightness
+    search: Search | None
+    """null searches for no steps."""
 
     def has_real(self, count: int) -> None:
         """ValueError where noise should go with real data and there is none."""
@@ -71,20 +93,25 @@ def expect(cfg: Config, _job: Job, inputs: Inputs) -> Expected:
     given = inputs["trajectories"]
     if given and given.shard_size:
         cfg.matches(given.shard_size)
-    return Expected(has_pairs=True, shard_size=given and given.shard_size)
+    return Expected(has_pairs=True, shard_size=given and given.shard_size, searched=cfg.search and cfg.search.num_steps)
 
 
-def plan(_cfg: Config, job: Job) -> list[dict[str, Any]]:
-    """One unit a shard of trajectories, and one for the teacher's straightness."""
+def plan(cfg: Config, job: Job) -> list[dict[str, Any]]:
+    """One unit a shard of trajectories, one for the teacher's straightness, and one for the search."""
     count = len(Pairs(job.input("trajectories")).rows)
-    return [{"id": "straightness", "shard": None}, *({"id": f"shard-{i:05d}", "shard": i} for i in range(count))]
+    searches = [{"id": "search", "shard": None}] if cfg.search else []
+    shards = [{"id": f"shard-{i:05d}", "shard": i} for i in range(count)]
+    return [{"id": "straightness", "shard": None}, *shards, *searches]
 
 
 def work(cfg: Config, job: Job, unit: Mapping[str, Any], run: Run) -> None:
-    """Pair the rows of one shard, or measure."""
+    """Pair the rows of one shard, measure, or search."""
     recorded = Pairs(job.input("trajectories"))
-    if unit["shard"] is None:
+    if unit["id"] == "straightness":
         write_json(run.out / _FOUND, {"straightness_teacher": _straightness(cfg.straightness, job, recorded)})
+    elif unit["id"] == "search":
+        assert cfg.search is not None
+        _search(cfg.search, job, recorded).write(run.out)
     else:
         _pair(cfg, job, recorded, unit["shard"], run.out)
     run.sink(1, {})
@@ -120,22 +147,41 @@ def _real(cfg: Config, job: Job, count: int, rng: Generator) -> tuple[Tensor, Te
 
 def _straightness(cfg: Straightness, job: Job, recorded: Pairs) -> float:
     """S(Z) of the teacher's flow, mean over elements, with prompts as frequent as in the trajectories."""
-    teacher = load(job.input("teacher") / "model", TextTable.load(job.input("encode")), job.device)
-    dataset = Dataset.load(job.input("dataset"))
-    cond = dataset.rows(dataset.place_of(recorded.first_prompts(cfg.num_samples))).to(job.device)
-    noise = teacher.space.noise(len(cond), stream(job.seed, "reflow/straightness")).to(job.device)
+    velocity, noise = _flow(job, recorded, cfg.num_samples, "reflow/straightness", 1.0)
     with torch.no_grad():
-        found = straightness(lambda x, t: teacher.net(x, t, cond), noise, num_steps=cfg.num_steps)
+        found = straightness(velocity, noise, num_steps=cfg.num_steps)
     return found.mean().item() / noise[0].numel()
 
 
+def _search(cfg: Search, job: Job, recorded: Pairs) -> Steps:
+    """The nodes of few steps that follow the teacher's flow best, for each number of them."""
+    velocity, noise = _flow(job, recorded, cfg.num_samples, "reflow/search", cfg.guidance)
+    times = even(cfg.num_steps).times
+    with torch.no_grad():
+        states = sample(velocity, noise, times, "euler", keep=range(len(times))).states
+    costs = jump_costs(states, torch.tensor(times, dtype=torch.float64, device=states.device))
+    nodes, left = zip(*best_nodes(costs), strict=True)
+    return Steps(times, nodes, [each / noise[0].numel() for each in left])
+
+
+def _flow(job: Job, recorded: Pairs, count: int, name: str, guidance: float) -> tuple[VelocityAt, Tensor]:
+    """The teacher's velocity under the prompts of the first `count` trajectories, and noise to start from."""
+    teacher = load(job.input("teacher") / "model", TextTable.load(job.input("encode")), job.device)
+    dataset = Dataset.load(job.input("dataset"))
+    cond = dataset.rows(dataset.place_of(recorded.first_prompts(count))).to(job.device)
+    noise = teacher.space.noise(len(cond), stream(job.seed, name)).to(job.device)
+    velocity = guided(teacher.net, guidance)
+    return lambda x, t: velocity(x, t, cond), noise
+
+
 def finish(_cfg: Config, job: Job, parts: Sequence[Path], out: Path) -> Mapping[str, float]:
-    """Gather the shards, and the statistics of all pairs in stats.json."""
+    """Gather the shards and what the search found, and the statistics of all pairs in stats.json."""
     for part in parts:
         adopt(part, out, but=_FOUND)
     recorded = Pairs(job.input("trajectories"))
     recorded.layout.write_index(out, recorded.rows)
-    measured, *sums = [json.loads((part / _FOUND).read_text(encoding="utf-8")) for part in parts]
+    told = [part / _FOUND for part in parts if (part / _FOUND).is_file()]
+    measured, *sums = [json.loads(file.read_text(encoding="utf-8")) for file in told]
     statistics = {**pair_statistics(sums), **measured}
     write_json(out / "stats.json", statistics)
     return statistics

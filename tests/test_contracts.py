@@ -57,7 +57,13 @@ def batch_at(shape: tuple[int, ...], iteration: int = 0) -> dict[str, Tensor]:
     """Two groups of four rows, and whatever a method may need."""
     rng, group = stream(5, "batch", iteration), torch.arange(2).repeat_interleave(4)
     x0, noise = (torch.randn(8, *shape, generator=rng) for _ in range(2))
-    return {"x0": x0, "noise": noise, "cond": group[:, None] + 1, "group": group}
+    return {"x0": x0, "noise": noise, **on_nodes(noise, x0), "cond": group[:, None] + 1, "group": group}
+
+
+def on_nodes(noise: Tensor, x0: Tensor) -> dict[str, Tensor]:
+    """Trajectories of one step."""
+    times = torch.tensor([[1.0, 0.0]]).repeat(len(x0), 1)
+    return {"states": torch.stack([noise, x0], dim=1), "times": times}
 
 
 @pytest.mark.parametrize("name", MODULES)

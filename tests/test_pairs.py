@@ -15,9 +15,13 @@ from stages.io.dataset import Dataset
 from stages.io.job import Job
 from stages.io.pairs import Pairs
 from stages.metrics.pairs import moments, pair_statistics
+from stages.models.store import sampler
 
 ROOT = Path(__file__).parents[1]
 SHARDS = 4
+
+
+SEARCH = "reflow.search={num_samples: 16, num_steps: 8, guidance: 1.0}"
 
 
 def compose(*words):
@@ -159,3 +163,48 @@ def test_data_without_pairs_is_refused_with_what_to_do(base, tmp_path):
     root = beside(base, tmp_path, "dataset", "teacher", "encode")
     with pytest.raises(ValueError, match=r"holds no pairs; name data/reflow, or say in distill\.arms\.kd\.draw"):
         make(Node("distill", "kd"), compose("distill.arms.kd.data=data/dataset"), root)
+
+
+def boss(*words):
+    """A student of two steps, on trajectories of eight."""
+    arm = "distill.arms.boss"
+    small = [f"{arm}.draw.num_pairs=24", f"{arm}.draw.sampler.schedule.steps=8", f"{arm}.batch_size=16"]
+    return compose("+distiller@distill.arms.boss=boss", f"{arm}.nfe=2", *small, f"{arm}.budget.iterations=2", *words)
+
+
+@pytest.mark.slow
+def test_a_student_steps_on_the_nodes_that_the_search_found(base, tmp_path):
+    """Which are those of least cost; and it costs the trajectories, of 24 samples in 8 steps, and two batches."""
+    root = beside(base, tmp_path, "dataset", "teacher", "encode", "trajectories")
+    composed = boss(SEARCH)
+    found = json.loads((make(Node("reflow"), composed, root) / "steps.json").read_text())
+    assert found["times"] == [1 - i / 8 for i in range(9)]
+    assert [len(nodes) for nodes in found["nodes"]] == list(range(2, 10))
+    out = make(Node("distill", "boss"), composed, root)
+    assert list(sampler(out / "model").times) == [found["times"][i] for i in found["nodes"][1]]
+    cost = json.loads((out / "cost.json").read_text())
+    assert (cost["network_evaluations"], cost["backward_passes"]) == (24 * 8 + 32, 32)
+
+
+@pytest.mark.slow
+def test_even_nodes_need_no_search_and_lie_on_the_trajectories_grid(base, tmp_path):
+    root = beside(base, tmp_path, "dataset", "teacher", "encode", "trajectories")
+    make(Node("reflow"), compose(), root)
+    even = "distill.arms.boss.nodes=even"
+    out = make(Node("distill", "boss"), boss(even), root)
+    assert sampler(out / "model").times == (1.0, 0.5, 0.0)
+    with pytest.raises(ValueError, match=r"draw\.sampler: its 8 steps are no multiple of the student's 3"):
+        make(Node("distill", "boss"), boss(even, "distill.arms.boss.nfe=3"), root)
+    with pytest.raises(ValueError, match=r"data=.*reflow: no steps were searched for; .* in reflow\.search"):
+        make(Node("distill", "boss"), boss(), root)
+
+
+@pytest.mark.slow
+def test_a_fresh_student_has_a_size_of_its_own(base, tmp_path):
+    root = beside(base, tmp_path, "dataset", "teacher", "encode", "trajectories")
+    arm, small = "distill.arms.kd", "{kind: transformer, width: 16, num_layers: 1, num_heads: 2, patch_size: 2}"
+    composed = compose(f"{arm}.fresh=true", f"{arm}.network={small}", f"{arm}.budget.iterations=2")
+    make(Node("reflow"), composed, root)
+    out = make(Node("distill", "kd"), composed, root)
+    teacher = json.loads((root / "data/teacher/cost.json").read_text())
+    assert json.loads((out / "cost.json").read_text())["parameters"] < teacher["parameters"] / 2

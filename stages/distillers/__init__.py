@@ -4,6 +4,7 @@ from types import MappingProxyType
 
 from stages.distillers import (
     boot,
+    boss,
     cd,
     ctm,
     dmd2,
@@ -15,6 +16,7 @@ from stages.distillers import (
     rectified,
     scm,
     shortcut,
+    slimflow,
     tdm,
 )
 
@@ -23,15 +25,17 @@ METHODS = MappingProxyType(
         "kd": kd,
         "rectified": rectified,
         "perflow": perflow,
+        "slimflow": slimflow,
+        "boss": boss,
+        "progressive": progressive,
+        "boot": boot,
         "cd": cd,
+        "ect": ect,
+        "ctm": ctm,
+        "scm": scm,
         "shortcut": shortcut,
         "meanflow": meanflow,
         "dmd2": dmd2,
         "tdm": tdm,
-        "scm": scm,
-        "ect": ect,
-        "ctm": ctm,
-        "progressive": progressive,
-        "boot": boot,
     }
 )

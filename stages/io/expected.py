@@ -45,6 +45,8 @@ class Expected:
     """Whether it holds pairs of noise and sample."""
     shard_size: int | None = None
     """Of those, where it is known."""
+    searched: int | None = None
+    """Steps of the grid in which the best nodes for a few were searched; None where none were."""
 
 
 Inputs = Mapping[str, Expected | None]

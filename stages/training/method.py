@@ -8,6 +8,8 @@ Kinds of batch, by `NEEDS`, or by `needs(cfg)` where knobs decide it (every batc
 text table):
 
 - "pairs": noise [B, ...] and x0, the sample a model makes of it
+- "trajectories": also states [B, K + 1, ...] of the teacher's trajectory from noise to x0 at times [B, K + 1], the
+  nodes of the student's sampler. Those of a schedule called `BEST` are what a search found for K steps
 - "images": x0, real data
 - "prompts": for a policy also `group` int64 [B], rising: samples of one group are compared with each other
 """
@@ -21,7 +23,9 @@ from torch import Generator, Tensor
 from stages.core.spec import SamplerSpec
 from stages.core.types import Batch, World
 
-Needs = Literal["pairs", "images", "prompts"]
+Needs = Literal["pairs", "trajectories", "images", "prompts"]
+BEST = "best"
+"""Names the schedule of a student whose steps were searched for; the student that is made carries their times."""
 Loss = tuple[Tensor, Mapping[str, Tensor | float]]
 """A scalar to descend, and what to report."""
 

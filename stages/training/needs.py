@@ -176,4 +176,12 @@ def _times(cost: Cost, times: int) -> Cost:
 def _batch(rows: int, group_size: int) -> Batch:
     x0, noise = (torch.randn((rows, *_SIZE), generator=Generator().manual_seed(seed)) for seed in (0, 1))
     group = torch.arange(rows // group_size).repeat_interleave(group_size)
-    return {"x0": x0, "noise": noise, "cond": torch.ones((rows, 1), dtype=torch.int64), "group": group}
+    states, times = torch.stack([noise, x0], dim=1), torch.tensor([[1.0, 0.0]]).repeat(rows, 1)
+    return {
+        "states": states,
+        "times": times,
+        "x0": x0,
+        "noise": noise,
+        "cond": torch.ones((rows, 1), dtype=torch.int64),
+        "group": group,
+    }

@@ -67,10 +67,13 @@ def batch(module: ModuleType, cfg: Any) -> dict[str, Tensor]:
     cond = torch.randint(1, 6, (NUM_GROUPS, 1), generator=rng).repeat_interleave(GROUP_SIZE, dim=0)
     made = {"cond": cond}
     needs = needs_of(module, cfg)
-    if needs in ("pairs", "images"):
+    if needs != "prompts":
         made["x0"] = torch.randn((n, 1, 4, 4), generator=rng, dtype=torch.float64)
-    if needs == "pairs":
+    if needs in ("pairs", "trajectories"):
         made["noise"] = torch.randn((n, 1, 4, 4), generator=rng, dtype=torch.float64)
+    if needs == "trajectories":
+        made["states"] = torch.stack([made["noise"], made["noise"] + made["x0"], made["x0"]], dim=1)
+        made["times"] = torch.tensor([[1.0, 0.3, 0.0]], dtype=torch.float64).repeat(n, 1)
     if needs == "prompts":
         made["group"] = torch.arange(NUM_GROUPS).repeat_interleave(GROUP_SIZE)
     return made
@@ -160,6 +163,9 @@ def turned(field: str, value: Any) -> Any:
         "fake_target": "exact",
         "advantage_scale": "batch",
         "teacher_rule": "euler",
+        "first_step": "teacher",
+        "nodes": "even",
+        "reach": (0.5, 0.6),
         "betas": (0.5, 0.9),
         "clip_range": 1e3,  # networks this far apart are clipped everywhere at the shipped value
         "t_min": 0.31,

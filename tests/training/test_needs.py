@@ -11,7 +11,7 @@ from stages.models.transformer import TransformerConfig
 from stages.training import needs
 from stages.training.loop import Budget, Trainer
 from stages.training.roles import FULL, Start
-from tests.test_contracts import settings
+from tests.test_contracts import on_nodes, settings
 from tests.training.test_method_contract import MODULES
 from tests.training.tiny import TinyNet
 
@@ -22,7 +22,8 @@ SMALL = TransformerConfig(kind="transformer", width=16, num_layers=2, num_heads=
 def batch(rows: int) -> dict[str, torch.Tensor]:
     x = torch.randn((rows, 1, 4, 4), generator=torch.Generator().manual_seed(0))
     group = torch.arange(rows // 4).repeat_interleave(4)
-    return {"x0": x, "noise": x.flip(0), "cond": torch.ones((rows, 1), dtype=torch.int64), "group": group}
+    given = {"x0": x, "noise": x.flip(0), **on_nodes(x.flip(0), x)}
+    return {**given, "cond": torch.ones((rows, 1), dtype=torch.int64), "group": group}
 
 
 @pytest.mark.parametrize("name", MODULES)

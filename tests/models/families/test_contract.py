@@ -23,7 +23,7 @@ from stages.training.method import Trained
 from stages.training.roles import Start
 from stages.training.tune import Lora, tuning
 from tests.models.families import stock, tiny
-from tests.test_contracts import settings
+from tests.test_contracts import on_nodes, settings
 
 FAMILIES = list(tiny.BUILDERS)
 
@@ -181,7 +181,7 @@ def test_every_method_takes_a_step(rig: Rig, name: str) -> None:
     base = {key: value.clone() for key, value in rig.net.state_dict().items()}
     group = torch.arange(2).repeat_interleave(2)
     x0, noise = (rig.space.noise(4, stream(n, "batch")) for n in range(2))
-    batch = {"x0": x0, "noise": noise, "cond": group[:, None] + 1, "group": group}
+    batch = {"x0": x0, "noise": noise, **on_nodes(noise, x0), "cond": group[:, None] + 1, "group": group}
     prompts = [Prompt(text) for text in rig.table.prompts]
     start = Start(rig.net, rig.net, rig.space, lambda images, _prompts: images.flatten(1).mean(1), prompts)
     cfg = settings(name, rollout_steps=4)

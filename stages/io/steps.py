@@ -1,0 +1,31 @@
+"""Nodes for a few steps, as a search over a fine grid of times found them: a file of the reflow artefact."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from stages.io.artefacts import write_json
+
+FILE = "steps.json"
+
+
+@dataclass(frozen=True)
+class Steps:
+    """What the search found."""
+
+    times: Sequence[float]
+    """[n + 1], the fine grid, from noise to data."""
+    nodes: Sequence[Sequence[int]]
+    """For K = 1, 2, .. n steps, K + 1 indices into `times`."""
+    costs: Sequence[float]
+    """The mean squared error that each of these leaves, summed over its steps and over a sample's elements."""
+
+    def write(self, out: Path) -> None:
+        """Into artefact `out`."""
+        write_json(out / FILE, asdict(self))
+
+    @classmethod
+    def read(cls, folder: Path) -> "Steps":
+        """Those of an artefact that has some."""
+        return cls(**json.loads((folder / FILE).read_text(encoding="utf-8")))
