@@ -8,122 +8,48 @@ training that was interrupted goes on where it was when the command is given aga
 """
 
 import argparse
+import json
 import shutil
 import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 import yaml
-from safetensors import safe_open
 from torch import Generator, Tensor, nn
-from tqdm import tqdm
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from stages.core import tensors  # noqa: E402
-from stages.core.rng import stream  # noqa: E402
+from benchmarks import shapes_sd_score  # noqa: E402
+from benchmarks.shapes_sd_fit import Plan, fit  # noqa: E402
 from stages.io import run  # noqa: E402
 from stages.io.dataset import Dataset  # noqa: E402
 from stages.io.job import Job  # noqa: E402
 from stages.io.params import compose  # noqa: E402
-from stages.models.ema import follow, warm  # noqa: E402
-from stages.training.loop import Budget  # noqa: E402
 
-SAVE_EVERY_S = 60.0
 WIDTH, QUERIES = 64, 4
 """Of the text encoder; and of the head with which it learns: guesses, each of a quarter of the scene."""
 _EMPTY = 0.1
 """Share of prompts that the UNet sees replaced by none, for guidance."""
-_STATE = "state.safetensors"
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How one of the parts is trained."""
-
-    name: str
-    iterations: int
-    batch_size: int
-    lr: float
-    ema: float
-    """Decay of the average that is kept; 0 keeps the last weights."""
-
-
-def fit(net: nn.Module, plan: Plan, loss_at: Callable[[Tensor, Generator], Tensor], rows: int, folder: Path) -> None:
-    """Train `net` on `loss_at(places of a batch among `rows`, random numbers)`; `folder` holds the state meanwhile.
-
-    Every iteration's random numbers are a function of its number, so a training that is taken up again ends as it
-    would have. At the end `net` is the average.
-    """
-    learnt = dict(net.named_parameters())
-    average = {name: nn.Parameter(each.detach().clone(), requires_grad=False) for name, each in learnt.items()}
-    optimiser = torch.optim.AdamW(learnt.values(), lr=plan.lr, betas=(0.9, 0.99), weight_decay=0.0)
-    budget = Budget(
-        iterations=plan.iterations, ema=plan.ema, clip=1.0, warmup=50, final_lr=0.01, precision="float32", slices=1
-    )  # fmt: skip
-    begin, saved = _restored(folder / plan.name, learnt, average, optimiser), time.monotonic()
-    bar = tqdm(range(begin, plan.iterations), plan.name, plan.iterations, initial=begin, mininterval=2.0)
-    for iteration in bar:
-        rng = stream(0, f"shapes_sd/{plan.name}", iteration)
-        for group in optimiser.param_groups:
-            group["lr"] = plan.lr * budget.lr_factor(iteration)
-        loss = loss_at(torch.randint(rows, (plan.batch_size,), generator=rng), rng)
-        optimiser.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(learnt.values(), budget.clip)
-        optimiser.step()
-        follow(average, learnt, warm(plan.ema, iteration + 1))
-        bar.set_postfix(loss=f"{loss.item():.4f}", refresh=False)
-        last = iteration + 1 == plan.iterations
-        if last or time.monotonic() - saved > SAVE_EVERY_S:
-            _keep(folder / plan.name, learnt, average, optimiser, iteration + 1)
-            saved = time.monotonic()
-    with torch.no_grad():
-        for name, each in learnt.items():
-            each.copy_(average[name])
-
-
-def _keep(
-    folder: Path, learnt: Mapping[str, Tensor], average: Mapping[str, Tensor], optimiser: Any, iteration: int
-) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    moments = optimiser.state_dict()["state"]
-    kept = {f"net!{name}": each for name, each in learnt.items()}
-    kept |= {f"average!{name}": each for name, each in average.items()}
-    kept |= {f"{place}!{name}": value for place, state in moments.items() for name, value in state.items()}
-    tensors.save(folder / f".{_STATE}", kept, {"iteration": str(iteration)})
-    (folder / f".{_STATE}").replace(folder / _STATE)
-
-
-@torch.no_grad()
-def _restored(folder: Path, learnt: Mapping[str, Tensor], average: Mapping[str, Tensor], optimiser: Any) -> int:
-    """The iteration that was reached, 0 where none was."""
-    if not (folder / _STATE).is_file():
-        return 0
-    with safe_open(folder / _STATE, framework="pt") as state:
-        kept = {name: state.get_tensor(name) for name in state.keys()}
-        iteration = int(state.metadata()["iteration"])
-    for name in learnt:
-        learnt[name].copy_(kept[f"net!{name}"])
-        average[name].copy_(kept[f"average!{name}"])
-    words = ("step", "exp_avg", "exp_avg_sq")
-    moments = {place: {word: kept[f"{place}!{word}"] for word in words} for place in range(len(learnt))}
-    optimiser.load_state_dict(optimiser.state_dict() | {"state": moments})
-    return iteration
 
 
 def scenes(folder: Path, words: Sequence[str]) -> Dataset:
-    """The data set of experiment=shapes, made in `folder`, unless it was before."""
+    """The data set of experiment=shapes, made in `folder` unless it was before."""
     composed = yaml.safe_load(compose(ROOT / "params", ["experiment=shapes", *words]))
-    job = Job(stage="dataset", arm=None, seed=composed["seed"], section=composed["dataset"], inputs={})
+    job = Job(
+        stage="dataset",
+        arm=None,
+        seed=composed["seed"],
+        section=composed["dataset"],
+        inputs={},
+        threads=torch.get_num_threads(),
+    )
     if not (folder / "manifest.json").is_file():
-        run.run(job, folder, folder.with_name("units"), lambda _step, _metrics: None)
+        run.run(job, folder, folder.with_name(f"{folder.name}.work"), lambda _step, _metrics: None)
     return Dataset.load(folder)
 
 
@@ -253,12 +179,13 @@ def unet(data: Dataset, pipe: Mapping[str, Any], plan: Plan, work: Path) -> Any:
     return net.eval()
 
 
-def make(out: Path, plans: Mapping[str, Plan], words: Sequence[str]) -> None:
-    """Train the parts, and write the pipeline to `out`, whole or not at all; what was begun lies beside it."""
+def make(out: Path, work: Path, plans: Mapping[str, Plan], words: Sequence[str]) -> None:
+    """Train the parts, and write the pipeline to `out` at once; `work` holds the data set, and what was begun."""
     from diffusers import PNDMScheduler, StableDiffusionPipeline
 
-    work = out.with_name(f"{out.name}.work")
     data = scenes(work / "dataset", words)
+    if out.is_dir():
+        return
     parts: dict[str, Any] = {
         "scheduler": PNDMScheduler(
             beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1, skip_prk_steps=True,
@@ -274,7 +201,6 @@ def make(out: Path, plans: Mapping[str, Plan], words: Sequence[str]) -> None:
     )  # fmt: skip
     pipe.save_pretrained(work / "whole")
     (work / "whole").replace(out)
-    shutil.rmtree(work)
 
 
 PLANS = (
@@ -285,16 +211,37 @@ PLANS = (
 
 
 def main() -> int:
-    """Make the checkpoint."""
+    """Make the checkpoint, or score one, or a student."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=ROOT / "data/base/shapes_sd")
-    parser.add_argument("--threads", type=int, default=1)
+    commands = parser.add_subparsers(dest="command", required=True)
+    making = commands.add_parser("make", help="train the checkpoint, then score it")
+    making.add_argument("--out", type=Path, default=ROOT / "data/base/shapes_sd", help="default: data/base/shapes_sd")
+    making.add_argument("--scenes", nargs="*", default=[], help="other parameters of the data set: dataset.num_train=9")
     for plan in PLANS:
-        parser.add_argument(f"--{plan.name}", type=int, default=plan.iterations, metavar="ITERATIONS")
-    parser.add_argument("words", nargs="*")
-    told = parser.parse_args()
-    torch.set_num_threads(told.threads)
-    make(told.out, {plan.name: replace(plan, iterations=getattr(told, plan.name)) for plan in PLANS}, told.words)
+        told = f"of the {plan.name}, default {plan.iterations}"
+        making.add_argument(f"--{plan.name}", type=int, default=plan.iterations, metavar="ITERATIONS", help=told)
+    scoring = commands.add_parser("score", help="judge images that stock diffusers makes, as JSON")
+    scoring.add_argument("folder", type=Path, help="of the checkpoint, or of a student: data/distill/tdm4/model")
+    scoring.add_argument("--dataset", type=Path, default=ROOT / "data/dataset", help="default: data/dataset")
+    for each in (making, scoring):
+        each.add_argument("--threads", type=int, default=1, help="of torch, default 1")
+        each.add_argument("--samples", type=int, default=384, help="to judge on each split of prompts, default 384")
+        each.add_argument("--steps", type=int, default=32, help="of the checkpoint's DDIM, default 32")
+        each.add_argument("--guidance", type=float, nargs="+", default=[1.0, 2.0, 3.0], help="of it, default 1 2 3")
+    asked = parser.parse_args()
+    torch.set_num_threads(asked.threads)
+    if asked.command == "make":
+        asked.folder, work = asked.out, asked.out.with_name(f"{asked.out.name}.work")
+        asked.dataset = work / "dataset"
+        plans = {plan.name: replace(plan, iterations=getattr(asked, plan.name)) for plan in PLANS}
+        make(asked.out, work, plans, asked.scenes)
+    for guidance in asked.guidance if not shapes_sd_score.is_student(asked.folder) else [1.0]:
+        found = shapes_sd_score.score(
+            asked.folder, asked.dataset, samples=asked.samples, steps=asked.steps, guidance=guidance
+        )
+        print(json.dumps({"guidance": guidance, **found}, indent=1), flush=True)
+    if asked.command == "make":
+        shutil.rmtree(work)
     return 0
 
 
