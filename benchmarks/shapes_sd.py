@@ -61,7 +61,7 @@ def autoencoder(data: Dataset, plan: Plan, work: Path) -> Any:
     vae = AutoencoderKL(
         in_channels=3, out_channels=3, down_block_types=("DownEncoderBlock2D",) * 2,
         up_block_types=("UpDecoderBlock2D",) * 2, block_out_channels=(16, 32), layers_per_block=1, latent_channels=4,
-        norm_num_groups=8, sample_size=data.sample_shape[-1], mid_block_add_attention=False,
+        norm_num_groups=8, sample_size=data.sample_shape[-1], mid_block_add_attention=False, scaling_factor=1.0,
     ).to(memory_format=torch.channels_last)  # fmt: skip
 
     def loss_at(rows: Tensor, rng: Generator) -> Tensor:
@@ -206,7 +206,7 @@ def make(out: Path, work: Path, plans: Mapping[str, Plan], words: Sequence[str])
 PLANS = (
     Plan("vae", iterations=5000, batch_size=32, lr=3e-3, ema=0.0),
     Plan("text", iterations=4000, batch_size=64, lr=2e-3, ema=0.0),
-    Plan("unet", iterations=8000, batch_size=64, lr=1e-3, ema=0.999),
+    Plan("unet", iterations=6000, batch_size=32, lr=1e-3, ema=0.999),
 )
 
 

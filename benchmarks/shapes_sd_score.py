@@ -6,7 +6,7 @@ The prompts and the noise are those of `evaluate`: where a sampler draws no nois
 import contextlib
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,7 @@ def by_readme(folder: Path) -> tuple[Any, dict[str, Any]]:
     """The names that the code of a student's README leaves: its pipeline, and the words of its call."""
     [code] = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     names: dict[str, Any] = {}
-    with contextlib.chdir(folder):
+    with contextlib.chdir(folder), unwarned():
         exec(code, names)
     return names["pipe"], names["call"]
 
@@ -82,11 +82,18 @@ def sampled(pipe: Any, call: Mapping[str, Any], prompts: Sequence[str], noise: T
     rng, made = torch.Generator().manual_seed(0), []
     for first in range(0, len(prompts), BATCH):
         rows = slice(first, first + BATCH)
-        with warnings.catch_warnings():  # numpy's, of how diffusers' schedulers hand it tensors
-            warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
-            given = {**call, "latents": noise[rows], "generator": rng, "output_type": "pt"}
+        given = {**call, "latents": noise[rows], "generator": rng, "output_type": "pt"}
+        with unwarned():
             made.append(pipe(prompt=list(prompts[rows]), **given).images)
     return torch.cat(made)
+
+
+@contextlib.contextmanager
+def unwarned() -> Iterator[None]:
+    """diffusers' schedulers give numpy tensors in a way that numpy means to forbid."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
+        yield
 
 
 def own(folder: Path, prompts: Sequence[str], noise: Noise) -> Tensor:

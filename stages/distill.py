@@ -69,8 +69,8 @@ def configure(job: Job) -> arm.Arm[Common]:
     return arm.configure(job.section, Common, METHODS, job.where, "distillation method")
 
 
-def expect(cfg: arm.Arm[Common], job: Job, inputs: Inputs) -> Expected:
-    """A student."""
+def expect(cfg: arm.Arm[Common], job: Job, inputs: Inputs) -> Expected | None:
+    """A student; None where nothing is known of what it starts from."""
     teacher, init, tune = inputs["teacher"], inputs["init"], cfg.common.tune
     together(
         *(lambda name=name: _holds_a_model(cfg.common, job, name, inputs[name]) for name in ("teacher", "init")),
@@ -83,7 +83,7 @@ def expect(cfg: arm.Arm[Common], job: Job, inputs: Inputs) -> Expected:
         lambda: init and _may_be_fresh(cfg.common, job, init),
     )
     made, data = made_of(init, tune), outline(inputs)
-    if data and (made.sketch is None or cfg.common.fresh):
+    if made and data and (made.sketch is None or cfg.common.fresh):
         return replace(made, sketch=sketch.trained(cfg.common.network, data.sample_shape))
     return made
 

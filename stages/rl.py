@@ -61,8 +61,8 @@ def configure(job: Job) -> arm.Arm[Common]:
     return made
 
 
-def expect(cfg: arm.Arm[Common], job: Job, inputs: Inputs) -> Expected:
-    """An aligned model."""
+def expect(cfg: arm.Arm[Common], job: Job, inputs: Inputs) -> Expected | None:
+    """An aligned model; None where nothing is known of what it starts from."""
     common, dataset, init = cfg.common, outline(inputs), inputs["init"]
     judge, terms = inputs["verifier"], _terms(cfg.common, job)
     together(

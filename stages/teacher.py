@@ -17,7 +17,7 @@ from stages.io.dataset import Dataset
 from stages.io.expected import Expected, Inputs, Outline, outline
 from stages.io.job import Job
 from stages.models import Student, export, save, sketch
-from stages.models.checkpoint import Options
+from stages.models.checkpoint import Checkpoint, Options
 from stages.models.mixture import GaussianMixture
 from stages.models.network import NetworkConfig, seeded_teacher
 from stages.models.space import SPACES, Points
@@ -62,6 +62,8 @@ class Imported(Options):
     kind: Literal["diffusers"]
     source: str
     """The folder of a pipeline, or hub:<id>@<revision>."""
+    made_by: str | None
+    """The command that makes the folder, for whoever lacks it; null where it is not made by a command."""
     weights: Literal["reference", "copy"]
     """Whether the artefact names the folder, which has to stay there, for all who work, or holds it."""
     nfe: Steps
@@ -73,6 +75,14 @@ class Imported(Options):
     def options(self) -> Options:
         """How it is read."""
         return Options(**{field.name: getattr(self, field.name) for field in fields(Options)})
+
+    @property
+    def found(self) -> Checkpoint:
+        """ValueError where it is not there."""
+        at = export.found(self.source, self.options)
+        if self.made_by and not at.folder.is_dir():
+            raise ValueError(f"source={self.source}: no such folder; make it once: {self.made_by}")
+        return at
 
 
 _STOCK = (
@@ -87,7 +97,7 @@ def expect(cfg: AnyTeacher, job: Job, inputs: Inputs) -> Expected:
     data = outline(inputs)
     if isinstance(cfg, Imported):
         with at(job.where):
-            found = export.found(cfg.source, cfg.options)
+            found = cfg.found
             found.check()
             if data:
                 _fits(cfg, data)
@@ -139,9 +149,7 @@ def _fits(cfg: Imported, data: Outline) -> None:
 
 def plan(cfg: AnyTeacher, _job: Job) -> list[dict[str, Any]]:
     """One unit. A checkpoint is named by where it lies, whatever folder a worker is in."""
-    return [
-        {"id": "all"} | ({"source": export.found(cfg.source, cfg.options).source} if isinstance(cfg, Imported) else {})
-    ]
+    return [{"id": "all"} | ({"source": cfg.found.source} if isinstance(cfg, Imported) else {})]
 
 
 def work(cfg: AnyTeacher, job: Job, unit: Mapping[str, Any], run: Run) -> None:

@@ -36,10 +36,10 @@ def planned(content: Params) -> Iterator[Planned]:
         yield Planned(node, needs, job, known)
 
 
-def _looked_at(job: Job, known: Inputs) -> tuple[Expected, Needs | None]:
+def _looked_at(job: Job, known: Inputs) -> tuple[Expected | None, Needs | None]:
     cfg = run.configure(job)
     made = run.expect(job, cfg, known)
-    return made, run.needs(job, cfg, known, made)
+    return made, made and run.needs(job, cfg, known, made)
 
 
 def remedy(row: Planned, budget: int) -> tuple[Sequence[str], int] | None:

@@ -1,7 +1,8 @@
 """What parameters tell of an artefact before it is made, so that what cannot come of them is refused before any work.
 
 A stage's `expect(cfg, job, inputs)` says it of its own artefact from what is known of its inputs; it raises ValueError,
-a line a fault, where they do not go together. Of an input whose own parameters are at fault nothing is known.
+a line a fault, where they do not go together. Of an input whose own parameters are at fault nothing is known, nor of
+what starts from it.
 """
 
 from collections.abc import Mapping

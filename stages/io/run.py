@@ -41,8 +41,10 @@ def configure(job: Job) -> Any:
     return module.configure(job) if hasattr(module, "configure") else check(module.Config, job.section, job.where)
 
 
-def expect(job: Job, cfg: Any, inputs: Inputs) -> Expected:
+def expect(job: Job, cfg: Any, inputs: Inputs) -> Expected | None:
     """What is known of the artefact before it is made, from its own configuration and what is known of its inputs.
+
+    None if nothing is.
 
     Raises ValueError, a line a fault, where they do not go together.
     """

@@ -93,8 +93,10 @@ class _Ready:
             net.compile_blocks()
 
 
-def made_of(init: Expected | None, tune: Whole | Lora) -> Expected:
-    """What a training that starts from `init` makes."""
-    if init and init.model == "checkpoint":
+def made_of(init: Expected | None, tune: Whole | Lora) -> Expected | None:
+    """What a training that starts from `init` makes; None where nothing is known of that."""
+    if init is None:
+        return None
+    if init.model == "checkpoint":
         return Expected(model="checkpoint", sketch=init.sketch, rank=tune.rank if isinstance(tune, Lora) else None)
-    return Expected(model="trained", sketch=init.sketch if init else None)
+    return Expected(model="trained", sketch=init.sketch)
