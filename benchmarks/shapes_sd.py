@@ -152,8 +152,8 @@ def unet(data: Dataset, pipe: Mapping[str, Any], plan: Plan, work: Path) -> Any:
     torch.manual_seed(2)
     net = UNet2DConditionModel(
         sample_size=data.sample_shape[-1] // 2, in_channels=4, out_channels=4, block_out_channels=(64, 96),
-        down_block_types=("CrossAttnDownBlock2D",) * 2, up_block_types=("CrossAttnUpBlock2D",) * 2,
-        layers_per_block=1, norm_num_groups=8, cross_attention_dim=WIDTH, attention_head_dim=2,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        layers_per_block=1, norm_num_groups=8, cross_attention_dim=WIDTH, attention_head_dim=6,
     ).to(memory_format=torch.channels_last)  # fmt: skip
     net.set_attn_processor(AttnProcessor())  # the fused one's backward pass is slow in bfloat16 on a CPU
     latents = encoded(pipe["vae"], data.train_images)
@@ -206,7 +206,7 @@ def make(out: Path, work: Path, plans: Mapping[str, Plan], words: Sequence[str])
 PLANS = (
     Plan("vae", iterations=5000, batch_size=32, lr=3e-3, ema=0.0),
     Plan("text", iterations=4000, batch_size=64, lr=2e-3, ema=0.0),
-    Plan("unet", iterations=6000, batch_size=32, lr=1e-3, ema=0.999),
+    Plan("unet", iterations=5000, batch_size=32, lr=1.5e-3, ema=0.999),
 )
 
 

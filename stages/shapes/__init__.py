@@ -1,5 +1,4 @@
 """A text-to-image task in colour: scenes of simple shapes, prompts in plain English, and an exact verifier.
 
-Six tasks in the way of GenEval (Ghosh et al. 2023, arXiv:2310.11513), under its names. No run can name it as its data
-set yet: it is used from Python.
+Six tasks in the way of GenEval (Ghosh et al. 2023, arXiv:2310.11513), under its names.
 """
