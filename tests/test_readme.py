@@ -93,7 +93,7 @@ class Added:
 ADDED = {
     "Add a method": Added(
         "stages/distillers/halfway.py", "params/distiller/halfway.yaml", "stages/distillers/__init__.py", "METHODS",
-        (("import boot, ", "import boot, halfway, "), ('"kd": kd', '{}, "kd": kd')),
+        (("    ect,\n", "    ect,\n    halfway,\n"), ('"kd": kd', '{}, "kd": kd')),
     ),
     "Add a step rule": Added(
         "stages/samplers/adams.py", "params/rule/adams.yaml", "stages/samplers/__init__.py", "FromNoise",
