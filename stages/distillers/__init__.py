@@ -11,6 +11,7 @@ from stages.distillers import (
     ect,
     kd,
     meanflow,
+    oftsr,
     perflow,
     progressive,
     rectified,
@@ -35,6 +36,7 @@ METHODS = MappingProxyType(
         "scm": scm,
         "shortcut": shortcut,
         "meanflow": meanflow,
+        "oftsr": oftsr,
         "dmd2": dmd2,
         "tdm": tdm,
     }

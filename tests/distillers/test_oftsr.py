@@ -1,0 +1,129 @@
+"""Trajectory consistency on Gaussians, whose mean velocities from noise are known."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from stages.core.path import data_from_velocity, expand
+from stages.core.rng import stream
+from stages.distillers import oftsr
+from tests.training.gaussian import GaussianVelocity, slopes, tokens, world
+
+CONFIG = oftsr.Config(
+    method="oftsr", stride=0.05, teacher_rule="midpoint", align_weight=0.0, boundary_weight=0.1, guidance=1.0,
+    student_lr=1e-3,
+)  # fmt: skip
+MEAN, STD = 0.7, 0.4
+
+
+class MeanVelocity(nn.Module):
+    """(eps - x_{1-a}) / a of the exact trajectory from eps, for N(mean, std^2); its limit at a = 0."""
+
+    def __init__(self, mean: float, std: float) -> None:
+        super().__init__()
+        self.mean, self.std = (nn.Parameter(torch.tensor(each, dtype=torch.float64)) for each in (mean, std))
+        self.sample_shape = (1, 1, 1)
+
+    def forward(self, eps: Tensor, a: Tensor, cond: Tensor) -> Tensor:
+        a = expand(a, eps)
+        spread = (a**2 * self.std**2 + (1 - a) ** 2).sqrt()
+        end = a * self.mean + spread * eps
+        return torch.where(a == 0, eps - self.mean, (eps - end) / a.clamp_min(1e-12))
+
+
+def test_the_known_velocities_from_one_noise() -> None:
+    eps, net = torch.full((3, 1, 1, 1), 1.3, dtype=torch.float64), MeanVelocity(MEAN, STD)
+    a = torch.tensor([0.0, 0.7, 1.0], dtype=torch.float64)
+    found = net(eps, a, tokens(3)).flatten()
+    assert found[0].item() == pytest.approx(0.6)
+    assert 1.3 - 0.7 * found[1].item() == pytest.approx(1.023475, abs=1e-6)
+    assert found[2].item() == pytest.approx(0.08)
+
+
+def batch(n: int = 4000) -> dict[str, Tensor]:
+    return {"cond": tokens(n)}
+
+
+@pytest.mark.parametrize(("rule", "order"), [("euler", 1.4), ("midpoint", 2.9)])
+def test_the_exact_fields_residual_vanishes_with_the_stride(rule: str, order: float) -> None:
+    nets, errors = world(student=MeanVelocity(MEAN, STD), teacher=GaussianVelocity(MEAN, STD)), []
+    for stride in (0.04, 0.02):
+        cfg = replace(CONFIG, stride=stride, teacher_rule=rule)
+        _, metrics = oftsr.loss(nets, batch(), stream(0, "l"), cfg)
+        assert float(metrics["rms_boundary"]) < 1e-12
+        errors.append(float(metrics["rms_error"]))
+    assert errors[0] < 0.01
+    assert math.log2(errors[0] / errors[1]) > order
+
+
+def test_the_exact_field_is_the_optimum() -> None:
+    student = MeanVelocity(MEAN, STD)
+    nets = world(student=student, teacher=GaussianVelocity(MEAN, STD))
+    value, _ = oftsr.loss(nets, batch(), stream(0, "l"), replace(CONFIG, stride=0.01))
+    assert slopes(value, student) == pytest.approx({"mean": 0, "std": 0}, abs=1e-3)
+    off, _ = oftsr.loss(
+        world(student=MeanVelocity(0.5, 0.3), teacher=nets.nets["teacher"]), batch(), stream(0, "l"), CONFIG
+    )
+    assert off.item() > 100 * value.item()
+
+
+def test_targets_carry_no_gradient() -> None:
+    """Student and its own past share weights: the gradient is that of the velocity at b, and of the start."""
+    student, teacher = MeanVelocity(0.5, 0.3), GaussianVelocity(MEAN, STD)
+    found = slopes(oftsr.loss(world(student=student, teacher=teacher), batch(), stream(0, "l"), CONFIG)[0], student)
+
+    class Held(nn.Module):
+        """Moved at b and at the start, held at a."""
+
+        sample_shape = (1, 1, 1)
+
+        def __init__(self, mean: float) -> None:
+            super().__init__()
+            self.moved, self.held = MeanVelocity(mean, 0.3), MeanVelocity(0.5, 0.3)
+
+        def forward(self, eps: Tensor, a: Tensor, cond: Tensor) -> Tensor:
+            third = len(eps) // 3
+            there, here = self.moved(eps, a, cond), self.held(eps, a, cond)
+            return torch.cat([there[:third], here[third : 2 * third], there[2 * third :]])
+
+    def at(mean: float) -> float:
+        return oftsr.loss(world(student=Held(mean), teacher=teacher), batch(), stream(0, "l"), CONFIG)[0].item()
+
+    assert found["mean"] == pytest.approx((at(0.5 + 1e-5) - at(0.5 - 1e-5)) / 2e-5, rel=1e-4)
+
+
+def test_the_step_is_the_signal_odes() -> None:
+    """y = eps - u(eps, a), as BOOT (arXiv:2306.05544) has it, moves by its exact exponential step."""
+    eps, a, d = torch.full((1, 1, 1, 1), 1.3, dtype=torch.float64), torch.tensor([0.4], dtype=torch.float64), 0.2
+    u, teacher = MeanVelocity(0.5, 0.3)(eps, a, tokens(1)), GaussianVelocity(MEAN, STD)
+    x, t, s = eps - 0.4 * u, 1 - a, 1 - a - d
+    v = oftsr.slope(teacher, x, t, d, tokens(1), "euler")
+    gain = 1 - s * (1 - t) / (t * (1 - s))
+    y = eps - u
+    signal = y + expand(gain, y) * (data_from_velocity(x, v, t) - y)
+    torch.testing.assert_close(eps - (u + d / (0.4 + d) * (v - u)), signal)
+
+
+def test_alignment_is_weighted_by_what_is_left_of_the_way() -> None:
+    class Off(nn.Module):
+        """The teacher's constant velocity, 1, less .5."""
+
+        sample_shape = (1, 1, 1)
+
+        def forward(self, eps: Tensor, a: Tensor, cond: Tensor) -> Tensor:
+            return torch.full_like(eps, 0.5)
+
+    class One(Off):
+        def forward(self, eps: Tensor, a: Tensor, cond: Tensor) -> Tensor:
+            return torch.ones_like(eps)
+
+    nets = world(student=Off(), teacher=One())
+    plain, aligned = (
+        oftsr.loss(nets, batch(20_000), stream(0, "l"), replace(CONFIG, align_weight=weight))[0]
+        for weight in (0.0, 1.0)
+    )
+    # E (1 - a)^2 / 4 over a in [0, .95]
+    assert (aligned - plain).item() == pytest.approx((1 - 0.05**3) / 3 / 0.95 / 4, rel=0.03)
