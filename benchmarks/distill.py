@@ -59,7 +59,7 @@ class Told:
     passes: int
     """Of all its iterations."""
     before: int
-    """Of the arms that it starts from."""
+    """Of the arms that it starts from, and of what any of them draws."""
     is_last: bool
     """No other arm starts from it: its passes and those before are to be the budget."""
 
@@ -73,21 +73,26 @@ def budgets() -> list[Told]:
     """Of every arm of the preset, counted by the training loop itself."""
     from stages.distill import Common
     from stages.distillers import METHODS
+    from stages.samplers.spec import calls as sampler_calls
     from stages.training import arm
     from stages.training.needs import calls
 
     arms = yaml.safe_load(compose(ROOT / "params", [PRESET]))["distill"]["arms"]
     starts = {name: section["teacher"].removeprefix("data/distill/") for name, section in arms.items()}
-    made, passes = {}, {}
+    made, passes, drawn = {}, {}, {}
     for name, section in arms.items():
         own = {key: value for key, value in section.items() if key != "replicates"}
         made[name] = arm.configure(own, Common, METHODS, f"distill.arms.{name}", "distillation method")
         common = made[name].common
         totals = calls(made[name].method, made[name].settings, common.budget, rows=common.batch_size).totals
         passes[name] = totals["network_evaluations"] + 2 * totals["backward_passes"]
+        drawn[name] = common.draw.num_pairs * sampler_calls(common.draw.sampler.spec) if common.draw else 0
 
     def all_of(name: str) -> int:
-        return passes[name] + all_of(starts[name]) if name in passes else 0
+        return passes[name] + before(name) if name in passes else 0
+
+    def before(name: str) -> int:
+        return drawn[name] + all_of(starts[name])
 
     return [
         Told(
@@ -95,7 +100,7 @@ def budgets() -> list[Told]:
             method=made[name].name,
             iterations=made[name].common.budget.iterations,
             passes=passes[name],
-            before=all_of(starts[name]),
+            before=before(name),
             is_last=name not in starts.values(),
         )
         for name in arms
