@@ -45,6 +45,12 @@ Seed = Annotated[int, Field(ge=0, le=2**64 - 1)]
 """What torch takes, but no negative one."""
 
 
+def check_levels(t_min: float, t_max: float) -> None:
+    """ValueError unless the noise levels between `t_min` and `t_max` are an interval."""
+    if t_min >= t_max:
+        raise ValueError(f"t_min={t_min} must be less than t_max={t_max}")
+
+
 def row_of(table: Mapping[str, Any], what: str) -> AfterValidator:
     """For a name: it must be one of `table`'s, whose rows are called `what` in the message."""
 

@@ -16,21 +16,18 @@ encoder, jointly), and its loss needs no weight of its own (DMD2: 0.01); the fak
 its own (the code: the student and the critic update beside it share theirs).
 """
 
-from typing import Literal, cast
+from typing import Literal
 
 import torch
-from torch import Generator, Tensor
-from torch.nn.functional import softplus
+from torch import Generator
 
 from stages.core.config import config
-from stages.core.guidance import guided
-from stages.core.matching import deviation, injected, unlearning
-from stages.core.path import data_from_velocity, mix
-from stages.core.ranges import Guidance, NonNegative, Rate, Steps, Unit
-from stages.core.rng import fork, normal_like, uniform
+from stages.core.matching import deviation, injected
+from stages.core.ranges import Guidance, NonNegative, Rate, Steps, Unit, check_levels
+from stages.core.rng import fork
 from stages.core.spec import SamplerSpec, even
-from stages.core.types import Batch, Cond, Network, World
-from stages.samplers.rollout import at, rolled_out
+from stages.core.types import Batch, World
+from stages.training.critics import critic_loss, estimates, fooled, noised, simulated
 from stages.training.method import Loss, Needs, Phase, Role, Trained, unprepared
 
 
@@ -60,8 +57,7 @@ class Config:
     """AdamW's step size for the discriminator."""
 
     def __post_init__(self) -> None:
-        if self.t_min >= self.t_max:
-            raise ValueError(f"t_min={self.t_min} must be less than t_max={self.t_max}")
+        check_levels(self.t_min, self.t_max)
 
 
 def needs(cfg: Config) -> Needs:
@@ -69,68 +65,26 @@ def needs(cfg: Config) -> Needs:
     return "images" if cfg.gan_weight else "prompts"
 
 
-def generate(world: World, cond: Cond, rng: Generator, cfg: Config) -> Tensor:
-    """The student's x0hat [B, C, H, W] at one of its K levels, a gradient through that call alone."""
-    start, which, noises = fork(rng, "start", "which", "noises")
-    student, times = world.nets["student"], even(cfg.nfe).times
-    last = int(torch.randint(cfg.nfe, (), generator=which, device=which.device))
-    noise = world.space.noise(len(cond), start)
-    x = rolled_out(student, noise, times[: last + 1], cond, rule="renoise", rng=noises)[:, -1]
-    t = at(times[last], x)
-    return data_from_velocity(x, student(x, t, cond), t)
-
-
-def noised_features(world: World, x0: Tensor, cond: Cond, rng: Generator) -> Tensor:
-    """The teacher's features [B, T, F] of x0 at a random noise level each."""
-    times, noises = fork(rng, "times", "noises")
-    t = uniform(len(x0), times, x0)
-    teacher = cast(Network, world.nets["teacher"])
-    return teacher.features(mix(x0, normal_like(x0, noises), t), t, cond)
-
-
-def critic_loss(world: World, batch: Batch, rng: Generator, cfg: Config) -> Loss:
-    """The fake's velocity regression on fresh samples plus the head's log loss; they share no weight."""
-    samples, times, noises, ours, theirs = fork(rng, "samples", "times", "noises", "ours", "theirs")
-    cond = batch["cond"]
-    with torch.no_grad():
-        x0hat = generate(world, cond, samples, cfg)
-    t, eps = uniform(len(x0hat), times, x0hat), normal_like(x0hat, noises)
-    error = (world.nets["fake"](mix(x0hat, eps, t), t, cond) - (eps - x0hat)).square().mean()
-    if not cfg.gan_weight:
-        return error, {"fake_error": error.detach()}
-    head = world.nets["head"]
-    with torch.no_grad():
-        made = noised_features(world, x0hat, cond, ours)
-        real = noised_features(world, batch["x0"], cond, theirs)
-    of_made, of_real = head(made), head(real)
-    judged = softplus(of_made).mean() + softplus(-of_real).mean()
-    right = ((of_made < 0).to(error).mean() + (of_real > 0).to(error).mean()) / 2
-    return error + judged, {
-        "fake_error": error.detach(),
-        "head_loss": judged.detach(),
-        "head_accuracy": right,
-    }
+def critic(world: World, batch: Batch, rng: Generator, cfg: Config) -> Loss:
+    """The fake's velocity regression on fresh samples plus the head's log loss."""
+    return critic_loss(world, batch, rng, nfe=cfg.nfe, judges=cfg.gan_weight > 0)
 
 
 def student_loss(world: World, batch: Batch, rng: Generator, cfg: Config) -> Loss:
     """Half the squared, normalised matching direction plus gan_weight times the non-saturating GAN loss."""
     samples, times, noises, judge = fork(rng, "samples", "times", "noises", "judge")
     cond = batch["cond"]
-    x0hat = generate(world, cond, samples, cfg)
+    x0hat = simulated(world, cond, samples, cfg.nfe)
     with torch.no_grad():
-        t = uniform(len(x0hat), times, x0hat, cfg.t_min, cfg.t_max)
-        x_t = mix(x0hat, normal_like(x0hat, noises), t)
-        teacher = guided(world.nets["teacher"], cfg.guidance)
-        real = data_from_velocity(x_t, teacher(x_t, t, cond), t)
-        fake = data_from_velocity(x_t, world.nets["fake"](x_t, t, cond), t)
+        x_t, t, _ = noised(x0hat, times, noises, cfg.t_min, cfg.t_max)
+        real, fake = estimates(world, x_t, t, cond, cfg.guidance)
         scale = deviation(x0hat, real)
     matching = injected(x0hat, (fake - real) / scale)
     found = {"gap": (real - fake).abs().mean(), "deviation": scale.mean()}
     if not cfg.gan_weight:
         return matching, found
-    logits = unlearning(world.nets["head"], noised_features(world, x0hat, cond, judge))
-    fooled = softplus(-logits).mean()
-    return matching + cfg.gan_weight * fooled, {**found, "gan_loss": fooled.detach()}
+    gan = fooled(world, x0hat, cond, judge)
+    return matching + cfg.gan_weight * gan, {**found, "gan_loss": gan.detach()}
 
 
 def roles(cfg: Config) -> dict[str, Role]:
@@ -151,7 +105,7 @@ def phases(cfg: Config) -> tuple[Phase, ...]:
         Phase(
             name="critic",
             trains=("fake", "head") if cfg.gan_weight else ("fake",),
-            loss=critic_loss,
+            loss=critic,
             repeats=cfg.critic_updates,
         ),
         Phase(name="student", trains=("student",), loss=student_loss),

@@ -21,7 +21,6 @@ import torch
 from torch import Generator, Tensor
 
 from stages.core.config import config
-from stages.core.guidance import guided
 from stages.core.matching import deviation, per_sample, pseudo_huber
 from stages.core.path import data_from_velocity, expand, noise_from_velocity, transition
 from stages.core.ranges import Decay, Guidance, Positive, Rate, Steps, Unit
@@ -29,6 +28,7 @@ from stages.core.rng import fork, normal_like, uniform
 from stages.core.spec import SamplerSpec, even
 from stages.core.types import Batch, World
 from stages.samplers.rollout import moved, rolled_out
+from stages.training.critics import estimates
 from stages.training.method import Loss, Needs, Phase, Role, Trained
 
 NEEDS: Needs = "prompts"
@@ -161,9 +161,7 @@ def student_loss(world: World, batch: Batch, rng: Generator, cfg: Config) -> Los
     x0hat = data_from_velocity(jump.x_k, v, jump.t_k)  # the only path of the gradient
     with torch.no_grad():
         x_tau = land(jump, v).x_tau
-        teacher = guided(world.nets["teacher"], cfg.guidance)
-        real = data_from_velocity(x_tau, teacher(x_tau, jump.tau, cond), jump.tau)
-        fake = data_from_velocity(x_tau, world.nets["fake"](x_tau, jump.tau, cond), jump.tau)
+        real, fake = estimates(world, x_tau, jump.tau, cond, cfg.guidance)
         scale = deviation(x0hat, real)
         target = x0hat + real - fake
     value = (pseudo_huber(x0hat - target, cfg.huber_c) / scale).mean()

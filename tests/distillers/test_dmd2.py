@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from stages.core.path import expand
 from stages.core.rng import stream
 from stages.distillers import dmd2, tdm
+from stages.training.critics import simulated
 from tests.training.gaussian import AffineStudent, GaussianVelocity, slopes, tokens, world
 from tests.training.tiny import TinyHead, TinyNet
 
@@ -106,7 +107,7 @@ def test_the_fake_is_optimal_at_the_students_denoiser() -> None:
     for name, fake in {"exact": GaussianVelocity(-0.5, 0.7), "off": GaussianVelocity(-0.4, 0.9)}.items():
         nets = world(student=student, fake=fake, teacher=Pixels(0.3, 1.2), head=Likelihood(1.0))
         batch = {**given(), "x0": torch.zeros(COUNT, 1, SIZE, SIZE, dtype=torch.float64)}
-        found[name] = slopes(dmd2.critic_loss(nets, batch, stream(0, "critic"), WIDE)[0], fake)
+        found[name] = slopes(dmd2.critic(nets, batch, stream(0, "critic"), WIDE)[0], fake)
     assert found["exact"] == pytest.approx({"mean": 0, "std": 0}, abs=5e-3)
     assert min(abs(slope) for slope in found["off"].values()) > 0.03
 
@@ -118,7 +119,7 @@ def test_the_head_is_optimal_at_the_log_density_ratio(slope: float, sign: int) -
     head, student = Likelihood(slope), AffineStudent(0.5, 0.0)
     x0 = 1 + 0.5 * torch.randn(n, 1, 1, 1, dtype=torch.float64, generator=stream(0, "x0"))
     nets = world(student=student, fake=GaussianVelocity(0.0, 0.5), teacher=Pixels(0.3, 1.2), head=head)
-    loss, _ = dmd2.critic_loss(nets, {**given(n), "x0": x0}, stream(0, "critic"), replace(WIDE, gan_weight=1.0))
+    loss, _ = dmd2.critic(nets, {**given(n), "x0": x0}, stream(0, "critic"), replace(WIDE, gan_weight=1.0))
     found = slopes(loss, head)
     assert found["bias"] == pytest.approx(0, abs=6e-3)
     if sign:
@@ -137,7 +138,7 @@ def test_the_gan_pulls_samples_towards_data() -> None:
 
 
 def test_backward_simulation_visits_every_level_with_gradient_through_the_last_call() -> None:
-    cfg, seen = replace(WIDE, nfe=3), []
+    seen = []
 
     class Watched(GaussianVelocity):
         def forward(self, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
@@ -147,7 +148,7 @@ def test_backward_simulation_visits_every_level_with_gradient_through_the_last_c
     nets, ends = world(student=Watched(0.7, 0.4, 4)), set()
     for seed in range(12):
         seen.clear()
-        out = dmd2.generate(nets, tokens(4), stream(seed, "g"), cfg)
+        out = simulated(nets, tokens(4), stream(seed, "g"), 3)
         assert out.requires_grad
         assert [level for level, *_ in seen] == pytest.approx([1 - i / 3 for i in range(len(seen))])
         assert [grad for _, grad, _ in seen] == [False] * (len(seen) - 1) + [True]

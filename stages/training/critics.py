@@ -1,0 +1,98 @@
+"""What distribution matching and adversarial distillation share: simulated samples, and what critics make of them.
+
+The critics are a "fake", which learns the student's own samples, and a "head", which tells them from data by the
+frozen teacher's features. Random numbers come in as generators, one for each draw, so that a method that adds a draw of
+its own shifts no other.
+"""
+
+from typing import cast
+
+import torch
+from torch import Generator, Tensor
+from torch.nn.functional import softplus
+
+from stages.core.guidance import guided
+from stages.core.matching import unlearning
+from stages.core.path import data_from_velocity, mix
+from stages.core.rng import fork, normal_like, uniform
+from stages.core.spec import even
+from stages.core.types import Batch, Cond, Network, Velocity, World
+from stages.samplers.rollout import at, rolled_out
+from stages.training.method import Loss
+
+
+def simulated(world: World, cond: Cond, rng: Generator, nfe: int) -> Tensor:
+    """The student's x0hat [B, C, H, W] at one of its `nfe` levels, a gradient through that call alone.
+
+    DMD2's backward simulation: the steps before run from noise, without gradient, exactly as they will in use.
+    """
+    start, which, noises = fork(rng, "start", "which", "noises")
+    student, times = world.nets["student"], even(nfe).times
+    last = int(torch.randint(nfe, (), generator=which, device=which.device))
+    noise = world.space.noise(len(cond), start)
+    x = rolled_out(student, noise, times[: last + 1], cond, rule="renoise", rng=noises)[:, -1]
+    t = at(times[last], x)
+    return data_from_velocity(x, student(x, t, cond), t)
+
+
+def noised(x0: Tensor, times: Generator, noises: Generator, low: float = 0.0, high: float = 1.0) -> tuple[Tensor, ...]:
+    """x_t [B, ...], t [B] uniform in [low, high) and eps [B, ...]."""
+    t, eps = uniform(len(x0), times, x0, low, high), normal_like(x0, noises)
+    return mix(x0, eps, t), t, eps
+
+
+def regression(fake: Velocity, x0: Tensor, cond: Cond, times: Generator, noises: Generator) -> Tensor:
+    """The mean squared error of the fake's velocity on samples x0 [B, ...], which have no gradient, at any level."""
+    x_t, t, eps = noised(x0, times, noises)
+    return (fake(x_t, t, cond) - (eps - x0)).square().mean()
+
+
+def estimates(world: World, x_t: Tensor, t: Tensor, cond: Cond, guidance: float) -> tuple[Tensor, Tensor]:
+    """D_real, of the teacher under `guidance`, and D_fake, without any, at x_t [B, ...] and t [B]."""
+    real = guided(world.nets["teacher"], guidance)(x_t, t, cond)
+    return data_from_velocity(x_t, real, t), data_from_velocity(x_t, world.nets["fake"](x_t, t, cond), t)
+
+
+def features(world: World, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
+    """[B, T, F]: what the teacher sees at x_t [B, ...] and t [B]."""
+    return cast(Network, world.nets["teacher"]).features(x_t, t, cond)
+
+
+def noised_features(world: World, x0: Tensor, cond: Cond, rng: Generator) -> Tensor:
+    """The teacher's features [B, T, F] of x0 at a random noise level each."""
+    times, noises = fork(rng, "times", "noises")
+    x_t, t, _ = noised(x0, times, noises)
+    return features(world, x_t, t, cond)
+
+
+def critic_loss(world: World, batch: Batch, rng: Generator, *, nfe: int, judges: bool) -> Loss:
+    """The fake's regression on fresh samples and, if it `judges`, the head's log loss; they share no weight."""
+    samples, times, noises, ours, theirs = fork(rng, "samples", "times", "noises", "ours", "theirs")
+    cond = batch["cond"]
+    with torch.no_grad():
+        x0hat = simulated(world, cond, samples, nfe)
+    error = regression(world.nets["fake"], x0hat, cond, times, noises)
+    if not judges:
+        return error, {"fake_error": error.detach()}
+    head = world.nets["head"]
+    with torch.no_grad():
+        made = noised_features(world, x0hat, cond, ours)
+        real = noised_features(world, batch["x0"], cond, theirs)
+    of_made, of_real = head(made), head(real)
+    judged = softplus(of_made).mean() + softplus(-of_real).mean()
+    return error + judged, {
+        "fake_error": error.detach(),
+        "head_loss": judged.detach(),
+        "head_accuracy": accuracy(of_made, of_real),
+    }
+
+
+def accuracy(of_made: Tensor, of_real: Tensor) -> Tensor:
+    """The share of logits on their right side, each kind with half the weight."""
+    return ((of_made < 0).to(of_made).mean() + (of_real > 0).to(of_real).mean()) / 2
+
+
+def fooled(world: World, x0hat: Tensor, cond: Cond, rng: Generator) -> Tensor:
+    """The non-saturating GAN loss of samples x0hat [B, ...], at a random noise level each; the head learns nothing."""
+    logits = unlearning(world.nets["head"], noised_features(world, x0hat, cond, rng))
+    return softplus(-logits).mean()
