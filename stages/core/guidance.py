@@ -17,15 +17,20 @@ def guided(velocity: Velocity, scale: float) -> Velocity:
         return velocity
 
     def combined(x: Tensor, t: Tensor, cond: Cond, **more: Tensor) -> Tensor:
-        twice = {name: torch.cat([value, value]) for name, value in more.items()}
-        conds = torch.cat([cond, torch.full_like(cond, EMPTY)])
-        both = velocity(torch.cat([x, x]), torch.cat([t, t]), conds, **twice)
-        with_prompt, without = both.chunk(2)
+        with_prompt, without = both(velocity, x, t, cond, **more)
         made = without + scale * (with_prompt - without)
         rescale = getattr(velocity, "rescale", None)
         return made if rescale is None else rescale(made, with_prompt)
 
     return combined
+
+
+def both(velocity: Velocity, x: Tensor, t: Tensor, cond: Cond, **more: Tensor) -> tuple[Tensor, Tensor]:
+    """The velocities with the prompts cond and with the empty one, in one call."""
+    twice = {name: torch.cat([value, value]) for name, value in more.items()}
+    conds = torch.cat([cond, torch.full_like(cond, EMPTY)])
+    with_prompt, without = velocity(torch.cat([x, x]), torch.cat([t, t]), conds, **twice).chunk(2)
+    return with_prompt, without
 
 
 def dropped(cond: Cond, share: float, rng: Generator) -> Cond:

@@ -62,6 +62,12 @@ def forward(m: Tensor, tau: Tensor) -> tuple[Tensor, Tensor]:
     return a, (tau.square() - (a * m).square()).clamp_min(0).sqrt()
 
 
+def vp_scales(t: Tensor) -> tuple[Tensor, Tensor]:
+    """alpha and sigma of the variance preserving path, whose squares sum to 1, at the noise level of t [B]."""
+    size = ((1 - t).square() + t.square()).sqrt()
+    return (1 - t) / size, t / size
+
+
 @dataclass(frozen=True)
 class Path:
     """A general path: alpha and sigma as functions of t in [0, 1], torch tensors in and out."""

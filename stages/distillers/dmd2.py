@@ -23,12 +23,12 @@ from torch import Generator
 
 from stages.core.config import config
 from stages.core.matching import deviation, injected
-from stages.core.ranges import Guidance, NonNegative, Rate, Steps, Unit, check_levels
+from stages.core.ranges import Guidance, NonNegative, Part, Rate, Steps, Unit, check_levels
 from stages.core.rng import fork
 from stages.core.spec import SamplerSpec, even
 from stages.core.types import Batch, World
-from stages.training.critics import critic_loss, estimates, fooled, noised, simulated
-from stages.training.method import Loss, Needs, Phase, Role, Trained, unprepared
+from stages.training.critics import critic_loss, estimates, fooled, noised, prompted, simulated
+from stages.training.method import Blend, Loss, Needs, Phase, Role, Trained, unprepared
 
 
 @config
@@ -40,8 +40,14 @@ class Config:
     """K: calls of the student, at equally spaced noise levels."""
     guidance: Guidance
     """w: classifier-free guidance of the teacher inside the loss; 1 is none. Student and fake have none."""
+    guidance_levels: Literal["shared", "below"]
+    """Where what guidance adds is taken: at the level of the matching, or at one of its own, below that of the
+    student's call (decoupled DMD, arXiv:2511.22677), at which the same w pulls less."""
     critic_updates: Steps
     """R: updates of fake and head for each of the student: the two time-scales. The paper takes 5 to 10."""
+    fake_follows: Part
+    """Share of the way to the student, which has its size, that the fake is moved after each of the student's updates:
+    SenseFlow's implicit distribution alignment (arXiv:2506.00523), which takes .02. 0 is DMD2."""
     gan_weight: NonNegative
     """lambda_G: weight of the adversarial loss beside half the squared matching direction. With 0 there is no head, and
     no image is seen: what DMD2 is without its GAN."""
@@ -72,12 +78,14 @@ def critic(world: World, batch: Batch, rng: Generator, cfg: Config) -> Loss:
 
 def student_loss(world: World, batch: Batch, rng: Generator, cfg: Config) -> Loss:
     """Half the squared, normalised matching direction plus gan_weight times the non-saturating GAN loss."""
-    samples, times, noises, judge = fork(rng, "samples", "times", "noises", "judge")
-    cond = batch["cond"]
-    x0hat = simulated(world, cond, samples, cfg.nfe)
+    samples, times, noises, judge, engine = fork(rng, "samples", "times", "noises", "judge", "engine")
+    cond, apart = batch["cond"], cfg.guidance_levels == "below"
+    x0hat, level = simulated(world, cond, samples, cfg.nfe)
     with torch.no_grad():
         x_t, t, _ = noised(x0hat, times, noises, cfg.t_min, cfg.t_max)
-        real, fake = estimates(world, x_t, t, cond, cfg.guidance)
+        real, fake = estimates(world, x_t, t, cond, 1.0 if apart else cfg.guidance)
+        if apart:
+            real = real + prompted(world, x0hat, level, cond, engine, cfg.guidance)
         scale = deviation(x0hat, real)
     matching = injected(x0hat, (fake - real) / scale)
     found = {"gap": (real - fake).abs().mean(), "deviation": scale.mean()}
@@ -101,6 +109,7 @@ prepare = unprepared
 
 def phases(cfg: Config) -> tuple[Phase, ...]:
     """The critics several times, then the student once."""
+    blends = (Blend(of="student", into="fake", weight=cfg.fake_follows),) if cfg.fake_follows else ()
     return (
         Phase(
             name="critic",
@@ -108,7 +117,7 @@ def phases(cfg: Config) -> tuple[Phase, ...]:
             loss=critic,
             repeats=cfg.critic_updates,
         ),
-        Phase(name="student", trains=("student",), loss=student_loss),
+        Phase(name="student", trains=("student",), loss=student_loss, blends=blends),
     )
 
 

@@ -28,7 +28,7 @@ from stages.core.rng import fork, normal_like, uniform
 from stages.core.spec import SamplerSpec, even
 from stages.core.types import Batch, World
 from stages.samplers.rollout import moved, rolled_out
-from stages.training.critics import estimates
+from stages.training.critics import estimates, prompted
 from stages.training.method import Loss, Needs, Phase, Role, Trained
 
 NEEDS: Needs = "prompts"
@@ -43,6 +43,9 @@ class Config:
     """K: equal Euler steps of the student, in training as in use."""
     guidance: Guidance
     """w: classifier-free guidance of the teacher in the loss; 1 is none. Student and fake have none."""
+    guidance_levels: Literal["shared", "below"]
+    """Where what guidance adds is taken: at tau, or at a level of its own, below t_k (decoupled DMD, arXiv:2511.22677),
+    at which the same w pulls less."""
     interval: Literal["own", "shared"]
     """Where tau may lie: in its jump's own [t_{k-1}, t_k], or up to t_max for every jump."""
     t_min: Unit
@@ -156,12 +159,14 @@ def fake_loss(world: World, batch: Batch, rng: Generator, cfg: Config) -> Loss:
 
 def student_loss(world: World, batch: Batch, rng: Generator, cfg: Config) -> Loss:
     """The distance from x0hat to x0hat + D_real - D_fake, over mean |x0hat - D_real|."""
-    cond, jump = batch["cond"], draw_jump(batch["states"], rng, cfg)
+    cond, jump, apart = batch["cond"], draw_jump(batch["states"], rng, cfg), cfg.guidance_levels == "below"
     v = world.nets["student"](jump.x_k, jump.t_k, cond)
     x0hat = data_from_velocity(jump.x_k, v, jump.t_k)  # the only path of the gradient
     with torch.no_grad():
         x_tau = land(jump, v).x_tau
-        real, fake = estimates(world, x_tau, jump.tau, cond, cfg.guidance)
+        real, fake = estimates(world, x_tau, jump.tau, cond, 1.0 if apart else cfg.guidance)
+        if apart:
+            real = real + prompted(world, x0hat, jump.t_k, cond, rng, cfg.guidance)
         scale = deviation(x0hat, real)
         target = x0hat + real - fake
     value = (pseudo_huber(x0hat - target, cfg.huber_c) / scale).mean()

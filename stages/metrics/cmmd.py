@@ -8,9 +8,9 @@ number.
 
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
+from stages.core import discrepancy
 from stages.core.config import config
 from stages.core.ranges import Positive
 from stages.io.sources import Source
@@ -41,14 +41,4 @@ def measure(cfg: Config, shown: "Sampled") -> float:
 
 def mmd2(x: Tensor, y: Tensor, sigma: float) -> float:
     """From features [N, F] and [M, F], under exp(-|x - y|^2 / 2 sigma^2); ValueError where one has a single row."""
-    if min(len(x), len(y)) < 2:
-        raise ValueError(f"cmmd needs two samples on each side (got {len(x)} and {len(y)})")
-    x, y = x.double(), y.double()
-
-    def kernel(a: Tensor, b: Tensor) -> Tensor:
-        return (-torch.cdist(a, b).square() / (2 * sigma**2)).exp()
-
-    def within(z: Tensor) -> Tensor:
-        return (kernel(z, z).sum() - len(z)) / (len(z) * (len(z) - 1))
-
-    return (within(x) + within(y) - 2 * kernel(x, y).mean()).item()
+    return discrepancy.mmd2(x.double(), y.double(), discrepancy.gaussian(sigma**2)).item()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 from torch import Tensor
 
+from stages.core import discrepancy
 from stages.core.config import config
 
 if TYPE_CHECKING:
@@ -33,15 +34,4 @@ def measure(cfg: Config, shown: "Sampled") -> float:
 
 def mmd2(x: Tensor, y: Tensor, degree: int) -> float:
     """From features [N, F] and [M, F]; ValueError where one of them has a single row."""
-    if min(len(x), len(y)) < 2:
-        raise ValueError(f"a kernel distance needs two samples on each side (got {len(x)} and {len(y)})")
-
-    def within(z: Tensor) -> Tensor:
-        pairs = _kernel(z, z, degree)
-        return (pairs.sum() - pairs.trace()) / (len(z) * (len(z) - 1))
-
-    return (within(x) + within(y) - 2 * _kernel(x, y, degree).mean()).item()
-
-
-def _kernel(x: Tensor, y: Tensor, degree: int) -> Tensor:
-    return (x @ y.T / x.shape[1] + 1) ** degree
+    return discrepancy.mmd2(x, y, discrepancy.polynomial(degree)).item()

@@ -11,9 +11,9 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import softplus
 
-from stages.core.guidance import guided
+from stages.core.guidance import both, guided
 from stages.core.matching import unlearning
-from stages.core.path import data_from_velocity, mix
+from stages.core.path import data_from_velocity, expand, mix
 from stages.core.rng import fork, normal_like, uniform
 from stages.core.spec import even
 from stages.core.types import Batch, Cond, Network, Velocity, World
@@ -21,8 +21,8 @@ from stages.samplers.rollout import at, rolled_out
 from stages.training.method import Loss
 
 
-def simulated(world: World, cond: Cond, rng: Generator, nfe: int) -> Tensor:
-    """The student's x0hat [B, C, H, W] at one of its `nfe` levels, a gradient through that call alone.
+def simulated(world: World, cond: Cond, rng: Generator, nfe: int) -> tuple[Tensor, Tensor]:
+    """The student's x0hat [B, C, H, W] at one of its `nfe` levels, a gradient through that call alone; and t [B] there.
 
     DMD2's backward simulation: the steps before run from noise, without gradient, exactly as they will in use.
     """
@@ -32,7 +32,7 @@ def simulated(world: World, cond: Cond, rng: Generator, nfe: int) -> Tensor:
     noise = world.space.noise(len(cond), start)
     x = rolled_out(student, noise, times[: last + 1], cond, rule="renoise", rng=noises)[:, -1]
     t = at(times[last], x)
-    return data_from_velocity(x, student(x, t, cond), t)
+    return data_from_velocity(x, student(x, t, cond), t), t
 
 
 def noised(x0: Tensor, times: Generator, noises: Generator, low: float = 0.0, high: float = 1.0) -> tuple[Tensor, ...]:
@@ -53,6 +53,21 @@ def estimates(world: World, x_t: Tensor, t: Tensor, cond: Cond, guidance: float)
     return data_from_velocity(x_t, real, t), data_from_velocity(x_t, world.nets["fake"](x_t, t, cond), t)
 
 
+def prompted(world: World, x0hat: Tensor, below: Tensor, cond: Cond, rng: Generator, guidance: float) -> Tensor:
+    """What guidance adds to D_real, (w - 1) (D_c - D_u) [B, ...], at a level of its own between 0 and `below` [B].
+
+    Decoupled DMD (arXiv:2511.22677): guidance drives a few-step student, distribution matching keeps it in place, and
+    the former is to see no more noise than the student's call did. That paper's time runs backwards.
+    """
+    if guidance == 1:
+        return torch.zeros_like(x0hat)
+    times, noises = fork(rng, "times", "noises")
+    t = below * uniform(len(x0hat), times, x0hat)
+    x_t = mix(x0hat, normal_like(x0hat, noises), t)
+    with_prompt, without = both(world.nets["teacher"], x_t, t, cond)
+    return (guidance - 1) * expand(t, x_t) * (without - with_prompt)
+
+
 def features(world: World, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
     """[B, T, F]: what the teacher sees at x_t [B, ...] and t [B]."""
     return cast(Network, world.nets["teacher"]).features(x_t, t, cond)
@@ -70,7 +85,7 @@ def critic_loss(world: World, batch: Batch, rng: Generator, *, nfe: int, judges:
     samples, times, noises, ours, theirs = fork(rng, "samples", "times", "noises", "ours", "theirs")
     cond = batch["cond"]
     with torch.no_grad():
-        x0hat = simulated(world, cond, samples, nfe)
+        x0hat, _ = simulated(world, cond, samples, nfe)
     error = regression(world.nets["fake"], x0hat, cond, times, noises)
     if not judges:
         return error, {"fake_error": error.detach()}

@@ -154,7 +154,7 @@ class Trainer:
             sources.append(source)
         metrics: dict[str, list[Metric]] = {}
         for index, phase in enumerate(phases):
-            if self.iteration % phase.every or world.progress < phase.start:
+            if self.iteration % phase.every or not phase.start <= world.progress < phase.stop:
                 continue
             turns = [fork(source[index], *(str(i) for i in range(phase.repeats))) for source in sources]
             for turn in zip(*turns, strict=True):

@@ -82,6 +82,8 @@ class Phase:
     repeats: int = 1
     start: float = 0.0
     """Share of the budget that passes before its first update."""
+    stop: float = 1.0
+    """Share of the budget after which there are no more."""
     blends: tuple[Blend, ...] = ()
     """Once an iteration, after its updates."""
     draws: bool = True

@@ -7,6 +7,7 @@ neither knows a method. Left out: what frozen networks hold for a moment, a VAE,
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from fractions import Fraction
 from itertools import pairwise
 from typing import Any
 
@@ -25,6 +26,8 @@ from stages.training.roles import Start, Tuning, Weights
 
 _ADAM = 2
 """Numbers, as large as the weights they are of, that AdamW remembers."""
+_SHOWN = 30
+"""Iterations, or rounds of phases that do not come in each, that are run of those that repeat each other."""
 _SIZE = (1, 4, 4)
 """Of the samples that calls are counted with."""
 
@@ -144,8 +147,9 @@ class _Nothing(nn.Module):
 
 
 def calls(method: Method, cfg: Any, budget: Budget, *, rows: int, group_size: int = 1) -> Cost:
-    """Of the whole budget, exact: iterations repeat each other, and a few of each kind are run.
+    """Of the whole budget: iterations repeat each other, and a few of each kind are run.
 
+    Exact, but of a long training that draws how many steps it simulates, whose first draws stand for all.
     `rows` are the samples of an iteration; groups, of which a policy compares the samples, have `group_size`.
     """
     net = _Nothing()
@@ -154,23 +158,28 @@ def calls(method: Method, cfg: Any, budget: Budget, *, rows: int, group_size: in
     trainer = Trainer(method, cfg, budget, start, seed=0, device="cpu")
     phases = method.phases(cfg)
     period = math.lcm(*(phase.every for phase in phases))
-    edges = sorted({0, budget.iterations, *(math.ceil(phase.start * budget.iterations) for phase in phases)})
+    turns = {math.ceil(share * budget.iterations) for phase in phases for share in (phase.start, phase.stop)}
+    edges = sorted({0, budget.iterations, *turns})
     batch, total = _batch(rows, group_size), Cost({}, {}, 0)
     for begin, end in pairwise(edges):
         whole, rest = divmod(end - begin, period)
-        for times, count in ((whole, period if whole else 0), (1, rest)):
-            trainer.iteration, trainer.counted = begin, torch.zeros_like(trainer.counted)
+        shown = min(whole, _SHOWN)
+        for first, count, times in (
+            (begin, shown * period, Fraction(whole, shown or 1)),
+            (end - rest, rest, Fraction(1)),
+        ):
+            trainer.iteration, trainer.counted = first, torch.zeros_like(trainer.counted)
             for _ in range(count):
                 trainer.step(batch)
             total = total + _times(trainer.cost, times)
     return total
 
 
-def _times(cost: Cost, times: int) -> Cost:
+def _times(cost: Cost, times: Fraction) -> Cost:
     def scaled(networks: Any) -> dict[str, dict[str, int]]:
-        return {role: {kind: times * n for kind, n in kinds.items()} for role, kinds in networks.items()}
+        return {role: {kind: round(times * n) for kind, n in kinds.items()} for role, kinds in networks.items()}
 
-    return Cost(scaled(cost.networks), scaled(cost.heads), times * cost.scored)
+    return Cost(scaled(cost.networks), scaled(cost.heads), round(times * cost.scored))
 
 
 def _batch(rows: int, group_size: int) -> Batch:

@@ -7,27 +7,26 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from stages.core.path import expand
 from stages.core.rng import stream
 from stages.distillers import dmd2, tdm
-from stages.training.critics import simulated
-from tests.training.gaussian import AffineStudent, GaussianVelocity, slopes, tokens, world
+from stages.training.critics import prompted, simulated
+from stages.training.method import Blend
+from tests.training.gaussian import AffineStudent, GaussianVelocity, Pixels, slopes, tokens, world
 from tests.training.tiny import TinyHead, TinyNet
 
 T = 4 / 7
 CONFIG = dmd2.Config(
+    guidance_levels="shared", fake_follows=0.0,
     method="dmd2", nfe=1, guidance=1.0, critic_updates=5, gan_weight=0.0, t_min=T, t_max=T + 1e-9,
     student_lr=1e-4, fake_lr=1e-4, head_lr=1e-4,
 )  # fmt: skip
 WIDE = replace(CONFIG, t_min=0.02, t_max=0.98)
+TDM = tdm.Config(
+    guidance_levels="shared",
+    method="tdm", nfe=2, guidance=1.0, interval="own", t_min=0.02, t_max=0.98, fake_target="sample", huber_c=1e-3,
+    student_lr=1e-4, fake_lr=1e-4, betas=(0.0, 0.95),
+)  # fmt: skip
 SIZE, COUNT = 64, 128
-
-
-class Pixels(GaussianVelocity):
-    """Its features are the noised pixels and their time, so that a head can be optimal."""
-
-    def features(self, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
-        return torch.stack([x.flatten(1), expand(t, x).expand_as(x).flatten(1)], dim=2)
 
 
 class Likelihood(nn.Module):
@@ -70,6 +69,7 @@ def test_a_stale_fake_flattens_the_gradient_as_predicted() -> None:
 def test_one_step_tdm_is_dmd2_without_its_gan() -> None:
     """Same sample, same noise level, same noise: the same gradient, once TDM's distance is nearly quadratic."""
     quadratic = tdm.Config(
+        guidance_levels="shared",
         method="tdm", nfe=1, guidance=2.0, interval="own", t_min=0.3, t_max=0.3 + 1e-12, fake_target="sample",
         huber_c=1e5, student_lr=1e-4, fake_lr=1e-4, betas=(0.0, 0.95),
     )  # fmt: skip
@@ -148,8 +148,9 @@ def test_backward_simulation_visits_every_level_with_gradient_through_the_last_c
     nets, ends = world(student=Watched(0.7, 0.4, 4)), set()
     for seed in range(12):
         seen.clear()
-        out = simulated(nets, tokens(4), stream(seed, "g"), 3)
+        out, at = simulated(nets, tokens(4), stream(seed, "g"), 3)
         assert out.requires_grad
+        assert at.tolist() == pytest.approx([seen[-1][0]] * 4)
         assert [level for level, *_ in seen] == pytest.approx([1 - i / 3 for i in range(len(seen))])
         assert [grad for _, grad, _ in seen] == [False] * (len(seen) - 1) + [True]
         assert not any(attached for *_, attached in seen)
@@ -176,3 +177,47 @@ def test_without_its_gan_it_has_no_head_and_sees_no_image() -> None:
         value, metrics = phase.loss(nets, batch, stream(0, phase.name), CONFIG)
         assert value.isfinite()
         assert not {"gan_loss", "head_loss"} & metrics.keys()
+
+
+@pytest.mark.parametrize(("cap", "kappa"), [(1.0, 1.0), (0.75, 0.82044), (0.5, 0.52725), (0.25, 0.15916)])
+def test_below_the_students_level_guidance_pulls_less(cap: float, kappa: float) -> None:
+    """(w - 1) (m_c - m_u) E[tau^2 / V] at the levels below, over that at all, which matching holds against it."""
+    n, w = 400_000, 3.0
+    nets = world(teacher=GaussianVelocity([0.2, 0.8], 0.5))
+    x0hat, below = torch.zeros(n, 1, 1, 1).double(), torch.full((n,), cap).double()
+    found = prompted(nets, x0hat, below, tokens(n, 1), stream(0, "engine"), w).mean().item()
+    t = (torch.arange(100_000).double() + 0.5) / 100_000
+    held = (t.square() / ((1 - t).square() * 0.25 + t.square())).mean().item()
+    assert found / (held * (w - 1) * 0.6) == pytest.approx(kappa, abs=4e-3)
+
+
+@pytest.mark.parametrize("module", [dmd2, tdm])
+def test_without_guidance_its_levels_do_not_matter_and_with_it_they_move_the_student_alone(module: object) -> None:
+    pick = {dmd2: WIDE, tdm: TDM}[module]
+    nets = world(student=TinyNet(0), fake=TinyNet(1), teacher=TinyNet(2))
+    batch = module.prepare(nets, {"cond": tokens(6, 1)}, stream(0, "p"), pick)
+    for phase in module.phases(pick):
+        for guidance in (1.0, 2.0):
+            values = [
+                phase.loss(nets, batch, stream(0, "s"), replace(pick, guidance=guidance, guidance_levels=levels))[0]
+                for levels in ("shared", "below")
+            ]
+            assert torch.equal(*values) == (guidance == 1.0 or phase.name != "student")
+
+
+def test_guidance_of_its_own_level_pulls_a_matched_student_along_the_prompt() -> None:
+    """With the student at the prompt's law matching has nothing to say; shared or not, all that is left is guidance."""
+    found = {}
+    for levels in ("shared", "below"):
+        student = AffineStudent(0.5, 0.8, SIZE)
+        nets = world(student=student, fake=GaussianVelocity(0.8, 0.5), teacher=GaussianVelocity([0.2, 0.8], 0.5))
+        cfg = replace(WIDE, guidance=2.0, guidance_levels=levels)
+        found[levels] = slopes(dmd2.student_loss(nets, given(which=1), stream(0, "s"), cfg)[0], student)["shift"]
+    assert found["shared"] < -0.1
+    assert found["below"] == pytest.approx(found["shared"], rel=0.35)  # one step: the same levels, drawn apart
+
+
+def test_the_fake_is_blended_with_the_student_after_its_step() -> None:
+    assert all(not phase.blends for phase in dmd2.phases(CONFIG))
+    _, student = dmd2.phases(replace(CONFIG, fake_follows=0.02))
+    assert student.blends == (Blend(of="student", into="fake", weight=0.02),)

@@ -15,6 +15,7 @@ from tests.training.gaussian import AffineStudent, GaussianVelocity, slopes, tok
 
 T = 4 / 7  # alpha = .6 and sigma = .8 up to a common factor, which no denoiser sees
 CONFIG = tdm.Config(
+    guidance_levels="shared",
     method="tdm", nfe=1, guidance=1.0, interval="own", t_min=T, t_max=T + 1e-9, fake_target="sample",
     huber_c=1e4, student_lr=1e-4, fake_lr=1e-4, betas=(0.0, 0.95),
 )  # fmt: skip

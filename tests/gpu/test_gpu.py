@@ -27,6 +27,7 @@ SPACE = Pixels((1, 8, 8))
 SIZE = TransformerConfig(kind="transformer", width=64, num_layers=3, num_heads=4, patch_size=2)
 METHOD = flow_matching.Config(lr=2e-3, condition_dropout=0.1, times="uniform", nfe=8)
 TDM = tdm.Config(
+    guidance_levels="shared",
     method="tdm", nfe=1, guidance=1.0, interval="own", t_min=0.02, t_max=0.99, fake_target="sample", huber_c=1e-3,
     student_lr=2e-4, fake_lr=1e-3, betas=(0.0, 0.95),
 )  # fmt: skip

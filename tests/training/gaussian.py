@@ -34,6 +34,29 @@ class GaussianAverage(GaussianVelocity):
         return -mean + slope * (x - (1 - t) * mean)
 
 
+class Pixels(GaussianVelocity):
+    """Its features are the noised pixels and their time, so that a head can be optimal."""
+
+    def features(self, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+        return torch.stack([x.flatten(1), expand(t, x).expand_as(x).flatten(1)], dim=2)
+
+
+class LogRatio(nn.Module):
+    """log p_real / p_made of the first pixel of `Pixels`, both given as (mean, std) of clean data."""
+
+    def __init__(self, real: tuple[float, float], made: tuple[float, float]) -> None:
+        super().__init__()
+        self.real, self.made = real, made
+
+    def forward(self, features: Tensor) -> Tensor:
+        x, t = features[:, 0, 0], features[:, 0, 1]
+        logs = []
+        for mean, std in (self.real, self.made):
+            variance = (1 - t) ** 2 * std**2 + t**2
+            logs.append(-0.5 * ((x - (1 - t) * mean) ** 2 / variance + variance.log()))
+        return logs[0] - logs[1]
+
+
 class AffineStudent(nn.Module):
     """One step from noise: x0hat = scale z + shift, at t = 1."""
 

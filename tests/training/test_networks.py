@@ -34,7 +34,7 @@ from stages.training.cost import KINDS, TOTALS, Cost, Meter
 from stages.training.loop import Budget, Trainer
 from stages.training.method import Trained
 from stages.training.networks import world_of
-from stages.training.roles import Start
+from stages.training.roles import Start, heads_of
 from tests.training.tiny import TinyHead, TinyNet
 from tests.training.words import rows, table
 
@@ -140,7 +140,7 @@ def test_a_trainings_cost_is_what_its_layers_saw(name: str, slices: int) -> None
     for iteration in range(2):
         made.step(batch_at(iteration))
     cost = made.cost
-    assert cost.heads.keys() == ({"head"} if name == "dmd2" else set())
+    assert cost.heads.keys() == set(heads_of(made.roles))
     for heads, group in ((False, cost.networks), (True, cost.heads)):
         for role, counts in group.items():
             assert counts == layers.counts(role, head=heads), role

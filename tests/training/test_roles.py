@@ -21,6 +21,7 @@ from tests.training.tiny import TinyNet
 
 BUDGET = Budget(iterations=9, ema=0.9, clip=1.0, warmup=0, final_lr=1.0, precision="float32", slices=1)
 DMD2 = dmd2.Config(
+    guidance_levels="shared", fake_follows=0.0,
     method="dmd2", nfe=2, guidance=1.5, critic_updates=2, gan_weight=0.1, t_min=0.02, t_max=0.98, student_lr=1e-2,
     fake_lr=1e-2, head_lr=1e-2,
 )  # fmt: skip
