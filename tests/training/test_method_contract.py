@@ -17,6 +17,7 @@ from stages.core.prompts import Prompt
 from stages.core.rng import stream
 from stages.core.types import World
 from stages.distillers import METHODS
+from stages.distillers.imagine_flash import Shifted
 from stages.models.space import Points
 from stages.policies import POLICIES
 from stages.training.cost import Meter
@@ -79,9 +80,9 @@ def batch(module: ModuleType, cfg: Any) -> dict[str, Tensor]:
     return made
 
 
-def losses(module: ModuleType, cfg: Any, seed: int = 0) -> dict[str, tuple[float, float]]:
+def losses(module: ModuleType, cfg: Any, seed: int = 0, progress: float = 0.1) -> dict[str, tuple[float, float]]:
     """Every phase's loss and the size of its gradient, each with its own stream; what they share has one of its own."""
-    nets, found = world(module, cfg), {}
+    nets, found = replace(world(module, cfg), progress=progress), {}
     with torch.no_grad():
         prepared = module.prepare(nets, batch(module, cfg), stream(0, "prepare"), cfg)
         for p in nets.nets["student"].parameters():  # an update later, which is when clipping wakes up
@@ -170,6 +171,8 @@ def turned(cfg: Any, field: str) -> Any:
         "nfe": 4,  # some take powers of two
         "num_steps": 8,
         "derivative": Forward(name="jvp"),
+        "goal": Shifted(name="shifted", high=0.8, low=0.2),
+        "target_clip": 1e-2,  # as with clip_range
     }
     if field in words:
         return words[field]
@@ -188,7 +191,7 @@ def fingerprint(module: ModuleType, cfg: Any) -> object:
         for role, kind in module.roles(cfg).items()
     }
     phases = [replace(phase, loss=None) for phase in module.phases(cfg)]
-    return roles, phases, losses(module, cfg), module.sampler(cfg)
+    return roles, phases, losses(module, cfg), losses(module, cfg, progress=0.9), module.sampler(cfg)
 
 
 KNOBS = [(name, f.name) for name, m in MODULES.items() for f in fields(m.Config) if f.name != "method"]
