@@ -3,6 +3,7 @@
 from types import MappingProxyType
 
 from stages.distillers import (
+    alpha_flow,
     boot,
     boss,
     cd,
@@ -53,5 +54,6 @@ METHODS = MappingProxyType(
         "disback": disback,
         "ladd": ladd,
         "mmd": mmd,
+        "alpha_flow": alpha_flow,
     }
 )
