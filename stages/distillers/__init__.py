@@ -19,6 +19,7 @@ from stages.distillers import (
     meanflow,
     mmd,
     oftsr,
+    pcm,
     perflow,
     progressive,
     rectified,
@@ -55,5 +56,6 @@ METHODS = MappingProxyType(
         "ladd": ladd,
         "mmd": mmd,
         "alpha_flow": alpha_flow,
+        "pcm": pcm,
     }
 )
