@@ -24,6 +24,7 @@ from stages.distillers import (
     progressive,
     rectified,
     scm,
+    sfd,
     shortcut,
     sim,
     slimflow,
@@ -57,5 +58,6 @@ METHODS = MappingProxyType(
         "mmd": mmd,
         "alpha_flow": alpha_flow,
         "pcm": pcm,
+        "sfd": sfd,
     }
 )
