@@ -14,6 +14,7 @@ from stages.distillers import (
     dmd2,
     ect,
     f_distill,
+    imagine_flash,
     kd,
     ladd,
     meanflow,
@@ -59,5 +60,6 @@ METHODS = MappingProxyType(
         "alpha_flow": alpha_flow,
         "pcm": pcm,
         "sfd": sfd,
+        "imagine_flash": imagine_flash,
     }
 )
