@@ -30,6 +30,7 @@ from stages.distillers import (
     sim,
     slimflow,
     tdm,
+    twinflow,
 )
 
 METHODS = MappingProxyType(
@@ -61,5 +62,6 @@ METHODS = MappingProxyType(
         "pcm": pcm,
         "sfd": sfd,
         "imagine_flash": imagine_flash,
+        "twinflow": twinflow,
     }
 )
