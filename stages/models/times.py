@@ -31,7 +31,8 @@ class TwoTimes(nn.Module, ABC):
 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.second_time = SecondTime(self.time_embedding[1]).to(next(self.parameters()))
+            made = SecondTime(self.time_embedding[1])
+        self.second_time = made.to(next(self.parameters()))  # pyright: ignore[reportArgumentType]
 
     def told(self, t: Tensor, until: Tensor | None) -> AbstractContextManager[None]:
         """While it lasts, the embedding of t [B] is told of `until` [B].
