@@ -107,7 +107,7 @@ def test_the_step_is_the_signal_odes() -> None:
     torch.testing.assert_close(eps - (u + d / (0.4 + d) * (v - u)), signal)
 
 
-def test_alignment_is_weighted_by_what_is_left_of_the_way() -> None:
+def test_alignment_is_weighted_by_what_is_left_of_the_way_and_the_start_by_its_own_weight() -> None:
     class Off(nn.Module):
         """The teacher's constant velocity, 1, less .5."""
 
@@ -127,3 +127,7 @@ def test_alignment_is_weighted_by_what_is_left_of_the_way() -> None:
     )
     # E (1 - a)^2 / 4 over a in [0, .95]
     assert (aligned - plain).item() == pytest.approx((1 - 0.05**3) / 3 / 0.95 / 4, rel=0.03)
+    plain, begun = (
+        oftsr.loss(nets, batch(), stream(0, "l"), replace(CONFIG, boundary_weight=weight))[0] for weight in (0.0, 1.0)
+    )
+    assert (begun - plain).item() == pytest.approx(0.25)
