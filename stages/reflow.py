@@ -17,7 +17,7 @@ from stages.core.ranges import Steps as NumSteps
 from stages.core.rng import stream
 from stages.core.spec import even
 from stages.core.types import Run
-from stages.couplings import COUPLINGS, couple
+from stages.couplings import COUPLINGS, MATCHED, couple
 from stages.io import shards
 from stages.io.artefacts import adopt, write_json
 from stages.io.dataset import Dataset
@@ -61,9 +61,9 @@ class Config:
     """Which noise goes with which sample."""
 
     coupling: Annotated[str, row_of(COUPLINGS, "coupling")]
-    """teacher_ode: each noise with the teacher's sample of it (reflow). independent, minibatch_ot: with real data."""
+    """teacher_ode: each noise with the teacher's sample of it (reflow). The others: with real data."""
     ot_batch: Count
-    """Samples that minibatch OT matches together."""
+    """Samples that optimal transport, minibatch or semi-discrete, matches together."""
     straightness: Straightness
     search: Search | None
     """null searches for no steps."""
@@ -78,7 +78,7 @@ class Config:
 
     def matches(self, shard: int) -> None:
         """ValueError where a shard of so many trajectories has too few for a batch that is matched."""
-        if self.coupling == "minibatch_ot" and self.ot_batch > shard:
+        if self.coupling in MATCHED and self.ot_batch > shard:
             raise ValueError(
                 f"reflow.ot_batch={self.ot_batch}: a shard has {shard} trajectories, and pairs are made inside one; "
                 "set it no larger than trajectories.shard_size"

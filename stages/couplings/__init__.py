@@ -1,4 +1,4 @@
-"""Couplings: which noise goes with which sample. A pairing permutes samples; prompts go with them."""
+"""Couplings: which noise goes with which sample. Prompts go with their samples."""
 
 from collections.abc import Callable
 from types import MappingProxyType
@@ -8,6 +8,7 @@ from torch import Generator, Tensor
 from stages.core.messages import choose
 from stages.couplings.independent import independent
 from stages.couplings.minibatch_ot import minibatch_ot
+from stages.couplings.semidiscrete_ot import semidiscrete_ot
 from stages.couplings.teacher_ode import teacher_ode
 
 Coupling = Callable[[Tensor, Tensor, int, Generator], Tensor]
@@ -18,8 +19,12 @@ COUPLINGS: MappingProxyType[str, Coupling] = MappingProxyType(
         "teacher_ode": teacher_ode,
         "independent": independent,
         "minibatch_ot": minibatch_ot,
+        "semidiscrete_ot": semidiscrete_ot,
     }
 )
+
+MATCHED = ("minibatch_ot", "semidiscrete_ot")
+"""Those that look at `batch` samples together."""
 
 
 def couple(
@@ -27,7 +32,7 @@ def couple(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The pairs (noise, x0, prompt_index) [N, ...] of coupling `name`; noise keeps its order.
 
-    `rng` lives on the CPU. `batch` is the number of samples that minibatch OT looks at together.
+    `rng` lives on the CPU. `batch` is the number of samples that optimal transport looks at together.
     ValueError for an unknown name, unequal lengths, or a batch below 1.
     """
     coupling = choose(COUPLINGS, name, "coupling", "couple")
