@@ -27,10 +27,11 @@ from stages.samplers.flow_map import FlowMap
 from stages.samplers.flow_sde import FlowSDE
 from stages.samplers.grid import build
 from stages.samplers.heun import EdmHeun, Heun
+from stages.samplers.pseudo_corrector import PseudoCorrector
 from stages.samplers.renoise import Renoise
 from stages.samplers.unipc import UniPC
 
-FromNoise = Euler | Heun | Dpmpp2M | UniPC | Renoise | FlowSDE | DanceSDE | CPS | Anchored | FlowMap
+FromNoise = Euler | Heun | PseudoCorrector | Dpmpp2M | UniPC | Renoise | FlowSDE | DanceSDE | CPS | Anchored | FlowMap
 """Those that can start where alpha = 0, as every sampler of a model does."""
 
 AnyRule = Annotated[FromNoise | EdmHeun, pydantic.Field(discriminator="name")]

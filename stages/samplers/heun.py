@@ -24,7 +24,7 @@ MAX_RHO = 1e8
 
 
 @dataclass(frozen=True)
-class _Frame:
+class Frame:
     """Coordinates of the average: y = x / scale, clock tau, and dy/dtau from (x, v)."""
 
     scale: Sequence[float]
@@ -40,15 +40,16 @@ class Heun:
 
     def step(self, field: Field, state: State, i: int, _draw: Draw) -> State:
         """From node i to node i + 1, averaging e - D."""
-        return _average(field, state.x, i, _flow_frame(field.grid))
+        return _average(field, state.x, i, flow_frame(field.grid))
 
 
 @lru_cache(KEPT)
-def _flow_frame(grid: Grid) -> _Frame:
+def flow_frame(grid: Grid) -> Frame:
+    """Coordinates in which the flow velocity is the slope."""
     scale = [a + s for a, s in zip(grid.alpha, grid.sigma, strict=True)]
     clock = [s / c for s, c in zip(grid.sigma, scale, strict=True)]
     slope = [(e[0] - d[0], e[1] - d[1]) for e, d in zip(grid.noise, grid.data, strict=True)]
-    return _Frame(scale, clock, slope)
+    return Frame(scale, clock, slope)
 
 
 @config
@@ -63,17 +64,17 @@ class EdmHeun:
 
 
 @lru_cache(KEPT)
-def _edm_frame(grid: Grid) -> _Frame:
+def _edm_frame(grid: Grid) -> Frame:
     if grid.sigma[0] > MAX_RHO * grid.alpha[0]:
         raise ValueError(
             f"sampler rule 'edm_heun' works in sigma/alpha, infinite at t = {float(grid.times[0])} of the "
             f"{grid.path} path: use rule 'heun', or start at a smaller time"
         )
     clock = [s / a for s, a in zip(grid.sigma, grid.alpha, strict=True)]
-    return _Frame(grid.alpha, clock, grid.noise)
+    return Frame(grid.alpha, clock, grid.noise)
 
 
-def _average(field: Field, x: Tensor, i: int, frame: _Frame) -> State:
+def _average(field: Field, x: Tensor, i: int, frame: Frame) -> State:
     grid, here = field.grid, field.velocity(x, i)
     ahead = combine(grid.transfer[i], x, here)
     if i + 1 < grid.num_steps or grid.sigma[-1] > 0:
@@ -82,7 +83,7 @@ def _average(field: Field, x: Tensor, i: int, frame: _Frame) -> State:
     return State(ahead)
 
 
-def _trapezium(frame: _Frame, i: int, here: tuple[Tensor, Tensor], ahead: tuple[Tensor, Tensor]) -> Tensor:
+def _trapezium(frame: Frame, i: int, here: tuple[Tensor, Tensor], ahead: tuple[Tensor, Tensor]) -> Tensor:
     """scale_t (x / scale_s + dtau (slope_s + slope_t) / 2)."""
     half = 0.5 * (frame.clock[i + 1] - frame.clock[i]) * frame.scale[i + 1]
     slopes = combine(frame.slope[i], *here) + combine(frame.slope[i + 1], *ahead)

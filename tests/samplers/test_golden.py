@@ -45,7 +45,9 @@ def test_errors_on_a_mixture_are_the_tabulated_ones(rule, truth):
     assert math.log2(halved) == pytest.approx(slope, abs=0.006)
 
 
-@pytest.mark.parametrize(("rule", "order"), [("euler", 1), ("heun", 2), ("dpmpp_2m", 2), ("unipc", 3)])
+@pytest.mark.parametrize(
+    ("rule", "order"), [("euler", 1), ("heun", 2), ("pseudo_corrector", 2), ("dpmpp_2m", 2), ("unipc", 3)]
+)
 def test_order_on_the_flow_path_away_from_its_ends(rule, order):
     start, end = 0.95, 0.02
     truth = exact_end(LINEAR, START, start, end)
@@ -110,3 +112,28 @@ def test_a_straight_flow_needs_one_step(rule):
         end = sample(straight, torch.tensor([1.3], dtype=F64), uniform(n), rule).x0
         if n == 1 or rule in {"euler", "heun"}:  # constant v is not constant D: multistep rules bend it
             assert end.item() == pytest.approx(1.22, abs=1e-12)
+
+
+def test_the_pseudo_corrector_is_heun_where_the_velocity_does_not_depend_on_the_state():
+    """Its next slope is then the true one; in one call a step, and one in all for the step to data."""
+
+    def rising(_x, t):
+        return 3 - 2 * t
+
+    times = torch.tensor([1.0, 0.7, 0.4, 0.2], dtype=F64)
+    heun, pseudo = (sample(rising, START, times, rule) for rule in ("heun", "pseudo_corrector"))
+    torch.testing.assert_close(pseudo.x0, heun.x0)
+    assert (heun.nfe, pseudo.nfe) == (6, 4)
+    assert sample(rising, START, uniform(4), "pseudo_corrector").nfe == 4
+
+
+def test_the_pseudo_correctors_second_step_by_hand():
+    velocity = gaussian(LINEAR, 0.7, 0.4)
+    times = torch.tensor([1.0, 0.6, 0.3], dtype=F64)
+    x, t = START, times[:, None].expand(3, len(START))
+    first = velocity(x, t[0])
+    second = velocity(x - 0.4 * first, t[1])
+    x = x - 0.2 * (first + second)
+    third = velocity(x - 0.3 * second, t[2])
+    expected = x - 0.15 * (second + third)
+    torch.testing.assert_close(sample(velocity, START, times, "pseudo_corrector").x0, expected)
