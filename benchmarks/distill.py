@@ -19,7 +19,7 @@ import yaml
 from stages.io.params import compose
 
 ROOT = Path(__file__).parents[1]
-BUDGET = 200_000
+BUDGET = 100_000
 PRESET = "experiment=bench_distill"
 PAGE, FIGURE = Path("docs/distillers.md"), Path("docs/images/distillers.png")
 BEGIN, END = "<!-- written by benchmarks/distill.py -->", "<!-- up to here -->"
