@@ -5,11 +5,13 @@ which starts from a trained model and brings the two levels together by stages; 
 Song and Dhariwal 2023 (arXiv:2310.14189), by `schedule: {name: ict}`: neighbours on a grid that doubles.
 In levels sigma = t / (1 - t), the noise of EDM beside data of one size. One iteration:
  1. draw s of a log-normal law, and the lower level r that the schedule has for it now; the same noise at both
- 2. regress f(x_s, s) on f(x_r, r), which is x0 where r = 0: pseudo-Huber distance, weight 1 / (s - r)
+ 2. regress f(x_s, s) on f(x_r, r), which is x0 where r = 0: pseudo-Huber distance, weight 1 / (s - r), or the inverse
+    of the difference of their times
 There is no moving average in the target: what iCT found to be a flaw is not here to be turned on.
 
 Differs: f(x, t) = x - t v on the flow path needs no c_skip and c_out; the mean over elements stands for the sum inside
-the distance; stages are shares of the budget; AdamW for RAdam, no dropout.
+the distance; stages are shares of the budget; AdamW for RAdam, no dropout. Fine-tuning for some hundred iterations
+wants `apart: times` and more of the high levels: where t = 1 weighs nothing it is forgotten, and sampling begins there.
 UNVERIFIED for iCT: dropout .3 and the evaluation average, which are not here.
 """
 
@@ -76,6 +78,9 @@ class Config:
     level_mean: Weight
     """Of the normal law of log s."""
     level_std: Positive
+    apart: Literal["levels", "times"]
+    """Over what the distance is taken: s - r, as published, by which the noisiest rows weigh next to nothing, or the
+    difference of t."""
     huber_c: Positive
     """c of the pseudo-Huber distance, in the data's units; the literature's .00054 sqrt(d) is c = .00054."""
     student_lr: Rate
@@ -125,7 +130,8 @@ def loss(world: World, batch: Batch, rng: Generator, cfg: Config) -> Loss:
     with torch.no_grad():
         end = data_from_velocity(x_r, student(x_r, below, cond), below)  # x0 itself where r = 0
     gap = data_from_velocity(x_s, student(x_s, above, cond), above) - end
-    value = (rms_huber(gap, cfg.huber_c) / (s - r)).mean()
+    apart = s - r if cfg.apart == "levels" else above - below
+    value = (rms_huber(gap, cfg.huber_c) / apart).mean()
     return value, {"rms_gap": gap.detach().square().mean().sqrt(), "apart": ((s - r) / s).mean()}
 
 

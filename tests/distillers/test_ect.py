@@ -16,7 +16,7 @@ from tests.training.gaussian import tokens, world
 ECT = ect.Ect(name="ect", base=2.0, spread=8.0, decline=1.0, num_stages=8)
 ICT = ect.Ict(name="ict", first=10, last=1280)
 CONFIG = ect.Config(
-    method="ect", nfe=2, schedule=ECT, level_mean=-1.1, level_std=2.0, huber_c=1e-2, student_lr=1e-3,
+    method="ect", nfe=2, schedule=ECT, level_mean=-1.1, level_std=2.0, apart="levels", huber_c=1e-2, student_lr=1e-3,
     betas=(0.9, 0.999),
 )  # fmt: skip
 F64 = torch.float64
@@ -110,3 +110,5 @@ def test_a_level_of_nothing_is_denoising() -> None:
     noisy = given["x0"] + expand(s, given["x0"]) * normal_like(given["x0"], noises)
     expected = rms_huber(0.3 * noisy - given["x0"], cfg.huber_c) / s
     assert value.item() == pytest.approx(expected.mean().item(), rel=1e-9)
+    by_time = ect.loss(world(student=net, teacher=net), given, stream(0, "l"), replace(cfg, apart="times"))[0]
+    assert by_time.item() == pytest.approx((expected * (1 + s)).mean().item(), rel=1e-9), "t = s / (1 + s)"
