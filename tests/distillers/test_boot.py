@@ -59,6 +59,16 @@ def test_a_step_is_exact_for_frozen_data_and_all_of_it_from_the_top() -> None:
     assert math.log2(errors[0] / errors[1]) == pytest.approx(2, abs=0.1), "local order of Euler's rule"
 
 
+@pytest.mark.parametrize(("t", "s"), [(1.0, 0.95), (0.7, 0.4), (0.3, 0.0)])
+def test_a_step_of_the_signal_is_a_step_of_oftsrs_mean_velocity(t: float, s: float) -> None:
+    """eps less (a u + d slope) / (a + d), with a = 1 - t of the way behind and d = t - s ahead."""
+    u, a, d = EPS * 0.4, 1 - t, t - s
+    x = EPS - a * u
+    slope = TEACHER(x, time(t), tokens(1))
+    made = boot.stepped(EPS - u, data_from_velocity(x, slope, time(t)), time(t), time(s))
+    torch.testing.assert_close(made, EPS - (a * u + d * slope) / (a + d))
+
+
 @pytest.mark.parametrize(("guidance", "mean"), [(1.0, 0.7), (2.0, 1.2)])
 def test_the_exact_signal_of_the_guided_teacher_is_a_fixed_point_as_delta_falls(guidance: float, mean: float) -> None:
     nets = world(student=GaussianAverage(mean, 0.4), teacher=GaussianVelocity([0.2, 0.7], 0.4))
