@@ -35,6 +35,7 @@ from stages.training.loop import Budget, Trainer
 from stages.training.method import Trained
 from stages.training.networks import world_of
 from stages.training.roles import Start, heads_of
+from tests.test_contracts import underway
 from tests.training.tiny import TinyHead, TinyNet
 from tests.training.words import rows, table
 
@@ -91,7 +92,7 @@ def reward(images: Tensor, prompts: Sequence[Prompt]) -> Tensor:
 
 def trainer(name: str, cfg: Any, judge: Any = reward, *, precision: Any = "float32", slices: int = 1) -> Trainer:
     budget = Budget(
-        iterations=2, ema=0.9, clip=1.0, warmup=0, final_lr=1.0, precision=precision, slices=slices
+        iterations=9, ema=0.9, clip=1.0, warmup=0, final_lr=1.0, precision=precision, slices=slices
     )  # fmt: skip
     start = Start(init=network(1), teacher=network(2), space=SPACE, reward=judge, prompts=ASKED)
     return Trainer(MODULES[name], cfg, budget, start, seed=3, device="cpu")
@@ -135,7 +136,7 @@ def test_a_trainings_cost_is_what_its_layers_saw(name: str, slices: int) -> None
         judged.append(len(images))
         return reward(images, prompts)
 
-    made = trainer(name, settings(name, nfe=2, guidance=1.5), judge, slices=slices)
+    made = underway(trainer(name, settings(name, nfe=2, guidance=1.5), judge, slices=slices))
     layers = Layers(made)
     for iteration in range(2):
         made.step(batch_at(iteration))

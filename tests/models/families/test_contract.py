@@ -1,6 +1,5 @@
 """What every family holds to, on a tiny random checkpoint that is read from its folder like any other."""
 
-import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from stages.training.method import Trained
 from stages.training.roles import Start
 from stages.training.tune import Lora, tuning
 from tests.models.families import stock, tiny
-from tests.test_contracts import on_nodes, settings
+from tests.test_contracts import changed, on_nodes, settings, underway
 
 FAMILIES = list(tiny.BUILDERS)
 
@@ -190,12 +189,10 @@ def test_every_method_takes_a_step(rig: Rig, name: str) -> None:
         with pytest.raises(ValueError, match="a checkpoint's network has one time"):
             Trainer(MODULES[name], cfg, BUDGET, start, seed=0, device="cpu", tuning=tuning(LORA, 0))
         return
-    made = Trainer(MODULES[name], cfg, BUDGET, start, seed=0, device="cpu", tuning=tuning(LORA, 0))
-    begins = min(phase.start for phase in MODULES[name].phases(cfg) if "student" in phase.trains)
-    made.iteration = math.ceil(begins * BUDGET.iterations)
+    made = underway(Trainer(MODULES[name], cfg, BUDGET, start, seed=0, device="cpu", tuning=tuning(LORA, 0)))
     metrics = made.step(batch)
     assert all(torch.as_tensor(value).isfinite() for value in metrics.values())
-    own = {key: value for key, value in made.weights.state().items() if not key.startswith("head:")}
+    own = changed(made)
     assert own
     assert all(adapters.is_adapter(key) and value.dtype == torch.float32 for key, value in own.items())
     assert any(value.any() for key, value in own.items() if key.startswith("student:") and ".lora_B." in key)
