@@ -1,7 +1,11 @@
 """Flow matching with condition dropout: how a teacher is trained.
 
-Source: Lipman et al. 2023 (arXiv:2210.02747); dropout for guidance: Ho & Salimans 2022 (arXiv:2207.12598); logit-normal
-times: Esser et al. 2024 (arXiv:2403.03206).
+Source: Lipman et al. 2023 (arXiv:2210.02747); dropout for guidance: Ho & Salimans 2022 (arXiv:2207.12598);
+logit-normal times: Esser et al. 2024 (arXiv:2403.03206); latent noise: Albergo et al. 2023 (arXiv:2303.08797).
+
+The stochastic interpolant (1 - t) x0 + t eps + gamma(t) z, whose end eps is noise too, has the law of (1 - t) x0 +
+sigma z with sigma^2 = t^2 + gamma^2. It is a point of the flow path, scaled, and its drift's error is the velocity's,
+scaled: so it is a law of times and a weight, and what is learnt is the flow's velocity still.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,8 +15,8 @@ from torch import Generator, Tensor
 
 from stages.core.config import config
 from stages.core.guidance import dropped
-from stages.core.path import mix
-from stages.core.ranges import Part, Rate, Steps
+from stages.core.path import expand, mix
+from stages.core.ranges import NonNegative, Part, Rate, Steps
 from stages.core.rng import fork, normal_like, uniform
 from stages.core.spec import SamplerSpec, even
 from stages.core.types import Batch, World
@@ -30,17 +34,33 @@ class Config:
     """Share of samples that train the empty prompt, without which there is no guidance."""
     times: Literal["uniform", "logit_normal"]
     """Law of t; the sigmoid of a standard normal number dwells in the middle, where most is learnt."""
+    latent: NonNegative
+    """c of a stochastic interpolant's latent noise gamma(t) = c t (1 - t); 0 is none."""
     nfe: Steps
     """Euler steps of the teacher's own sampler."""
 
 
 def loss(world: World, batch: Batch, rng: Generator, cfg: Config) -> Loss:
-    """E |v(x_t, t) - (eps - x0)|^2, mean over elements."""
+    """E w |v(x_t, t) - (eps - x0)|^2, mean over elements."""
     times, noise, drops = fork(rng, "times", "noise", "drops")
     x0, eps = batch["x0"], normal_like(batch["x0"], noise)
-    t = _LAWS[cfg.times](x0, times)
+    t, weight = interpolant(_LAWS[cfg.times](x0, times), cfg.latent)
     cond = dropped(batch["cond"], cfg.condition_dropout, drops)
-    return (world.nets["student"](mix(x0, eps, t), t, cond) - (eps - x0)).square().mean(), {}
+    squares = (world.nets["student"](mix(x0, eps, t), t, cond) - (eps - x0)).square()
+    return (squares if weight is None else expand(weight, x0) * squares).mean(), {}
+
+
+def interpolant(t: Tensor, latent: float) -> tuple[Tensor, Tensor | None]:
+    """Where on the flow path the interpolant at t [B] lies, and the weight there of the velocity's squared error.
+
+    b = -D + sigma' e of data and noise predictions, which the velocity gives as x - s v and x + (1 - s) v.
+    """
+    if latent == 0:
+        return t, None
+    stretch = (1 + (latent * (1 - t)).square()).sqrt()
+    sigma, slope = t * stretch, stretch - latent**2 * t * (1 - t) / stretch
+    s = sigma / (1 - t + sigma)
+    return s, (s + slope * (1 - s)).square()
 
 
 _LAWS: Mapping[str, Callable[[Tensor, Generator], Tensor]] = {
