@@ -27,8 +27,8 @@ class MeanVelocity(nn.Module):
         self.mean, self.std = (nn.Parameter(torch.tensor(each, dtype=torch.float64)) for each in (mean, std))
         self.sample_shape = (1, 1, 1)
 
-    def forward(self, eps: Tensor, a: Tensor, cond: Tensor) -> Tensor:
-        a = expand(a, eps)
+    def forward(self, eps: Tensor, t: Tensor, cond: Tensor, until: Tensor) -> Tensor:
+        a = expand(t - until, eps)
         spread = (a**2 * self.std**2 + (1 - a) ** 2).sqrt()
         end = a * self.mean + spread * eps
         return torch.where(a == 0, eps - self.mean, (eps - end) / a.clamp_min(1e-12))
@@ -36,8 +36,8 @@ class MeanVelocity(nn.Module):
 
 def test_the_known_velocities_from_one_noise() -> None:
     eps, net = torch.full((3, 1, 1, 1), 1.3, dtype=torch.float64), MeanVelocity(MEAN, STD)
-    a = torch.tensor([0.0, 0.7, 1.0], dtype=torch.float64)
-    found = net(eps, a, tokens(3)).flatten()
+    one, a = torch.ones(3, dtype=torch.float64), torch.tensor([0.0, 0.7, 1.0], dtype=torch.float64)
+    found = net(eps, one, tokens(3), one - a).flatten()
     assert found[0].item() == pytest.approx(0.6)
     assert 1.3 - 0.7 * found[1].item() == pytest.approx(1.023475, abs=1e-6)
     assert found[2].item() == pytest.approx(0.08)
@@ -84,9 +84,9 @@ def test_targets_carry_no_gradient() -> None:
             super().__init__()
             self.moved, self.held = MeanVelocity(mean, 0.3), MeanVelocity(0.5, 0.3)
 
-        def forward(self, eps: Tensor, a: Tensor, cond: Tensor) -> Tensor:
+        def forward(self, eps: Tensor, t: Tensor, cond: Tensor, until: Tensor) -> Tensor:
             third = len(eps) // 3
-            there, here = self.moved(eps, a, cond), self.held(eps, a, cond)
+            there, here = self.moved(eps, t, cond, until), self.held(eps, t, cond, until)
             return torch.cat([there[:third], here[third : 2 * third], there[2 * third :]])
 
     def at(mean: float) -> float:
@@ -98,7 +98,7 @@ def test_targets_carry_no_gradient() -> None:
 def test_the_step_is_the_signal_odes() -> None:
     """y = eps - u(eps, a), as BOOT (arXiv:2306.05544) has it, moves by its exact exponential step."""
     eps, a, d = torch.full((1, 1, 1, 1), 1.3, dtype=torch.float64), torch.tensor([0.4], dtype=torch.float64), 0.2
-    u, teacher = MeanVelocity(0.5, 0.3)(eps, a, tokens(1)), GaussianVelocity(MEAN, STD)
+    u, teacher = MeanVelocity(0.5, 0.3)(eps, 0 * a + 1, tokens(1), 1 - a), GaussianVelocity(MEAN, STD)
     x, t, s = eps - 0.4 * u, 1 - a, 1 - a - d
     v = oftsr.slope(teacher, x, t, d, tokens(1), "euler")
     gain = 1 - s * (1 - t) / (t * (1 - s))
@@ -113,12 +113,12 @@ def test_alignment_is_weighted_by_what_is_left_of_the_way_and_the_start_by_its_o
 
         sample_shape = (1, 1, 1)
 
-        def forward(self, eps: Tensor, a: Tensor, cond: Tensor) -> Tensor:
+        def forward(self, eps: Tensor, t: Tensor, cond: Tensor, until: Tensor) -> Tensor:
             return torch.full_like(eps, 0.5)
 
-    class One(Off):
-        def forward(self, eps: Tensor, a: Tensor, cond: Tensor) -> Tensor:
-            return torch.ones_like(eps)
+    class One(nn.Module):
+        def forward(self, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+            return torch.ones_like(x)
 
     nets = world(student=Off(), teacher=One())
     plain, aligned = (
