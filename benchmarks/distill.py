@@ -16,6 +16,7 @@ from pathlib import Path
 
 import yaml
 
+from stages.core.trainings import Spread, compared
 from stages.io.params import compose
 
 ROOT = Path(__file__).parents[1]
@@ -26,6 +27,20 @@ BEGIN, END = "<!-- written by benchmarks/distill.py -->", "<!-- up to here -->"
 NUMBERS = ("score_seen", "score_heldout", "frechet_distance", "precision", "recall")
 DISTANCE, SCORE = "frechet_distance", "score_heldout"
 Numbers = Mapping[str, float]
+CLAIMS = (
+    ("reflow before distillation beats direct distillation (InstaFlow)", ("instaflow", 1), ("kd", 1)),
+    ("matching distributions needs no regression to pairs (DMD2)", ("dmd2", 1), ("dmd", 1)),
+    ("another divergence beats reverse KL in one step (f-distill)", ("f_distill", 1), ("dmd2", 1)),
+    ("the best nodes beat even ones (BOSS)", ("boss", 4), ("boss_even", 4)),
+    ("a path back from the student's own law converges faster (DisBack)", ("disback", 1), ("dmd2", 1)),
+    ("a small student does better by SlimFlow than by plain distillation", ("small_slimflow", 1), ("small_kd", 1)),
+    ("shortcut models beat consistency distillation in one step", ("shortcut", 1), ("cd", 1)),
+    ("shortcut models beat reflow in four steps", ("shortcut", 4), ("rectified", 4)),
+    ("windows beat one straight line (PeRFlow)", ("perflow", 4), ("rectified", 4)),
+    ("continuous time beats discrete consistency (sCM)", ("scm", 1), ("cd", 1)),
+    ("times near both ends and a pseudo-Huber distance help reflow (2-RF++)", ("rfpp", 1), ("rectified", 1)),
+)
+"""In words, the arm that is said to do better with its calls, and the one that it is held against."""
 
 
 def main() -> None:
@@ -43,8 +58,8 @@ def main() -> None:
     file = args.data / "evaluate" / "metrics.json"
     if not file.is_file():
         parser.exit(1, f"{file}: missing; run `fewstep run {PRESET}` first\n")
-    rows = list(_rows(json.loads(file.read_text()), args.data))
-    _into(ROOT / PAGE, _table(rows))
+    rows = list(_rows(json.loads(file.read_text())))
+    _into(ROOT / PAGE, f"{_table(rows)}\n\n{_claims(rows)}")
     _draw(rows, ROOT / FIGURE)
     print(f"{PAGE} and {FIGURE} written: {len(rows)} rows")
 
@@ -114,8 +129,6 @@ class Row:
     name: str
     group: str
     numbers: Numbers
-    seconds: float | None
-    """Of one training, on the machine that made it."""
 
     @property
     def nfe(self) -> int:
@@ -123,18 +136,16 @@ class Row:
         return int(self.numbers["nfe"])
 
 
-def _rows(metrics: Mapping[str, Mapping[str, Numbers]], data: Path) -> Iterator[Row]:
+def _rows(metrics: Mapping[str, Mapping[str, Numbers]]) -> Iterator[Row]:
     for group in ("teacher", "guidance", "distill"):
         for name, numbers in metrics.get(group, {}).items():
             if "trainings" in numbers:  # else it is one training of several
-                told = data / "lineage" / f"distill@{name.partition('.')[0]}.json"
-                seconds = json.loads(told.read_text())["compute_seconds"] if told.is_file() else None
-                yield Row(name.partition(".")[0], group, numbers, seconds)
+                yield Row(name.partition(".")[0], group, numbers)
 
 
 def _table(rows: Sequence[Row]) -> str:
     head = ["model", "calls", "score, seen", "score, held-out", "Fréchet distance", "precision", "recall"]
-    head += ["trainings", "passes", "seconds"]
+    head += ["trainings", "passes"]
     lines = [f"| {' | '.join(each)} |" for each in (head, ["---"] * len(head))]
     order = {"teacher": 0, "guidance": 1, "distill": 2}
     for row in sorted(rows, key=lambda row: (order[row.group], row.group == "distill" and row.name, row.nfe)):
@@ -142,9 +153,37 @@ def _table(rows: Sequence[Row]) -> str:
         passes = numbers.get("training_network_evaluations", 0) + 2 * numbers.get("training_backward_passes", 0)
         name = {"teacher": "teacher", "guidance": f"teacher, guidance {numbers['guidance']:g}"}.get(row.group, row.name)
         told = [_told(numbers, each) for each in NUMBERS]
-        cost = [f"{passes:,.0f}" if passes else "", f"{row.seconds:.0f}" if row.seconds else ""]
-        lines.append(f"| {' | '.join([name, str(row.nfe), *told, str(int(numbers['trainings'])), *cost])} |")
+        cost = [str(int(numbers["trainings"])), f"{passes:,.0f}" if passes else ""]
+        lines.append(f"| {' | '.join([name, str(row.nfe), *told, *cost])} |")
     return "\n".join(lines)
+
+
+def _claims(rows: Sequence[Row]) -> str:
+    """What papers claim, held against the distances of this bench."""
+    lines = ["| claim | held against each other, by distance | verdict here |", "| --- | --- | --- |"]
+    by_name = {(row.name, row.nfe): row.numbers for row in rows if row.group == "distill"}
+    for words, better, worse in CLAIMS:
+        if better not in by_name or worse not in by_name:
+            continue
+        ours, theirs = by_name[better], by_name[worse]
+        found = " against ".join(
+            f"{name} at {nfe}: {_told(numbers, DISTANCE)}" for (name, nfe), numbers in ((better, ours), (worse, theirs))
+        )
+        lines.append(f"| {words} | {found} | {_verdict(ours, theirs)} |")
+    return "\n".join(lines)
+
+
+def _verdict(ours: Numbers, theirs: Numbers) -> str:
+    spreads = [
+        Spread(mean=each[DISTANCE], deviation=each[f"{DISTANCE}_trainings_deviation"], count=int(each["trainings"]))
+        if each["trainings"] > 1
+        else None
+        for each in (ours, theirs)
+    ]
+    told = compared(*spreads)
+    if not told.startswith("differ"):
+        return told
+    return f"{'holds' if ours[DISTANCE] < theirs[DISTANCE] else '**fails**'}: they {told}"
 
 
 def _told(numbers: Numbers, name: str) -> str:

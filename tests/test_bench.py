@@ -23,12 +23,17 @@ def numbers(nfe, **more):
 
 def test_the_page_has_a_row_for_each_way_of_sampling_and_keeps_what_people_wrote(tmp_path, monkeypatch):
     spread = {"trainings": 3, "frechet_distance": 2.5, "frechet_distance_trainings_low": 2.25}
+    apart = {"frechet_distance_trainings_deviation": 0.1}
     metrics = {
         "teacher": {"nfe32": numbers(32), "nfe1": numbers(1, frechet_distance=9.0)},
         "distill": {
             "kd": numbers(1, training_network_evaluations=100.0, training_backward_passes=50.0, **spread),
             "kd.nfe2": numbers(2, **spread),
             "kd-r2": {"nfe": 1},
+            "perflow": numbers(4, **spread, **apart),
+            "rectified": numbers(
+                4, **{**spread, "frechet_distance": 1.5, "frechet_distance_trainings_low": 1.3}, **apart
+            ),
         },
     }
     (tmp_path / "data/evaluate").mkdir(parents=True)
@@ -43,8 +48,10 @@ def test_the_page_has_a_row_for_each_way_of_sampling_and_keeps_what_people_wrote
     assert text.startswith("before\n")
     assert text.endswith("after\n")
     assert "old" not in text
-    assert "| kd | 1 | 0.700 | 0.500 | 2.50 ± 0.25 | 0.900 | 0.800 | 3 | 200 |  |" in text
+    assert "| kd | 1 | 0.700 | 0.500 | 2.50 ± 0.25 | 0.900 | 0.800 | 3 | 200 |" in text
     assert text.index("| teacher | 1 |") < text.index("| teacher | 32 |") < text.index("| kd | 2 |")
+    assert "**fails**: they differ" in text.split("(PeRFlow)")[1].splitlines()[0]
+    assert "InstaFlow" not in text, "one of the two was not trained"
     assert (tmp_path / distill.FIGURE).stat().st_size > 10_000
 
 
