@@ -1,0 +1,58 @@
+"""What an arm is refused for before it does anything, told from what is known of its inputs."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from stages import distill
+from stages.io import params
+from stages.io.expected import Expected
+from stages.io.job import Job
+
+PARAMS = Path(__file__).parents[1] / "params"
+KNOWN = {
+    "dataset": None, "encode": None, "teacher": Expected(model="trained"), "init": Expected(model="trained"),
+    "data": Expected(has_pairs=True, searched=64),
+}  # fmt: skip
+
+
+def expected(method: str, *words: str, **inputs: Expected) -> Expected:
+    words = ("experiment=smoke", f"+distiller@distill.arms.x={method}", *(f"distill.arms.x.{word}" for word in words))
+    section: dict[str, Any] = yaml.safe_load(params.compose(PARAMS, words))["distill"]["arms"]["x"]
+    section.pop("replicates")
+    job = Job(stage="distill", arm="x", seed=0, section=section, inputs={name: name for name in KNOWN})
+    return distill.expect(distill.configure(job), job, KNOWN | inputs)
+
+
+def test_what_goes_together_is_not_refused() -> None:
+    assert expected("boss").model == expected("kd", "fresh=true").model == "trained"
+
+
+@pytest.mark.parametrize(
+    ("method", "words", "inputs", "message"),
+    [
+        (
+            "kd",
+            ["fresh=true"],
+            {"init": Expected(model="checkpoint")},
+            "fresh: a checkpoint's students have its network",
+        ),
+        ("boss", ["draw=null"], {}, "draw: boss trains on trajectories; say how they are drawn"),
+        (
+            "boss",
+            [],
+            {"data": Expected(has_pairs=True)},
+            r"data=data/reflow: no steps were searched for; .*reflow\.search",
+        ),
+        ("boss", [], {"data": Expected(has_pairs=True, searched=16)}, "in a grid of 16, and this has 64"),
+        ("boss", ["nodes=even", "nfe=3"], {}, "its 64 steps are no multiple of the student's 3"),
+        ("oftsr", [], {"init": Expected(model="checkpoint")}, "no word for the second; take a method of one time"),
+    ],
+)
+def test_what_does_not_is_refused_by_name(
+    method: str, words: list[str], inputs: dict[str, Expected], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        expected(method, *words, **inputs)
