@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from stages.core.matching import rms_huber
 from stages.core.path import mix
 from stages.core.rng import fork, normal_like, stream, uniform
 from stages.distillers import cd, ctm
@@ -119,6 +120,23 @@ def test_the_gradient_is_the_first_jumps_through_a_target_that_does_not_learn() 
 
     assert found["std"] == pytest.approx((at(0.3 + 1e-5) - at(0.3 - 1e-5)) / 2e-5, rel=1e-6)
     assert abs(found["std"]) > 1e-3
+
+
+def test_both_routes_end_by_the_target_and_one_carries_the_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    student, target, given = GaussianAverage(0.5, 0.3), GaussianAverage(0.6, 0.5), batch(200)
+    jumped, jump = [], ctm.jump
+    monkeypatch.setattr(ctm, "jump", lambda *given: jumped.append((given, jump(*given))) or jumped[-1][1])
+    value = ctm.loss(world(student=student, target=target, teacher=TEACHER), given, stream(0, "l"), CONFIG)[0]
+    nets = [of[0] for of, _ in jumped]
+    assert [net is target for net in nets] == [False, False, True, True]
+    (_, ours), (_, theirs), (first, end), (second, goal) = jumped
+    assert first[1] is ours
+    assert second[1] is theirs
+    assert not theirs.requires_grad
+    expected = rms_huber(end - goal.detach(), CONFIG.huber_c).mean()
+    assert value.item() == pytest.approx(expected.item())
+    ours_by, theirs_by = (torch.autograd.grad(of, student.std, retain_graph=True)[0] for of in (value, expected))
+    assert ours_by.item() == pytest.approx(theirs_by.item())
 
 
 def test_the_velocity_term_is_flow_matching() -> None:
