@@ -82,6 +82,15 @@ def test_the_exact_signal_of_the_guided_teacher_is_a_fixed_point_as_delta_falls(
     assert gaps[0] / gaps[1] == pytest.approx(2, rel=0.15)
 
 
+def test_the_terms_add_up() -> None:
+    nets, given = world(student=GaussianAverage(0.5, 0.3), teacher=TEACHER), {"cond": tokens(50)}
+    value, metrics = boot.loss(nets, given, stream(0, "l"), CONFIG)
+    gap, boundary = metrics["rms_gap"].item(), metrics["rms_boundary"].item()
+    assert boundary == pytest.approx(0.2)
+    assert gap**2 > 0.01
+    assert value.item() == pytest.approx(gap**2 + 0.1 * boundary**2), "the gap over delta"
+
+
 def test_times_reach_the_top_and_data() -> None:
     seen: list[Tensor] = []
 
