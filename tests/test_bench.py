@@ -1,6 +1,7 @@
 """The bench of distillers: every method is in it, under one budget, and its page tells what was measured."""
 
 import json
+import re
 
 import pytest
 
@@ -61,3 +62,9 @@ def test_results_that_are_not_there_are_asked_for(tmp_path, monkeypatch, capsys)
         distill.main()
     assert ended.value.code == 1
     assert "missing; run `fewstep run experiment=bench_distill` first" in capsys.readouterr().err
+
+
+def test_the_readme_names_every_distiller_that_parameters_can():
+    told = (distill.ROOT / "README.md").read_text().split("| family | distillers |")[1].split("\n\n")[0]
+    known = {file.stem for file in (distill.ROOT / "params/distiller").glob("*.yaml")} - {"common"}
+    assert set(re.findall(r"`(\w+)`", told)) == known
