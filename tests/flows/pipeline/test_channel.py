@@ -93,7 +93,9 @@ def test_work_learns_that_nobody_waits_for_it(tmp_path, interrupt):
         seen.set()
         return {}
 
-    code = "import sys; from flows.pipeline import channel; channel.ask(sys.argv[1], {}, print)"
+    # What a shell runs in the background ignores this signal, and so do the tests' children there.
+    heeds = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    code = f"import sys; {heeds}; from flows.pipeline import channel; channel.ask(sys.argv[1], {{}}, print)"
     with listening(tmp_path, answer) as path:
         asker = subprocess.Popen([sys.executable, "-c", code, path], cwd=ROOT, stderr=subprocess.PIPE, text=True)
         assert begun.wait(timeout=PATIENCE_S)
