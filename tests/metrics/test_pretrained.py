@@ -57,7 +57,7 @@ def test_two_gaussians_are_as_far_apart_as_their_closed_form_says():
 
 
 def test_a_single_sample_has_no_discrepancy():
-    with pytest.raises(ValueError, match="cmmd needs two samples on each side"):
+    with pytest.raises(ValueError, match="needs two samples on each side"):
         mmd2(torch.zeros(1, 2), torch.zeros(5, 2), 1.0)
 
 

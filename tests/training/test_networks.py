@@ -32,11 +32,10 @@ from stages.policies import POLICIES
 from stages.samplers.student import Noise, draw
 from stages.training.cost import KINDS, TOTALS, Cost, Meter
 from stages.training.loop import Budget, Trainer
-from stages.training.method import Trained
 from stages.training.networks import world_of
 from stages.training.roles import Start, heads_of
-from tests.test_contracts import underway
-from tests.training.tiny import TinyHead, TinyNet
+from tests.test_contracts import on_nodes, underway
+from tests.training.tiny import TinyNet, of_roles
 from tests.training.words import rows, table
 
 PARAMS = Path(__file__).parents[2] / "params"
@@ -78,10 +77,12 @@ def batch_at(iteration: int, count: int = ROWS) -> dict[str, Tensor]:
     """Two prompts in groups, and whatever a method may need."""
     rng = stream(5, "batch", iteration)
     order = torch.randperm(len(PROMPTS), generator=rng)[:2].repeat_interleave(count // 2)
+    x0, noise = (torch.randn(count, 1, 4, 4, generator=rng) for _ in range(2))
     return {
-        "x0": torch.randn(count, 1, 4, 4, generator=rng),
-        "noise": torch.randn(count, 1, 4, 4, generator=rng),
+        "x0": x0,
+        "noise": noise,
         "cond": rows(order),
+        **on_nodes(noise, x0),
         "group": torch.arange(2).repeat_interleave(count // 2),
     }
 
@@ -203,18 +204,16 @@ class Rounded(nn.Module):
         if hasattr(net, "feature_dim"):
             self.feature_dim = net.feature_dim
 
-    def forward(self, *inputs: Tensor) -> Tensor:
-        return self.net(*(x.float() if x.is_floating_point() else x for x in inputs)).to(BF16).to(self.told)
+    def forward(self, *inputs: Tensor, **more: Tensor) -> Tensor:
+        wide = (x.float() if x.is_floating_point() else x for x in inputs)
+        return self.net(*wide, **{name: x.float() for name, x in more.items()}).to(BF16).to(self.told)
 
     def features(self, *inputs: Tensor) -> Tensor:
         return self.net.features(*inputs).to(BF16).to(self.told)
 
 
 def rounded_world(name: str, cfg: Any, told: torch.dtype) -> World:
-    nets: dict[str, nn.Module] = {}
-    for seed, (role, kind) in enumerate({"teacher": None, **MODULES[name].roles(cfg)}.items()):
-        head = isinstance(kind, Trained) and kind.start == "head"
-        nets[role] = Rounded((TinyHead if head else TinyNet)(seed).float(), told)
+    nets = {role: Rounded(net.float(), told) for role, net in of_roles(MODULES[name].roles(cfg)).items()}
     return world_of(nets, SPACE, (reward, ASKED), Meter(nets), precision="float32", device="cpu")
 
 

@@ -1,9 +1,12 @@
 """The smallest honest networks: a conditional velocity with features, and a discriminator head."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
 from stages.core.path import expand
+from stages.training.method import Follower, Role, Trained
 
 PROMPTS = 9
 
@@ -55,3 +58,14 @@ class TinyHead(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         return self.outer(torch.tanh(self.inner(features)).mean(dim=1)).squeeze(1)
+
+
+def of_roles(roles: Mapping[str, Role]) -> dict[str, nn.Module]:
+    """A network for the teacher and for each role, no two the same, of two times where the role is."""
+    nets: dict[str, nn.Module] = {"teacher": TinyNet(0)}
+    for seed, (name, role) in enumerate(roles.items(), 1):
+        nets[name] = TinyHead(seed) if isinstance(role, Trained) and role.start == "head" else TinyNet(seed)
+        origin = roles.get(role.of) if isinstance(role, Follower) else role
+        if isinstance(origin, Trained) and origin.second_time:
+            nets[name].add_second_time(seed)  # type: ignore[operator]
+    return nets
