@@ -220,7 +220,8 @@ def rounded_world(name: str, cfg: Any, told: torch.dtype) -> World:
 def outcomes(name: str, cfg: Any, told: torch.dtype) -> list[Tensor]:
     """What is shared, and every phase's loss, metrics and gradients."""
     world, module = rounded_world(name, cfg, told), MODULES[name]
-    shared = module.prepare(world, batch_at(0), stream(0, "prepare"), cfg)
+    with torch.no_grad():
+        shared = module.prepare(world, batch_at(0), stream(0, "prepare"), cfg)
     found = [value for value in shared.values() if value.is_floating_point()]
     with torch.no_grad():  # an update later, which is when ratios and clips come to life
         for p in world.nets["student"].parameters():
