@@ -181,14 +181,14 @@ def unet(data: Dataset, pipe: Mapping[str, Any], plan: Plan, work: Path) -> Any:
 
 def make(out: Path, work: Path, plans: Mapping[str, Plan], words: Sequence[str]) -> None:
     """Train the parts, and write the pipeline to `out` at once; `work` holds the data set, and what was begun."""
-    from diffusers import PNDMScheduler, StableDiffusionPipeline
+    from diffusers import DDIMScheduler, StableDiffusionPipeline
 
     data = scenes(work / "dataset", words)
     if out.is_dir():
         return
     parts: dict[str, Any] = {
-        "scheduler": PNDMScheduler(
-            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1, skip_prk_steps=True,
+        "scheduler": DDIMScheduler(
+            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1, clip_sample=False,
             set_alpha_to_one=False,
         ),
         "vae": autoencoder(data, plans["vae"], work),
