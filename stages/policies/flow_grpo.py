@@ -84,10 +84,10 @@ def policy(net: nn.Module, scale: float) -> Velocity:
     if scale == 1:
         return net
 
-    def combined(x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+    def combined(x: Tensor, t: Tensor, cond: Cond, **more: Tensor) -> Tensor:
         with torch.no_grad():
-            without = net(x, t, torch.full_like(cond, EMPTY))
-        return without + scale * (net(x, t, cond) - without)
+            without = net(x, t, torch.full_like(cond, EMPTY), **more)
+        return without + scale * (net(x, t, cond, **more) - without)
 
     return combined
 
