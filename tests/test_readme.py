@@ -93,12 +93,12 @@ class Added:
 ADDED = {
     "Add a method": Added(
         "stages/distillers/halfway.py", "params/distiller/halfway.yaml", "stages/distillers/__init__.py", "METHODS",
-        (("    ect,\n", "    ect,\n    halfway,\n"), ('"kd": kd', '{}, "kd": kd')),
+        (("    f_distill,\n", "    f_distill,\n    halfway,\n"), ('"kd": kd', '{},\n        "kd": kd')),
     ),
     "Add a step rule": Added(
         "stages/samplers/adams.py", "params/rule/adams.yaml", "stages/samplers/__init__.py", "FromNoise",
         (("from stages.samplers.anchored", "from stages.samplers.adams import Adams\nfrom stages.samplers.anchored"),
-         ("| Anchored | FlowMap\n", "| Anchored | FlowMap {}\n")),
+         ("| _Drawing | FlowMap\n", "| _Drawing | FlowMap {}\n")),
     ),
     "Add a schedule": Added(
         "stages/samplers/schedules/power.py", "params/schedule/power.yaml", "stages/samplers/schedules/__init__.py",

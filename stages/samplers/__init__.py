@@ -31,7 +31,8 @@ from stages.samplers.pseudo_corrector import PseudoCorrector
 from stages.samplers.renoise import Renoise
 from stages.samplers.unipc import UniPC
 
-FromNoise = Euler | Heun | PseudoCorrector | Dpmpp2M | UniPC | Renoise | FlowSDE | DanceSDE | CPS | Anchored | FlowMap
+_Drawing = Renoise | FlowSDE | DanceSDE | CPS | Anchored
+FromNoise = Euler | Heun | PseudoCorrector | Dpmpp2M | UniPC | _Drawing | FlowMap
 """Those that can start where alpha = 0, as every sampler of a model does."""
 
 AnyRule = Annotated[FromNoise | EdmHeun, pydantic.Field(discriminator="name")]
