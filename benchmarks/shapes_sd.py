@@ -1,6 +1,7 @@
 """A small Stable Diffusion of shapes, trained here from nothing: the checkpoint that experiment=shapes_sd starts from.
 
-    python benchmarks/shapes_sd.py
+    python benchmarks/shapes_sd.py make                             # an hour of one core
+    python benchmarks/shapes_sd.py score data/distill/tdm4/model    # a student, by stock diffusers
 
 An AutoencoderKL, a CLIP text encoder and a UNet that predicts noise on Stable Diffusion's schedule, trained one after
 the other on the scenes of experiment=shapes and saved as a StableDiffusionPipeline, which diffusers alone samples. A

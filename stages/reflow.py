@@ -1,6 +1,7 @@
 """Pairs for straightening and distillation, made of recorded trajectories, and how straight the flow was before.
 
-Where asked for, also which few steps follow the teacher best."""
+Where asked for, also which few steps follow the teacher best.
+"""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -44,13 +44,14 @@ def potential(targets: Tensor, rng: Generator) -> Tensor:
     y = targets.detach().flatten(1).float().cpu()
     count, size = y.shape
     squares = (y - y.mean(dim=0)).square().sum(dim=1)
-    h, spread = -0.5 * squares, squares.mean().sqrt()  # cells of the nearest target, were the noise about their mean
-    first, second = torch.zeros_like(h), torch.zeros_like(h)
+    h = -0.5 * squares  # cells of the nearest target, were the noise about their mean
+    spread = squares.mean().sqrt().item()
+    ascent = torch.optim.Adam([h], lr=LARGEST_STEP * spread, eps=1e-12, maximize=True)
+    fall = torch.optim.lr_scheduler.LinearLR(ascent, 1.0, 0.0, STEPS)
     num_draws = max(DRAWS * count, LEAST_DRAWS)
-    for step in range(1, STEPS + 1):
+    for _ in range(STEPS):
         drawn = cells(torch.randn(num_draws, size, generator=rng), y, h)
-        gradient = 1 / count - drawn.bincount(minlength=count) / len(drawn)
-        first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient.square()
-        rise = (first / (1 - 0.9**step)) / ((second / (1 - 0.999**step)).sqrt() + 1e-12)
-        h += LARGEST_STEP * spread * (1 - step / STEPS) * rise
+        h.grad = 1 / count - drawn.bincount(minlength=count) / len(drawn)
+        ascent.step()
+        fall.step()
     return h - h.mean()

@@ -21,7 +21,7 @@ from pydantic import Field
 from torch import Generator, Tensor
 
 from stages.core.config import config
-from stages.core.guidance import dropped, guided
+from stages.core.guidance import dropped
 from stages.core.matching import per_sample
 from stages.core.path import mix
 from stages.core.ranges import Decay, Part, Positive, Rate, Steps, Unit, Weight
@@ -30,8 +30,8 @@ from stages.core.spec import SamplerSpec, even
 from stages.core.types import Batch, World
 from stages.samplers.field import VelocityAt
 from stages.samplers.rollout import moved
-from stages.training.method import Loss, Needs, Phase, Role, Trained, unprepared
-from stages.training.spans import draw_spans, self_guided
+from stages.training.method import Loss, Needs, Role, Trained, only, unprepared
+from stages.training.spans import draw_spans, leading
 
 NEEDS: Needs = "images"
 
@@ -96,10 +96,7 @@ def loss(world: World, batch: Batch, rng: Generator, cfg: Config) -> Loss:
     eps = normal_like(x0, noises)
     x_t, cond = mix(x0, eps, t), dropped(batch["cond"], cfg.condition_dropout, drops)
     with torch.no_grad():
-        if cfg.velocity == "teacher":
-            goal = guided(world.nets["teacher"], cfg.guidance)(x_t, t, cond)
-        else:
-            goal = self_guided(student, eps - x0, x_t, t, cond, cfg.guidance)
+        goal = leading(world, student, cfg)(eps - x0, x_t, t, cond)
         some = slice(num_equal, None)
         rest = lambda x, t: student(x, t, cond[some], until=r[some])  # noqa: E731
         goal[some] = target(rest, x_t[some], goal[some], t[some], r[some], alpha)
@@ -117,11 +114,7 @@ def roles(cfg: Config) -> dict[str, Role]:
 
 
 prepare = unprepared
-
-
-def phases(_cfg: Config) -> tuple[Phase, ...]:
-    """One loss."""
-    return (Phase(name="student", trains=("student",), loss=loss),)
+phases = only(loss)
 
 
 def sampler(cfg: Config) -> SamplerSpec:

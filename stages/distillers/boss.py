@@ -21,7 +21,7 @@ from stages.core.path import expand
 from stages.core.ranges import Rate, Steps
 from stages.core.spec import SamplerSpec, even
 from stages.core.types import Batch, World
-from stages.training.method import BEST, Loss, Needs, Phase, Role, Trained, unprepared
+from stages.training.method import BEST, Loss, Needs, Role, Trained, only, unprepared
 
 NEEDS: Needs = "trajectories"
 
@@ -56,11 +56,7 @@ def roles(cfg: Config) -> dict[str, Role]:
 
 
 prepare = unprepared
-
-
-def phases(_cfg: Config) -> tuple[Phase, ...]:
-    """One regression."""
-    return (Phase(name="student", trains=("student",), loss=loss),)
+phases = only(loss)
 
 
 def sampler(cfg: Config) -> SamplerSpec:

@@ -14,7 +14,6 @@ Karras' grid), so that every iteration costs the same; a fixed weight of the vel
 gradients at the last layer); guidance of the teacher is baked in, for one w that is no input.
 """
 
-from itertools import pairwise
 from typing import Annotated, Literal
 
 import torch
@@ -29,8 +28,8 @@ from stages.core.ranges import MAX_STEPS, Decay, Guidance, NonNegative, Positive
 from stages.core.rng import fork, normal_like, uniform
 from stages.core.spec import SamplerSpec, even
 from stages.core.types import Batch, Cond, Velocity, World
-from stages.samplers.rollout import STEPS, moved
-from stages.training.method import Follower, Loss, Needs, Phase, Role, Trained, unprepared
+from stages.samplers.rollout import crossed, moved
+from stages.training.method import Follower, Loss, Needs, Role, Trained, only, unprepared
 
 NEEDS: Needs = "images"
 
@@ -69,15 +68,6 @@ def jump(average: Velocity, x: Tensor, t: Tensor, s: Tensor, cond: Cond) -> Tens
     return moved(x, average(x, t, cond, until=s), t, s)
 
 
-def crossed(teacher: Velocity, x: Tensor, t: Tensor, u: Tensor, cond: Cond, cfg: Config) -> Tensor:
-    """Where the teacher is at u [B] that starts from x at t [B], in equal steps."""
-    num = cfg.teacher_steps
-    nodes = [t + (u - t) * i / num for i in range(num)] + [u]
-    for now, then in pairwise(nodes):
-        x = STEPS[cfg.teacher_rule](teacher, x, now, then, cond)
-    return x
-
-
 def matching_loss(world: World, batch: Batch, rng: Generator, cfg: Config) -> tuple[Tensor, Tensor]:
     """The distance of the two routes, a scalar, and x_t's gap [B, ...] between them, for the log."""
     times, noises = fork(rng, "times", "noises")
@@ -89,7 +79,8 @@ def matching_loss(world: World, batch: Batch, rng: Generator, cfg: Config) -> tu
     x_t = mix(x0, normal_like(x0, noises), t)
     ours = jump(nets["student"], x_t, t, s, cond)
     with torch.no_grad():
-        x_u = crossed(guided(nets["teacher"], cfg.guidance), x_t, t, u, cond, cfg)
+        teacher = guided(nets["teacher"], cfg.guidance)
+        x_u = crossed(teacher, x_t, t, u, cond, num_steps=cfg.teacher_steps, rule=cfg.teacher_rule)
         theirs = jump(nets["student"], x_u, u, s, cond)
     if cfg.matched_at == "data":
         end = torch.zeros_like(s)
@@ -125,11 +116,7 @@ def roles(cfg: Config) -> dict[str, Role]:
 
 
 prepare = unprepared
-
-
-def phases(_cfg: Config) -> tuple[Phase, ...]:
-    """One loss of two terms."""
-    return (Phase(name="student", trains=("student",), loss=loss),)
+phases = only(loss)
 
 
 def sampler(cfg: Config) -> SamplerSpec:

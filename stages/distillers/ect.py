@@ -29,7 +29,7 @@ from stages.core.ranges import Count, Decay, NonNegative, Positive, Rate, Steps,
 from stages.core.rng import fork, normal_like
 from stages.core.spec import SamplerSpec, even
 from stages.core.types import Batch, World
-from stages.training.method import Loss, Needs, Phase, Role, Trained, unprepared
+from stages.training.method import Loss, Needs, Role, Trained, only, unprepared
 
 NEEDS: Needs = "images"
 HIGHEST, LOWEST, BEND = 80.0, 0.002, 7.0
@@ -141,11 +141,7 @@ def roles(cfg: Config) -> dict[str, Role]:
 
 
 prepare = unprepared
-
-
-def phases(_cfg: Config) -> tuple[Phase, ...]:
-    """One loss."""
-    return (Phase(name="student", trains=("student",), loss=loss),)
+phases = only(loss)
 
 
 def sampler(cfg: Config) -> SamplerSpec:

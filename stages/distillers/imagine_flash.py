@@ -19,7 +19,7 @@ from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
-from torch import Generator, Tensor
+from torch import Generator
 
 from stages.core.config import config
 from stages.core.guidance import guided
@@ -27,8 +27,8 @@ from stages.core.path import data_from_velocity, mix
 from stages.core.ranges import MAX_STEPS, Guidance, Rate, Steps, Unit
 from stages.core.rng import fork, normal_like
 from stages.core.spec import SamplerSpec, even
-from stages.core.types import Batch, Cond, Velocity, World
-from stages.samplers.rollout import euler_step, rolled_out
+from stages.core.types import Batch, World
+from stages.samplers.rollout import crossed, rolled_out
 from stages.training.method import Loss, Needs, Phase, Role, Trained
 
 NEEDS: Needs = "prompts"
@@ -69,13 +69,6 @@ class Config:
     """AdamW's step size."""
 
 
-def solved(teacher: Velocity, x: Tensor, t: Tensor, cond: Cond, num: int) -> Tensor:
-    """x0 [B, ...] at the end of `num` equal Euler steps from x at t [B]."""
-    for i in range(num):
-        x = euler_step(teacher, x, t * (1 - i / num), t * (1 - (i + 1) / num), cond)
-    return x
-
-
 def prepare(world: World, batch: Batch, rng: Generator, cfg: Config) -> Batch:
     """Adds states [B, K, ...]: the inputs of the student's K calls."""
     student, cond = world.nets["student"], batch["cond"]
@@ -96,7 +89,8 @@ def loss(world: World, batch: Batch, rng: Generator, cfg: Config) -> Loss:
         if isinstance(cfg.goal, Shifted):
             level = cfg.goal.low + (cfg.goal.high - cfg.goal.low) * t
             begin = mix(ours, normal_like(ours, noises), level)
-        goal = solved(guided(world.nets["teacher"], cfg.guidance), begin, level, cond, cfg.teacher_steps)
+        teacher = guided(world.nets["teacher"], cfg.guidance)
+        goal = crossed(teacher, begin, level, torch.zeros_like(level), cond, num_steps=cfg.teacher_steps)
     error = (ours - goal).square().mean()
     return error, {"rms_gap": error.detach().sqrt()}
 

@@ -22,15 +22,15 @@ from torch import Generator, Tensor
 
 from stages.core.config import config
 from stages.core.derivative import Derivative, along
-from stages.core.guidance import dropped, guided
+from stages.core.guidance import dropped
 from stages.core.matching import adaptive
 from stages.core.path import expand, mix
 from stages.core.ranges import Decay, NonNegative, Part, Positive, Rate, Steps, Unit, Weight
 from stages.core.rng import fork, normal_like
 from stages.core.spec import SamplerSpec, even
 from stages.core.types import Batch, World
-from stages.training.method import Loss, Needs, Phase, Role, Trained, unprepared
-from stages.training.spans import draw_spans, self_guided
+from stages.training.method import Loss, Needs, Role, Trained, only, unprepared
+from stages.training.spans import draw_spans, leading
 
 NEEDS: Needs = "images"
 
@@ -79,10 +79,7 @@ def loss(world: World, batch: Batch, rng: Generator, cfg: Config) -> Loss:
     eps = normal_like(x0, noises)
     x_t, cond = mix(x0, eps, t), dropped(batch["cond"], cfg.condition_dropout, drops)
     with torch.no_grad():
-        if cfg.velocity == "teacher":
-            v = guided(world.nets["teacher"], cfg.guidance)(x_t, t, cond)
-        else:
-            v = self_guided(student, eps - x0, x_t, t, cond, cfg.guidance)
+        v = leading(world, student, cfg)(eps - x0, x_t, t, cond)
         goal, some = v.clone(), slice(num_equal, None)
         x, time, row = x_t[some], t[some], cond[some]
         moving = student(x, time, row, until=time) if cfg.tangent == "own" else v[some]
@@ -107,11 +104,7 @@ def roles(cfg: Config) -> dict[str, Role]:
 
 
 prepare = unprepared
-
-
-def phases(_cfg: Config) -> tuple[Phase, ...]:
-    """One loss."""
-    return (Phase(name="student", trains=("student",), loss=loss),)
+phases = only(loss)
 
 
 def sampler(cfg: Config) -> SamplerSpec:

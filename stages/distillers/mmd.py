@@ -29,7 +29,7 @@ from stages.core.spec import SamplerSpec, even
 from stages.core.types import Batch, Cond, World
 from stages.samplers.rollout import at, euler_step
 from stages.training.critics import features
-from stages.training.method import Loss, Needs, Phase, Role, Trained, unprepared
+from stages.training.method import Loss, Needs, Role, Trained, only, unprepared
 
 NEEDS: Needs = "images"
 
@@ -110,11 +110,7 @@ def roles(cfg: Config) -> dict[str, Role]:
 
 
 prepare = unprepared
-
-
-def phases(_cfg: Config) -> tuple[Phase, ...]:
-    """One loss."""
-    return (Phase(name="student", trains=("student",), loss=loss),)
+phases = only(loss)
 
 
 def sampler(cfg: Config) -> SamplerSpec:

@@ -26,7 +26,7 @@ from stages.core.rng import fork, uniform
 from stages.core.spec import SamplerSpec, even
 from stages.core.types import Batch, Cond, Velocity, World
 from stages.samplers.rollout import at, moved
-from stages.training.method import Loss, Needs, Phase, Role, Trained, unprepared
+from stages.training.method import Loss, Needs, Role, Trained, only, unprepared
 
 NEEDS: Needs = "prompts"
 
@@ -91,11 +91,7 @@ def roles(cfg: Config) -> dict[str, Role]:
 
 
 prepare = unprepared
-
-
-def phases(_cfg: Config) -> tuple[Phase, ...]:
-    """One loss."""
-    return (Phase(name="student", trains=("student",), loss=loss),)
+phases = only(loss)
 
 
 def sampler(_cfg: Config) -> SamplerSpec:

@@ -25,8 +25,8 @@ from stages.core.ranges import Guidance, Part, Rate, Steps
 from stages.core.rng import fork, normal_like, uniform
 from stages.core.spec import SamplerSpec, even
 from stages.core.types import Batch, World
-from stages.samplers.rollout import euler_steps
-from stages.training.method import Loss, Needs, Phase, Role, Trained, unprepared
+from stages.samplers.rollout import crossed
+from stages.training.method import Loss, Needs, Role, Trained, only, unprepared
 
 NEEDS: Needs = "images"
 
@@ -66,7 +66,7 @@ def loss(world: World, batch: Batch, rng: Generator, cfg: Config) -> Loss:
     x_start = mix(x0, normal_like(x0, noises), start)
     with torch.no_grad():
         teacher = guided(world.nets["teacher"], cfg.guidance)
-        x_end = euler_steps(teacher, x_start, start, end, cond, num_steps=cfg.teacher_steps)
+        x_end = crossed(teacher, x_start, start, end, cond, num_steps=cfg.teacher_steps)
         slope = (x_start - x_end) / expand(start - end, x0)
         x_t = x_end + expand(t - end, x0) * slope
     error = (world.nets["student"](x_t, t, cond) - slope).square().mean()
@@ -79,11 +79,7 @@ def roles(cfg: Config) -> dict[str, Role]:
 
 
 prepare = unprepared
-
-
-def phases(_cfg: Config) -> tuple[Phase, ...]:
-    """One regression."""
-    return (Phase(name="student", trains=("student",), loss=loss),)
+phases = only(loss)
 
 
 def sampler(cfg: Config) -> SamplerSpec:

@@ -14,7 +14,6 @@ linear ones; no running of 1 and 2 steps for twice as long.
 """
 
 from collections.abc import Callable, Mapping
-from itertools import pairwise
 from types import MappingProxyType
 from typing import Annotated, Literal
 
@@ -30,8 +29,8 @@ from stages.core.ranges import MAX_STEPS, Guidance, Rate, Steps
 from stages.core.rng import fork, normal_like
 from stages.core.spec import SamplerSpec, even
 from stages.core.types import Batch, Cond, Velocity, World
-from stages.samplers.rollout import euler_step
-from stages.training.method import Loss, Needs, Phase, Role, Trained, unprepared
+from stages.samplers.rollout import crossed
+from stages.training.method import Loss, Needs, Role, Trained, only, unprepared
 
 NEEDS: Needs = "images"
 
@@ -64,10 +63,7 @@ class Config:
 
 def target(teacher: Velocity, x: Tensor, t: Tensor, r: Tensor, cond: Cond, num: int) -> Tensor:
     """The velocity [B, ...] with which one Euler step from x at t [B] to r lands where `num` of the teacher's do."""
-    z = x
-    for now, then in pairwise([t + (r - t) * i / num for i in range(num)] + [r]):
-        z = euler_step(teacher, z, now, then, cond)
-    return velocity_from_data(x, z, t - r)
+    return velocity_from_data(x, crossed(teacher, x, t, r, cond, num_steps=num), t - r)
 
 
 def loss(world: World, batch: Batch, rng: Generator, cfg: Config) -> Loss:
@@ -90,11 +86,7 @@ def roles(cfg: Config) -> dict[str, Role]:
 
 
 prepare = unprepared
-
-
-def phases(_cfg: Config) -> tuple[Phase, ...]:
-    """One regression."""
-    return (Phase(name="student", trains=("student",), loss=loss),)
+phases = only(loss)
 
 
 def sampler(cfg: Config) -> SamplerSpec:

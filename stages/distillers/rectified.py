@@ -24,7 +24,7 @@ from stages.core.ranges import NonNegative, Positive, Rate, Steps, Unit
 from stages.core.rng import fork, normal_like, uniform
 from stages.core.spec import SamplerSpec, even
 from stages.core.types import Batch, World
-from stages.training.method import Loss, Needs, Phase, Role, Trained, unprepared
+from stages.training.method import Loss, Needs, Role, Trained, only, unprepared
 
 NEEDS: Needs = "pairs"
 
@@ -84,11 +84,7 @@ def roles(cfg: Config) -> dict[str, Role]:
 
 
 prepare = unprepared
-
-
-def phases(_cfg: Config) -> tuple[Phase, ...]:
-    """One regression."""
-    return (Phase(name="student", trains=("student",), loss=loss),)
+phases = only(loss)
 
 
 def sampler(cfg: Config) -> SamplerSpec:

@@ -28,7 +28,7 @@ from stages.core.rng import fork, normal_like, uniform
 from stages.core.spec import SamplerSpec, even
 from stages.core.types import Batch, Cond, Velocity, World
 from stages.samplers.rollout import moved
-from stages.training.method import Follower, Loss, Needs, Phase, Role, Trained, unprepared
+from stages.training.method import Follower, Loss, Needs, Role, Trained, only, unprepared
 
 NEEDS: Needs = "images"
 
@@ -137,11 +137,7 @@ def roles(cfg: Config) -> dict[str, Role]:
 
 
 prepare = unprepared
-
-
-def phases(_cfg: Config) -> tuple[Phase, ...]:
-    """One loss."""
-    return (Phase(name="student", trains=("student",), loss=loss),)
+phases = only(loss)
 
 
 def sampler(cfg: Config) -> SamplerSpec:

@@ -25,7 +25,7 @@ from stages.core.rng import fork, normal_like, uniform
 from stages.core.spec import SamplerSpec, even
 from stages.core.types import Batch, World
 from stages.samplers.rollout import at, euler_step, moved
-from stages.training.method import Loss, Needs, Phase, Role, Trained, unprepared
+from stages.training.method import Loss, Needs, Role, Trained, only, unprepared
 
 NEEDS: Needs = "pairs"
 
@@ -78,11 +78,7 @@ def roles(cfg: Config) -> dict[str, Role]:
 
 
 prepare = unprepared
-
-
-def phases(_cfg: Config) -> tuple[Phase, ...]:
-    """One loss."""
-    return (Phase(name="student", trains=("student",), loss=loss),)
+phases = only(loss)
 
 
 def sampler(_cfg: Config) -> SamplerSpec:

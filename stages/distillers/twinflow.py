@@ -25,7 +25,7 @@ from pydantic import Field
 from torch import Generator, Tensor
 
 from stages.core.config import config
-from stages.core.guidance import dropped, guided
+from stages.core.guidance import dropped
 from stages.core.matching import per_sample
 from stages.core.path import data_from_velocity, expand, mix
 from stages.core.ranges import MAX_STEPS, Decay, NonNegative, Positive, Rate, Steps, Unit
@@ -33,8 +33,8 @@ from stages.core.rng import fork, normal_like, uniform
 from stages.core.spec import SamplerSpec, even
 from stages.core.types import Batch, Cond, Velocity, World
 from stages.samplers.rollout import at, moved
-from stages.training.method import Follower, Loss, Needs, Phase, Role, Trained
-from stages.training.spans import self_guided
+from stages.training.method import Follower, Loss, Needs, Role, Trained, only
+from stages.training.spans import leading
 
 NEEDS: Needs = "images"
 SHORT = 0.05
@@ -144,10 +144,7 @@ def loss(world: World, batch: Batch, rng: Generator, cfg: Config) -> Loss:
     u = student(x, rows.t, cond, until=rows.s)
     with torch.no_grad():
         goal, some = eps - x0, Rows(rows.t[real], rows.s[real], rows.num_whole, rows.num_real)
-        if cfg.velocity == "teacher":
-            v = guided(world.nets["teacher"], cfg.guidance)(x[real], some.t, cond[real])
-        else:
-            v = self_guided(average, goal[real], x[real], some.t, cond[real], cfg.guidance)
+        v = leading(world, average, cfg)(goal[real], x[real], some.t, cond[real])
         goal[real] = target(average, x[real], u[real], v, some, cond[real], cfg)
         away = leaving(student, u[whole], eps[whole], levels, cond[whole])
     weight = ((1 - (rows.t - rows.s).abs()) * math.pi / 2.5).tan() + 1
@@ -165,9 +162,7 @@ def roles(cfg: Config) -> dict[str, Role]:
     }
 
 
-def phases(_cfg: Config) -> tuple[Phase, ...]:
-    """One loss of two terms."""
-    return (Phase(name="student", trains=("student",), loss=loss),)
+phases = only(loss)
 
 
 def sampler(cfg: Config) -> SamplerSpec:

@@ -11,6 +11,8 @@ from stages.report.theme import LIGHT, Theme, drawing, encoded, lay_out
 
 ENLARGED = 64
 """Least pixels a side of a picture in the grid that trackers show."""
+LINE = 0.13
+"""Inches that a line of a column's title takes."""
 FRAME = 3
 """Pixels of a picture's frame, and of the gap around it."""
 
@@ -44,8 +46,13 @@ def _grid(study: Study, theme: Theme) -> Figure:
     ]
     sheet = np.concatenate(lines)
     cell = lines[0].shape[0]
+    words = [
+        "\n".join([*prompt.removeprefix("a ").replace("-", "- ").split(), *(["(held out)"] if apart else [])])
+        for prompt, apart in zip(gallery.prompts, gallery.heldout, strict=True)
+    ]
     inch = 0.6  # a cell's side
-    left, top, edge = 1.7, 0.8, 0.1
+    left, edge = 1.7, 0.1
+    top = edge + LINE * max(title.count("\n") + 1 for title in words)
     width, height = left + inch * len(gallery.prompts) + edge, top + inch * len(rows) + edge
     figure = Figure(figsize=(width, height))
     axes = figure.add_axes((left / width, edge / height, 1 - (left + edge) / width, 1 - (top + edge) / height))
@@ -54,10 +61,6 @@ def _grid(study: Study, theme: Theme) -> Figure:
     axes.grid(visible=False)
     axes.tick_params(length=0)
     axes.set_yticks([cell * (i + 0.5) for i in range(len(rows))], [row.label for row in rows], fontsize=8)
-    words = [
-        "\n".join([*prompt.removeprefix("a ").replace("-", "- ").split(), *(["(held out)"] if apart else [])])
-        for prompt, apart in zip(gallery.prompts, gallery.heldout, strict=True)
-    ]
     axes.xaxis.tick_top()
     axes.set_xticks([cell * (i + 0.5) for i in range(len(words))], words, fontsize=7)
     return figure

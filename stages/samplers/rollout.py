@@ -1,6 +1,7 @@
 """Samples drawn inside a loss, without a gradient: samplers' rules on the networks and random numbers of a training."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from types import MappingProxyType
 
 import torch
@@ -44,14 +45,6 @@ def euler_step(velocity: Velocity, x: Tensor, t: Tensor, s: Tensor, cond: Cond) 
     return moved(x, velocity(x, t, cond), t, s)
 
 
-def euler_steps(velocity: Velocity, x: Tensor, t: Tensor, s: Tensor, cond: Cond, *, num_steps: int) -> Tensor:
-    """The same in `num_steps` equal steps, of one call each."""
-    h = (t - s) / num_steps
-    for i in range(num_steps):
-        x = euler_step(velocity, x, t - i * h, t - (i + 1) * h, cond)
-    return x
-
-
 def heun_step(velocity: Velocity, x: Tensor, t: Tensor, s: Tensor, cond: Cond) -> Tensor:
     """One step with the mean of the velocities at both ends: two calls."""
     here = velocity(x, t, cond)
@@ -61,6 +54,15 @@ def heun_step(velocity: Velocity, x: Tensor, t: Tensor, s: Tensor, cond: Cond) -
 
 STEPS = MappingProxyType({"euler": euler_step, "heun": heun_step})
 """How a teacher crosses an interval, by name."""
+
+
+def crossed(  # noqa: PLR0913 - a step's words, and how many
+    velocity: Velocity, x: Tensor, t: Tensor, s: Tensor, cond: Cond, *, num_steps: int, rule: str = "euler"
+) -> Tensor:
+    """From t [B] to s [B] in `num_steps` equal steps of `rule`, the last of which ends at s to the last bit."""
+    for now, then in pairwise([*(t + (s - t) * i / num_steps for i in range(num_steps)), s]):
+        x = STEPS[rule](velocity, x, now, then, cond)
+    return x
 
 
 def moved(x: Tensor, v: Tensor, t: Tensor, s: Tensor) -> Tensor:

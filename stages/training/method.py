@@ -120,3 +120,8 @@ def needs_of(method: Method, cfg: Any) -> Needs:
 def unprepared(_world: World, batch: Batch, _rng: Generator, _cfg: Any) -> Batch:
     """For methods whose phases share nothing but the batch: `prepare = unprepared`."""
     return batch
+
+
+def only(loss: Callable[[World, Batch, Generator, Any], Loss]) -> Callable[[Any], tuple[Phase, ...]]:
+    """For methods that train the student on one loss: `phases = only(loss)`."""
+    return lambda _cfg: (Phase(name="student", trains=("student",), loss=loss),)

@@ -1,11 +1,15 @@
 """What methods that learn averages over a span of times share: how spans are drawn, and guidance without a teacher."""
 
+from collections.abc import Callable
+from typing import Literal, Protocol
+
 import torch
 from torch import Generator, Tensor
 
+from stages.core.guidance import guided
 from stages.core.prompts import EMPTY
 from stages.core.rng import fork, normal_like
-from stages.core.types import Cond, Velocity
+from stages.core.types import Cond, Velocity, World
 
 
 def draw_spans(
@@ -21,6 +25,28 @@ def draw_spans(
     num_equal = int(equal_share * len(x0))
     r[:num_equal] = t[:num_equal]
     return t, r, num_equal
+
+
+class Led(Protocol):
+    """What a method's configuration says of the velocity that it learns averages of."""
+
+    @property
+    def velocity(self) -> Literal["data", "teacher"]:
+        """Whose it is."""
+        ...
+
+    @property
+    def guidance(self) -> float:
+        """w; 1 is none."""
+        ...
+
+
+def leading(world: World, student: Velocity, cfg: Led) -> Callable[[Tensor, Tensor, Tensor, Cond], Tensor]:
+    """(noise - data [B, ...], x_t, t [B], cond) -> v [B, ...]: the line's, guided by `student`, or the teacher's."""
+    if cfg.velocity == "data":
+        return lambda line, x, t, cond: self_guided(student, line, x, t, cond, cfg.guidance)
+    teacher = guided(world.nets["teacher"], cfg.guidance)
+    return lambda _line, x, t, cond: teacher(x, t, cond)
 
 
 def self_guided(student: Velocity, v: Tensor, x: Tensor, t: Tensor, cond: Cond, scale: float) -> Tensor:

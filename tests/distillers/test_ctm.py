@@ -11,6 +11,7 @@ from stages.core.matching import rms_huber
 from stages.core.path import mix
 from stages.core.rng import fork, normal_like, stream, uniform
 from stages.distillers import cd, ctm
+from stages.samplers.rollout import crossed
 from tests.training.gaussian import GaussianAverage, GaussianVelocity, slopes, tokens, world
 from tests.training.tiny import TinyNet
 
@@ -153,8 +154,7 @@ def test_the_velocity_term_is_flow_matching() -> None:
 
 def test_times_fall_and_spans_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[Tensor, ...]] = []
-    crossed = ctm.crossed
-    monkeypatch.setattr(ctm, "crossed", lambda *given: seen.append(given[2:4]) or crossed(*given))
+    monkeypatch.setattr(ctm, "crossed", lambda *given, **how: seen.append(given[2:4]) or crossed(*given, **how))
     jumped, jump = [], ctm.jump
     monkeypatch.setattr(ctm, "jump", lambda *given: jumped.append(given[2:4]) or jump(*given))
     exact = GaussianAverage(0.7, 0.4)

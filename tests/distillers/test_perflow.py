@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from stages.core.path import expand
 from stages.core.rng import normal_like, stream
 from stages.distillers import perflow, rectified
-from stages.samplers.rollout import euler_steps, rolled_out
+from stages.samplers.rollout import crossed, rolled_out
 from tests.training.gaussian import GaussianVelocity, slopes, tokens, world
 
 CONFIG = perflow.Config(
@@ -55,7 +55,7 @@ def test_the_window_of_the_method_sheet() -> None:
     assert slope == pytest.approx(0.499857, abs=1e-6)
     assert 1.3 - slope / 2 == pytest.approx(1.050071, abs=1e-6)
     half = torch.tensor([0.5], dtype=torch.float64)
-    solved = euler_steps(GaussianVelocity(MEAN, STD), x, 2 * half, half, tokens(1), num_steps=1000)
+    solved = crossed(GaussianVelocity(MEAN, STD), x, 2 * half, half, tokens(1), num_steps=1000)
     assert solved.item() == pytest.approx(1.050071, abs=1e-4)
 
 
