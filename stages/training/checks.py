@@ -2,10 +2,12 @@
 
 from torch import Tensor
 
+from stages.core.errors import NotFiniteError
+
 
 def finite(value: Tensor, what: str, advice: str) -> Tensor:
-    """`value` itself, or a ValueError saying how many of its entries are not finite and what to do."""
+    """`value` itself, or a NotFiniteError saying how many of its entries are not finite and what to do."""
     bad = int((~value.isfinite()).sum())
     if bad:
-        raise ValueError(f"{what}: {bad} of {value.numel()} values are not finite; {advice}")
+        raise NotFiniteError(f"{what}: {bad} of {value.numel()} values are not finite; {advice}")
     return value
