@@ -13,15 +13,19 @@ import argparse
 import json
 import os
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from benchmarks.distill import PRESET, ROOT
-from stages.core.hashing import sha256_of
-from stages.io.params import compose
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.distill import PRESET  # noqa: E402
+from stages.io.artefacts import sha256_of  # noqa: E402
+from stages.io.params import compose  # noqa: E402
 
 FACTORS = (1 / 3, 1.0, 3.0)
 KEPT = Path(".fewstep/search")
@@ -88,7 +92,8 @@ def _train(sections: Sequence[Section], evaluate: Mapping[str, Any], workers: in
     if not waiting:
         return
     KEPT.mkdir(parents=True, exist_ok=True)
-    ray.init(num_cpus=workers, include_dashboard=False, log_to_driver=False)
+    ours = {"env_vars": {"PYTHONPATH": str(ROOT)}}
+    ray.init(num_cpus=workers, include_dashboard=False, log_to_driver=False, runtime_env=ours)
     task = ray.remote(num_cpus=1, max_retries=0)(attempt)
     running = [task.remote(section, str(_file(section)), dict(evaluate), os.getcwd()) for section in waiting]
     for _ in track(range(len(waiting)), description="trainings"):
