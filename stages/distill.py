@@ -20,6 +20,7 @@ from stages.models import Student, TextTable, load, samples, sketch
 from stages.models.mixture import GaussianMixture
 from stages.models.network import NetworkConfig, seeded_build
 from stages.models.pretrained import Pretrained
+from stages.models.sketch import Sketch
 from stages.samplers.program import program
 from stages.samplers.spec import Sampler, calls
 from stages.training import arm, data
@@ -84,7 +85,9 @@ def expect(cfg: arm.Arm[Common], job: Job, inputs: Inputs) -> Expected | None:
     )
     made, data = made_of(init, tune), outline(inputs)
     if made and data and (made.sketch is None or cfg.common.fresh):
-        return replace(made, sketch=sketch.trained(cfg.common.network, data.sample_shape))
+        made = replace(made, sketch=sketch.trained(cfg.common.network, data.sample_shape))
+    if made and made.sketch and teacher and teacher.sketch:
+        _can_blend(cfg, job, made.sketch, teacher.sketch)
     return made
 
 
@@ -101,6 +104,17 @@ def _may_be_fresh(common: Common, job: Job, init: Expected) -> None:
             f"{job.where}.fresh: a checkpoint's students have its network, and {common.init} is made of one; set it to "
             "false"
         )
+
+
+def _can_blend(cfg: arm.Arm[Common], job: Job, student: Sketch, teacher: Sketch) -> None:
+    roles = cfg.method.roles(cfg.settings)
+    pairs = [(blend.of, blend.into) for phase in cfg.method.phases(cfg.settings) for blend in phase.blends]
+    for of, into in pairs:
+        if len({getattr(roles[name], "start", None) for name in (of, into)}) > 1 and student.sizes != teacher.sizes:
+            raise ValueError(
+                f"{job.where}.method={cfg.name}: it moves the weights of its {into} towards those of its {of}, and the "
+                "student's network is not of the teacher's size; switch that off, or start from the teacher"
+            )
 
 
 def _has_data(cfg: arm.Arm[Common], job: Job, given: Expected | None) -> None:

@@ -188,8 +188,7 @@ def _key(cell: Cell, source: str | None, job: Job, digests: Mapping[str, str]) -
     # The place of a model in the experiment decides nothing, its bytes do.
     places = {"encode": _table(job, source)}
     by_role = {name: digests[places.get(name, name)] for name in shared}
-    by_role |= {"model": digests[source]} if source else {}
-    by_role |= sources.digests(cell.asked)
+    by_role |= ({"model": digests[source]} if source else {}) | sources.digests(cell.asked)
     return identity.key(cell, by_role, job.device, job.threads)
 
 
@@ -228,8 +227,7 @@ def work(cfg: Config, job: Job, unit: Mapping[str, Any], run: Run) -> None:
         found = measure(cell, bench, model, unit["id"], run.sink)
     write_json(run.out / "cell.json", found.numbers)
     if found.samples is not None and found.right is not None:
-        shown = {"samples": found.samples, "right": found.right}
-        tensors.save(run.out / SAMPLES, shown)
+        tensors.save(run.out / SAMPLES, {"samples": found.samples, "right": found.right})
 
 
 def finish(cfg: Config, job: Job, parts: Sequence[Path], out: Path) -> Mapping[str, float]:

@@ -10,6 +10,8 @@ from stages import distill
 from stages.io import params
 from stages.io.expected import Expected
 from stages.io.job import Job
+from stages.models import sketch
+from stages.models.transformer import TransformerConfig
 
 PARAMS = Path(__file__).parents[1] / "params"
 KNOWN = {
@@ -24,6 +26,18 @@ def expected(method: str, *words: str, **inputs: Expected) -> Expected:
     section.pop("replicates")
     job = Job(stage="distill", arm="x", seed=0, section=section, inputs={name: name for name in KNOWN})
     return distill.expect(distill.configure(job), job, KNOWN | inputs)
+
+
+def test_a_network_cannot_be_moved_towards_one_of_another_size() -> None:
+    def sized(width: int) -> Expected:
+        size = TransformerConfig(kind="transformer", width=width, num_layers=2, num_heads=2, patch_size=2)
+        return Expected(model="trained", sketch=sketch.trained(size, (1, 8, 8)))
+
+    for size in (32, 64):
+        assert expected("dmd2", teacher=sized(64), init=sized(size)).model == "trained"
+    assert expected("dmd2", "fake_follows=0.1", teacher=sized(64), init=sized(64)).model == "trained"
+    with pytest.raises(ValueError, match="moves the weights of its fake towards those of its student"):
+        expected("dmd2", "fake_follows=0.1", teacher=sized(64), init=sized(32))
 
 
 def test_what_goes_together_is_not_refused() -> None:

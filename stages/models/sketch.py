@@ -40,6 +40,11 @@ class Sketch:
     row_bytes: int
     """Of a prompt in the text table, at most."""
 
+    @property
+    def sizes(self) -> dict[str, tuple[int, ...]]:
+        """Of its weights, by name."""
+        return {name: tuple(weight.shape) for name, weight in self.build().named_parameters()}
+
     def call(self, net: nn.Module, rows: int) -> Tensor:
         """The answer of `net`, one that was built here or a twin of it, for `rows` samples."""
         x, t = torch.empty((rows, *self.shape), device=META), torch.empty(rows, device=META)

@@ -258,8 +258,7 @@ def test_cps_has_as_much_noise_as_the_time_says_on_a_point_and_the_sdes_have_mor
 
 def test_a_step_of_cps_has_the_known_variance() -> None:
     """Var(x') = ((1 - t') (1 - t) s2 + c t' t)^2 / V + t'^2 (1 - c^2); of no length at t = .5 it keeps .9523."""
-    c, t = math.cos(0.7 * math.pi / 2), 0.5
-    whole = (1 - t) ** 2 * S2 + t**2
+    c, t, whole = math.cos(0.7 * math.pi / 2), 0.5, 0.25 * S2 + 0.25
     for t_next in (0.5 - 1e-12, 0.2):
         times = torch.tensor([1.0, t, t_next, 0.0], dtype=torch.float64)
         step = noisy("cps", 0.7).transition(times, torch.tensor([1]))

@@ -16,6 +16,8 @@ from tests.training.test_method_contract import MODULES
 from tests.training.tiny import TinyNet
 
 BUDGET = Budget(iterations=7, ema=0.5, clip=1.0, warmup=0, final_lr=1.0, precision="float32", slices=1)
+DRAWS_STEPS = {"dmd2", "f_distill", "ladd", "disback", "diff_instruct", "sim"}
+"""Methods that draw how many of a student's steps an iteration simulates."""
 SMALL = TransformerConfig(kind="transformer", width=16, num_layers=2, num_heads=2, patch_size=2)
 
 
@@ -58,6 +60,19 @@ def test_phases_that_begin_late_or_come_seldom_are_counted_when_they_come() -> N
     trains = module.phases(cfg)[0].trains[0]
     # Of iterations 0 to 6 the second half begins at 4, and every other one is 4 and 6.
     assert late.networks[trains]["backward"] * BUDGET.iterations == early.networks[trains]["backward"] * 2
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_calls_of_a_long_training_are_told_from_its_first_iterations(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, cfg = MODULES[name], settings(name)
+    budget = replace(BUDGET, iterations=66)
+    told = needs.calls(module, cfg, budget, rows=8, group_size=4).totals
+    monkeypatch.setattr(needs, "_SHOWN", 10**6)
+    every = needs.calls(module, cfg, budget, rows=8, group_size=4).totals
+    for kind, count in every.items():
+        assert told[kind] == pytest.approx(count, rel=0.15 if name in DRAWS_STEPS else 0), kind
 
 
 def test_memory_grows_with_the_rows_of_a_slice_and_holds_each_network_once() -> None:
