@@ -48,22 +48,23 @@ def main() -> None:
     for needed in ("dataset", "encode", "verifier", *{arms[name]["teacher"][5:] for name in args.arms or arms}):
         if not (Path("data") / needed / "manifest.json").is_file():
             parser.exit(1, f"data/{needed}: not made; run `fewstep run {PRESET}` first\n")
-    sections = {name: _sections(arms[name]) for name in args.arms or arms}
+    grid = {name: sections(arms[name]) for name in args.arms or arms}
     if not args.show:
-        _train([each for found in sections.values() for each in found.values()], composed["evaluate"], args.workers)
+        _train([section for each in grid.values() for section in each], composed["evaluate"], args.workers)
     print(f"{'arm':16} {'student_lr':>10}  " + "  ".join(f"{f'times {factor:.2g}':>14}" for factor in FACTORS))
-    for name, found in sections.items():
-        told = [_read(section) for section in found.values()]
-        print(f"{name:16} {arms[name]['student_lr']:10.2g}  " + "  ".join(f"{_words(each):>14}" for each in told))
+    for name, each in grid.items():
+        told = [_read(section) for section in each]
+        print(f"{name:16} {arms[name]['student_lr']:10.2g}  " + "  ".join(f"{_words(found):>14}" for found in told))
 
 
-def _sections(arm: Section) -> dict[float, Section]:
-    """The arm's parameters at each factor."""
+def sections(arm: Section) -> list[Section]:
+    """The arm's parameters at each of FACTORS."""
     own = {key: value for key, value in arm.items() if key != "replicates"}
-    return {factor: {**own, "student_lr": own["student_lr"] * factor} for factor in FACTORS}
+    return [{**own, "student_lr": own["student_lr"] * factor} for factor in FACTORS]
 
 
-def _file(section: Section) -> Path:
+def file_of(section: Section) -> Path:
+    """Where what was found is kept: called after the parameters and the artefacts that the arm starts from."""
     inputs = {section[name]: _digest(Path(section[name])) for name in INPUTS}
     return (KEPT / sha256_of({"section": section, "inputs": inputs})[:16]).with_suffix(".json").resolve()
 
@@ -74,7 +75,7 @@ def _digest(folder: Path) -> str | None:
 
 
 def _read(section: Section) -> Mapping[str, Any] | None:
-    file = _file(section)
+    file = file_of(section)
     return json.loads(file.read_text()) if file.is_file() else None
 
 
@@ -95,7 +96,7 @@ def _train(sections: Sequence[Section], evaluate: Mapping[str, Any], workers: in
     ours = {"env_vars": {"PYTHONPATH": str(ROOT)}}
     ray.init(num_cpus=workers, include_dashboard=False, log_to_driver=False, runtime_env=ours)
     task = ray.remote(num_cpus=1, max_retries=0)(attempt)
-    running = [task.remote(section, str(_file(section)), dict(evaluate), os.getcwd()) for section in waiting]
+    running = [task.remote(section, str(file_of(section)), dict(evaluate), os.getcwd()) for section in waiting]
     for _ in track(range(len(waiting)), description="trainings"):
         done, running = ray.wait(running)
         ray.get(done)

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from benchmarks import distill
+from benchmarks import distill, distill_search
 from stages.distillers import METHODS
 
 
@@ -68,3 +68,38 @@ def test_the_readme_names_every_distiller_that_parameters_can():
     told = (distill.ROOT / "README.md").read_text().split("| family | distillers |")[1].split("\n\n")[0]
     known = {file.stem for file in (distill.ROOT / "params/distiller").glob("*.yaml")} - {"common"}
     assert set(re.findall(r"`(\w+)`", told)) == known
+
+
+def test_the_search_asks_for_what_it_starts_from_and_for_arms_that_there_are(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for words, message in (
+        (["kd", "kdd"], "no arm kdd in experiment=bench_distill; it has alpha_flow, "),
+        (["kd"], "data/dataset: not made; run `fewstep run experiment=bench_distill` first"),
+    ):
+        monkeypatch.setattr("sys.argv", ["distill_search.py", *words])
+        with pytest.raises(SystemExit) as ended:
+            distill_search.main()
+        assert ended.value.code == 1
+        assert message in capsys.readouterr().err
+
+
+def test_the_search_shows_what_was_found_for_the_same_parameters_and_teacher(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    manifests = [tmp_path / "data" / name / "manifest.json" for name in ("dataset", "encode", "verifier", "teacher")]
+    for manifest in manifests:
+        manifest.parent.mkdir(parents=True)
+        manifest.write_text('{"made": "first"}')
+    sections = distill_search.sections({"teacher": "data/teacher", "student_lr": 1e-3, "replicates": 3})
+    assert [section["student_lr"] for section in sections] == pytest.approx([1e-3 / 3, 1e-3, 3e-3])
+    monkeypatch.setattr("sys.argv", ["distill_search.py", "kd", "--show"])
+    monkeypatch.setattr(distill_search, "sections", lambda _arm: sections)
+    for section in sections:
+        section |= {"init": "data/teacher", "data": "data/dataset"}
+    found = distill_search.file_of(sections[0])
+    found.parent.mkdir(parents=True)
+    found.write_text(json.dumps({"frechet_distance": 2.5, "score_heldout": 0.25}))
+    distill_search.main()
+    assert capsys.readouterr().out.splitlines()[1].split()[2:] == ["2.50", "(0.250)", "-", "-"]
+    manifests[-1].write_text('{"made": "anew"}')
+    distill_search.main()
+    assert capsys.readouterr().out.splitlines()[1].split()[2:] == ["-", "-", "-"]
