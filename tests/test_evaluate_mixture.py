@@ -64,5 +64,8 @@ def test_an_exact_mixture_is_near_the_truth_and_two_steps_are_not(mixture_job, t
     assert exact["std_error"] < 0.06
     assert coarse["std_error"] > 0.15, "two Euler steps shrink a component"
     assert abs(exact["energy_distance"]) < 0.05
+    assert exact["wasserstein2"] < 0.45 < coarse["wasserstein2"], "160 samples are .37 from as many others"
+    assert exact["nll_error"] < 0.2 < coarse["nll_error"]
+    assert exact["weight_error"] == 0
     assert not any("heldout" in name for name in exact)
     assert "held-out" not in (tmp_path / "out" / "report.html").read_text()

@@ -10,6 +10,7 @@ from stages.metrics.energy import energy_distance
 from stages.metrics.frechet import frechet_distance
 from stages.metrics.neighbours import neighbours
 from stages.metrics.score import score
+from stages.metrics.transport import wasserstein2
 from stages.models.mixture import GaussianMixture
 from stages.models.verifier import Verifier
 
@@ -48,20 +49,29 @@ def likeness(verifier: Verifier, images: Tensor, real: Tensor, *, k: int) -> dic
 def against_mixture(
     truth: GaussianMixture, made: tuple[Tensor, Tensor], real: tuple[Tensor, Tensor]
 ) -> dict[str, float]:
-    """Errors in data units where the true law is known; `made` and `real` are (images [N, d, 1, 1], component [N]).
+    """Errors where the true law is known; `made` and `real` are (images [N, d, 1, 1], component [N]).
 
-    All three are means over components: energy_distance between samples that asked for a component and exact ones of
-    it, mean_error and std_error the absolute errors of its mean (mean over elements) and standard deviation. Within a
-    component samples are independent; over the whole mixture they are not, since both sides share the prompts.
+    Means over components: energy_distance and wasserstein2, in data units, between samples that asked for a component
+    and exact ones of it; mean_error and std_error the absolute errors of its mean (mean over elements) and standard
+    deviation; weight_error that of the share of all samples that lie in it; nll_error that of E[-log p], in nats.
+    Within a component samples are independent; over the whole mixture they are not, since both sides share the prompts.
     """
-    errors = []
+    lies_in = truth.nearest(made[0])
+    errors: dict[str, list[float]] = {}
     for k in made[1].unique().tolist():
         images, exact = made[0][made[1] == k], real[0][real[1] == k]
-        points = images.flatten(1).double()
+        points, std = images.flatten(1).double(), truth.stds[k]
         if len(points) < 2:
             raise ValueError(f"a mixture's moments: component {k} has {len(points)} sample; draw more")
-        mean = (points.mean(0) - truth.means[k]).abs().mean().item()
-        std = (points.var(0).mean().sqrt() - truth.stds[k]).abs().item()
-        errors.append((energy_distance(images, exact), mean, std))
-    names = ("energy_distance", "mean_error", "std_error")
-    return {name: sum(column) / len(errors) for name, column in zip(names, zip(*errors, strict=True), strict=True)}
+        surplus = ((points - truth.means[k]).square().sum(1) / std.square()).mean() - points.shape[1]
+        found = {
+            "energy_distance": energy_distance(images, exact),
+            "wasserstein2": wasserstein2(images, exact),
+            "mean_error": (points.mean(0) - truth.means[k]).abs().mean().item(),
+            "std_error": (points.var(0).mean().sqrt() - std).abs().item(),
+            "weight_error": ((lies_in == k).double().mean() - (made[1] == k).double().mean()).abs().item(),
+            "nll_error": surplus.abs().item() / 2,
+        }
+        for name, value in found.items():
+            errors.setdefault(name, []).append(value)
+    return {name: sum(values) / len(values) for name, values in errors.items()}

@@ -9,6 +9,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from stages.core.path import expand, velocity_from_data
+from stages.core.prompts import EMPTY
 from stages.core.rng import normal_like
 from stages.core.types import Cond
 from stages.models.conditioning import OneHot, TextTable
@@ -55,6 +56,11 @@ class GaussianMixture(nn.Module):
         asked = self.component(cond)[:, None]
         allowed = (torch.arange(len(self.weights), device=x.device) == asked) | (asked == len(self.weights))
         return log.masked_fill(~allowed, -torch.inf).softmax(-1)
+
+    def nearest(self, x: Tensor) -> Tensor:
+        """The component that a sample most likely came from, whatever it was asked for: int64 [B]."""
+        whole = torch.full((len(x), 1), EMPTY, device=x.device)
+        return self.posterior(x, torch.zeros(len(x), device=x.device), whole).argmax(1)
 
     def denoise(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         """E[x0 | x_t = x, prompt] of x's shape, float64."""

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from stages.core import tensors
 from stages.core.config import config
 from stages.core.messages import listed, shown
-from stages.core.prompts import EMPTY, Prompt
+from stages.core.prompts import Prompt
 from stages.core.ranges import Size
 from stages.models.mixture import GaussianMixture
 from stages.models.scenes import load_scenes
@@ -182,10 +182,7 @@ class MixtureVerifier:
 
     def judge(self, images: Tensor, prompts: Sequence[Prompt]) -> Tensor:
         """bool [B, 1]."""
-        t = torch.zeros(len(images), device=images.device)
-        whole = torch.full((len(images), 1), EMPTY, device=images.device)
-        nearest = self.mixture.posterior(images, t, whole).argmax(1, keepdim=True)
-        return nearest == asked(prompts, self.values).to(images.device)
+        return self.mixture.nearest(images)[:, None] == asked(prompts, self.values).to(images.device)
 
     def features(self, images: Tensor) -> Tensor:
         """[B, d]."""

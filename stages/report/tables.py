@@ -44,6 +44,18 @@ NUMBERS: Mapping[str, tuple[str, str]] = MappingProxyType(
             "error of stds",
             "Mean absolute error of each component's standard deviation, against the closed form",
         ),
+        "wasserstein2": (
+            "Wasserstein-2",
+            "Between samples of a component and exact ones, by optimal assignment, mean over components; above 0 by chance",
+        ),
+        "weight_error": (
+            "error of weights",
+            "Mean absolute error of the share of samples that lie in each component",
+        ),
+        "nll_error": (
+            "error of likelihood",
+            "Mean absolute error of each component's negative log-likelihood, in nats, against its entropy",
+        ),
         "straightness": ("S(Z)", "How far the model's paths are from straight lines: 0 is straight"),
     }
 )

@@ -47,6 +47,16 @@ def test_errors_of_moments_are_what_arithmetic_gives():
     assert found["energy_distance"] == pytest.approx((2.0 + (3 + 73**0.5 - 16)) / 2)
 
 
+def test_errors_of_the_law_are_what_arithmetic_gives():
+    # component 0 is N((0, 0), 1), component 1 N((10, 0), 2^2): one of three that asked for 0 lies in 1
+    images, component = points((0, 1), (0, -1), (10, 0), (10, 2), (10, -2)), torch.tensor([0, 0, 0, 1, 1])
+    found = against_mixture(TRUTH, (images, component), (images + 1, component))
+    assert found["wasserstein2"] == pytest.approx(2**0.5)
+    assert found["weight_error"] == pytest.approx(1 / 5)
+    # mean squared distances over variances: (1 + 1 + 100) / 3 and 1, where 2 are expected
+    assert found["nll_error"] == pytest.approx((32 + 1) / 2 / 2)
+
+
 def test_moments_of_single_samples_are_refused():
     with pytest.raises(ValueError, match="draw more"):
         against_mixture(TRUTH, (points((0, 0)), torch.tensor([0])), (points((0, 0), (1, 1)), torch.tensor([0, 0])))
