@@ -2,6 +2,7 @@
 
     fewstep run experiment=bench_distill     # trains and measures, resumable; `make bench-distill` does both
     python benchmarks/distill.py             # writes docs/distillers.md and its figure from the results
+    python benchmarks/distill.py --costs     # what an iteration of each method takes
     python benchmarks/distill.py --budget    # how many iterations each arm's budget takes, and what the preset says
 
 A training's budget is BUDGET passes: samples that go forward through a network, and those that come back counted twice,
@@ -13,11 +14,13 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from stages.core.trainings import Spread, compared
 from stages.io.params import compose
+from stages.training.cost import Cost
 
 ROOT = Path(__file__).parents[1]
 BUDGET = 100_000
@@ -26,6 +29,9 @@ PAGE, FIGURE = Path("docs/distillers.md"), Path("docs/images/distillers.png")
 BEGIN, END = "<!-- written by benchmarks/distill.py -->", "<!-- up to here -->"
 NUMBERS = ("score_seen", "score_heldout", "frechet_distance", "precision", "recall")
 DISTANCE, SCORE = "frechet_distance", "score_heldout"
+COSTS = """What a sample of one iteration takes on average, by the preset's parameters: passes forward through the
+student, the teacher and other networks, and backward (half of a network counts a half); and how many networks are
+trained, each with its gradients and AdamW's two moments, and held beside them."""
 Numbers = Mapping[str, float]
 CLAIMS = (
     ("reflow before distillation beats direct distillation (InstaFlow)", ("instaflow", 1), ("kd", 1)),
@@ -47,6 +53,7 @@ def main() -> None:
     """Write the page and the figure, or print the budgets."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--budget", action="store_true", help="print the budgets of the preset, and measure nothing")
+    parser.add_argument("--costs", action="store_true", help="print what an iteration takes, and measure nothing")
     parser.add_argument("--data", type=Path, default=Path("data"), help="the results' folder (data)")
     args = parser.parse_args()
     if args.budget:
@@ -55,11 +62,14 @@ def main() -> None:
             fit = f"; {told.fitting} would fit" if told.is_last else ""
             print(f"{told.arm:16} {told.iterations:6} iterations are {told.passes:7} passes{more}{fit}")
         return
+    if args.costs:
+        print(costs())
+        return
     file = args.data / "evaluate" / "metrics.json"
     if not file.is_file():
         parser.exit(1, f"{file}: missing; run `fewstep run {PRESET}` first\n")
     rows = list(_rows(json.loads(file.read_text())))
-    _into(ROOT / PAGE, f"{_table(rows)}\n\n{_claims(rows)}")
+    _into(ROOT / PAGE, f"{_table(rows)}\n\n{_claims(rows)}\n\n{COSTS}\n\n{costs()}")
     _draw(rows, ROOT / FIGURE)
     print(f"{PAGE} and {FIGURE} written: {len(rows)} rows")
 
@@ -84,24 +94,31 @@ class Told:
         return 10 * round(self.iterations * (BUDGET - self.before) / self.passes / 10)
 
 
-def budgets() -> list[Told]:
-    """Of every arm of the preset, counted by the training loop itself."""
+def arms_of_the_preset() -> dict[str, Any]:
+    """Its arms by name, checked."""
     from stages.distill import Common
     from stages.distillers import METHODS
-    from stages.samplers.spec import calls as sampler_calls
     from stages.training import arm
-    from stages.training.needs import calls
 
-    arms = yaml.safe_load(compose(ROOT / "params", [PRESET]))["distill"]["arms"]
-    starts = {name: section["teacher"].removeprefix("data/distill/") for name, section in arms.items()}
-    made, passes, drawn = {}, {}, {}
-    for name, section in arms.items():
+    made = {}
+    for name, section in yaml.safe_load(compose(ROOT / "params", [PRESET]))["distill"]["arms"].items():
         own = {key: value for key, value in section.items() if key != "replicates"}
         made[name] = arm.configure(own, Common, METHODS, f"distill.arms.{name}", "distillation method")
-        common = made[name].common
-        totals = calls(made[name].method, made[name].settings, common.budget, rows=common.batch_size).totals
+    return made
+
+
+def budgets() -> list[Told]:
+    """Of every arm of the preset, counted by the training loop itself."""
+    from stages.samplers.spec import calls as sampler_calls
+
+    made = arms_of_the_preset()
+    starts = {name: each.common.teacher.removeprefix("data/distill/") for name, each in made.items()}
+    passes, drawn = {}, {}
+    for name, each in made.items():
+        totals = _counted(each).totals
         passes[name] = totals["network_evaluations"] + 2 * totals["backward_passes"]
-        drawn[name] = common.draw.num_pairs * sampler_calls(common.draw.sampler.spec) if common.draw else 0
+        draw = each.common.draw
+        drawn[name] = draw.num_pairs * sampler_calls(draw.sampler.spec) if draw else 0
 
     def all_of(name: str) -> int:
         return passes[name] + before(name) if name in passes else 0
@@ -118,8 +135,42 @@ def budgets() -> list[Told]:
             before=before(name),
             is_last=name not in starts.values(),
         )
-        for name in arms
+        for name in made
     ]
+
+
+def _counted(each: Any) -> Cost:
+    """The passes of an arm's whole budget."""
+    from stages.training.needs import calls
+
+    return calls(each.method, each.settings, each.common.budget, rows=each.common.batch_size)
+
+
+def costs() -> str:
+    """What an iteration of each method takes with the preset's parameters, by its first arm: a table."""
+    from stages.training.method import Trained
+
+    head = ["method", "calls", "student forward", "teacher forward", "others forward", "backward", "trained", "held"]
+    lines = [_line(head), _line(["---"] * len(head))]
+    first: dict[str, Any] = {}
+    for each in arms_of_the_preset().values():
+        first.setdefault(each.name, each)
+    for name, each in sorted(first.items()):
+        networks, samples = _counted(each).networks, each.common.budget.iterations * each.common.batch_size
+        forward = {role: (kinds["forward"] + 0.5 * kinds["forward_part"]) / samples for role, kinds in networks.items()}
+        backward = sum(kinds["backward"] + 0.5 * kinds["backward_part"] for kinds in networks.values()) / samples
+        student, teacher = forward.pop("student"), forward.pop("teacher", 0.0)
+        roles = [role for own, role in each.method.roles(each.settings).items() if own in networks]
+        trained = sum(isinstance(role, Trained) for role in roles)
+        held = len(roles) - trained + (teacher > 0)
+        passes = [f"{value:.2g}" if value else "" for value in (student, teacher, sum(forward.values()), backward)]
+        steps = each.method.sampler(each.settings).num_steps
+        lines.append(_line([f"`{name}`", str(steps), *passes, str(trained), str(held or "")]))
+    return "\n".join(lines)
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 @dataclass(frozen=True)
@@ -146,7 +197,7 @@ def _rows(metrics: Mapping[str, Mapping[str, Numbers]]) -> Iterator[Row]:
 def _table(rows: Sequence[Row]) -> str:
     head = ["model", "calls", "score, seen", "score, held-out", "Fréchet distance", "precision", "recall"]
     head += ["trainings", "passes"]
-    lines = [f"| {' | '.join(each)} |" for each in (head, ["---"] * len(head))]
+    lines = [_line(head), _line(["---"] * len(head))]
     order = {"teacher": 0, "guidance": 1, "distill": 2}
     for row in sorted(rows, key=lambda row: (order[row.group], row.group == "distill" and row.name, row.nfe)):
         numbers = row.numbers
@@ -154,7 +205,7 @@ def _table(rows: Sequence[Row]) -> str:
         name = {"teacher": "teacher", "guidance": f"teacher, guidance {numbers['guidance']:g}"}.get(row.group, row.name)
         told = [_told(numbers, each) for each in NUMBERS]
         cost = [str(int(numbers["trainings"])), f"{passes:,.0f}" if passes else ""]
-        lines.append(f"| {' | '.join([name, str(row.nfe), *told, *cost])} |")
+        lines.append(_line([name, str(row.nfe), *told, *cost]))
     return "\n".join(lines)
 
 
@@ -169,7 +220,7 @@ def _claims(rows: Sequence[Row]) -> str:
         found = " against ".join(
             f"{name} at {nfe}: {_told(numbers, DISTANCE)}" for (name, nfe), numbers in ((better, ours), (worse, theirs))
         )
-        lines.append(f"| {words} | {found} | {_verdict(ours, theirs)} |")
+        lines.append(_line([words, found, _verdict(ours, theirs)]))
     return "\n".join(lines)
 
 

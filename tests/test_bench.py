@@ -17,6 +17,14 @@ def test_every_method_is_an_arm_with_the_same_budget():
         assert whole == pytest.approx(distill.BUDGET, rel=0.05), f"{each.arm}: {each.fitting} iterations would do"
 
 
+def test_what_an_iteration_takes_is_counted():
+    rows = {cells[1].strip(): cells[2:-1] for cells in (line.split("|") for line in distill.costs().splitlines())}
+    assert set(METHODS) <= {name.strip("`") for name in rows}
+    assert [cell.strip() for cell in rows["`kd`"]] == ["1", "1", "", "", "1", "1", ""]
+    # a guided step of Heun's rule, and the boundary's slow copy
+    assert [cell.strip() for cell in rows["`cd`"]] == ["2", "1", "2", "1", "1", "1", "2"]
+
+
 def numbers(nfe, **more):
     found = {"nfe": nfe, "guidance": 1.0, "trainings": 1, "score_seen": 0.7, "precision": 0.9, "recall": 0.8}
     return {**found, "score_heldout": 0.5, "frechet_distance": 2.0, **more}
@@ -43,12 +51,14 @@ def test_the_page_has_a_row_for_each_way_of_sampling_and_keeps_what_people_wrote
     page = tmp_path / distill.PAGE
     page.write_text(f"before\n{distill.BEGIN}\nold\n{distill.END}\nafter\n")
     monkeypatch.setattr(distill, "ROOT", tmp_path)
+    monkeypatch.setattr(distill, "costs", lambda: "what it takes")
     monkeypatch.setattr("sys.argv", ["distill.py", "--data", str(tmp_path / "data")])
     distill.main()
     text = page.read_text()
     assert text.startswith("before\n")
     assert text.endswith("after\n")
     assert "old" not in text
+    assert "what it takes" in text
     assert "| kd | 1 | 0.700 | 0.500 | 2.50 ± 0.25 | 0.900 | 0.800 | 3 | 200 |" in text
     assert text.index("| teacher | 1 |") < text.index("| teacher | 32 |") < text.index("| kd | 2 |")
     assert "**fails**: they differ" in text.split("(PeRFlow)")[1].splitlines()[0]
