@@ -17,7 +17,7 @@ from torch import Tensor
 from stages.core.config import check
 from stages.core.messages import choose, join, listed, shown
 from stages.core.prompts import Prompt
-from stages.metrics import clip_score, cmmd, diversity, fd, kernel, manifold
+from stages.metrics import clip_score, cmmd, diversity, fd, kernel, manifold, sharpness, spread
 from stages.models.verifier import Verifier
 
 
@@ -58,6 +58,8 @@ METRICS: Mapping[str, Any] = MappingProxyType(
         "manifold": manifold,
         "clip_score": clip_score,
         "diversity": diversity,
+        "sharpness": sharpness,
+        "spread": spread,
     }
 )
 
