@@ -100,16 +100,25 @@ def test_the_search_shows_what_was_found_for_the_same_parameters_and_teacher(tmp
         manifest.parent.mkdir(parents=True)
         manifest.write_text('{"made": "first"}')
     sections = distill_search.sections({"teacher": "data/teacher", "student_lr": 1e-3, "replicates": 3})
-    assert [section["student_lr"] for section in sections] == pytest.approx([1e-3 / 3, 1e-3, 3e-3])
+    assert [section["student_lr"] for section in sections] == pytest.approx([1e-3 / 9, 1e-3 / 3, 1e-3, 3e-3, 9e-3])
     monkeypatch.setattr("sys.argv", ["distill_search.py", "kd", "--show"])
     monkeypatch.setattr(distill_search, "sections", lambda _arm: sections)
     for section in sections:
         section |= {"init": "data/teacher", "data": "data/dataset"}
-    found = distill_search.file_of(sections[0])
-    found.parent.mkdir(parents=True)
-    found.write_text(json.dumps({"frechet_distance": 2.5, "score_heldout": 0.25}))
+    distill_search.file_of(sections[0]).parent.mkdir(parents=True)
+    for section, distance in zip(sections[1:4], (2.5, 2.0, 1.97), strict=True):
+        found = {"frechet_distance": distance, "score_heldout": 0.25}
+        distill_search.file_of(section).write_text(json.dumps(found))
     distill_search.main()
-    assert capsys.readouterr().out.splitlines()[1].split()[2:] == ["2.50", "(0.250)", "-", "-"]
+    told = capsys.readouterr().out.splitlines()[1].split()[2:]
+    assert told == ["-", "2.50", "(0.250)", "2.00", "(0.250)", "1.97", "(0.250)", "-"]
+    assert distill_search.beyond(sections) == [], "the highest is not clearly the best"
+    distill_search.file_of(sections[3]).write_text(json.dumps({"diverged": "diverged"}))
+    assert distill_search.beyond(sections) == []
+    distill_search.file_of(sections[3]).write_text(json.dumps({"frechet_distance": 1.9}))
+    assert distill_search.beyond(sections) == [sections[4]]
+    distill_search.file_of(sections[1]).write_text(json.dumps({"frechet_distance": 1.5}))
+    assert distill_search.beyond(sections) == [sections[0]]
     manifests[-1].write_text('{"made": "anew"}')
     distill_search.main()
-    assert capsys.readouterr().out.splitlines()[1].split()[2:] == ["-", "-", "-"]
+    assert capsys.readouterr().out.splitlines()[1].split()[2:] == ["-"] * 5
