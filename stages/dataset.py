@@ -106,6 +106,7 @@ def expect(cfg: AnyData, job: Job, _inputs: Inputs) -> Expected:
         outline = Outline(
             kind="folder", sample_shape=(cfg.channels, cfg.size, cfg.size), attributes=("prompt",),
             num_train=len(found.train), num_test=len(found.test), num_seen=found.splits.count("seen"),
+            num_heldout=found.splits.count("heldout"),
             rarest=(prompts[int(shown.argmin())].text, int(shown.min())),
         )  # fmt: skip
         return Expected(dataset=outline)
@@ -114,14 +115,15 @@ def expect(cfg: AnyData, job: Job, _inputs: Inputs) -> Expected:
         outline = Outline(
             kind="digits", sample_shape=(1, 8, 8), attributes=("digit", "weight", "slant"),
             num_train=IMAGES - test, num_test=test, num_seen=PROMPTS - cfg.num_heldout_prompts,
+            num_heldout=cfg.num_heldout_prompts,
         )  # fmt: skip
         return Expected(dataset=outline)
     if isinstance(cfg, Shapes):
         asked, kept = _asked(cfg, job.seed)
+        num_seen = sum(not kept.heldout(facts, cfg.scenes.num_colors) for facts in asked)
         outline = Outline(
             kind="shapes", sample_shape=(3, cfg.scenes.size, cfg.scenes.size), attributes=JUDGED,
-            num_train=cfg.num_train, num_test=cfg.num_test,
-            num_seen=sum(not kept.heldout(facts, cfg.scenes.num_colors) for facts in asked),
+            num_train=cfg.num_train, num_test=cfg.num_test, num_seen=num_seen, num_heldout=len(asked) - num_seen,
         )  # fmt: skip
         return Expected(dataset=outline)
     counts = _components(cfg, cfg.num_test, stream(job.seed, _TESTING)).bincount()

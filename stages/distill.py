@@ -206,7 +206,7 @@ def work(cfg: arm.Arm[Common], job: Job, _unit: Mapping[str, Any], run: Run) -> 
     outcome = replace(outcome, cost=outcome.cost + drawn)
     spec = cfg.common.sampler.spec if cfg.common.sampler else on_nodes(cfg.method.sampler(cfg.settings), found)
     made = replace(init, net=outcome.student, spec=spec)
-    record(run.out, outcome, made, cfg.common.budget.iterations, program(spec))
+    record(run.out, outcome, made, program(spec))
 
 
 def finish(_cfg: arm.Arm[Common], _job: Job, parts: Sequence[Path], out: Path) -> Mapping[str, float]:

@@ -25,9 +25,11 @@ from stages.samplers.program import program
 from stages.samplers.spec import Sampler
 from stages.training import arm, data
 from stages.training import needs as training
+from stages.training.heldout import Look
 from stages.training.loop import Budget
 from stages.training.outcome import gather, record
 from stages.training.roles import Start
+from stages.training.stopping import Stop, Watch
 from stages.training.tune import Tune, begins, made_of, tuning
 
 
@@ -47,6 +49,8 @@ class Common:
     tune: Tune
     """Which weights of the policy are trained."""
     budget: Budget
+    stop: Stop | None
+    """What ends it before its budget; null is nothing."""
 
     def __post_init__(self) -> None:
         self.budget.check_slices("prompts_per_iteration", self.prompts_per_iteration)  # a group is never cut
@@ -71,6 +75,7 @@ def expect(cfg: arm.Arm[Common], job: Job, inputs: Inputs) -> Expected | None:
         lambda: rewards.expect(terms, judge.attributes if judge else None),
         lambda: sources.few(common.rewards, rewards.MOST_SOURCES, join(job.where, "rewards")),
         lambda: dataset and data.enough_prompts(common.prompts_per_iteration, dataset.num_seen, job.where),
+        lambda: dataset and _has_heldout(common, job, dataset.num_heldout),
     )
     return made_of(init, common.tune)
 
@@ -91,6 +96,11 @@ def _has_weights(common: Common, job: Job, model: str | None) -> None:
         raise ValueError(f"{job.where}.init={common.init}: holds no model; name data/teacher, or the folder of an arm")
     if model == "closed form":
         raise ValueError(f"{job.where}.init={common.init}: a closed form has no weights to train; name a student")
+
+
+def _has_heldout(common: Common, job: Job, count: int) -> None:
+    if common.stop and common.stop.heldout and not count:
+        raise ValueError(f"{job.where}.stop.heldout: no prompts are held out; hold some out, or set it to null")
 
 
 def plan(cfg: arm.Arm[Common], _job: Job) -> list[dict[str, Any]]:
@@ -117,13 +127,8 @@ def work(cfg: arm.Arm[Common], job: Job, unit: Mapping[str, Any], run: Run) -> N
     dataset = Dataset.load(job.input("dataset"))
     init = load(job.input("init") / "model", TextTable.load(job.input("encode")), job.device)
     _has_weights(cfg.common, job, "closed form" if isinstance(init.net, GaussianMixture) else "trained")
-    start = Start(
-        init=init.net,
-        teacher=init.net,
-        space=init.space,
-        reward=run.reward or reward(cfg, job, unit),
-        prompts=dataset.table,
-    )
+    judge = run.reward or reward(cfg, job, unit)
+    start = Start(init=init.net, teacher=init.net, space=init.space, reward=judge, prompts=dataset.table)
     trainer = arm.trainer(cfg, start, job, run)
     batch_at = data.groups(
         dataset,
@@ -132,10 +137,16 @@ def work(cfg: arm.Arm[Common], job: Job, unit: Mapping[str, Any], run: Run) -> N
         seed=job.seed,
         device=job.device,
     )
-    outcome = trainer.run(batch_at, resume=run.resume, sink=run.sink)
     spec = cfg.common.sampler.spec if cfg.common.sampler else cfg.method.sampler(cfg.settings)
+    watch = cfg.common.stop and Watch(
+        cfg.common.stop,
+        Look(replace(init, spec=spec), dataset, judge, cfg.common.stop.heldout.num_samples, job.seed)
+        if cfg.common.stop.heldout
+        else None,
+    )
+    outcome = trainer.run(batch_at, resume=run.resume, sink=run.sink, watch=watch)
     made = replace(init, net=outcome.student, spec=spec)
-    record(run.out, outcome, made, cfg.common.budget.iterations, program(spec))
+    record(run.out, outcome, made, program(spec))
     if weights:
         write_json(run.out / "rewards.json", weights)
 

@@ -174,7 +174,7 @@ def work(cfg: AnyTeacher, job: Job, unit: Mapping[str, Any], run: Run) -> None:
     batch_at = batches.images(data, space.encode(data.train_images), cfg.batch_size, job.seed, job.device)
     outcome = trainer.run(batch_at, resume=run.resume, sink=run.sink)
     made = Student(outcome.student, flow_matching.sampler(cfg.method), space, outcome.student.text.frozen())
-    record(run.out, outcome, made, cfg.budget.iterations)
+    record(run.out, outcome, made)
 
 
 def finish(_cfg: AnyTeacher, _job: Job, parts: Sequence[Path], out: Path) -> Mapping[str, float]:

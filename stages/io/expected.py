@@ -23,6 +23,8 @@ class Outline:
     num_test: int
     num_seen: int
     """Prompts that training may use, at most: some may be shown by test images alone."""
+    num_heldout: int = 0
+    """Prompts that training never uses."""
     rarest: tuple[str, int] | None = None
     """The prompt that fewest training images show, and how many, where that is known."""
 

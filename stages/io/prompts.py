@@ -124,7 +124,7 @@ def expected(cfg: Prompts, seed: int) -> Expected:
     seen = made.places("seen")
     outline = Outline(
         kind="prompts", sample_shape=made.sample_shape, attributes=("prompt",), num_train=0, num_test=0,
-        num_seen=len(seen), rarest=(made.prompts[seen[0]].text, 0),
+        num_seen=len(seen), num_heldout=len(made.places("heldout")), rarest=(made.prompts[seen[0]].text, 0),
     )  # fmt: skip
     return Expected(dataset=outline)
 

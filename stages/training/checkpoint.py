@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 from stages.core import tensors
 from stages.training.cost import Meter
 from stages.training.roles import Weights
+from stages.training.stopping import Watch
 
 STATE = "state.safetensors"
 SAVE_EVERY_S = 20.0
@@ -35,6 +36,7 @@ class Training(Protocol):
     """Calls so far, in the order of the meter's names."""
     iteration: int
     updates: dict[str, int]
+    watch: Watch | None
 
     @property
     def weights(self) -> Weights: ...  # noqa: D102
@@ -56,6 +58,8 @@ class State:
         """As `trainer` is now, in this machine's memory."""
         counted = dict(zip(trainer.meter.names, trainer.counted.tolist(), strict=True))
         facts = {"iteration": trainer.iteration, "counted": counted, "updates": dict(trainer.updates)}
+        if trainer.watch:
+            facts["seen"] = {name: list(values) for name, values in trainer.watch.seen.items()}
         return cls({name: tensor.to("cpu", copy=True) for name, tensor in _tensors(trainer).items()}, facts)
 
     def write(self, folder: Path) -> None:
@@ -125,6 +129,8 @@ def restore(trainer: Training, folder: Path) -> bool:
         content["state"] = _nested({k: v for k, v in kept.items() if k.startswith(f"{name}!")})
         optimiser.load_state_dict(content)
     trainer.iteration, trainer.updates = facts["iteration"], facts["updates"]
+    if trainer.watch:
+        trainer.watch.seen = facts["seen"]
     trainer.counted = torch.tensor([facts["counted"][name] for name in trainer.meter.names], dtype=torch.float64)
     return True
 

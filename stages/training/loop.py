@@ -19,11 +19,12 @@ from stages.core.rng import fork, stream
 from stages.core.types import Batch, Sink, World
 from stages.training import checkpoint
 from stages.training.checks import finite
-from stages.training.cost import Cost, Meter
+from stages.training.cost import SCORED, Cost, Meter
 from stages.training.method import Method, Phase, Trained
 from stages.training.networks import Precision, world_of
 from stages.training.parallel import Metric, Pairwise, Team, give_gradient, take_gradient
 from stages.training.roles import FULL, Start, Tuning, Weights, heads_of
+from stages.training.stopping import Watch
 
 REPORT_EVERY = 10
 """Iterations between two reports, and between two looks for numbers that are not finite."""
@@ -70,6 +71,10 @@ class Outcome:
     cost: Cost
     metrics: Mapping[str, float]
     """The last report."""
+    iterations: int
+    """The budget's, or fewer where a rule stopped it."""
+    stopped: str | None = None
+    """That rule."""
 
 
 class Trainer:
@@ -108,22 +113,25 @@ class Trainer:
         self.counted = torch.zeros(len(self.meter.names), dtype=torch.float64)
         """What `meter` names, over all workers, up to the last whole iteration."""
         self.updates = dict.fromkeys(self.optimisers, 0)
+        self.watch: Watch | None = None
 
-    def run(self, batch_at: Callable[[int], Batch], *, resume: Path, sink: Sink) -> Outcome:
-        """Train to the end of the budget, from `resume` if an interrupted run left its state there.
+    def run(self, batch_at: Callable[[int], Batch], *, resume: Path, sink: Sink, watch: Watch | None = None) -> Outcome:
+        """Train to the end of the budget, or until `watch` ends it, from `resume` if an interrupted run left its state.
 
         `batch_at(iteration)` must be a pure function, which makes a resumed run bitwise the uninterrupted one.
         Of several workers only the first writes or reports. Raises ValueError when a loss or weight stops being
         finite or workers differ, ConnectionError when another worker is lost.
         """
+        self.watch, stopped = watch, None
         self.team.receive(resume / checkpoint.STATE)
         checkpoint.restore(self, resume)
         self.team.agree(self.weights.state(), "before training")
         report = dict[str, float]()
         with checkpoint.Saver(resume, self.iteration) as saver:
-            while self.iteration < self.budget.iterations:
+            while self.iteration < self.budget.iterations and not stopped:
                 metrics = self.step(batch_at(self.iteration))
-                last = self.iteration == self.budget.iterations
+                stopped = watch and self._seen(watch, metrics)
+                last = self.iteration == self.budget.iterations or bool(stopped)
                 if self.iteration % REPORT_EVERY == 0 or last:
                     report = self._checked(metrics, saver)
                     sink(self.iteration, report)
@@ -131,7 +139,7 @@ class Trainer:
                     self._checked(metrics, saver)
                     saver.save(self)
         self.team.agree(self.weights.state(), "after training")
-        return Outcome(self.weights.average, self.cost, report)
+        return Outcome(self.weights.average, self.cost, report, self.iteration, stopped)
 
     @property
     def cost(self) -> Cost:
@@ -164,6 +172,16 @@ class Trainer:
             metrics |= {f"{phase.name}/{name}": values for name, values in found.items()}
         self.iteration += 1
         return self._pooled(metrics)
+
+    def _seen(self, watch: Watch, metrics: Mapping[str, Metric]) -> str | None:
+        """The rule that ends the training, the same on every worker."""
+        numbers, look = {name: float(value) for name, value in metrics.items()}, None
+        if watch.probe and watch.looks(self.iteration):
+            own = watch.probe(self.weights.average) if self.team.ranks.leads else 0.0
+            look = self.team.total(torch.tensor([own], dtype=torch.float64, device=self.device)).item()
+            for name, count in (("student/forward", watch.probe.forward), (SCORED, watch.probe.scored)):
+                self.counted[self.meter.names.index(name)] += count
+        return watch.see(numbers, look)
 
     def _slices(self, batch: Batch) -> list[tuple[Batch, Generator]]:
         """This worker's slices of the batch, each with its random numbers."""

@@ -10,10 +10,10 @@ from stages.models import Student, save
 from stages.training.loop import Outcome
 
 
-def record(out: Path, outcome: Outcome, model: Student, iterations: int, steps: Sequence[Any] | None = None) -> None:
+def record(out: Path, outcome: Outcome, model: Student, steps: Sequence[Any] | None = None) -> None:
     """Write out/model, out/cost.json and out/metrics.json; `model` is the outcome's network with what it needs.
 
-    `steps` are its sampler's, see `save`.
+    `steps` are its sampler's, see `save`. A rule that stopped it is told with the iteration: stopped_by_<rule>.
     """
     model.net.cpu()
     save(out / "model", model, steps)
@@ -23,13 +23,14 @@ def record(out: Path, outcome: Outcome, model: Student, iterations: int, steps: 
         out / "cost.json",
         {
             **cost.totals,
-            "iterations": iterations,
+            "iterations": outcome.iterations,
             "parameters": parameters,
             "networks": cost.networks,
             "heads": cost.heads,
         },
     )
-    write_json(out / "metrics.json", dict(outcome.metrics))
+    ended = {f"stopped_by_{outcome.stopped}": outcome.iterations} if outcome.stopped else {}
+    write_json(out / "metrics.json", {**outcome.metrics, **ended})
 
 
 def gather(part: Path, out: Path) -> Mapping[str, float]:

@@ -1,0 +1,64 @@
+"""The RL stage as a whole, on a small teacher: what ends it, what it tells of that, and what it refuses."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from stages import rl
+from stages.io import params, run
+from stages.io.expected import Expected, Outline
+from stages.io.job import Job
+from tests.cells.rigs import SILENT, make_inputs, right
+
+PARAMS = Path(__file__).parents[1] / "params"
+
+
+def section(*words: str) -> dict[str, Any]:
+    words = ("experiment=smoke", *(f"rl.arms.dgpo{word}" if word.startswith(".") else word for word in words))
+    made = yaml.safe_load(params.compose(PARAMS, words))["rl"]["arms"]["dgpo"]
+    made.pop("replicates")
+    small = {"prompts_per_iteration": 2, "group_size": 3, "rollout_steps": 2, "nfe": 2, "num_draws": 1}
+    return {**made, **small, "rewards": right(all=1.0)}
+
+
+STOPPED = ["+stop@rl.arms.dgpo.stop=rules", ".stop.plateau=null"]
+
+
+def trained(tmp_path: Path, *words: str) -> dict[str, Any]:
+    make_inputs(tmp_path / "data")
+    names = {"init": "teacher", "dataset": "dataset", "encode": "encode", "verifier": "verifier"}
+    inputs = {name: str(tmp_path / "data" / folder) for name, folder in names.items()}
+    job = Job(stage="rl", arm="dgpo", seed=0, section=section(*words), inputs=inputs)
+    run.run(job, tmp_path / "out", tmp_path / "work", SILENT)
+    return {name: json.loads((tmp_path / "out" / f"{name}.json").read_text()) for name in ("metrics", "cost")}
+
+
+def test_a_policy_that_drifts_too_far_is_stopped_and_says_so(tmp_path: Path) -> None:
+    made = trained(
+        tmp_path, *STOPPED, ".stop.heldout=null", ".stop.window=3", ".stop.drift=1.0e-9", ".budget.iterations=9"
+    )
+    assert made["metrics"]["stopped_by_drift"] == made["cost"]["iterations"] == 3
+
+
+def test_looks_at_held_out_prompts_are_counted_and_change_nothing(tmp_path: Path) -> None:
+    looking = [*STOPPED, ".stop.heldout.every=2", ".stop.heldout.num_samples=5", ".stop.heldout.patience=9"]
+    plain, seen = (
+        trained(tmp_path / name, *words, ".budget.iterations=5") for name, words in (("a", []), ("b", looking))
+    )
+    assert not any("stopped" in name for name in seen["metrics"])
+    assert seen["metrics"] == plain["metrics"]
+    assert seen["cost"]["network_evaluations"] - plain["cost"]["network_evaluations"] == 2 * 5 * 2, (
+        "looks, samples, calls"
+    )
+    assert seen["cost"]["samples_scored"] - plain["cost"]["samples_scored"] == 2 * 5
+
+
+def test_held_out_prompts_have_to_be_there() -> None:
+    data = Outline(kind="digits", sample_shape=(1, 8, 8), attributes=("digit",), num_train=9, num_test=9, num_seen=9)
+    inputs = {"dataset": Expected(dataset=data), "init": Expected(model="trained"), "verifier": None}
+    job = Job(stage="rl", arm="dgpo", seed=0, section=section(*STOPPED), inputs={})
+    with pytest.raises(ValueError, match=r"rl\.arms\.dgpo\.stop\.heldout: no prompts are held out"):
+        rl.expect(rl.configure(job), job, inputs)
