@@ -11,12 +11,11 @@ The gradient of mean W A l is 1 / beta times that of -log sigmoid(-beta mean_i A
 two samples is online Diffusion-DPO. An l_i that has already moved beyond the clip range from that of the slow
 "old" policy, in the direction its advantage asks for, gives no gradient.
 
-Differs: times are uniform on [t_min, 1] and a group's own (uniform in the paper; the code takes its sampler's grid
-points, the same for all groups); each draw is an update (the code: one update on all draws together); roll-outs take
-Euler steps (the code: DPM-Solver++) and always use the current weights (the code: after some hundred updates the old
-policy's); the old policy's weight on its own past is old_decay_rate at its first update (the code: 0, one update
-behind); rewards are divided by max(std, 1e-4), not by std + 1e-4; advantages are not clamped (the code: to 5), which
-would break their zero sum; there is no guidance.
+Differs: times are a group's own (the code: the same for all groups); each draw is an update (the code: one update on
+all draws together); roll-outs take Euler steps (the code: DPM-Solver++) and always use the current weights (the code:
+after some hundred updates the old policy's); the old policy's weight on its own past is old_decay_rate at its first
+update (the code: 0, one update behind); rewards are divided by max(std, 1e-4), not by std + 1e-4; advantages are not
+clamped (the code: to 5), which would break their zero sum; there is no guidance.
 """
 
 from typing import Literal
@@ -24,16 +23,14 @@ from typing import Literal
 import torch
 from torch import Generator, Tensor
 
-from stages.core.advantage import Scale, group_advantage, grouped, numbered
+from stages.core.advantage import Scale, grouped, numbered
 from stages.core.config import config
 from stages.core.matching import per_sample
 from stages.core.path import mix
-from stages.core.ranges import Decay, NonNegative, Part, Positive, Rate, Steps, Unit
-from stages.core.rng import fork, uniform
+from stages.core.ranges import Decay, NonNegative, Positive, Rate, Steps, Unit
 from stages.core.spec import SamplerSpec, even
 from stages.core.types import Batch, World
-from stages.samplers.rollout import rolled_out
-from stages.training.checks import finite
+from stages.training.groups import Levels, check_levels, rolled, together
 from stages.training.method import Follower, Frozen, Loss, Needs, Phase, Role, Trained
 
 NEEDS: Needs = "prompts"
@@ -52,8 +49,12 @@ class Config:
     """Rewards are centred in their group and divided by the standard deviation of group or batch."""
     num_draws: Steps
     """M: updates an iteration, each with its own times and noises."""
-    t_min: Part
-    """Smallest time; the paper's ablation finds blur without one."""
+    levels: Levels
+    """Where samples are noised: at any level in [t_min, t_max], or at those of the roll-out's own steps (the code)."""
+    t_min: Unit
+    """Smallest level; the paper's ablation finds blur without one."""
+    t_max: Unit
+    """Largest level."""
     beta: Positive
     """Sharpness of the group's weight W, in units of 1 / (advantage x squared error)."""
     beta_kl: NonNegative
@@ -67,28 +68,18 @@ class Config:
     student_lr: Rate
     """AdamW's step size."""
 
+    def __post_init__(self) -> None:
+        check_levels(self)
 
-@torch.no_grad()
+
 def prepare(world: World, batch: Batch, rng: Generator, cfg: Config) -> Batch:
     """Adds x0 [B, C, H, W], the student's samples, with advantage and reward [B]."""
-    student, cond = world.nets["student"], batch["cond"]
-    assert world.reward is not None, "a policy is trained on a reward"
-    noise = world.space.noise(len(cond), rng)
-    x0 = rolled_out(student, noise, even(cfg.rollout_steps).times, cond)[:, -1]
-    advice = "look at the samples and at the reward; lower student_lr or raise beta_kl"
-    reward = finite(world.reward(x0, cond), "dgpo: reward", advice)
-    advantage = group_advantage(grouped(reward, batch["group"]), cfg.advantage_scale).flatten()
-    return {**batch, "x0": x0, "reward": reward, "advantage": advantage}
+    return rolled(world, batch, rng, cfg)
 
 
 def draw(batch: Batch, rng: Generator, cfg: Config) -> tuple[Tensor, Tensor]:
     """t [B] and eps [B, C, H, W], each shared by a whole group."""
-    times, noises = fork(rng, "times", "noises")
-    x0, of = batch["x0"], numbered(batch["group"])
-    num_groups = int(of[-1]) + 1
-    t = uniform(num_groups, times, x0, cfg.t_min, 1.0)
-    eps = torch.randn((num_groups, *x0.shape[1:]), generator=noises, dtype=x0.dtype, device=x0.device)
-    return t[of], eps[of]
+    return together(batch, rng, cfg)
 
 
 def group_weight(excess: Tensor, advantage: Tensor, beta: float) -> Tensor:

@@ -35,7 +35,8 @@ DMD2 = dmd2.Config(
     student_lr=1e-3, fake_lr=1e-3, head_lr=1e-3,
 )  # fmt: skip
 DGPO = dgpo.Config(
-    method="dgpo", rollout_steps=2, nfe=2, advantage_scale="group", num_draws=2, t_min=0.0, beta=100.0, beta_kl=0.05,
+    method="dgpo", rollout_steps=2, nfe=2, advantage_scale="group", num_draws=2,
+    levels="any", t_min=0.0, t_max=1.0, beta=100.0, beta_kl=0.05,
     clip_range=0.01, old_decay=0.3, old_decay_rate=1e-3, student_lr=1e-3,
 )  # fmt: skip
 NUM_PROMPTS, GROUP = 12, 3

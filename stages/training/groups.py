@@ -1,0 +1,120 @@
+"""What policies share that learn from noised final samples: groups rolled out along the plain ODE, judged, and noised.
+
+The denoising loss of such a sample stands in for its likelihood, so that no density of the roll-out's steps is needed.
+Whether samples of a group share their time and noise is the method's to say: shared ones cancel in differences.
+"""
+
+from typing import Literal, Protocol
+
+import torch
+from torch import Generator, Tensor
+
+from stages.core.advantage import Scale, group_advantage, grouped, numbered
+from stages.core.rng import fork, normal_like, uniform
+from stages.core.spec import even
+from stages.core.types import Batch, World
+from stages.samplers.rollout import rolled_out
+from stages.training.checks import finite
+
+Levels = Literal["any", "steps"]
+"""Where samples are noised: at any level in [t_min, t_max], or at those of the roll-out's own steps that lie there."""
+
+
+class RollOut(Protocol):
+    """What a configuration says of its roll-outs."""
+
+    @property
+    def method(self) -> str:
+        """For messages."""
+        ...
+
+    @property
+    def rollout_steps(self) -> int:
+        """Equal Euler steps."""
+        ...
+
+    @property
+    def advantage_scale(self) -> Scale:
+        """What centred rewards are divided by."""
+        ...
+
+
+class Noising(Protocol):
+    """What a configuration says of the levels at which it looks at samples."""
+
+    @property
+    def rollout_steps(self) -> int:
+        """Equal Euler steps."""
+        ...
+
+    @property
+    def levels(self) -> Levels:
+        """Any, or those of the steps."""
+        ...
+
+    @property
+    def t_min(self) -> float:
+        """The smallest."""
+        ...
+
+    @property
+    def t_max(self) -> float:
+        """The largest."""
+        ...
+
+
+def scored(world: World, x0: Tensor, cond: Tensor, method: str) -> Tensor:
+    """The reward [B] of samples x0 [B, ...]; ValueError where it has no verdict."""
+    assert world.reward is not None, "a policy is trained on a reward"
+    advice = "look at the samples and at the reward; lower student_lr or raise what holds the model to its start"
+    return finite(world.reward(x0, cond), f"{method}: reward", advice)
+
+
+@torch.no_grad()
+def rolled(world: World, batch: Batch, rng: Generator, cfg: RollOut, role: str = "student") -> Batch:
+    """Adds x0 [B, ...], samples of `role` by Euler steps from noise, with advantage and reward [B]."""
+    cond = batch["cond"]
+    noise = world.space.noise(len(cond), rng)
+    x0 = rolled_out(world.nets[role], noise, even(cfg.rollout_steps).times, cond)[:, -1]
+    reward = scored(world, x0, cond, cfg.method)
+    advantage = group_advantage(grouped(reward, batch["group"]), cfg.advantage_scale).flatten()
+    return {**batch, "x0": x0, "reward": reward, "advantage": advantage}
+
+
+def check_levels(cfg: Noising) -> None:
+    """ValueError where there is no level to noise samples to."""
+    if cfg.levels == "any" and cfg.t_min >= cfg.t_max:
+        raise ValueError(f"t_min={cfg.t_min} must be less than t_max={cfg.t_max}")
+    if cfg.levels == "steps" and not _nodes(cfg):
+        raise ValueError(
+            f"none of {cfg.rollout_steps} equal steps begins in [t_min, t_max] = [{cfg.t_min}, {cfg.t_max}]; widen it"
+        )
+
+
+def _nodes(cfg: Noising) -> list[float]:
+    return [t for t in even(cfg.rollout_steps).times[:-1] if cfg.t_min <= t <= cfg.t_max]
+
+
+def levels(count: int, rng: Generator, like: Tensor, cfg: Noising) -> Tensor:
+    """`count` levels t, of the type and on the device of `like`."""
+    if cfg.levels == "any":
+        return uniform(count, rng, like, cfg.t_min, cfg.t_max)
+    nodes = torch.tensor(_nodes(cfg), dtype=like.dtype, device=like.device)
+    return nodes[torch.randint(len(nodes), (count,), generator=rng, device=like.device)]
+
+
+def apart(batch: Batch, rng: Generator, cfg: Noising) -> tuple[Tensor, Tensor]:
+    """t [B] and eps [B, ...] of samples batch["x0"], each its own."""
+    times, noises = fork(rng, "times", "noises")
+    x0 = batch["x0"]
+    return levels(len(x0), times, x0, cfg), normal_like(x0, noises)
+
+
+def together(batch: Batch, rng: Generator, cfg: Noising) -> tuple[Tensor, Tensor]:
+    """The same, each shared by a whole group."""
+    times, noises = fork(rng, "times", "noises")
+    x0, of = batch["x0"], numbered(batch["group"])
+    num_groups = int(of[-1]) + 1
+    t = levels(num_groups, times, x0, cfg)
+    eps = torch.randn((num_groups, *x0.shape[1:]), generator=noises, dtype=x0.dtype, device=x0.device)
+    return t[of], eps[of]
