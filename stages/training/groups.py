@@ -4,6 +4,7 @@ The denoising loss of such a sample stands in for its likelihood, so that no den
 Whether samples of a group share their time and noise is the method's to say: shared ones cancel in differences.
 """
 
+from collections.abc import Callable
 from typing import Literal, Protocol
 
 import torch
@@ -118,3 +119,11 @@ def together(batch: Batch, rng: Generator, cfg: Noising) -> tuple[Tensor, Tensor
     t = levels(num_groups, times, x0, cfg)
     eps = torch.randn((num_groups, *x0.shape[1:]), generator=noises, dtype=x0.dtype, device=x0.device)
     return t[of], eps[of]
+
+
+def held(updates: int, decay: Callable[[int], float]) -> Callable[[int], float]:
+    """A follower's decay that keeps it as it is within iterations of `updates` updates each, and moves it at their end.
+
+    `decay` is given the number of iterations so far, 1 at the end of the first.
+    """
+    return lambda update: 1.0 if update % updates else decay(update // updates)

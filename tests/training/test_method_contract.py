@@ -182,7 +182,7 @@ def turned(cfg: Any, field: str) -> Any:
 def fingerprint(module: ModuleType, cfg: Any) -> object:
     """All that a configuration decides."""
     roles = {
-        role: [kind.decay(update) for update in (1, 50, 5000)] if isinstance(kind, Follower) else kind
+        role: [kind.decay(update) for update in (1, 48, 50, 5000)] if isinstance(kind, Follower) else kind
         for role, kind in module.roles(cfg).items()
     }
     phases = [replace(phase, loss=None) for phase in module.phases(cfg)]
