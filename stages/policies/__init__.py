@@ -2,6 +2,6 @@
 
 from types import MappingProxyType
 
-from stages.policies import dgpo, flow_grpo, nft
+from stages.policies import awm, dgpo, flow_grpo, nft
 
-POLICIES = MappingProxyType({"flow_grpo": flow_grpo, "dgpo": dgpo, "nft": nft})
+POLICIES = MappingProxyType({"flow_grpo": flow_grpo, "dgpo": dgpo, "nft": nft, "awm": awm})
