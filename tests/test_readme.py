@@ -119,7 +119,7 @@ ADDED = {
     ),
     "Add an algorithm": Added(
         "stages/policies/raft.py", "params/policy/raft.yaml", "stages/policies/__init__.py", "POLICIES",
-        (("import dgpo, flow_grpo", "import dgpo, flow_grpo, raft"), ('"dgpo": dgpo', '"dgpo": dgpo, {}')),
+        (("    nft,\n", "    nft,\n    raft,\n"), ('        "dgpo": dgpo,\n', '        "dgpo": dgpo,\n        {},\n')),
     ),
 }  # fmt: skip
 

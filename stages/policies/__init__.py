@@ -2,6 +2,20 @@
 
 from types import MappingProxyType
 
-from stages.policies import awm, dgpo, flow_grpo, nft
+from stages.policies import (
+    awm,
+    dgpo,
+    diffusion_dpo,
+    flow_grpo,
+    nft,
+)
 
-POLICIES = MappingProxyType({"flow_grpo": flow_grpo, "dgpo": dgpo, "nft": nft, "awm": awm})
+POLICIES = MappingProxyType(
+    {
+        "flow_grpo": flow_grpo,
+        "dgpo": dgpo,
+        "nft": nft,
+        "awm": awm,
+        "diffusion_dpo": diffusion_dpo,
+    }
+)

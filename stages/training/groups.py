@@ -34,6 +34,10 @@ class RollOut(Protocol):
         """Equal Euler steps."""
         ...
 
+
+class Judging(RollOut, Protocol):
+    """And of what it makes of their rewards."""
+
     @property
     def advantage_scale(self) -> Scale:
         """What centred rewards are divided by."""
@@ -72,14 +76,27 @@ def scored(world: World, x0: Tensor, cond: Tensor, method: str) -> Tensor:
 
 
 @torch.no_grad()
-def rolled(world: World, batch: Batch, rng: Generator, cfg: RollOut, role: str = "student") -> Batch:
-    """Adds x0 [B, ...], samples of `role` by Euler steps from noise, with advantage and reward [B]."""
+def sampled(world: World, batch: Batch, rng: Generator, cfg: RollOut, role: str = "student") -> Batch:
+    """Adds x0 [B, ...], samples of `role` by Euler steps from noise, with their reward [B]."""
     cond = batch["cond"]
     noise = world.space.noise(len(cond), rng)
     x0 = rolled_out(world.nets[role], noise, even(cfg.rollout_steps).times, cond)[:, -1]
-    reward = scored(world, x0, cond, cfg.method)
-    advantage = group_advantage(grouped(reward, batch["group"]), cfg.advantage_scale).flatten()
-    return {**batch, "x0": x0, "reward": reward, "advantage": advantage}
+    return {**batch, "x0": x0, "reward": scored(world, x0, cond, cfg.method)}
+
+
+def rolled(world: World, batch: Batch, rng: Generator, cfg: Judging, role: str = "student") -> Batch:
+    """The same, with their advantage [B]."""
+    made = sampled(world, batch, rng, cfg, role)
+    advantage = group_advantage(grouped(made["reward"], batch["group"]), cfg.advantage_scale).flatten()
+    return {**made, "advantage": advantage}
+
+
+def ordered(reward: Tensor, group: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of each group the row of its best and of its worst sample, int64 [G], and whether one is better, bool [G]."""
+    scores = grouped(reward, group)
+    first = scores.shape[1] * torch.arange(len(scores), device=scores.device)
+    (best, wins), (worst, loses) = scores.max(dim=1), scores.min(dim=1)
+    return first + wins, first + loses, best > worst
 
 
 def check_levels(cfg: Noising) -> None:
