@@ -4,6 +4,7 @@ from types import MappingProxyType
 
 from stages.policies import (
     awm,
+    crd,
     dgpo,
     diffusion_dpo,
     flow_grpo,
@@ -17,5 +18,6 @@ POLICIES = MappingProxyType(
         "nft": nft,
         "awm": awm,
         "diffusion_dpo": diffusion_dpo,
+        "crd": crd,
     }
 )
