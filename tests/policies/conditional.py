@@ -37,12 +37,30 @@ def constant(value: float) -> Callable[[Tensor, Tensor], Tensor]:
     return lambda x, _t: torch.full_like(x, value)
 
 
-def mixture_nodes(n: int = 6000) -> tuple[Tensor, Tensor]:
-    """Midpoints [n] of a grid and the probabilities of .3 N(-1, .3^2) + .7 N(1, .2^2) there."""
-    x = torch.linspace(-3, 3, 2 * n + 1, dtype=torch.float64)[1::2]
-    parts = [(0.3, -1.0, 0.3), (0.7, 1.0, 0.2)]
-    p = sum(w * (-0.5 * ((x - m) / s) ** 2).exp() / s for w, m, s in parts)
-    return x, p / p.sum()
+MIXTURE = ((0.3, -1.0, 0.3), (0.7, 1.0, 0.2))
+"""Weight, mean and standard deviation of the components."""
+
+
+def cumulative(x: Tensor, t: float = 0.0) -> Tensor:
+    """P(x_t < x) of the mixture's samples, noised to t."""
+    parts = ((w, (1 - t) * m, ((1 - t) ** 2 * s**2 + t**2) ** 0.5) for w, m, s in MIXTURE)
+    return sum(w * torch.special.ndtr((x - m) / s) for w, m, s in parts)  # type: ignore[return-value]
+
+
+def quantiles(probability: Tensor) -> Tensor:
+    """The values below which the mixture has so much of its mass."""
+    low, high = torch.full_like(probability, -9.0), torch.full_like(probability, 9.0)
+    for _ in range(60):
+        middle = (low + high) / 2
+        below = cumulative(middle) < probability
+        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+    return (low + high) / 2
+
+
+def mixture_nodes(n: int = 7003) -> tuple[Tensor, Tensor]:
+    """Values [n] of equal probability, which comes second; with 7003 of them the mass below 0 is a whole number."""
+    nodes = quantiles((torch.arange(n, dtype=torch.float64) + 0.5) / n)
+    return nodes, torch.full_like(nodes, 1 / n)
 
 
 def gaussian_nodes(mean: float, std: float, n: int = 2000) -> tuple[Tensor, Tensor]:
@@ -70,15 +88,14 @@ def rows(nodes: Tensor, advantage: Tensor) -> dict[str, Tensor]:
     }
 
 
-def asked(
+def row_slopes(
     module: ModuleType,
     cfg: Any,
     given: dict[str, Tensor],
-    weights: Tensor,
     at: tuple[Tensor, float],
     answers: dict[str, Callable[[Tensor, Tensor], Tensor]],
-) -> float:
-    """-t^2 / 2 times the slope of the loss by the student's data estimate, averaged with `weights`.
+) -> Tensor:
+    """[n]: -t^2 / 2 times the slope of n times the loss by each row's data estimate.
 
     `at` are the noises of all rows and their one time; `answers` the data estimates of the roles.
     """
@@ -90,4 +107,16 @@ def asked(
         patch.setattr(module, "draw", lambda *_: (torch.full_like(eps, t), eps.reshape(-1, 1, 1, 1)))
         value = module.loss(World(nets=nets, space=LINE), given, stream(0, "loss"), cfg)[0]
     (slope,) = torch.autograd.grad(value, student.nudge)
-    return float(-(t**2) / 2 * n * (weights * slope).sum())
+    return -(t**2) / 2 * n * slope
+
+
+def asked(
+    module: ModuleType,
+    cfg: Any,
+    given: dict[str, Tensor],
+    weights: Tensor,
+    at: tuple[Tensor, float],
+    answers: dict[str, Callable[[Tensor, Tensor], Tensor]],
+) -> float:
+    """The same, averaged with `weights` [n]."""
+    return float((weights * row_slopes(module, cfg, given, at, answers)).sum())
