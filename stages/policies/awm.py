@@ -51,6 +51,8 @@ class Config:
     """Equal Euler steps of the finished model's sampler."""
     advantage_scale: Scale
     """Rewards are centred in their group and divided by the standard deviation of group or batch."""
+    learns_from: Literal["all", "winners"]
+    """Winners alone leaves out the contrast: advantages below 0 count as 0, as where the best samples are fine-tuned on."""
     num_draws: Steps
     """Updates an iteration, each with its own times and noises."""
     levels: Levels
@@ -100,6 +102,8 @@ def log_likelihood(v: Tensor, target: Tensor, t: Tensor, cfg: Config) -> Tensor:
 def loss(world: World, batch: Batch, rng: Generator, cfg: Config) -> Loss:
     """The clipped surrogate, and the pulls to where the model started and where it was of late."""
     x0, cond, advantage = batch["x0"], batch["cond"], batch["advantage"]
+    if cfg.learns_from == "winners":
+        advantage = advantage.clamp_min(0)
     t, eps = draw(batch, rng, cfg)
     x_t, target = mix(x0, eps, t), eps - x0
     v = world.nets["student"](x_t, t, cond)

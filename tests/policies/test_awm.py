@@ -15,7 +15,7 @@ from tests.policies.conditional import asked, constant, gaussian_nodes, posterio
 from tests.policies.groups import gradient, level, prepared, slope_of, tiny
 
 CONFIG = awm.Config(
-    method="awm", rollout_steps=4, nfe=8, advantage_scale="group", num_draws=3, levels="any", t_min=0.1, t_max=1.0,
+    method="awm", rollout_steps=4, nfe=8, advantage_scale="group", learns_from="all", num_draws=3, levels="any", t_min=0.1, t_max=1.0,
     weighs="uniform", power=1.0, clip_range=1e9, beta_kl=0.0, beta_ema=0.0, ema_decay=0.3, ema_decay_rate=1e-3,
     student_lr=1e-4,
 )  # fmt: skip
@@ -50,6 +50,22 @@ def test_the_surrogate_is_the_pessimistic_one() -> None:
     torch.testing.assert_close(value, -(advantage * counted).mean())
     assert float(metrics["clipped"]) == pytest.approx(((ratio - 1).abs() > clip).double().mean().item())
     assert 0.1 < float(metrics["clipped"]) <= 1
+
+
+def test_winners_alone_are_fitted_and_losers_have_no_word() -> None:
+    """On the Gaussian with A = x0 - mean a student that answers the winners' mean stays, whatever losers are."""
+    nodes, p = gaussian_nodes(MEAN, VARIANCE**0.5)
+    eps, weights = posterior(0.4, 1.0, nodes, p)
+    won = weights * (nodes - MEAN).clamp_min(0)
+    best = float((won * nodes).sum() / won.sum())
+    assert best > MEAN + 0.5
+    answers = {role: constant(best) for role in ("student", "old", "ema", "reference")}
+    asks = [
+        asked(awm, replace(CONFIG, learns_from=some), rows(nodes, nodes - MEAN), weights, (eps, 1.0), answers)
+        for some in ("winners", "all")
+    ]
+    assert asks[0] == pytest.approx(0, abs=1e-9)
+    assert asks[1] == pytest.approx(VARIANCE, rel=1e-3), "with the contrast it is Cov(A, x0), wherever it stands"
 
 
 @pytest.mark.parametrize(("knob", "role"), [("beta_kl", "reference"), ("beta_ema", "ema")])
