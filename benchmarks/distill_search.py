@@ -26,6 +26,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.distill import PRESET  # noqa: E402
+from benchmarks.tasks import side_by_side  # noqa: E402
 from stages.io.artefacts import sha256_of  # noqa: E402
 from stages.io.params import compose  # noqa: E402
 
@@ -104,21 +105,10 @@ def _words(found: Mapping[str, Any] | None) -> str:
 
 
 def _train(sections: Sequence[Section], evaluate: Mapping[str, Any], workers: int) -> None:
-    import ray
-    from rich.progress import track
-
-    waiting = [section for section in sections if _read(section) is None]
-    if not waiting:
-        return
     KEPT.mkdir(parents=True, exist_ok=True)
-    ours = {"env_vars": {"PYTHONPATH": str(ROOT)}}
-    ray.init(num_cpus=workers, include_dashboard=False, log_to_driver=False, runtime_env=ours)
-    task = ray.remote(num_cpus=1, max_retries=0)(attempt)
-    running = [task.remote(section, str(file_of(section)), dict(evaluate), os.getcwd()) for section in waiting]
-    for _ in track(range(len(waiting)), description="trainings"):
-        done, running = ray.wait(running)
-        ray.get(done)
-    ray.shutdown()
+    waiting = [section for section in sections if _read(section) is None]
+    calls = [(section, str(file_of(section)), dict(evaluate), os.getcwd()) for section in waiting]
+    side_by_side(attempt, calls, workers, "trainings")
 
 
 def attempt(section: Section, file: str, evaluate: Mapping[str, Any], project: str) -> None:

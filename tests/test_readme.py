@@ -114,7 +114,7 @@ ADDED = {
     ),
     "Add a metric": Added(
         "stages/metrics/vendi.py", "params/metric/vendi.yaml", "stages/metrics/table.py", "METRICS",
-        ((", kernel, manifold\n", ", kernel, manifold, vendi\n"),
+        ((", sharpness, spread\n", ", sharpness, spread, vendi\n"),
          ('        "kernel": kernel,\n', '        "kernel": kernel,\n        {},\n')),
     ),
     "Add an algorithm": Added(

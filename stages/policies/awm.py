@@ -52,7 +52,7 @@ class Config:
     advantage_scale: Scale
     """Rewards are centred in their group and divided by the standard deviation of group or batch."""
     learns_from: Literal["all", "winners"]
-    """Winners alone leaves out the contrast: advantages below 0 count as 0, as where the best samples are fine-tuned on."""
+    """Winners alone leaves out the contrast: advantages below 0 count as 0."""
     num_draws: Steps
     """Updates an iteration, each with its own times and noises."""
     levels: Levels
