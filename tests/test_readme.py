@@ -119,7 +119,7 @@ ADDED = {
     ),
     "Add an algorithm": Added(
         "stages/policies/raft.py", "params/policy/raft.yaml", "stages/policies/__init__.py", "POLICIES",
-        (("    nft,\n", "    nft,\n    raft,\n"), ('        "dgpo": dgpo,\n', '        "dgpo": dgpo,\n        {},\n')),
+        (("    pso,\n", "    pso,\n    raft,\n"), ('        "dgpo": dgpo,\n', '        "dgpo": dgpo,\n        {},\n')),
     ),
 }  # fmt: skip
 

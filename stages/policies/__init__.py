@@ -9,6 +9,7 @@ from stages.policies import (
     diffusion_dpo,
     flow_grpo,
     nft,
+    pso,
 )
 
 POLICIES = MappingProxyType(
@@ -19,5 +20,6 @@ POLICIES = MappingProxyType(
         "awm": awm,
         "diffusion_dpo": diffusion_dpo,
         "crd": crd,
+        "pso": pso,
     }
 )
