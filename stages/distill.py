@@ -3,7 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from stages.core.config import config
 from stages.core.messages import at, together
@@ -54,6 +56,9 @@ class Common:
     """Whether the student is a new network of the size `network`, in the place of a copy of `init`."""
     network: NetworkConfig
     """The student's size where it is fresh, or where `init` is a closed form and has no weights to start from."""
+    num_students: Annotated[int, Field(ge=1, le=1000)]
+    """Networks, each for a part of the prompts, that the student and its critics are made of and that are one model in
+    use (multi-student distillation, arXiv:2410.23274)."""
     sampler: Sampler | None
     """Of the finished student; null takes the method's own, which it is trained for if it is trained for one."""
     tune: Tune
@@ -82,12 +87,15 @@ def expect(cfg: arm.Arm[Common], job: Job, inputs: Inputs) -> Expected | None:
         lambda: teacher and fits(tune, job.where, teacher),
         lambda: init and begins(tune, job.where, init),
         lambda: init and _may_be_fresh(cfg.common, job, init),
+        lambda: init and _may_be_several(cfg, job, init),
     )
     made, data = made_of(init, tune), outline(inputs)
     if made and data and (made.sketch is None or cfg.common.fresh):
         made = replace(made, sketch=sketch.trained(cfg.common.network, data.sample_shape))
     if made and made.sketch and teacher and teacher.sketch:
         _can_blend(cfg, job, made.sketch, teacher.sketch)
+    if made and made.sketch and cfg.common.num_students > 1:
+        made = replace(made, sketch=sketch.divided(made.sketch, cfg.common.num_students))
     return made
 
 
@@ -104,6 +112,23 @@ def _may_be_fresh(common: Common, job: Job, init: Expected) -> None:
             f"{job.where}.fresh: a checkpoint's students have its network, and {common.init} is made of one; set it to "
             "false"
         )
+
+
+def _may_be_several(cfg: arm.Arm[Common], job: Job, init: Expected) -> None:
+    word = f"{job.where}.num_students={cfg.common.num_students}"
+    if cfg.common.num_students == 1:
+        return
+    if init.model == "checkpoint":
+        raise ValueError(
+            f"{word}: a checkpoint's pipeline, and an adapter's, asks one network for every prompt; set it to 1, or "
+            "train an arm for each part of the prompts"
+        )
+    if _has_two_times(cfg):
+        raise ValueError(f"{word}: {cfg.name} trains a network of two times, of which there is one; set it to 1")
+
+
+def _has_two_times(cfg: arm.Arm[Common]) -> bool:
+    return any(isinstance(role, Trained) and role.second_time for role in cfg.method.roles(cfg.settings).values())
 
 
 def _can_blend(cfg: arm.Arm[Common], job: Job, student: Sketch, teacher: Sketch) -> None:
@@ -157,7 +182,7 @@ def _has_a_size(common: Common, job: Job, inputs: Inputs) -> None:
 
 
 def _has_the_times(cfg: arm.Arm[Common], job: Job, init: Expected) -> None:
-    averages = any(isinstance(role, Trained) and role.second_time for role in cfg.method.roles(cfg.settings).values())
+    averages = _has_two_times(cfg)
     if averages and init.model == "checkpoint":
         raise ValueError(
             f"{job.where}.method={cfg.name}: it trains a network of two times, and {cfg.common.init} is a checkpoint, "
@@ -179,7 +204,8 @@ def needs(cfg: arm.Arm[Common], job: Job, inputs: Inputs, made: Expected) -> Nee
     same = job.inputs["init"] == job.inputs["teacher"] and not common.fresh
     source = begin if same else teacher.sketch or begin
     tuned = tuning(common.tune, job.seed)
-    found = training.needs(cfg.method, cfg.settings, common.budget, begin, source, tuned, rows=common.batch_size)
+    size = {"rows": common.batch_size, "num_students": common.num_students}
+    found = training.needs(cfg.method, cfg.settings, common.budget, begin, source, tuned, **size)
     drawn = common.draw.num_pairs * calls(common.draw.sampler.spec) if common.draw else 0
     return replace(found, forward=found.forward + drawn)
 
@@ -195,7 +221,7 @@ def work(cfg: arm.Arm[Common], job: Job, _unit: Mapping[str, Any], run: Run) -> 
     table = TextTable.load(job.input("encode"))
     teacher = load(job.input("teacher") / "model", table, job.device)
     init = _initial(cfg.common, job, teacher, table)
-    start = Start(init=init.net, teacher=teacher.net, space=init.space)
+    start = Start(init=init.net, teacher=teacher.net, space=init.space, num_students=cfg.common.num_students)
     trainer = arm.trainer(cfg, start, job, run)
     meter = Meter(["teacher"])
     source = replace(teacher, net=RoleNetwork(teacher.net, "teacher", meter))

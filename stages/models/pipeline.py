@@ -59,9 +59,9 @@ class FewStepPipeline(DiffusionPipeline):
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         text = self._read(["", *prompts])  # once for all steps, the empty prompt first
         body = self.transformer or self.unet
-        settings, fold = body.config, self.config.fold
-        side = settings.sample_size * fold
-        shape = (len(prompts), settings.in_channels // fold**2, side, side)
+        settings, fold = body.config.get("each", body.config), self.config.fold
+        side = settings["sample_size"] * fold
+        shape = (len(prompts), settings["in_channels"] // fold**2, side, side)
         device, dtype = body.device, body.dtype
         x = torch.randn(shape, generator=generator, dtype=dtype) if latents is None else latents
         x = x.to(device, dtype)

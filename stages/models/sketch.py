@@ -1,7 +1,7 @@
 """Networks without weights: as large as the real ones, on torch's `meta` device, for those who only count."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -68,6 +68,17 @@ def trained(cfg: TransformerConfig | UNetConfig, sample_shape: tuple[int, ...]) 
         return net.to(META)
 
     return Sketch(build, sample_shape, 4 * width * (_WORDS + 1))
+
+
+def divided(one: Sketch, num_students: int) -> Sketch:
+    """Of as many networks that share the prompts, each as large as the one."""
+
+    def build() -> nn.Module:
+        net = one.build()
+        net.divide(num_students)  # type: ignore[operator]
+        return net
+
+    return replace(one, build=build)
 
 
 def checkpoint(at: Checkpoint) -> Sketch:

@@ -65,15 +65,18 @@ def save(folder: Path, model: Student, steps: Sequence[Any] | None = None) -> No
     from stages.models import pipeline
 
     logging.disable_progress_bar()  # "Writing model shards" is no news at this size, and it is not ours to draw
-    net.body.save_pretrained(folder / net.component)
-    _forget_origin(folder / net.component / "config.json")
+    if net.num_students > 1:
+        _save_ours(folder / net.component, net.body)
+    else:
+        net.body.save_pretrained(folder / net.component)
+        _forget_origin(folder / net.component / "config.json")
     if net.second_time is not None:
         _save_ours(folder / SECOND_TIME, net.second_time)
     index = {
         "_class_name": ["pipeline", "FewStepPipeline"],
         "_diffusers_version": diffusers.__version__,
         **{name: [None, None] for name in ("transformer", "unet")},
-        net.component: ["diffusers", type(net.body).__name__],
+        net.component: _named(net.body) if net.num_students > 1 else ["diffusers", type(net.body).__name__],
         SECOND_TIME: _named(net.second_time),
         "fold": getattr(net, "fold", 1),
         **_save_encoder(folder, model.encoder),
@@ -154,12 +157,20 @@ def _of_one_time(folder: Path, text: TextTable) -> Any:
     if (folder / VelocityUNet.component).is_dir():
         from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
-        body = UNet2DConditionModel.from_pretrained(folder / VelocityUNet.component, local_files_only=True)
+        body = _body(folder / VelocityUNet.component, UNet2DConditionModel)
         return VelocityUNet(body, text, _index(folder)["fold"])
     from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
 
-    body = SD3Transformer2DModel.from_pretrained(folder / VelocityTransformer.component, local_files_only=True)
-    return VelocityTransformer(body, text)
+    return VelocityTransformer(_body(folder / VelocityTransformer.component, SD3Transformer2DModel), text)
+
+
+def _body(folder: Path, kind: Any) -> Any:
+    """Of diffusers' class `kind`, or several of them."""
+    if "each" in _read(folder / "config.json"):
+        from stages.models.several import Several
+
+        kind = Several
+    return kind.from_pretrained(folder, local_files_only=True)
 
 
 def space_of(folder: Path) -> Points:
@@ -170,7 +181,8 @@ def space_of(folder: Path) -> Points:
         return Points((load_file(folder / MIXTURE)["means"].shape[1], 1, 1))
     index = _index(folder)
     body = next(name for name in ("transformer", "unet") if index[name] != [None, None])
-    settings, fold = _read(folder / body / "config.json"), index["fold"]
+    config, fold = _read(folder / body / "config.json"), index["fold"]
+    settings = config.get("each", config)
     side = settings["sample_size"] * fold
     return SPACES[index["space"]]((settings["in_channels"] // fold**2, side, side))
 

@@ -3,7 +3,7 @@
 diffusers counts time from 0 to 1000; this file is where that begins and ends.
 """
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -58,7 +58,7 @@ class VelocityTransformer(TwoTimes):
         super().__init__()
         self.body = body
         self.text = text
-        settings = body.config
+        settings = body.config.get("each", body.config)
         self.feature_dim = settings["attention_head_dim"] * settings["num_attention_heads"]
 
     @classmethod
@@ -105,12 +105,15 @@ class VelocityTransformer(TwoTimes):
 
     def features(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         """Image tokens [B, T, feature_dim] half-way up; runs only the blocks below."""
-        blocks = self.body.transformer_blocks
         words = self.text(cond)
-        hidden = self.body.pos_embed(x)
-        with self.told(t, None):
-            temb = self.body.time_text_embed(t * DIFFUSERS_TIME, words["pooled"])
-        context = self.body.context_embedder(words["hidden"])
-        for block in blocks[: (len(blocks) + 1) // 2]:
-            context, hidden = block(hidden_states=hidden, encoder_hidden_states=context, temb=temb)
-        return hidden
+
+        def seen(body: Any, rows: Tensor | slice) -> Tensor:
+            blocks, hidden = body.transformer_blocks, body.pos_embed(x[rows])
+            with self.told(t, None):
+                temb = body.time_text_embed(t[rows] * DIFFUSERS_TIME, words["pooled"][rows])
+            context = body.context_embedder(words["hidden"][rows])
+            for block in blocks[: (len(blocks) + 1) // 2]:
+                context, hidden = block(hidden_states=hidden, encoder_hidden_states=context, temb=temb)
+            return hidden
+
+        return self.by_student(words["hidden"], seen)

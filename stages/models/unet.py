@@ -3,7 +3,7 @@
 Pixels may be folded into channels first, which makes a call cheaper by the square of the factor.
 """
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -73,7 +73,7 @@ class VelocityUNet(TwoTimes):
     def __init__(self, body: "UNet2DConditionModel", text: TextTable | LearnedText, fold: int) -> None:
         super().__init__()
         self.body, self.text, self.fold = body, text, fold
-        self.feature_dim = body.config["block_out_channels"][-1]
+        self.feature_dim = body.config.get("each", body.config)["block_out_channels"][-1]
 
     @classmethod
     def build(cls, cfg: UNetConfig, sample_shape: tuple[int, ...], text: TextTable | LearnedText) -> "VelocityUNet":
@@ -121,16 +121,21 @@ class VelocityUNet(TwoTimes):
 
     def features(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         """The innermost block's output [B, T, feature_dim]; runs only what lies before it."""
-        words, hidden, body = self.text(cond)["hidden"], self._folded(x), self.body
-        with self.told(t, None):
-            temb = body.time_embedding(body.get_time_embed(sample=hidden, timestep=t * DIFFUSERS_TIME))
-        temb = temb + body.get_aug_embed(emb=temb, encoder_hidden_states=words, added_cond_kwargs={})
-        words = body.process_encoder_hidden_states(encoder_hidden_states=words, added_cond_kwargs={})
-        hidden = body.conv_in(hidden)
-        for block in body.down_blocks:
-            reads = {"encoder_hidden_states": words} if getattr(block, "has_cross_attention", False) else {}
-            hidden = block(hidden_states=hidden, temb=temb, **reads)[0]
-        return body.mid_block(hidden, temb, encoder_hidden_states=words).flatten(2).transpose(1, 2)
+        told, folded = self.text(cond)["hidden"], self._folded(x)
+
+        def seen(body: Any, rows: Tensor | slice) -> Tensor:
+            words, hidden = told[rows], folded[rows]
+            with self.told(t, None):
+                temb = body.time_embedding(body.get_time_embed(sample=hidden, timestep=t[rows] * DIFFUSERS_TIME))
+            temb = temb + body.get_aug_embed(emb=temb, encoder_hidden_states=words, added_cond_kwargs={})
+            words = body.process_encoder_hidden_states(encoder_hidden_states=words, added_cond_kwargs={})
+            hidden = body.conv_in(hidden)
+            for block in body.down_blocks:
+                reads = {"encoder_hidden_states": words} if getattr(block, "has_cross_attention", False) else {}
+                hidden = block(hidden_states=hidden, temb=temb, **reads)[0]
+            return body.mid_block(hidden, temb, encoder_hidden_states=words).flatten(2).transpose(1, 2)
+
+        return self.by_student(told, seen)
 
     def _folded(self, x: Tensor) -> Tensor:
         # Convolutions on a CPU are faster where a pixel's channels lie together.

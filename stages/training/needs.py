@@ -42,21 +42,32 @@ def needs(  # noqa: PLR0913 - what a training is
     *,
     rows: int,
     group_size: int = 1,
+    num_students: int = 1,
 ) -> Needs:
     """Of a training on `rows` samples an iteration, which come in groups of `group_size` where it compares them."""
     totals = calls(method, cfg, budget, rows=rows, group_size=group_size).totals
     return Needs(
-        memory=memory(method, cfg, init, teacher, tuning, rows=rows // budget.slices),
+        memory=memory(method, cfg, init, teacher, tuning, rows=rows // budget.slices, num_students=num_students),
         forward=totals["network_evaluations"],
         backward=totals["backward_passes"],
         scored=totals["samples_scored"],
     )
 
 
-def memory(method: Method, cfg: Any, init: Sketch, teacher: Sketch, tuning: Tuning, *, rows: int) -> Memory:
+def memory(  # noqa: PLR0913 - what a training is
+    method: Method,
+    cfg: Any,
+    init: Sketch,
+    teacher: Sketch,
+    tuning: Tuning,
+    *,
+    rows: int,
+    num_students: int = 1,
+) -> Memory:
     """Of a training whose slices have `rows` samples."""
     built = init.build()
-    start = Start(init=built, teacher=built if teacher is init else teacher.build(), space=Points(init.shape))
+    source = built if teacher is init else teacher.build()
+    start = Start(init=built, teacher=source, space=Points(init.shape), num_students=num_students)
     roles = method.roles(cfg)
     made = Weights(roles, start, seed=0, device=str(META), tuning=tuning)
     held = {id(t): t for net in [*made.nets.values(), made.average] for t in [*net.parameters(), *net.buffers()]}

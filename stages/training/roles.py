@@ -36,6 +36,8 @@ class Start:
     reward: Reward | None = None
     prompts: Sequence[Prompt] = ()
     """What the rows of the text table stand for, where there is a reward."""
+    num_students: int = 1
+    """Networks that each trained role is made of, each for its part of the prompts."""
 
 
 class Tuning(Protocol):
@@ -131,12 +133,8 @@ class Weights:
                 case Trained(start=begin) if begin in HEADS:
                     tunings[name] = Full()
                     self.nets[name] = _frozen(HEADS[begin](start, seed), device)
-                case Trained(start=begin, second_time=averages):
-                    origin = pick(COPIED, begin, "builder of a trained network")(start, seed)
-                    self.nets[name] = tuning.twin(_frozen(origin, device))
-                    if averages:
-                        self.nets[name].add_second_time(seed)  # type: ignore[operator]
-                        self.nets[name].requires_grad_(False)
+                case Trained():
+                    self.nets[name] = _begun(role, start, seed=seed, device=device, tuning=tuning)
                 case Frozen():
                     self.nets[name] = _frozen(start.init, device)
         for name, role in roles.items():
@@ -193,6 +191,17 @@ class Weights:
                 follow(self._own[other], self._own[name], role.decay(updates))
         if name == "student":
             follow(self._own[AVERAGE], self._own[name], warm(ema, updates))
+
+
+def _begun(role: Trained, start: Start, *, seed: int, device: str, tuning: Tuning) -> nn.Module:
+    """A trained network as it begins, no head."""
+    origin = pick(COPIED, role.start, "builder of a trained network")(start, seed)
+    net = tuning.twin(_frozen(origin, device))
+    if start.num_students > 1:
+        net.divide(start.num_students)  # type: ignore[operator]
+    if role.second_time:
+        net.add_second_time(seed)  # type: ignore[operator]
+    return net.requires_grad_(False)
 
 
 def _frozen(net: nn.Module, device: str) -> nn.Module:
