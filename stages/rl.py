@@ -9,7 +9,7 @@ from pydantic import Field
 
 from stages import rewards
 from stages.core.config import config
-from stages.core.messages import join, together
+from stages.core.messages import join, listed, together
 from stages.core.needs import Needs
 from stages.core.ranges import Count
 from stages.core.types import Reward, Run
@@ -27,6 +27,7 @@ from stages.training import arm, data
 from stages.training import needs as training
 from stages.training.heldout import Look
 from stages.training.loop import Budget
+from stages.training.method import differentiates
 from stages.training.outcome import gather, record
 from stages.training.roles import Start
 from stages.training.stopping import Stop, Watch
@@ -58,11 +59,20 @@ class Common:
 
 def configure(job: Job) -> arm.Arm[Common]:
     """The arm's section, checked against the common words, its algorithm's and its rewards'."""
-    made, _ = together(
+    made, terms = together(
         lambda: arm.configure(job.section, Common, POLICIES, job.where, "RL algorithm"),
         lambda: rewards.terms(job.section.get("rewards"), join(job.where, "rewards")),
     )
+    if differentiates(made.method):
+        together(*(lambda term=term: _refuse(made.name, term) for term in rewards.rigid(terms)))
     return made
+
+
+def _refuse(method: str, term: rewards.Term) -> None:
+    known = listed(kind for kind, module in rewards.REWARDS.items() if getattr(module, "DIFFERENTIABLE", False))
+    raise ValueError(
+        f"{join(term.where, 'kind')}: {method} descends the reward's own gradient, and this has none; {known} has"
+    )
 
 
 def expect(cfg: arm.Arm[Common], job: Job, inputs: Inputs) -> Expected | None:
@@ -107,7 +117,8 @@ def plan(cfg: arm.Arm[Common], _job: Job) -> list[dict[str, Any]]:
     """One unit. With pretrained rewards it is called after their bytes: nobody goes on with what others had judged."""
     weights = sources.digests(cfg.common.rewards)
     own = {"id": f"weights-{sha256_of(weights)[:16]}", "weights": weights} if weights else {"id": "all"}
-    return [{**own, "judged": True}]
+    # A gradient does not come back from workers: such a reward runs where training does.
+    return [own if differentiates(cfg.method) else {**own, "judged": True}]
 
 
 def reward(cfg: arm.Arm[Common], job: Job, _unit: Mapping[str, Any]) -> Reward:

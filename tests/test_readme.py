@@ -109,7 +109,7 @@ ADDED = {
     ),
     "Add a reward": Added(
         "stages/rewards/ink.py", "params/reward/ink.yaml", "stages/rewards/__init__.py", "REWARDS",
-        (("http, jpeg, ocr,", "http, ink, jpeg, ocr,"),
+        (("    http,\n    jpeg,\n", "    http,\n    ink,\n    jpeg,\n"),
          ('        "jpeg": jpeg,\n', '        "jpeg": jpeg,\n        {},\n')),
     ),
     "Add a metric": Added(

@@ -34,9 +34,8 @@ class Latents(Points):
         encoded = [at.family.encoded(vae, 2 * part.float() - 1, at) for part in parts]
         return torch.cat([(z - _on(shift, z)) * _on(scale, z) for z in encoded])
 
-    @torch.no_grad()
     def decode(self, samples: Tensor) -> Tensor:
-        """Cut to [0, 1]; what is not a number stays so."""
+        """Cut to [0, 1]; what is not a number stays so. With a gradient by the samples, where they have one."""
         at = self._at
         vae, (shift, scale) = self._vae(samples), at.family.scale(at)
         parts = (

@@ -9,11 +9,12 @@ import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn.functional import logsigmoid
 
 from stages.core import tensors
 from stages.core.config import config
@@ -40,6 +41,18 @@ class Verifier(Protocol):
 
     def features(self, images: Tensor) -> Tensor:
         """[B, F], the space of Fréchet distance, precision and recall."""
+        ...
+
+
+@runtime_checkable
+class Likelihood(Verifier, Protocol):
+    """A verifier that also says how likely it finds what it is asked."""
+
+    def log_likelihood(self, images: Tensor, prompts: Sequence[Prompt], softness: float) -> Tensor:
+        """[B, A], with a gradient by the images: log-probability of each attribute that the prompts ask for.
+
+        Where a quantity is measured, `softness` is how far its edges are softened.
+        """
         ...
 
 
@@ -71,6 +84,19 @@ def slope(images: Tensor) -> Tensor:
     dy = rows - (pixels * rows).sum((1, 2), keepdim=True) / mass
     dx = columns - (pixels * columns).sum((1, 2), keepdim=True) / mass
     return ((pixels * dx * dy).sum((1, 2)) / (pixels * dy.square()).sum((1, 2)).clamp_min(1e-9)).float()
+
+
+def between(measured: Tensor, edges: Tensor, place: Tensor, softness: float) -> Tensor:
+    """[B]: log-probability that `measured` [B] falls in bin `place` [B] of `edges` once logistic noise is added.
+
+    The noise's scale is `softness` times the distance of the outermost edges.
+    """
+    scale = softness * (edges[-1] - edges[0])
+    ends = torch.tensor([torch.inf], dtype=edges.dtype, device=edges.device)
+    low, high = torch.cat([-ends, edges])[place], torch.cat([edges, ends])[place]
+    above, below = (measured - low) / scale, (high - measured) / scale
+    # P(low < y < high) = s(above) s(below) (1 - exp(-(above + below))), s the logistic function
+    return logsigmoid(above) + logsigmoid(below) + torch.log1p(-(-(high - low) / scale).exp())
 
 
 @config
@@ -139,6 +165,14 @@ class DigitVerifier(nn.Module):
         """bool [B, 3]."""
         return self.measure(images) == asked(prompts, self.values).to(images.device)
 
+    def log_likelihood(self, images: Tensor, prompts: Sequence[Prompt], softness: float) -> Tensor:
+        """[B, 3], with a gradient: log-probabilities of what is asked for, measured edges being softened."""
+        digit, weight, slant = asked(prompts, self.values).to(images.device).unbind(dim=1)
+        named = self.classifier(images).log_softmax(dim=1).gather(1, digit[:, None])[:, 0]
+        heavy = between(ink_mass(images), self.mass_edges, weight, softness)
+        leaning = between(slope(images), self.slope_edges, slant, softness)
+        return torch.stack([named, heavy, leaning], dim=1)
+
     @torch.no_grad()
     def features(self, images: Tensor) -> Tensor:
         """[B, feature_dim], the classifier's last hidden layer."""
@@ -158,13 +192,20 @@ class PromptVerifier(nn.Module):
     @torch.no_grad()
     def judge(self, images: Tensor, prompts: Sequence[Prompt]) -> Tensor:
         """bool [B, 1]; ValueError where a prompt is none of the list."""
+        return self.classifier(images).argmax(1, keepdim=True) == self._wanted(prompts, images)
+
+    def log_likelihood(self, images: Tensor, prompts: Sequence[Prompt], softness: float) -> Tensor:  # noqa: ARG002
+        """[B, 1], with a gradient: the log-probability of the prompt; nothing is measured that could be softened."""
+        return self.classifier(images).log_softmax(dim=1).gather(1, self._wanted(prompts, images))
+
+    def _wanted(self, prompts: Sequence[Prompt], images: Tensor) -> Tensor:
         strange = [prompt.text for prompt in prompts if prompt.text not in self._place]
         if strange:
             raise ValueError(
                 f"prompt {shown(strange[0])}: the verifier does not know it; it knows: {listed(self._place)}"
             )
         wanted = torch.tensor([[self._place[prompt.text]] for prompt in prompts], dtype=torch.int64)
-        return self.classifier(images).argmax(1, keepdim=True) == wanted.reshape(-1, 1).to(images.device)
+        return wanted.reshape(-1, 1).to(images.device)
 
     @torch.no_grad()
     def features(self, images: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from stages.policies import (
     crd,
     dgpo,
     diffusion_dpo,
+    direct,
     flow_grpo,
     nft,
     pso,
@@ -21,5 +22,6 @@ POLICIES = MappingProxyType(
         "diffusion_dpo": diffusion_dpo,
         "crd": crd,
         "pso": pso,
+        "direct": direct,
     }
 )

@@ -27,7 +27,19 @@ from stages.core.prompts import Prompt
 from stages.core.ranges import Weight
 from stages.core.types import Reward
 from stages.io import replicates, sources
-from stages.rewards import aesthetic, clip_score, detection, hpsv2, http, jpeg, ocr, pickscore, verifier, vlm_judge
+from stages.rewards import (
+    aesthetic,
+    clip_score,
+    detection,
+    hpsv2,
+    http,
+    jpeg,
+    ocr,
+    pickscore,
+    soft_verifier,
+    verifier,
+    vlm_judge,
+)
 
 
 @dataclass(frozen=True)
@@ -40,7 +52,10 @@ class Given:
 
 
 class Kind(Protocol):
-    """The interface of every module in `stages/rewards`."""
+    """The interface of every module in `stages/rewards`.
+
+    One whose reward has a gradient by the images says so with `DIFFERENTIABLE = True`.
+    """
 
     Config: type[Any]
 
@@ -56,6 +71,7 @@ class Kind(Protocol):
 REWARDS: Mapping[str, Any] = MappingProxyType(
     {
         "verifier": verifier,
+        "soft_verifier": soft_verifier,
         "jpeg": jpeg,
         "clip_score": clip_score,
         "pickscore": pickscore,
@@ -130,10 +146,12 @@ def expect(chosen: Sequence[Term], attributes: Sequence[str] | None) -> None:
 
 
 def weighted(chosen: Sequence[Term], given: Given) -> Reward:
-    """The sum of weight x reward, as one reward. Of a video [B, C, T, H, W], the mean over its frames."""
+    """The sum of weight x reward, as one reward. Of a video [B, C, T, H, W], the mean over its frames.
+
+    It has a gradient by the images where each part has one.
+    """
     parts = [(term.weight, term.kind.build(term.settings, given)) for term in chosen]
 
-    @torch.no_grad()
     def reward(images: Tensor, prompts: Sequence[Prompt]) -> Tensor:
         if len(images) != len(prompts):
             raise ValueError(f"rewards: {len(images)} images and {len(prompts)} prompts; give each image its own")
@@ -142,7 +160,12 @@ def weighted(chosen: Sequence[Term], given: Given) -> Reward:
         found = torch.stack([weight * part(frames, each).to(images) for weight, part in parts]).sum(0)
         return found.reshape(len(images), -1).mean(dim=1)
 
-    return reward
+    return torch.no_grad()(reward) if rigid(chosen) else reward
+
+
+def rigid(chosen: Sequence[Term]) -> list[Term]:
+    """Those without a gradient by the images."""
+    return [term for term in chosen if not getattr(term.kind, "DIFFERENTIABLE", False)]
 
 
 def is_judged(chosen: Sequence[Term]) -> bool:

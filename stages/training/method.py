@@ -91,7 +91,10 @@ class Phase:
 
 
 class Method(Protocol):
-    """The interface of every module in `stages/distillers` and `stages/policies`."""
+    """The interface of every module in `stages/distillers` and `stages/policies`.
+
+    A policy that descends the reward's own gradient, by the images, says so with `DIFFERENTIATES = True`.
+    """
 
     Config: type[Any]
 
@@ -115,6 +118,11 @@ class Method(Protocol):
 def needs_of(method: Method, cfg: Any) -> Needs:
     """What the method trains on, by its settings."""
     return method.needs(cfg) if hasattr(method, "needs") else method.NEEDS  # type: ignore[attr-defined]
+
+
+def differentiates(method: Method) -> bool:
+    """Whether the method takes the reward's gradient, which only some rewards have, and only where training runs."""
+    return getattr(method, "DIFFERENTIATES", False)
 
 
 def unprepared(_world: World, batch: Batch, _rng: Generator, _cfg: Any) -> Batch:

@@ -164,7 +164,7 @@ def calls(method: Method, cfg: Any, budget: Budget, *, rows: int, group_size: in
     `rows` are the samples of an iteration; groups, of which a policy compares the samples, have `group_size`.
     """
     net = _Nothing()
-    reward = lambda images, _prompts: torch.linspace(0, 1, len(images))  # noqa: E731
+    reward = lambda images, _prompts: torch.linspace(0, 1, len(images)) + 0 * images.flatten(1).sum(1)  # noqa: E731
     start = Start(init=net, teacher=net, space=Points(_SIZE), reward=reward, prompts=[Prompt("")] * 2)
     trainer = Trainer(method, cfg, budget, start, seed=0, device="cpu")
     phases = method.phases(cfg)

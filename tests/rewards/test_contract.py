@@ -40,6 +40,7 @@ def section(kind, root):
         "http": {"service": service(urls["http"])},
         "vlm_judge": {"service": service(urls["vlm_judge"]), "model": "m"},
         "verifier": {"attributes": {"all": 1.0}},
+        "soft_verifier": {"attributes": {"all": 1.0}},
         "detection": {"source": str(root / "yolos"), "colors": clip},
         "clip_score": clip,
         "hpsv2": clip,
@@ -49,8 +50,12 @@ def section(kind, root):
     return yaml.safe_load((PARAMS / f"{kind}.yaml").read_text()) | unstated.get(kind, {})
 
 
+def terms(kind, root):
+    return rewards.terms({"it": section(kind, root)}, "r")
+
+
 def built(kind, root):
-    return rewards.weighted(rewards.terms({"it": section(kind, root)}, "r"), rewards.Given(root / "verifier", "cpu"))
+    return rewards.weighted(terms(kind, root), rewards.Given(root / "verifier", "cpu"))
 
 
 @pytest.mark.parametrize("kind", rewards.REWARDS)
@@ -61,7 +66,7 @@ def test_an_image_has_a_number_whatever_is_scored_beside_it(kind, root):
     whole = reward(images, prompts)
     assert whole.shape == (len(images),)
     assert whole.isfinite().all() or kind in SILENT
-    assert not whole.requires_grad
+    assert whole.requires_grad == (not rewards.rigid(terms(kind, root)))
     parts = [reward(images[i : i + 7], prompts[i : i + 7]) for i in range(0, len(images), 7)]
     assert torch.allclose(torch.cat(parts), whole, atol=1e-4, equal_nan=True)
     assert torch.allclose(reward(images.flip(0), prompts[::-1]), whole.flip(0), atol=1e-4, equal_nan=True)

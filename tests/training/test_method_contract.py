@@ -20,6 +20,7 @@ from stages.distillers import METHODS
 from stages.distillers.imagine_flash import Shifted
 from stages.models.space import Points
 from stages.policies import POLICIES
+from stages.policies.direct import Last
 from stages.training.cost import Meter
 from stages.training.method import Follower, Trained, needs_of
 from stages.training.networks import world_of
@@ -167,6 +168,7 @@ def turned(cfg: Any, field: str) -> Any:
         "num_steps": 16,
         "derivative": Forward(name="jvp"),
         "goal": Shifted(name="shifted", high=0.8, low=0.2),
+        "route": Last(name="last", steps=1),  # with two steps in all there is no longer one
         "target_clip": 1e-2,  # as with clip_range
     }
     if field in words:

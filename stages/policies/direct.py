@@ -1,0 +1,142 @@
+"""Direct reward gradients: the reward's own gradient, carried back through the last calls of the sampler.
+
+Sources, by `route`:
+- `last`: DRaFT-K, Clark et al. 2023 (arXiv:2309.17400): through the last K steps; with all of them it is DRaFT.
+- `random`: AlignProp, Prabhudesai et al. 2023 (arXiv:2310.03739; github.com/mihirp1998/AlignProp): K is drawn anew.
+- `early`: ReFL, Xu et al. 2023 (ImageReward, arXiv:2304.05977): stop at one of the last steps, and judge the sample
+  that is seen from there; the gradient goes through that one call.
+
+One iteration: `num_updates` times, roll samples out by Euler steps, without gradient before the cut; then
+ loss = -mean r(x0) + beta_kl mean |v - v_ref|^2 at the steps that have a gradient.
+The reward must have a gradient by the image (`soft_verifier`), and runs where training does.
+
+Differs: the drift to the reference is ours, without which rewards are hacked fast (DRaFT and AlignProp: adapters alone;
+ReFL: the loss of pre-training beside it); rewards are not cut at a ceiling (ReFL: 2, AlignProp: 10) nor weighed by 1e-3
+or .01, which AdamW would undo; AlignProp's K is uniform (its code: normal about a mean); steps are Euler's (DRaFT and
+AlignProp: DDIM, the latter with noise). DRaFT-LV, with more noises at the last step, is not here.
+"""
+
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Generator
+
+from stages.core.config import config
+from stages.core.guidance import guided
+from stages.core.path import data_from_velocity
+from stages.core.ranges import Guidance, NonNegative, Rate, Steps
+from stages.core.rng import fork
+from stages.core.spec import SamplerSpec, even
+from stages.core.types import Batch, World
+from stages.samplers.rollout import at, moved, rolled_out
+from stages.training.groups import scored
+from stages.training.method import Frozen, Loss, Needs, Phase, Role, Trained, unprepared
+
+NEEDS: Needs = "prompts"
+DIFFERENTIATES = True
+
+
+def drawn(most: int, rng: Generator) -> int:
+    """One of 1 .. most."""
+    return 1 + int(torch.randint(most, (), generator=rng, device=rng.device))
+
+
+@config
+class Last:
+    """DRaFT-K."""
+
+    name: Literal["last"]
+    steps: Steps
+    """K: the gradient goes through so many of the last steps."""
+
+    def nodes(self, nfe: int, _rng: Generator) -> range:
+        """The calls that have a gradient; the sample is what the last of them makes."""
+        return range(nfe - self.steps, nfe)
+
+
+@config
+class Random:
+    """AlignProp."""
+
+    name: Literal["random"]
+    steps: Steps
+    """The gradient goes through 1 to so many of the last steps, drawn for each update."""
+
+    def nodes(self, nfe: int, rng: Generator) -> range:
+        """The calls that have a gradient; the sample is what the last of them makes."""
+        return range(nfe - drawn(self.steps, rng), nfe)
+
+
+@config
+class Early:
+    """ReFL."""
+
+    name: Literal["early"]
+    steps: Steps
+    """Sampling stops at one of so many last steps, drawn for each update."""
+
+    def nodes(self, nfe: int, rng: Generator) -> range:
+        """The one call that has a gradient; the sample is the data that it sees."""
+        only = nfe - drawn(self.steps, rng)
+        return range(only, only + 1)
+
+
+@config
+class Config:
+    """Knobs of direct reward gradients."""
+
+    method: Literal["direct"]
+    nfe: Steps
+    """Equal Euler steps of the samples that are judged, and of the finished model's sampler."""
+    guidance: Guidance
+    """w: classifier-free guidance in training as in use; 1 is none."""
+    route: Annotated[Last | Random | Early, Field(discriminator="name")]
+    """Which calls the gradient goes through."""
+    num_updates: Steps
+    """Updates an iteration, each on samples of its own."""
+    beta_kl: NonNegative
+    """Weight of mean |v - v_ref|^2, which holds the model to where it started."""
+    student_lr: Rate
+    """AdamW's step size."""
+
+    def __post_init__(self) -> None:
+        if self.route.steps > self.nfe:
+            raise ValueError(
+                f"route.steps={self.route.steps} exceeds the {self.nfe} steps of nfe; lower it, or raise nfe"
+            )
+
+
+prepare = unprepared
+
+
+def loss(world: World, batch: Batch, rng: Generator, cfg: Config) -> Loss:
+    """Less the mean reward, and the drift of the calls with a gradient."""
+    starts, stops = fork(rng, "starts", "stops")
+    cond, times = batch["cond"], even(cfg.nfe).times
+    student, reference = (guided(world.nets[role], cfg.guidance) for role in ("student", "reference"))
+    nodes = cfg.route.nodes(cfg.nfe, stops)
+    x = rolled_out(student, world.space.noise(len(cond), starts), times[: nodes.start + 1], cond)[:, -1]
+    drift, x0 = x.new_zeros(()), x
+    for node in nodes:
+        t, t_next = at(times[node], x), at(times[node + 1], x)
+        v = student(x, t, cond)
+        drift = drift + (v - reference(x, t, cond)).square().mean() / len(nodes)
+        x, x0 = moved(x, v, t, t_next), data_from_velocity(x, v, t)
+    reward = scored(world, x0, cond, cfg.method).mean()
+    return cfg.beta_kl * drift - reward, {"reward": reward.detach(), "drift": drift.detach()}
+
+
+def roles(cfg: Config) -> dict[str, Role]:
+    """The student, and where it started."""
+    return {"student": Trained(start="init", lr=cfg.student_lr), "reference": Frozen()}
+
+
+def phases(cfg: Config) -> tuple[Phase, ...]:
+    """One loss, on fresh samples each time."""
+    return (Phase(name="policy", trains=("student",), loss=loss, repeats=cfg.num_updates),)
+
+
+def sampler(cfg: Config) -> SamplerSpec:
+    """The steps that it was trained on."""
+    return even(cfg.nfe, guidance=cfg.guidance)
