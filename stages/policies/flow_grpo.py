@@ -22,22 +22,22 @@ from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
-from torch import Generator, Tensor, nn
+from torch import Generator
 
 from stages.core.advantage import Scale, group_advantage, grouped
 from stages.core.config import config
-from stages.core.path import data_from_velocity, expand
-from stages.core.prompts import EMPTY
+from stages.core.path import data_from_velocity
 from stages.core.ranges import MAX_STEPS, Guidance, NonNegative, Positive, Rate, Steps
-from stages.core.rng import fork, normal_like
+from stages.core.rng import fork
 from stages.core.spec import SamplerSpec, even
-from stages.core.types import Batch, Cond, Velocity, World
+from stages.core.types import Batch, World
 from stages.samplers.cps import CPS
 from stages.samplers.dance_sde import DanceSDE
 from stages.samplers.flow_sde import FlowSDE
 from stages.samplers.kernels import grid_like
-from stages.training.checks import finite
+from stages.training.groups import scored
 from stages.training.method import Frozen, Loss, Needs, Phase, Role, Trained
+from stages.training.rollouts import along, clipped, guided, rolled_by
 
 NEEDS: Needs = "prompts"
 
@@ -79,44 +79,23 @@ class Config:
             )
 
 
-def policy(net: nn.Module, scale: float) -> Velocity:
-    """The guided velocity; no gradient through its unconditional branch."""
-    if scale == 1:
-        return net
-
-    def combined(x: Tensor, t: Tensor, cond: Cond, **more: Tensor) -> Tensor:
-        with torch.no_grad():
-            without = net(x, t, torch.full_like(cond, EMPTY), **more)
-        return without + scale * (net(x, t, cond, **more) - without)
-
-    return combined
-
-
 @torch.no_grad()
 def prepare(world: World, batch: Batch, rng: Generator, cfg: Config) -> Batch:
     """Adds states [B, N, C, H, W], log_prob [B, N - 1] of the stochastic steps between them, reward, advantage [B]."""
     starts, noises = fork(rng, "starts", "noises")
-    assert world.reward is not None, "a policy is trained on a reward"
-    student, cond = world.nets["student"], batch["cond"]
-    velocity = policy(student, cfg.guidance)
+    cond, velocity = batch["cond"], guided(world.nets["student"], cfg.guidance)
     x = world.space.noise(len(cond), starts)
     times = grid_like(even(cfg.rollout_steps).times, x)
-    states, log_probs = [x], []
-    for index in range(cfg.rollout_steps - 1):
-        step = cfg.kernel.transition(times, torch.full((len(x),), index, device=x.device))
-        mean = step.mean(x, velocity(x, times[index].expand(len(x)), cond))
-        x = mean + expand(step.std, x) * normal_like(x, noises)
-        states.append(x)
-        log_probs.append(step.log_prob(x, mean))
+    steps = rolled_by(cfg.kernel, velocity, x, cond, noises, times=times, indices=range(cfg.rollout_steps - 1))
+    x = steps.states[:, -1]
     t = times[-2].expand(len(x))
     x0 = data_from_velocity(x, velocity(x, t, cond), t)  # the last step has no noise
-    advice = "look at the samples and at the reward; lower student_lr or raise beta_kl"
-    reward = finite(world.reward(x0, cond), "flow_grpo: reward", advice)
+    reward = scored(world, x0, cond, cfg.method)
     advantage = group_advantage(grouped(reward, batch["group"]), cfg.advantage_scale).flatten()
     return {
         **batch,
-        "states": torch.stack(states, dim=1),
-        "log_prob": torch.stack(log_probs, dim=1),
+        "states": steps.states,
+        "log_prob": steps.log_prob,
         "advantage": advantage,
         "reward": reward,
     }
@@ -130,25 +109,20 @@ def loss(world: World, batch: Batch, rng: Generator, cfg: Config) -> Loss:
     times = grid_like(even(cfg.rollout_steps).times, states)
     step = cfg.kernel.transition(times, index)
 
-    def along(x: Tensor) -> Tensor:
-        """[B, N, ...] -> the chosen steps of all trajectories, [S B, ...]."""
-        return x[:, chosen].transpose(0, 1).flatten(0, 1)
-
-    x, x_next, old = along(states), along(states[:, 1:]), along(log_prob)
+    x, x_next, old = along(states, chosen), along(states[:, 1:], chosen), along(log_prob, chosen)
     cond = cond.repeat(len(chosen), 1)
     advantage = batch["advantage"].repeat(len(chosen))
-    v = policy(world.nets["student"], cfg.guidance)(x, times[index], cond)
+    v = guided(world.nets["student"], cfg.guidance)(x, times[index], cond)
     with torch.no_grad():
-        v_reference = policy(world.nets["reference"], cfg.guidance)(x, times[index], cond)
+        v_reference = guided(world.nets["reference"], cfg.guidance)(x, times[index], cond)
     ratio = (step.log_prob(x_next, step.mean(x, v)) - old).exp()
-    held = ratio.clamp(1 - cfg.clip_range, 1 + cfg.clip_range)
-    surrogate = torch.minimum(advantage * ratio, advantage * held)
+    surrogate, is_clipped = clipped(ratio, advantage, cfg.clip_range)
     kl = step.kl(v, v_reference).mean()
     return cfg.beta_kl * kl - surrogate.mean(), {
         "reward": batch["reward"].mean(),
         "kl": kl.detach(),
         "ratio_gap": (ratio.detach() - 1).abs().max(),
-        "clipped": (held != ratio).to(ratio).mean(),
+        "clipped": is_clipped.to(ratio).mean(),
     }
 
 

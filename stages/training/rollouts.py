@@ -1,0 +1,71 @@
+"""What policies share that learn from a roll-out's steps: a kernel gives each a density, and an update asks for it again.
+
+States and log-densities are remembered; an update evaluates its densities **at the remembered states**, so that their
+ratio is exactly 1 before the first. Log-densities are means over a sample's elements.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor, nn
+
+from stages.core.path import expand
+from stages.core.prompts import EMPTY
+from stages.core.rng import normal_like
+from stages.core.types import Cond, Velocity
+from stages.samplers.kernels import Transitions
+
+
+def guided(net: nn.Module, scale: float) -> Velocity:
+    """The guided velocity; no gradient through its unconditional branch."""
+    if scale == 1:
+        return net
+
+    def combined(x: Tensor, t: Tensor, cond: Cond, **more: Tensor) -> Tensor:
+        with torch.no_grad():
+            without = net(x, t, torch.full_like(cond, EMPTY), **more)
+        return without + scale * (net(x, t, cond, **more) - without)
+
+    return combined
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Steps of a roll-out that follow each other, S of them."""
+
+    states: Tensor
+    """[B, S + 1, ...]: where each step began, and where the last one ended."""
+    log_prob: Tensor
+    """[B, S] of what happened."""
+
+
+@torch.no_grad()
+def rolled_by(  # noqa: PLR0913 - a roll-out's words
+    kernel: Transitions, velocity: Velocity, x: Tensor, cond: Cond, rng: Generator, *, times: Tensor, indices: range
+) -> Steps:
+    """From x [B, ...] at times[indices[0]], one step of `kernel` for each of `indices` into the grid `times` [n + 1].
+
+    ValueError where a step has no noise, and so no density.
+    """
+    states, log_probs = [x], []
+    for index in indices:
+        step = kernel.transition(times, torch.full((len(x),), index, device=x.device))
+        mean = step.mean(x, velocity(x, times[index].expand(len(x)), cond))
+        x = mean + expand(step.std, x) * normal_like(x, rng)
+        states.append(x)
+        log_probs.append(step.log_prob(x, mean))
+    return Steps(torch.stack(states, dim=1), torch.stack(log_probs, dim=1))
+
+
+def along(x: Tensor, chosen: Tensor) -> Tensor:
+    """[B, N, ...] -> the chosen steps [S] of all trajectories, one step after the other, [S B, ...]."""
+    return x[:, chosen].transpose(0, 1).flatten(0, 1)
+
+
+def clipped(ratio: Tensor, advantage: Tensor, clip_range: float) -> tuple[Tensor, Tensor]:
+    """PPO's pessimistic surrogate of a ratio of densities, to be raised, and where the ratio was clipped; both [B].
+
+    A gain counts up to a ratio of 1 + clip_range, or down to 1 - clip_range; a loss counts in full.
+    """
+    held = ratio.clamp(1 - clip_range, 1 + clip_range)
+    return torch.minimum(advantage * ratio, advantage * held), held != ratio
