@@ -5,8 +5,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Scale = Literal["group", "batch"]
-"""What centred rewards are divided by: their group's standard deviation, or that of all rewards at hand."""
+Scale = Literal["group", "batch", "group_unbiased", "none"]
+"""What centred rewards are divided by: their group's standard deviation (ddof 0), that of all rewards at hand (ddof 0,
+without centring: some codes' "global std"), their group's with ddof 1, or nothing."""
 
 SMALLEST_STD = 1e-4
 """In reward units. Below it rewards count as equal, and the division does not magnify their difference."""
@@ -33,12 +34,18 @@ def grouped(value: Tensor, group: Tensor) -> Tensor:
 def group_advantage(reward: Tensor, scale: Scale) -> Tensor:
     """(r - its group's mean) / std for rewards [G, K] of K samples for each of G prompts.
 
-    Standard deviations divide by n (ddof 0), so |A| <= sqrt(K - 1) under "group". The advantages of a group
-    sum to zero, and a group of equals gets exactly zero.
+    |A| <= sqrt(K - 1) under "group", where standard deviations divide by n (ddof 0), and sqrt((K - 1) / K) of that
+    under "group_unbiased". The advantages of a group sum to zero, and a group of equals gets exactly zero.
     """
     centred = reward - reward.mean(dim=1, keepdim=True)
     # The mean of equal floats need not equal them, and rounding must not become a preference.
     centred = centred.masked_fill(reward.amax(dim=1, keepdim=True) == reward.amin(dim=1, keepdim=True), 0)
-    if scale == "group":
-        return centred / reward.std(dim=1, keepdim=True, correction=0).clamp_min(SMALLEST_STD)
-    return centred / reward.std(correction=0).clamp_min(SMALLEST_STD)
+    match scale:
+        case "group":
+            return centred / reward.std(dim=1, keepdim=True, correction=0).clamp_min(SMALLEST_STD)
+        case "group_unbiased":
+            return centred / reward.std(dim=1, keepdim=True, correction=1).clamp_min(SMALLEST_STD)
+        case "batch":
+            return centred / reward.std(correction=0).clamp_min(SMALLEST_STD)
+        case "none":
+            return centred

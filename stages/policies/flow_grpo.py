@@ -1,6 +1,8 @@
 """Flow-GRPO: the flow made stochastic so that its steps have densities, and policy gradients on them.
 
-Source: Liu et al. 2025 (arXiv:2505.05470) and its code (github.com/yifan123/flow_grpo).
+Source: Liu et al. 2025 (arXiv:2505.05470) and its code (github.com/yifan123/flow_grpo); presets with other knobs are
+DanceGRPO (Xue et al. 2025, arXiv:2505.07818, `params/policy/dance_grpo.yaml`) and GRPO-Guard (arXiv:2510.22319,
+`grpo_guard.yaml`).
 
 One iteration: roll groups of samples out by a kernel, the authors' Flow-SDE or another, remember their states and
 log-densities, and score them (prepare); then `num_updates` updates, each on `steps_per_update` steps of every
@@ -12,20 +14,29 @@ The last step of a trajectory is the ODE's: it has no density and is never train
 Log-densities and KL are **means** over a sample's elements, as in the authors' code: multiply c by the number of
 elements for nats. The KL is exact: |mean - mean_ref|^2 / (2 std^2), std^2 = g^2 h; the code leaves the step h out of
 std^2, so that its coefficient does what beta_kl = h times it does here.
-Differs: the last step of a roll-out has no noise (the code's has; its configurations do not train that step either);
-the steps of an update are drawn, where the code takes all that it trains; rewards are divided by max(std, 1e-4), not by
-std + 1e-4; samples without an advantage are not dropped; advantages are not clamped to the code's 5. Within a group of
-up to 26 and with `advantage_scale: group` none reaches 5; with `batch` the only 1 among 16 x 8 rewards of 0 gets 9.94.
+
+`ratio: normalised` is GRPO-Guard's RatioNorm. Under the old policy the plain log-ratio has the mean
+-|d|^2 / (2 std^2), d = mean - mean_old, and is larger where std is small; std log-ratio + |d|^2 / (2 std) = z.d has
+none, for the noise z of the step, and its slope per velocity is the step's v_weight. Terms are weighted by 1 / h, with
+mean 1 over the roll-out's steps.
+
+Differs from Flow-GRPO: the last step of a roll-out has no noise (the code's has; its configurations do not train that
+step either); the steps of an update are drawn, where the code takes all that it trains; rewards are divided by
+max(std, 1e-4), not by std + 1e-4; samples without an advantage are not dropped.
+From DanceGRPO: an update's steps are drawn for all trajectories at once, not for each; the reward is one weighted sum,
+where the code adds standardised ones up; max(std, 1e-4), not std + 1e-8; without its choice of the best and worst k.
+From GRPO-Guard, whose code was not read (UNVERIFIED): only the weights' proportions follow its division by h.
 """
 
 from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
-from torch import Generator
+from torch import Generator, Tensor
 
-from stages.core.advantage import Scale, group_advantage, grouped
+from stages.core.advantage import Scale, group_advantage, grouped, numbered
 from stages.core.config import config
+from stages.core.matching import per_sample
 from stages.core.path import data_from_velocity
 from stages.core.ranges import MAX_STEPS, Guidance, NonNegative, Positive, Rate, Steps
 from stages.core.rng import fork
@@ -34,7 +45,8 @@ from stages.core.types import Batch, World
 from stages.samplers.cps import CPS
 from stages.samplers.dance_sde import DanceSDE
 from stages.samplers.flow_sde import FlowSDE
-from stages.samplers.kernels import grid_like
+from stages.samplers.kernels import Transition, grid_like
+from stages.samplers.schedules.shifted import shifted
 from stages.training.groups import scored
 from stages.training.method import Frozen, Loss, Needs, Phase, Role, Trained
 from stages.training.rollouts import along, clipped, guided, rolled_by
@@ -48,24 +60,33 @@ class Config:
 
     method: Literal["flow_grpo"]
     rollout_steps: Annotated[int, Field(ge=2, le=MAX_STEPS)]
-    """Equal steps of the stochastic roll-out; fewer than in use will do, since only the order of rewards matters."""
+    """Steps of the stochastic roll-out; fewer than in use will do, since only the order of rewards matters."""
     nfe: Steps
-    """Equal Euler steps of the finished model's sampler, which is the plain ODE."""
+    """Euler steps of the finished model's sampler, which is the plain ODE."""
+    shift: Positive
+    """Pushes the times of both towards noise, as the schedule `shifted`; 1 is none: equal steps."""
+    shared_start: bool
+    """Whether the samples of a group start from the same noise, and differ by their steps' noise alone."""
     kernel: Annotated[FlowSDE | DanceSDE | CPS, Field(discriminator="name")]
     """What makes a roll-out's steps stochastic: the authors' Flow-SDE, DanceGRPO's, or FlowCPS's, which has less noise
     in its samples and loses some of their variance."""
     guidance: Guidance
     """w: classifier-free guidance of the policy, in roll-outs, in updates and in use; 1 is none."""
     advantage_scale: Scale
-    """Rewards are centred in their group and divided by the standard deviation of group or batch."""
+    """What rewards, centred in their group, are divided by."""
+    advantage_clip: Positive
+    """Advantages beyond it count as it. Within a group of up to 26 none reaches the usual 5 under `group`; under
+    `batch` the only 1 among 16 x 8 rewards of 0 gets 9.94."""
     num_updates: Steps
     """Updates an iteration, on the same roll-out."""
     steps_per_update: Steps
     """Steps of each trajectory that an update looks at, at most rollout_steps - 1."""
+    ratio: Literal["plain", "normalised"]
+    """Of densities, or GRPO-Guard's, which has no drift and weighs all steps alike."""
     clip_range: Positive
     """c: how far the ratio of mean densities may go from 1."""
     beta_kl: NonNegative
-    """Weight of the KL to where the model started, a mean over elements and steps."""
+    """Weight of the KL to where the model started, a mean over elements and steps. At 0 it is not computed."""
     student_lr: Rate
     """AdamW's step size."""
 
@@ -79,26 +100,42 @@ class Config:
             )
 
 
+def times_of(cfg: Config) -> tuple[float, ...]:
+    """Of the roll-out, from 1 to 0."""
+    return tuple(shifted(cfg.rollout_steps, shift=cfg.shift).tolist())
+
+
 @torch.no_grad()
 def prepare(world: World, batch: Batch, rng: Generator, cfg: Config) -> Batch:
-    """Adds states [B, N, C, H, W], log_prob [B, N - 1] of the stochastic steps between them, reward, advantage [B]."""
+    """Adds states [B, N, C, H, W], log_prob [B, N - 1] of the stochastic steps between them, reward, advantage [B].
+
+    With `ratio: normalised` also their means [B, N - 1, C, H, W].
+    """
     starts, noises = fork(rng, "starts", "noises")
     cond, velocity = batch["cond"], guided(world.nets["student"], cfg.guidance)
-    x = world.space.noise(len(cond), starts)
-    times = grid_like(even(cfg.rollout_steps).times, x)
+    x = start(world, batch["group"], starts, is_shared=cfg.shared_start)
+    times = grid_like(times_of(cfg), x)
     steps = rolled_by(cfg.kernel, velocity, x, cond, noises, times=times, indices=range(cfg.rollout_steps - 1))
-    x = steps.states[:, -1]
-    t = times[-2].expand(len(x))
+    x, t = steps.states[:, -1], times[-2].expand(len(x))
     x0 = data_from_velocity(x, velocity(x, t, cond), t)  # the last step has no noise
     reward = scored(world, x0, cond, cfg.method)
     advantage = group_advantage(grouped(reward, batch["group"]), cfg.advantage_scale).flatten()
     return {
         **batch,
+        **({"means": steps.means} if cfg.ratio == "normalised" else {}),
         "states": steps.states,
         "log_prob": steps.log_prob,
-        "advantage": advantage,
+        "advantage": advantage.clamp(-cfg.advantage_clip, cfg.advantage_clip),
         "reward": reward,
     }
+
+
+def start(world: World, group: Tensor, rng: Generator, *, is_shared: bool) -> Tensor:
+    """Noise [B, ...] to start from, the same for the samples of a group if it is shared."""
+    if not is_shared:
+        return world.space.noise(len(group), rng)
+    of = numbered(group)
+    return world.space.noise(int(of[-1]) + 1, rng)[of]
 
 
 def loss(world: World, batch: Batch, rng: Generator, cfg: Config) -> Loss:
@@ -106,24 +143,36 @@ def loss(world: World, batch: Batch, rng: Generator, cfg: Config) -> Loss:
     states, log_prob, cond = batch["states"], batch["log_prob"], batch["cond"]
     chosen = torch.randperm(cfg.rollout_steps - 1, generator=rng, device=states.device)[: cfg.steps_per_update]
     index = chosen.repeat_interleave(len(cond))
-    times = grid_like(even(cfg.rollout_steps).times, states)
+    times = grid_like(times_of(cfg), states)
     step = cfg.kernel.transition(times, index)
-
     x, x_next, old = along(states, chosen), along(states[:, 1:], chosen), along(log_prob, chosen)
     cond = cond.repeat(len(chosen), 1)
     advantage = batch["advantage"].repeat(len(chosen))
     v = guided(world.nets["student"], cfg.guidance)(x, times[index], cond)
-    with torch.no_grad():
-        v_reference = guided(world.nets["reference"], cfg.guidance)(x, times[index], cond)
-    ratio = (step.log_prob(x_next, step.mean(x, v)) - old).exp()
+    mean = step.mean(x, v)
+    log_ratio = step.log_prob(x_next, mean) - old
+    if cfg.ratio == "normalised":
+        log_ratio = without_drift(log_ratio, step, mean - along(batch["means"], chosen))
+        h = -times.diff()[:-1]
+        advantage = advantage * (h.mean() / h)[index]
+    ratio = log_ratio.exp()
     surrogate, is_clipped = clipped(ratio, advantage, cfg.clip_range)
-    kl = step.kl(v, v_reference).mean()
-    return cfg.beta_kl * kl - surrogate.mean(), {
-        "reward": batch["reward"].mean(),
-        "kl": kl.detach(),
+    value, told = -surrogate.mean(), {"reward": batch["reward"].mean()}
+    if cfg.beta_kl:
+        with torch.no_grad():
+            v_reference = guided(world.nets["reference"], cfg.guidance)(x, times[index], cond)
+        kl = step.kl(v, v_reference).mean()
+        value, told["kl"] = cfg.beta_kl * kl + value, kl.detach()
+    return value, {
+        **told,
         "ratio_gap": (ratio.detach() - 1).abs().max(),
         "clipped": is_clipped.to(ratio).mean(),
     }
+
+
+def without_drift(log_ratio: Tensor, step: Transition, moved: Tensor) -> Tensor:
+    """RatioNorm [B]: the mean over elements of z.d, of a step's noise z and how far its mean `moved`, d [B, ...]."""
+    return log_ratio * step.std + per_sample(moved.square()) / (2 * step.std)
 
 
 def roles(cfg: Config) -> dict[str, Role]:
@@ -137,5 +186,9 @@ def phases(cfg: Config) -> tuple[Phase, ...]:
 
 
 def sampler(cfg: Config) -> SamplerSpec:
-    """Equal Euler steps of the plain ODE."""
-    return even(cfg.nfe, guidance=cfg.guidance)
+    """Euler steps of the plain ODE."""
+    if cfg.shift == 1:
+        return even(cfg.nfe, guidance=cfg.guidance)
+    schedule = {"name": "shifted", "steps": cfg.nfe, "shift": cfg.shift}
+    times = tuple(shifted(cfg.nfe, shift=cfg.shift).tolist())
+    return SamplerSpec(rule={"name": "euler"}, schedule=schedule, times=times, guidance=cfg.guidance)

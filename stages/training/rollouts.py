@@ -1,4 +1,4 @@
-"""What policies share that learn from a roll-out's steps: a kernel gives each a density, and an update asks for it again.
+"""What policies share that learn from a roll-out's steps: a kernel gives each a density, which updates ask for again.
 
 States and log-densities are remembered; an update evaluates its densities **at the remembered states**, so that their
 ratio is exactly 1 before the first. Log-densities are means over a sample's elements.
@@ -35,6 +35,8 @@ class Steps:
 
     states: Tensor
     """[B, S + 1, ...]: where each step began, and where the last one ended."""
+    means: Tensor
+    """[B, S, ...]: where each step would have ended without its noise."""
     log_prob: Tensor
     """[B, S] of what happened."""
 
@@ -47,14 +49,15 @@ def rolled_by(  # noqa: PLR0913 - a roll-out's words
 
     ValueError where a step has no noise, and so no density.
     """
-    states, log_probs = [x], []
+    states, means, log_probs = [x], [], []
     for index in indices:
         step = kernel.transition(times, torch.full((len(x),), index, device=x.device))
         mean = step.mean(x, velocity(x, times[index].expand(len(x)), cond))
         x = mean + expand(step.std, x) * normal_like(x, rng)
         states.append(x)
+        means.append(mean)
         log_probs.append(step.log_prob(x, mean))
-    return Steps(torch.stack(states, dim=1), torch.stack(log_probs, dim=1))
+    return Steps(torch.stack(states, dim=1), torch.stack(means, dim=1), torch.stack(log_probs, dim=1))
 
 
 def along(x: Tensor, chosen: Tensor) -> Tensor:

@@ -1,16 +1,18 @@
 """Group advantages, with the numbers that published code disagrees about."""
 
+from typing import get_args
+
 import pytest
 import torch
 
-from stages.core.advantage import group_advantage, grouped, numbered
+from stages.core.advantage import Scale, group_advantage, grouped, numbered
 from stages.core.rng import stream
 
 
 def test_equal_rewards_give_exactly_zero() -> None:
     # the mean of 24 copies of .1 is not .1 in floating point
     reward = torch.full((2, 24), 0.1) * torch.tensor([[1.0], [7.0]])
-    for scale in ("group", "batch"):
+    for scale in get_args(Scale):
         assert (group_advantage(reward, scale) == 0).all()
 
 
@@ -25,7 +27,7 @@ def test_one_success_in_a_group_of_24() -> None:
 
 def test_advantages_sum_to_zero_and_ignore_a_constant() -> None:
     reward = torch.rand(5, 8, dtype=torch.float64, generator=stream(0, "reward"))
-    for scale in ("group", "batch"):
+    for scale in get_args(Scale):
         found = group_advantage(reward, scale)
         assert found.sum(dim=1).abs().max() < 1e-12
         torch.testing.assert_close(group_advantage(reward + 3, scale), found)
@@ -37,6 +39,10 @@ def test_scales_divide_by_what_they_say() -> None:
     std = (0 + 4 + 0 + 36 - 4 * 4) ** 0.5 / 2
     expected = torch.tensor([[-1.0, 1.0], [-3.0, 3.0]]).double() / std
     torch.testing.assert_close(group_advantage(reward, "batch"), expected)
+    torch.testing.assert_close(
+        group_advantage(reward, "group_unbiased"), torch.tensor([[-1.0, 1.0]] * 2).double() / 2**0.5
+    )
+    assert group_advantage(reward, "none").tolist() == [[-1, 1], [-3, 3]]
 
 
 def test_a_slices_groups_begin_anywhere() -> None:

@@ -161,6 +161,7 @@ def turned(cfg: Any, field: str) -> Any:
     words = {
         "reach": (0.5, 0.6),
         "betas": (0.5, 0.9),
+        "advantage_clip": 0.3,  # below any group's largest
         "clip_range": 1e3,  # networks this far apart are clipped everywhere at the shipped value
         "t_min": 0.31,
         "t_max": 0.7,
@@ -176,6 +177,8 @@ def turned(cfg: Any, field: str) -> Any:
     if is_dataclass(value):  # a choice with knobs of its own
         inner = next(f.name for f in fields(value) if f.name != "name")
         return replace(value, **{inner: turned(value, inner)})
+    if isinstance(value, bool):
+        return not value
     if isinstance(value, int):
         return value + 1
     return value / 2 if value else 0.3
