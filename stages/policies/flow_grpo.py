@@ -1,15 +1,16 @@
 """Flow-GRPO: the flow made stochastic so that its steps have densities, and policy gradients on them.
 
-Source: Liu et al. 2025 (arXiv:2505.05470) and its code (github.com/yifan123/flow_grpo); presets with other knobs are
-DanceGRPO (Xue et al. 2025, arXiv:2505.07818, `params/policy/dance_grpo.yaml`) and GRPO-Guard (arXiv:2510.22319,
-`grpo_guard.yaml`).
+Source: Liu et al. 2025 (arXiv:2505.05470) and its code (github.com/yifan123/flow_grpo). Presets with other knobs, in
+`params/policy/`, are `flow_grpo_fast`, `dance_grpo` (DanceGRPO, Xue et al. 2025, arXiv:2505.07818), `grpo_guard`
+(GRPO-Guard, arXiv:2510.22319), and `mix_grpo` and `mix_grpo_flash` (MixGRPO, arXiv:2507.21802).
 
 One iteration: roll groups of samples out by a kernel, the authors' Flow-SDE or another, remember their states and
 log-densities, and score them (prepare); then `num_updates` updates, each on `steps_per_update` steps of every
 trajectory:
  ratio = exp(log pi(x_next | x) - log pi_old(x_next | x)) at the remembered states
  loss  = -mean min(A ratio, A clip(ratio, 1 - c, 1 + c)) + beta_kl mean KL(pi || pi_ref)
-The last step of a trajectory is the ODE's: it has no density and is never trained.
+The last step of a trajectory is the ODE's: it has no density and is never trained. With a `window` of stochastic steps
+so are those outside of it, and the steps after it may be fewer, as they only have to find the reward (MixGRPO-Flash).
 
 Log-densities and KL are **means** over a sample's elements, as in the authors' code: multiply c by the number of
 elements for nats. The KL is exact: |mean - mean_ref|^2 / (2 std^2), std^2 = g^2 h; the code leaves the step h out of
@@ -25,9 +26,14 @@ step either); the steps of an update are drawn, where the code takes all that it
 max(std, 1e-4), not by std + 1e-4; samples without an advantage are not dropped.
 From DanceGRPO: an update's steps are drawn for all trajectories at once, not for each; the reward is one weighted sum,
 where the code adds standardised ones up; max(std, 1e-4), not std + 1e-8; without its choice of the best and worst k.
+From MixGRPO: the window stays a share of the budget at each place, not a number of iterations, and is never cut short
+near data; Flash's steps after it are DPM-Solver++(2M)'s, equal in time, and end at data (the code's may end before).
+From Flow-GRPO-Fast, of which only a part was read: the window's place is drawn once an iteration; its presets' numbers
+are UNVERIFIED.
 From GRPO-Guard, whose code was not read (UNVERIFIED): only the weights' proportions follow its division by h.
 """
 
+import math
 from typing import Annotated, Literal
 
 import torch
@@ -37,7 +43,6 @@ from torch import Generator, Tensor
 from stages.core.advantage import Scale, group_advantage, grouped, numbered
 from stages.core.config import config
 from stages.core.matching import per_sample
-from stages.core.path import data_from_velocity
 from stages.core.ranges import MAX_STEPS, Guidance, NonNegative, Positive, Rate, Steps
 from stages.core.rng import fork
 from stages.core.spec import SamplerSpec, even
@@ -46,10 +51,12 @@ from stages.samplers.cps import CPS
 from stages.samplers.dance_sde import DanceSDE
 from stages.samplers.flow_sde import FlowSDE
 from stages.samplers.kernels import Transition, grid_like
+from stages.samplers.rollout import rolled_out
 from stages.samplers.schedules.shifted import shifted
 from stages.training.groups import scored
 from stages.training.method import Frozen, Loss, Needs, Phase, Role, Trained
 from stages.training.rollouts import along, clipped, guided, rolled_by
+from stages.training.windows import Drawn, Every, Sliding, Window, check_window
 
 NEEDS: Needs = "prompts"
 
@@ -70,6 +77,8 @@ class Config:
     kernel: Annotated[FlowSDE | DanceSDE | CPS, Field(discriminator="name")]
     """What makes a roll-out's steps stochastic: the authors' Flow-SDE, DanceGRPO's, or FlowCPS's, which has less noise
     in its samples and loses some of their variance."""
+    window: Window
+    """Which steps are: `every` but the last, MixGRPO's `sliding` few, or a few `drawn` in each iteration."""
     guidance: Guidance
     """w: classifier-free guidance of the policy, in roll-outs, in updates and in use; 1 is none."""
     advantage_scale: Scale
@@ -80,7 +89,7 @@ class Config:
     num_updates: Steps
     """Updates an iteration, on the same roll-out."""
     steps_per_update: Steps
-    """Steps of each trajectory that an update looks at, at most rollout_steps - 1."""
+    """Steps of each trajectory that an update looks at, of the stochastic ones."""
     ratio: Literal["plain", "normalised"]
     """Of densities, or GRPO-Guard's, which has no drift and weighs all steps alike."""
     clip_range: Positive
@@ -93,10 +102,11 @@ class Config:
     def __post_init__(self) -> None:
         if not self.kernel.noise_level:
             raise ValueError("kernel.noise_level=0.0: a roll-out without noise has no densities; raise it")
-        if self.steps_per_update >= self.rollout_steps:
+        stochastic = check_window(self.window, self.rollout_steps)
+        if self.steps_per_update > stochastic:
             raise ValueError(
-                f"steps_per_update={self.steps_per_update} exceeds the {self.rollout_steps - 1} stochastic steps of "
-                f"rollout_steps={self.rollout_steps}; lower it, or raise rollout_steps"
+                f"steps_per_update={self.steps_per_update} exceeds the {stochastic} stochastic steps of "
+                f"rollout_steps={self.rollout_steps}; lower it, or raise that of the roll-out or its window"
             )
 
 
@@ -107,27 +117,39 @@ def times_of(cfg: Config) -> tuple[float, ...]:
 
 @torch.no_grad()
 def prepare(world: World, batch: Batch, rng: Generator, cfg: Config) -> Batch:
-    """Adds states [B, N, C, H, W], log_prob [B, N - 1] of the stochastic steps between them, reward, advantage [B].
+    """Adds states [B, S + 1, C, H, W], log_prob [B, S] of the S stochastic steps between them, reward, advantage [B].
 
-    With `ratio: normalised` also their means [B, N - 1, C, H, W].
+    Also first, int64, the number of the first of these steps; with `ratio: normalised` their means [B, S, C, H, W].
     """
-    starts, noises = fork(rng, "starts", "noises")
-    cond, velocity = batch["cond"], guided(world.nets["student"], cfg.guidance)
+    starts, noises, places = fork(rng, "starts", "noises", "places")
+    cond, velocity, nodes = batch["cond"], guided(world.nets["student"], cfg.guidance), times_of(cfg)
     x = start(world, batch["group"], starts, is_shared=cfg.shared_start)
-    times = grid_like(times_of(cfg), x)
-    steps = rolled_by(cfg.kernel, velocity, x, cond, noises, times=times, indices=range(cfg.rollout_steps - 1))
-    x, t = steps.states[:, -1], times[-2].expand(len(x))
-    x0 = data_from_velocity(x, velocity(x, t, cond), t)  # the last step has no noise
+    indices = cfg.window.place(cfg.rollout_steps, world.progress, places)
+    x = rolled_out(velocity, x, nodes[: indices.start + 1], cond)[:, -1]
+    times = grid_like(nodes, x)
+    steps = rolled_by(cfg.kernel, velocity, x, cond, noises, times=times, indices=indices)
+    rest, rule = remaining(nodes[indices.stop :], cfg.window)
+    x0 = rolled_out(velocity, steps.states[:, -1], rest, cond, rule=rule)[:, -1]
     reward = scored(world, x0, cond, cfg.method)
     advantage = group_advantage(grouped(reward, batch["group"]), cfg.advantage_scale).flatten()
     return {
         **batch,
         **({"means": steps.means} if cfg.ratio == "normalised" else {}),
+        "first": torch.tensor(indices.start, device=x.device),
         "states": steps.states,
         "log_prob": steps.log_prob,
         "advantage": advantage.clamp(-cfg.advantage_clip, cfg.advantage_clip),
         "reward": reward,
     }
+
+
+def remaining(nodes: tuple[float, ...], window: Every | Sliding | Drawn) -> tuple[tuple[float, ...], str]:
+    """The times of the steps after the window and their rule: those of the roll-out, `nodes`, or a share of them."""
+    num_steps = len(nodes) - 1
+    fewer = num_steps if isinstance(window, Every) else math.ceil(window.rest_share * num_steps)
+    if fewer == num_steps:
+        return nodes, "euler"
+    return tuple(nodes[0] * (1 - i / fewer) for i in range(fewer + 1)), "dpmpp_2m"
 
 
 def start(world: World, group: Tensor, rng: Generator, *, is_shared: bool) -> Tensor:
@@ -141,8 +163,8 @@ def start(world: World, group: Tensor, rng: Generator, *, is_shared: bool) -> Te
 def loss(world: World, batch: Batch, rng: Generator, cfg: Config) -> Loss:
     """The clipped surrogate and the KL, on steps drawn without replacement, the same for all trajectories."""
     states, log_prob, cond = batch["states"], batch["log_prob"], batch["cond"]
-    chosen = torch.randperm(cfg.rollout_steps - 1, generator=rng, device=states.device)[: cfg.steps_per_update]
-    index = chosen.repeat_interleave(len(cond))
+    chosen = torch.randperm(log_prob.shape[1], generator=rng, device=states.device)[: cfg.steps_per_update]
+    index = (batch["first"] + chosen).repeat_interleave(len(cond))
     times = grid_like(times_of(cfg), states)
     step = cfg.kernel.transition(times, index)
     x, x_next, old = along(states, chosen), along(states[:, 1:], chosen), along(log_prob, chosen)

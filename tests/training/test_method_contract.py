@@ -24,6 +24,7 @@ from stages.policies.direct import Last
 from stages.training.cost import Meter
 from stages.training.method import Follower, Trained, needs_of
 from stages.training.networks import world_of
+from stages.training.windows import Sliding
 from tests.training.tiny import of_roles
 
 PARAMS = Path(__file__).parents[2] / "params"
@@ -167,6 +168,7 @@ def turned(cfg: Any, field: str) -> Any:
         "t_max": 0.7,
         "nfe": 4,  # some take powers of two
         "num_steps": 16,
+        "window": Sliding(name="sliding", size=3, passes=1.0, rest_share=1.0),
         "derivative": Forward(name="jvp"),
         "goal": Shifted(name="shifted", high=0.8, low=0.2),
         "route": Last(name="last", steps=1),  # with two steps in all there is no longer one
