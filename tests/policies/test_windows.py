@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from stages.core.rng import stream
+from stages.core.rng import fork, stream
 from stages.core.types import World
 from stages.models.space import Points
 from stages.policies import flow_grpo
@@ -80,13 +80,19 @@ def test_samples_vary_by_the_windows_noise_alone_and_the_gradient_is_that_of_its
     assert float(metrics["ratio_gap"]) < 1e-12
 
 
-def test_what_follows_the_window_is_the_ode() -> None:
+def test_what_comes_before_the_window_and_after_it_is_the_ode() -> None:
     world, given = rolled(MIX, 2, 6, 0.5)
-    x, nodes = given["states"][:, -1], flow_grpo.times_of(MIX)
+    nodes, cond = flow_grpo.times_of(MIX), group_batch(2, 6)["cond"]
+
+    def euler(x: Tensor, times: tuple[float, ...]) -> Tensor:
+        for t, t_next in pairwise(times):
+            x = x - (t - t_next) * world.nets["student"](x, torch.full((12,), t, dtype=x.dtype), cond)
+        return x
+
+    noise = world.space.noise(2, fork(stream(0, "prepare"), "starts")[0]).repeat_interleave(6, dim=0)
     assert given["states"].shape[1] == 4
-    for t, t_next in pairwise(nodes[6:]):
-        x = x - (t - t_next) * world.nets["student"](x, torch.full((12,), t, dtype=x.dtype), group_batch(2, 6)["cond"])
-    torch.testing.assert_close(x.flatten(), given["reward"])
+    torch.testing.assert_close(given["states"][:, 0], euler(noise, nodes[:4]))
+    torch.testing.assert_close(given["reward"], euler(given["states"][:, -1], nodes[6:]).flatten())
 
 
 @pytest.mark.parametrize("share", [0.2, 0.4, 0.9])
