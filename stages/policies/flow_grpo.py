@@ -2,7 +2,7 @@
 
 Source: Liu et al. 2025 (arXiv:2505.05470) and its code (github.com/yifan123/flow_grpo). Presets with other knobs, in
 `params/policy/`, are `flow_grpo_fast`, `dance_grpo` (DanceGRPO, Xue et al. 2025, arXiv:2505.07818), `grpo_guard`
-(GRPO-Guard, arXiv:2510.22319), and `mix_grpo` and `mix_grpo_flash` (MixGRPO, arXiv:2507.21802).
+(GRPO-Guard, arXiv:2510.22319), `mix_grpo` and `mix_grpo_flash` (MixGRPO, arXiv:2507.21802), and `student_grpo`.
 
 One iteration: roll groups of samples out by a kernel, the authors' Flow-SDE or another, remember their states and
 log-densities, and score them (prepare); then `num_updates` updates, each on `steps_per_update` steps of every
@@ -15,6 +15,12 @@ so are those outside of it, and the steps after it may be fewer, as they only ha
 Log-densities and KL are **means** over a sample's elements, as in the authors' code: multiply c by the number of
 elements for nats. The KL is exact: |mean - mean_ref|^2 / (2 std^2), std^2 = g^2 h; the code leaves the step h out of
 std^2, so that its coefficient does what beta_kl = h times it does here.
+
+A student of K calls, 2 to 4, is no velocity: what it answers is a sample, and no step of an SDE. But the steps by which
+it is used have a density, N(a x + b v, std^2), if they put noise in: `anchored`, which renoises at depth 1 as the
+students of `dmd2` and `cd` do and at less keeps the law of any that is a map (Flow-Map GRPO, arXiv:2607.00535, of which
+only the abstract was read), or `cps`. Its K - 1 first steps are trained; the last learns by shared weights alone; and
+one call has no step to train.
 
 `ratio: normalised` is GRPO-Guard's RatioNorm. Under the old policy the plain log-ratio has the mean
 -|d|^2 / (2 std^2), d = mean - mean_old, and is larger where std is small; std log-ratio + |d|^2 / (2 std) = z.d has
@@ -34,6 +40,7 @@ From GRPO-Guard, whose code was not read (UNVERIFIED): only the weights' proport
 """
 
 import math
+from dataclasses import asdict, replace
 from typing import Annotated, Literal
 
 import torch
@@ -43,10 +50,11 @@ from torch import Generator, Tensor
 from stages.core.advantage import Scale, group_advantage, grouped, numbered
 from stages.core.config import config
 from stages.core.matching import per_sample
-from stages.core.ranges import MAX_STEPS, Guidance, NonNegative, Positive, Rate, Steps
+from stages.core.ranges import Guidance, NonNegative, Positive, Rate, Steps
 from stages.core.rng import fork
 from stages.core.spec import SamplerSpec, even
 from stages.core.types import Batch, World
+from stages.samplers.anchored import Anchored
 from stages.samplers.cps import CPS
 from stages.samplers.dance_sde import DanceSDE
 from stages.samplers.flow_sde import FlowSDE
@@ -66,17 +74,21 @@ class Config:
     """Knobs of Flow-GRPO."""
 
     method: Literal["flow_grpo"]
-    rollout_steps: Annotated[int, Field(ge=2, le=MAX_STEPS)]
-    """Steps of the stochastic roll-out; fewer than in use will do, since only the order of rewards matters."""
+    rollout_steps: Steps
+    """Steps of the stochastic roll-out; fewer than in use will do for a velocity, since only the order of rewards
+    matters. A student takes as many as in use."""
     nfe: Steps
-    """Euler steps of the finished model's sampler, which is the plain ODE."""
+    """Steps of the finished model's sampler."""
+    in_use: Literal["ode", "kernel"]
+    """Whether the finished model is sampled along the plain ODE, by Euler's steps, or by the kernel, as a student is
+    that renoises."""
     shift: Positive
     """Pushes the times of both towards noise, as the schedule `shifted`; 1 is none: equal steps."""
     shared_start: bool
     """Whether the samples of a group start from the same noise, and differ by their steps' noise alone."""
-    kernel: Annotated[FlowSDE | DanceSDE | CPS, Field(discriminator="name")]
-    """What makes a roll-out's steps stochastic: the authors' Flow-SDE, DanceGRPO's, or FlowCPS's, which has less noise
-    in its samples and loses some of their variance."""
+    kernel: Annotated[FlowSDE | DanceSDE | CPS | Anchored, Field(discriminator="name")]
+    """What makes a roll-out's steps stochastic: the authors' Flow-SDE, DanceGRPO's, FlowCPS's, which has less noise in
+    its samples and loses some of their variance, or `anchored`, for a student that maps."""
     window: Window
     """Which steps are: `every` but the last, MixGRPO's `sliding` few, or a few `drawn` in each iteration."""
     guidance: Guidance
@@ -100,14 +112,34 @@ class Config:
     """AdamW's step size."""
 
     def __post_init__(self) -> None:
-        if not self.kernel.noise_level:
-            raise ValueError("kernel.noise_level=0.0: a roll-out without noise has no densities; raise it")
+        if self.rollout_steps == 1:
+            raise ValueError("rollout_steps=1: the step to data is the only one, and has no density; take 2 or more")
+        check_kernel(self)
         stochastic = check_window(self.window, self.rollout_steps)
         if self.steps_per_update > stochastic:
             raise ValueError(
                 f"steps_per_update={self.steps_per_update} exceeds the {stochastic} stochastic steps of "
                 f"rollout_steps={self.rollout_steps}; lower it, or raise that of the roll-out or its window"
             )
+
+
+def check_kernel(cfg: Config) -> None:
+    """ValueError for a kernel without noise, and where a student would not be rolled out as it is used."""
+    for knob in ("noise_level", "depth"):
+        if getattr(cfg.kernel, knob, None) == 0:
+            raise ValueError(f"kernel.{knob}=0.0: a roll-out without noise has no densities; raise it")
+    if not isinstance(cfg.kernel, Anchored):
+        return
+    if cfg.rollout_steps != cfg.nfe:
+        raise ValueError(
+            f"rollout_steps={cfg.rollout_steps} differs from nfe={cfg.nfe}: kernel.name=anchored is for a student that "
+            "maps, and knows no steps but those of its use; make them one, or take a kernel of velocities"
+        )
+    if cfg.guidance != 1:
+        raise ValueError(
+            f"guidance={cfg.guidance}: kernel.name=anchored is for a student that maps, which has its guidance within; "
+            "set it to 1.0, or take a kernel of velocities"
+        )
 
 
 def times_of(cfg: Config) -> tuple[float, ...]:
@@ -208,9 +240,9 @@ def phases(cfg: Config) -> tuple[Phase, ...]:
 
 
 def sampler(cfg: Config) -> SamplerSpec:
-    """Euler steps of the plain ODE."""
-    if cfg.shift == 1:
-        return even(cfg.nfe, guidance=cfg.guidance)
-    schedule = {"name": "shifted", "steps": cfg.nfe, "shift": cfg.shift}
-    times = tuple(shifted(cfg.nfe, shift=cfg.shift).tolist())
-    return SamplerSpec(rule={"name": "euler"}, schedule=schedule, times=times, guidance=cfg.guidance)
+    """Euler steps of the plain ODE, or the kernel's."""
+    spec = even(cfg.nfe, guidance=cfg.guidance)
+    if cfg.shift != 1:
+        schedule = {"name": "shifted", "steps": cfg.nfe, "shift": cfg.shift}
+        spec = replace(spec, schedule=schedule, times=tuple(shifted(cfg.nfe, shift=cfg.shift).tolist()))
+    return replace(spec, rule=asdict(cfg.kernel)) if cfg.in_use == "kernel" else spec
