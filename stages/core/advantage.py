@@ -49,3 +49,33 @@ def group_advantage(reward: Tensor, scale: Scale) -> Tensor:
             return centred / reward.std(correction=0).clamp_min(SMALLEST_STD)
         case "none":
             return centred
+
+
+def ends(advantage: Tensor, each: int) -> Tensor:
+    """Rows of the flattened [G, K], rising: of each group the `each` best and the `each` worst, int64 [2 G each].
+
+    ValueError where a group has fewer than that.
+    """
+    num_groups, size = advantage.shape
+    if 2 * each > size:
+        raise ValueError(
+            f"{each} best and {each} worst of a group of {size} samples: lower the number, or enlarge groups"
+        )
+    order = advantage.argsort(dim=1, stable=True)
+    chosen = torch.cat([order[:, :each], order[:, size - each :]], dim=1).sort(dim=1).values
+    return (chosen + size * torch.arange(num_groups, device=order.device)[:, None]).flatten()
+
+
+def spread(value: Tensor, count: int) -> Tensor:
+    """Rows of value [B], rising: the `count` of them with the largest variance, int64 [count].
+
+    These are the smallest few and the largest rest, and there are only count + 1 ways to part them.
+    """
+    order = value.argsort(stable=True)
+    zero = value.new_zeros(1)
+    sums, squares = (torch.cat([zero, each.cumsum(0)]) for each in (value[order], value[order].square()))
+    low = torch.arange(count + 1, device=value.device)
+    high = len(value) - (count - low)
+    mean, square = (((total[-1] - total[high]) + total[low]) / count for total in (sums, squares))
+    best = int((square - mean.square()).argmax())
+    return torch.cat([order[:best], order[len(value) - (count - best) :]]).sort().values

@@ -2,7 +2,8 @@
 
 Source: Liu et al. 2025 (arXiv:2505.05470) and its code (github.com/yifan123/flow_grpo). Presets with other knobs, in
 `params/policy/`, are `flow_grpo_fast`, `dance_grpo` (DanceGRPO, Xue et al. 2025, arXiv:2505.07818), `grpo_guard`
-(GRPO-Guard, arXiv:2510.22319), `mix_grpo` and `mix_grpo_flash` (MixGRPO, arXiv:2507.21802), and `student_grpo`.
+(GRPO-Guard, arXiv:2510.22319), `mix_grpo` and `mix_grpo_flash` (MixGRPO, arXiv:2507.21802), `flow_dppo`
+(Flow-DPPO, arXiv:2606.11025), and `student_grpo`.
 
 One iteration: roll groups of samples out by a kernel, the authors' Flow-SDE or another, remember their states and
 log-densities, and score them (prepare); then `num_updates` updates, each on `steps_per_update` steps of every
@@ -30,8 +31,10 @@ mean 1 over the roll-out's steps.
 Differs from Flow-GRPO: the last step of a roll-out has no noise (the code's has; its configurations do not train that
 step either); the steps of an update are drawn, where the code takes all that it trains; rewards are divided by
 max(std, 1e-4), not by std + 1e-4; samples without an advantage are not dropped.
-From DanceGRPO: an update's steps are drawn for all trajectories at once, not for each; the reward is one weighted sum,
-where the code adds standardised ones up; max(std, 1e-4), not std + 1e-8; without its choice of the best and worst k.
+From DanceGRPO (for video with `kept: ends`): an update's steps are drawn for all trajectories at once, not for each;
+the reward is one weighted sum, where the code adds standardised ones up; max(std, 1e-4), not std + 1e-8.
+From Flow-DPPO: the steps with noise follow each other; the two updates see the whole roll-out, not a half each.
+From D3S (arXiv:2509.22115, of language models; `kept: spread`): steps stand for tokens, and are drawn, not chosen.
 From MixGRPO: the window stays a share of the budget at each place, not a number of iterations, and is never cut short
 near data; Flash's steps after it are DPM-Solver++(2M)'s, equal in time, and end at data (the code's may end before).
 From Flow-GRPO-Fast, of which only a part was read: the window's place is drawn once an iteration; its presets' numbers
@@ -62,8 +65,9 @@ from stages.samplers.kernels import Transition, grid_like
 from stages.samplers.rollout import rolled_out
 from stages.samplers.schedules.shifted import shifted
 from stages.training.groups import scored
+from stages.training.kept import Kept
 from stages.training.method import Frozen, Loss, Needs, Phase, Role, Trained
-from stages.training.rollouts import along, clipped, guided, rolled_by
+from stages.training.rollouts import along, clipped, guided, masked, rolled_by
 from stages.training.windows import Drawn, Every, Sliding, Window, check_window
 
 NEEDS: Needs = "prompts"
@@ -104,8 +108,12 @@ class Config:
     """Steps of each trajectory that an update looks at, of the stochastic ones."""
     ratio: Literal["plain", "normalised"]
     """Of densities, or GRPO-Guard's, which has no drift and weighs all steps alike."""
+    trust: Literal["ratio", "kl"]
+    """What bounds an update: PPO's clip of the ratio, or Flow-DPPO's KL to the policy that rolled out, of the step."""
     clip_range: Positive
-    """c: how far the ratio of mean densities may go from 1."""
+    """c: how far the ratio of mean densities may go from 1; under `kl`, nats an element."""
+    kept: Kept
+    """Samples that are trained on: `all`, the `ends` of each group, or those whose advantages `spread` most."""
     beta_kl: NonNegative
     """Weight of the KL to where the model started, a mean over elements and steps. At 0 it is not computed."""
     student_lr: Rate
@@ -151,7 +159,8 @@ def times_of(cfg: Config) -> tuple[float, ...]:
 def prepare(world: World, batch: Batch, rng: Generator, cfg: Config) -> Batch:
     """Adds states [B, S + 1, C, H, W], log_prob [B, S] of the S stochastic steps between them, reward, advantage [B].
 
-    Also first, int64, the number of the first of these steps; with `ratio: normalised` their means [B, S, C, H, W].
+    Also first, int64, the number of the first of these steps; where updates ask for them their means [B, S, C, H, W].
+    All but the reward are of the rows that are kept.
     """
     starts, noises, places = fork(rng, "starts", "noises", "places")
     cond, velocity, nodes = batch["cond"], guided(world.nets["student"], cfg.guidance), times_of(cfg)
@@ -164,13 +173,14 @@ def prepare(world: World, batch: Batch, rng: Generator, cfg: Config) -> Batch:
     x0 = rolled_out(velocity, steps.states[:, -1], rest, cond, rule=rule)[:, -1]
     reward = scored(world, x0, cond, cfg.method)
     advantage = group_advantage(grouped(reward, batch["group"]), cfg.advantage_scale).flatten()
+    rows = cfg.kept.rows(advantage, batch["group"], world.progress)
     return {
-        **batch,
-        **({"means": steps.means} if cfg.ratio == "normalised" else {}),
+        **{key: value[rows] for key, value in batch.items()},
+        **({"means": steps.means[rows]} if cfg.ratio == "normalised" or cfg.trust == "kl" else {}),
         "first": torch.tensor(indices.start, device=x.device),
-        "states": steps.states,
-        "log_prob": steps.log_prob,
-        "advantage": advantage.clamp(-cfg.advantage_clip, cfg.advantage_clip),
+        "states": steps.states[rows],
+        "log_prob": steps.log_prob[rows],
+        "advantage": advantage[rows].clamp(-cfg.advantage_clip, cfg.advantage_clip),
         "reward": reward,
     }
 
@@ -210,7 +220,11 @@ def loss(world: World, batch: Batch, rng: Generator, cfg: Config) -> Loss:
         h = -times.diff()[:-1]
         advantage = advantage * (h.mean() / h)[index]
     ratio = log_ratio.exp()
-    surrogate, is_clipped = clipped(ratio, advantage, cfg.clip_range)
+    if cfg.trust == "ratio":
+        surrogate, is_clipped = clipped(ratio, advantage, cfg.clip_range)
+    else:
+        kl_old = per_sample((mean.detach() - along(batch["means"], chosen)).square()) / (2 * step.std.square())
+        surrogate, is_clipped = masked(ratio, advantage, kl_old, cfg.clip_range)
     value, told = -surrogate.mean(), {"reward": batch["reward"].mean()}
     if cfg.beta_kl:
         with torch.no_grad():

@@ -72,3 +72,12 @@ def clipped(ratio: Tensor, advantage: Tensor, clip_range: float) -> tuple[Tensor
     """
     held = ratio.clamp(1 - clip_range, 1 + clip_range)
     return torch.minimum(advantage * ratio, advantage * held), held != ratio
+
+
+def masked(ratio: Tensor, advantage: Tensor, kl: Tensor, bound: float) -> tuple[Tensor, Tensor]:
+    """The surrogate of Flow-DPPO: zero where the step is `bound` from its old self, and would go further; both [B].
+
+    `kl` [B], to the old policy, sees how far a step moved; a ratio only sees it along the noise that was drawn.
+    """
+    is_masked = (kl >= bound) & (((ratio > 1) & (advantage > 0)) | ((ratio < 1) & (advantage < 0)))
+    return (advantage * ratio).masked_fill(is_masked, 0), is_masked

@@ -1,11 +1,12 @@
 """Group advantages, with the numbers that published code disagrees about."""
 
+from itertools import combinations
 from typing import get_args
 
 import pytest
 import torch
 
-from stages.core.advantage import Scale, group_advantage, grouped, numbered
+from stages.core.advantage import Scale, ends, group_advantage, grouped, numbered, spread
 from stages.core.rng import stream
 
 
@@ -56,3 +57,25 @@ def test_groups_of_other_sizes_and_mixed_ones_are_refused() -> None:
         grouped(torch.zeros(5), torch.tensor([0, 0, 0, 1, 2]))
     with pytest.raises(ValueError, match="have to follow each other"):
         grouped(torch.zeros(4), torch.tensor([0, 1, 0, 1]))
+
+
+def test_the_ends_of_a_group_are_as_many_at_both() -> None:
+    value = torch.tensor([[3.0, 1.0, 5.0, 2.0, 4.0], [0.0, 0.0, 7.0, -7.0, 0.0]])
+    assert ends(value, 1).tolist() == [1, 2, 7, 8]
+    assert ends(value, 2).tolist() == [1, 2, 3, 4, 5, 7, 8, 9]
+    assert ends(torch.arange(6.0).reshape(1, 6), 3).tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_the_spread_ones_vary_most_of_all_subsets() -> None:
+    halves = 0
+    for seed in range(40):
+        value = -torch.rand(8, dtype=torch.float64, generator=stream(seed, "value")).log()
+        for count in (2, 3, 5):
+            best = max(value[list(rows)].var(correction=0).item() for rows in combinations(range(8), count))
+            chosen = spread(value, count)
+            assert chosen.tolist() == sorted(set(chosen.tolist()))
+            assert value[chosen].var(correction=0).item() == pytest.approx(best)
+        ends_alone = value[ends(value[None], 2)].var(correction=0)
+        halves += bool(torch.isclose(ends_alone, value[spread(value, 4)].var(correction=0)))
+    assert 0 < halves < 40  # as many at both ends is another choice
+    assert spread(torch.arange(5.0), 5).tolist() == [0, 1, 2, 3, 4]

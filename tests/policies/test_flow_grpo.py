@@ -16,6 +16,7 @@ from stages.samplers.cps import CPS
 from stages.samplers.dance_sde import DanceSDE
 from stages.samplers.flow_sde import FlowSDE
 from stages.samplers.kernels import grid_like as grid
+from stages.training.kept import All
 from stages.training.windows import Every
 from tests.samplers.rigs import flow_sde_step
 from tests.training.gaussian import GaussianVelocity, ShiftedVelocity, tokens
@@ -24,8 +25,8 @@ from tests.training.tiny import TinyNet
 CONFIG = flow_grpo.Config(
     method="flow_grpo", rollout_steps=4, nfe=8, in_use="ode", shift=1.0, shared_start=False,
     kernel=FlowSDE(name="flow_sde", noise_level=0.7), window=Every(name="every"), guidance=1.0,
-    advantage_scale="group", advantage_clip=5.0, num_updates=2, steps_per_update=3, ratio="plain", clip_range=0.2,
-    beta_kl=0.0, student_lr=1e-4,
+    advantage_scale="group", advantage_clip=5.0, num_updates=2, steps_per_update=3, ratio="plain", trust="ratio",
+    clip_range=0.2, kept=All(name="all"), beta_kl=0.0, student_lr=1e-4,
 )  # fmt: skip
 PIXELS = Points((1, 4, 4), torch.float64)
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from stages.core.advantage import ends, spread
 from stages.core.rng import stream
 from stages.core.spec import even
 from stages.core.types import World
@@ -13,6 +14,7 @@ from stages.models.space import Points
 from stages.policies import flow_grpo
 from stages.samplers.dance_sde import DanceSDE
 from stages.samplers.kernels import grid_like as grid
+from stages.training.kept import Ends, Spread
 from tests.policies.test_flow_grpo import CONFIG, PIXELS, prepared, reward, tiny
 from tests.samplers.rigs import flow_sde_step
 from tests.training.gaussian import GaussianVelocity, ShiftedVelocity, tokens
@@ -129,3 +131,63 @@ def test_normalised_ratios_weigh_the_velocity_of_all_steps_alike() -> None:
     weights = torch.tensor([0.2928 / 0.3645, *[1.0] * 8], dtype=torch.float64)  # the first by the code's way at t = 1
     expected = 0.1 * (1 + 0.7**2 / 2) * (noise * weights).mean()
     assert slope.item() == pytest.approx(expected.item(), rel=3e-2)
+
+
+def moved(by: float) -> World:
+    world = tiny()
+    with torch.no_grad():
+        for p in world.nets["student"].parameters():
+            p.add_(by)
+    return world
+
+
+def test_the_mask_is_where_the_step_moved_far_and_would_go_on() -> None:
+    cfg = replace(CONFIG, trust="kl", clip_range=3e-3)
+    world, given, times, total, masked = (
+        moved(0.1),
+        prepared(tiny(), cfg),
+        grid((1.0, 0.75, 0.5, 0.25, 0.0), PIXELS.noise(1, stream(0, "x"))),
+        0.0,
+        0.0,
+    )
+    for k in range(3):
+        step = flow_sde_step(times, torch.full((18,), k), 0.7)
+        x, x_next, advantage = given["states"][:, k], given["states"][:, k + 1], given["advantage"]
+        ours, old = (w.nets["student"](x, times[k].expand(18), given["cond"]) for w in (world, tiny()))
+        ratio = (step.log_prob(x_next, step.mean(x, ours)) - step.log_prob(x_next, step.mean(x, old))).exp()
+        far = (step.kl(ours, old) >= 3e-3) & (advantage * (ratio - 1) > 0)
+        total -= (advantage * ratio * ~far).mean().item() / 3
+        masked += far.double().mean().item() / 3
+    value, metrics = flow_grpo.loss(world, given, stream(0, "loss"), cfg)
+    assert 0.1 < masked < 0.9
+    assert float(metrics["clipped"]) == pytest.approx(masked)
+    assert value.item() == pytest.approx(total)
+
+
+def test_before_any_update_the_mask_is_empty_and_the_loss_flow_grpos() -> None:
+    given = prepared(tiny(), replace(CONFIG, trust="kl"))
+    value, metrics = flow_grpo.loss(tiny(), given, stream(0, "loss"), replace(CONFIG, trust="kl", clip_range=1e-5))
+    assert float(metrics["clipped"]) == 0
+    assert value.item() == pytest.approx(flow_grpo.loss(tiny(), given, stream(0, "loss"), CONFIG)[0].item())
+
+
+def test_only_kept_samples_are_trained_on_and_all_have_made_the_advantages() -> None:
+    whole = prepared(tiny())
+    for kept, rows in (
+        (Ends(name="ends", share=0.5), ends(whole["advantage"].reshape(3, 6), 1)),
+        (Spread(name="spread", share_first=0.5, share_last=0.1), spread(whole["advantage"], 9)),
+    ):
+        given = prepared(tiny(), replace(CONFIG, kept=kept))
+        assert torch.equal(given["reward"], whole["reward"])
+        for key in ("states", "log_prob", "advantage", "cond", "group"):
+            assert torch.equal(given[key], whole[key][rows])
+        assert flow_grpo.loss(tiny(), given, stream(0, "loss"), CONFIG)[0].isfinite()
+    later = Spread(name="spread", share_first=1.0, share_last=0.0 + 0.2)
+    assert len(later.rows(whole["advantage"], whole["group"], 0.5)) == 11
+    assert len(Ends(name="ends", share=1 / 3).rows(torch.arange(24.0), torch.zeros(24, dtype=torch.int64), 0.0)) == 8
+    assert Ends(name="ends", share=1.0).rows(torch.arange(5.0), torch.zeros(5, dtype=torch.int64), 0.0).tolist() == [
+        0,
+        1,
+        3,
+        4,
+    ]

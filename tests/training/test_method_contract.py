@@ -22,6 +22,7 @@ from stages.models.space import Points
 from stages.policies import POLICIES
 from stages.policies.direct import Last
 from stages.training.cost import Meter
+from stages.training.kept import Ends
 from stages.training.method import Follower, Trained, needs_of
 from stages.training.networks import world_of
 from stages.training.windows import Sliding
@@ -168,6 +169,7 @@ def turned(cfg: Any, field: str) -> Any:
         "t_max": 0.7,
         "nfe": 4,  # some take powers of two
         "num_steps": 16,
+        "kept": Ends(name="ends", share=0.5),
         "window": Sliding(name="sliding", size=3, passes=1.0, rest_share=1.0),
         "derivative": Forward(name="jvp"),
         "goal": Shifted(name="shifted", high=0.8, low=0.2),
