@@ -3,7 +3,7 @@
 Source: Liu et al. 2025 (arXiv:2505.05470) and its code (github.com/yifan123/flow_grpo). Presets with other knobs, in
 `params/policy/`, are `flow_grpo_fast`, `dance_grpo` (DanceGRPO, Xue et al. 2025, arXiv:2505.07818), `grpo_guard`
 (GRPO-Guard, arXiv:2510.22319), `mix_grpo` and `mix_grpo_flash` (MixGRPO, arXiv:2507.21802), `flow_dppo`
-(Flow-DPPO, arXiv:2606.11025), and `student_grpo`.
+(Flow-DPPO, arXiv:2606.11025), `ddpo` (DDPO, Black et al. 2023, arXiv:2305.13301), and `student_grpo`.
 
 One iteration: roll groups of samples out by a kernel, the authors' Flow-SDE or another, remember their states and
 log-densities, and score them (prepare); then `num_updates` updates, each on `steps_per_update` steps of every
@@ -33,6 +33,8 @@ step either); the steps of an update are drawn, where the code takes all that it
 max(std, 1e-4), not by std + 1e-4; samples without an advantage are not dropped.
 From DanceGRPO (for video with `kept: ends`): an update's steps are drawn for all trajectories at once, not for each;
 the reward is one weighted sum, where the code adds standardised ones up; max(std, 1e-4), not std + 1e-8.
+From DDPO: on the flow path; the mean and std of a prompt are its group's, where the code keeps those of its last 16
+samples; the finished model is sampled by the same kernel, as the code's.
 From Flow-DPPO: the steps with noise follow each other; the two updates see the whole roll-out, not a half each.
 From D3S (arXiv:2509.22115, of language models; `kept: spread`): steps stand for tokens, and are drawn, not chosen.
 From MixGRPO: the window stays a share of the budget at each place, not a number of iterations, and is never cut short
@@ -60,6 +62,7 @@ from stages.core.types import Batch, World
 from stages.samplers.anchored import Anchored
 from stages.samplers.cps import CPS
 from stages.samplers.dance_sde import DanceSDE
+from stages.samplers.ddim import DDIM
 from stages.samplers.flow_sde import FlowSDE
 from stages.samplers.kernels import Transition, grid_like
 from stages.samplers.rollout import rolled_out
@@ -90,9 +93,10 @@ class Config:
     """Pushes the times of both towards noise, as the schedule `shifted`; 1 is none: equal steps."""
     shared_start: bool
     """Whether the samples of a group start from the same noise, and differ by their steps' noise alone."""
-    kernel: Annotated[FlowSDE | DanceSDE | CPS | Anchored, Field(discriminator="name")]
+    kernel: Annotated[FlowSDE | DanceSDE | CPS | DDIM | Anchored, Field(discriminator="name")]
     """What makes a roll-out's steps stochastic: the authors' Flow-SDE, DanceGRPO's, FlowCPS's, which has less noise in
-    its samples and loses some of their variance, or `anchored`, for a student that maps."""
+    its samples and loses some of their variance, DDIM's of DDPO, or `anchored`, for a
+    student that maps."""
     window: Window
     """Which steps are: `every` but the last, MixGRPO's `sliding` few, or a few `drawn` in each iteration."""
     guidance: Guidance

@@ -1,18 +1,24 @@
 """Flow-GRPO's knobs, by which it is DanceGRPO, GRPO-Guard and others, on the Gaussian whose answers are numbers."""
 
-from dataclasses import replace
+import math
+from dataclasses import fields, replace
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from torch import Tensor
 
 from stages.core.advantage import ends, spread
+from stages.core.config import check
 from stages.core.rng import stream
 from stages.core.spec import even
 from stages.core.types import World
+from stages.io import params
 from stages.models.space import Points
 from stages.policies import flow_grpo
 from stages.samplers.dance_sde import DanceSDE
+from stages.samplers.ddim import DDIM
 from stages.samplers.kernels import grid_like as grid
 from stages.training.kept import Ends, Spread
 from tests.policies.test_flow_grpo import CONFIG, PIXELS, prepared, reward, tiny
@@ -191,3 +197,37 @@ def test_only_kept_samples_are_trained_on_and_all_have_made_the_advantages() -> 
         3,
         4,
     ]
+
+
+def test_ddpos_gradient_and_optimum_are_those_of_its_chain() -> None:
+    # A sum over steps of P_k c_k, and with a KL a mean shift of S1 / beta, for DDIM of eta = 1
+    kernel, nodes = DDIM(name="ddim", noise_level=1.0), flow_grpo.times_of(replace(CONFIG, rollout_steps=8))
+    cfg = replace(CONFIG, rollout_steps=8, steps_per_update=7, kernel=kernel, in_use="kernel", advantage_scale="none")
+    step = kernel.transition(torch.tensor(nodes, dtype=torch.float64), torch.arange(7))
+    slopes = [(t - (1 - t) / 4) / ((1 - t) ** 2 / 4 + t**2) for t in nodes[:-1]]
+    gains = [a.item() + b.item() * s for a, b, s in zip(step.x_weight, step.v_weight, slopes, strict=False)]
+    gains.append(1 - nodes[-2] * slopes[-1])
+    onward = torch.tensor([math.prod(gains[k + 1 :]) for k in range(7)], dtype=torch.float64)
+    world, given, student = rolled(cfg, 600, 200)
+    (found,) = torch.autograd.grad(flow_grpo.loss(world, given, stream(0, "loss"), cfg)[0], student.shift)
+    assert -7 * found.item() == pytest.approx((onward * step.v_weight).sum().item() * 199 / 200, rel=0.02)
+    conditional = (onward * step.std).square().sum().item()
+    assert given["reward"].var().item() == pytest.approx(conditional + math.prod(gains) ** 2, rel=0.02)
+    # a step's own best shift of the velocity is (1 / beta) std^2 P / c: there reward and KL balance
+    shifts = step.std.square() * onward / step.v_weight
+    assert (onward * step.v_weight * shifts).sum().item() == pytest.approx(conditional)
+    kl = (step.v_weight / step.std).square() * shifts
+    torch.testing.assert_close(kl, onward * step.v_weight)
+    assert flow_grpo.sampler(cfg).rule == {"name": "ddim", "noise_level": 1.0}
+
+
+@pytest.mark.parametrize(
+    "preset",
+    ["ddpo", "dance_grpo", "grpo_guard", "mix_grpo", "mix_grpo_flash", "flow_grpo_fast", "flow_dppo", "student_grpo"],
+)
+def test_presets_are_flow_grpo(preset: str) -> None:
+    text = params.compose(Path(__file__).parents[2] / "params", ["experiment=digits", f"+policy@rl.arms.a={preset}"])
+    section = yaml.safe_load(text)["rl"]["arms"]["a"]
+    own = {f.name for f in fields(flow_grpo.Config)}
+    cfg = check(flow_grpo.Config, {key: value for key, value in section.items() if key in own}, preset)
+    assert prepared(tiny(), cfg)["advantage"].isfinite().all()

@@ -29,7 +29,7 @@ def choice(group: str, name: str) -> dict[str, Any]:
 
 EVERY: dict[str, Rule] = {name: rule_of(choice("rule", name)) for name in RULES if name != "flow_map"}
 """That step with a velocity; flow_map asks for averages, see test_flow_map.py."""
-NOISY = frozenset({"renoise", "flow_sde", "dance_sde", "cps", "anchored"})
+NOISY = frozenset({"renoise", "flow_sde", "dance_sde", "cps", "ddim", "anchored"})
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
 
