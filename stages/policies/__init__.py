@@ -9,6 +9,7 @@ from stages.policies import (
     diffusion_dpo,
     direct,
     flow_grpo,
+    g2rpo,
     nft,
     pso,
 )
@@ -21,6 +22,7 @@ POLICIES = MappingProxyType(
         "awm": awm,
         "diffusion_dpo": diffusion_dpo,
         "crd": crd,
+        "g2rpo": g2rpo,
         "pso": pso,
         "direct": direct,
     }

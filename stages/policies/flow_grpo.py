@@ -66,7 +66,7 @@ from stages.samplers.ddim import DDIM
 from stages.samplers.flow_sde import FlowSDE
 from stages.samplers.kernels import Transition, grid_like
 from stages.samplers.rollout import rolled_out
-from stages.samplers.schedules.shifted import shifted
+from stages.samplers.schedules.shifted import pushed
 from stages.training.groups import scored
 from stages.training.kept import Kept
 from stages.training.method import Frozen, Loss, Needs, Phase, Role, Trained
@@ -156,7 +156,7 @@ def check_kernel(cfg: Config) -> None:
 
 def times_of(cfg: Config) -> tuple[float, ...]:
     """Of the roll-out, from 1 to 0."""
-    return tuple(shifted(cfg.rollout_steps, shift=cfg.shift).tolist())
+    return pushed(even(cfg.rollout_steps), cfg.shift).times
 
 
 @torch.no_grad()
@@ -259,8 +259,5 @@ def phases(cfg: Config) -> tuple[Phase, ...]:
 
 def sampler(cfg: Config) -> SamplerSpec:
     """Euler steps of the plain ODE, or the kernel's."""
-    spec = even(cfg.nfe, guidance=cfg.guidance)
-    if cfg.shift != 1:
-        schedule = {"name": "shifted", "steps": cfg.nfe, "shift": cfg.shift}
-        spec = replace(spec, schedule=schedule, times=tuple(shifted(cfg.nfe, shift=cfg.shift).tolist()))
+    spec = pushed(even(cfg.nfe, guidance=cfg.guidance), cfg.shift)
     return replace(spec, rule=asdict(cfg.kernel)) if cfg.in_use == "kernel" else spec

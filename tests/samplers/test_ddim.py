@@ -21,3 +21,9 @@ def test_ddim_is_the_forward_processs_posterior_at_full_noise_and_forgets_the_st
         assert (gain**2 * t**2 + of_point.std**2).item() == pytest.approx(t_next**2)
     assert abs(law(noisy("ddim", 1.0), 1000)[2]) < 1e-9
     assert law(noisy("ddim", 0.5), 1000)[1] == pytest.approx(S2, abs=2e-3)
+
+
+def test_its_marginals_are_kept_as_steps_shrink() -> None:
+    gaps = [abs(law(noisy("ddim", 1.0), num)[1] - S2) for num in (250, 1000)]
+    assert gaps[1] < 0.26 * gaps[0]
+    assert gaps[1] < 1.8e-3

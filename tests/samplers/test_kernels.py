@@ -185,14 +185,11 @@ def test_rules_have_the_tabulated_law_on_a_gaussian(name, level, num, v, c, s) -
         assert conditional == pytest.approx(s, abs=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("name", "level", "near"),
-    [("flow_sde", 0.7, 1.2e-3), ("flow_sde", math.sqrt(2), 1.2e-3), ("dance_sde", 0.3, 1.2e-3), ("ddim", 1.0, 1.8e-3)],
-)
-def test_a_noisy_flow_keeps_its_marginals_as_steps_shrink(name: str, level: float, near: float) -> None:
+@pytest.mark.parametrize(("name", "level"), [("flow_sde", 0.7), ("flow_sde", math.sqrt(2)), ("dance_sde", 0.3)])
+def test_a_diffused_flow_keeps_its_marginals_as_steps_shrink(name: str, level: float) -> None:
     gaps = [abs(law(noisy(name, level), num)[1] - S2) for num in (250, 1000)]
     assert gaps[1] < gaps[0]
-    assert gaps[1] < near
+    assert gaps[1] < 1.2e-3
 
 
 @pytest.mark.parametrize("level", [0.3, 0.7, 1.0])
