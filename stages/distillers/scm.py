@@ -11,6 +11,15 @@ angle a:
 Differs: no learned weight of times (after step 4 every g is of about one size); the network embeds 1000 t, as it was
 trained, and has its own norms; unit variance of noise beside data of any size, so that the law of times is of
 log(t / (1 - t)) = log tan a, in the paper of log(sd tan a) with sd = .5. The derivative comes from a call of its own.
+
+With `matching` it is rCM, Zheng et al. 2025 (arXiv:2510.08431; github.com/NVlabs/rcm): consistency keeps the teacher's
+variety, and DMD2's matching of distributions, without its GAN, sharpens the samples. First the fake regresses fresh
+samples `fake_updates` times; then one update of the student takes the loss above and, at samples that it has drawn as
+in use, the matching direction over mean |x0hat - D_real|.
+Differs there: both losses are means over elements (theirs are sums, of weight 100 and 1: their ratio is `weight` .02
+whatever the size); the steps that samples are drawn with are the sampler's, of which one is drawn (theirs: 1 to 4 in
+turn, at drawn times); the fake regresses a velocity with weight 1; levels of matching are uniform (theirs: a shift of
+5); g is scm's, also where r < 1.
 UNVERIFIED on networks of this size: the law of times; the paper's (mean -1 + log 2, std 1.4) is for images.
 """
 
@@ -24,15 +33,37 @@ from stages.core import trigflow
 from stages.core.config import config
 from stages.core.derivative import Derivative, along
 from stages.core.guidance import guided
-from stages.core.matching import per_sample
+from stages.core.matching import deviation, injected, per_sample
 from stages.core.path import expand
-from stages.core.ranges import Decay, Guidance, Positive, Rate, Steps, Unit, Weight
+from stages.core.ranges import Decay, Guidance, NonNegative, Part, Positive, Rate, Steps, Unit, Weight, check_levels
 from stages.core.rng import fork, normal_like
 from stages.core.spec import SamplerSpec, even
 from stages.core.types import Batch, World
-from stages.training.method import Loss, Needs, Role, Trained, only, unprepared
+from stages.training.critics import critic_loss, estimates, noised, simulated
+from stages.training.method import Loss, Needs, Phase, Role, Trained, unprepared
 
 NEEDS: Needs = "images"
+
+
+@config
+class Matching:
+    """Of the student's samples with the teacher's law, by a fake that learns them."""
+
+    weight: NonNegative
+    """Of half the squared matching direction beside the consistency; with 0 there is no fake, and it is sCM."""
+    start: Part
+    """Share of the budget that passes before."""
+    fake_updates: Steps
+    """Updates of the fake for each of the student; rCM takes 4."""
+    t_min: Unit
+    """Smallest noise level at which distributions are matched."""
+    t_max: Unit
+    """Largest."""
+    fake_lr: Rate
+    """AdamW's step size for the fake."""
+
+    def __post_init__(self) -> None:
+        check_levels(self.t_min, self.t_max)
 
 
 @config
@@ -41,7 +72,7 @@ class Config:
 
     method: Literal["scm"]
     nfe: Steps
-    """Calls of the sampler, which jumps to data and renoises; training does not depend on it."""
+    """Calls of the sampler, which jumps to data and renoises; of training only the matching depends on it."""
     velocity: Literal["data", "teacher"]
     """Whose trajectory it is: consistency training, along the row's own line, or distillation, along the teacher's."""
     guidance: Guidance
@@ -54,6 +85,7 @@ class Config:
     tangent_floor: Positive
     """c of the tangent's normalisation, beside its norm over a whole sample."""
     derivative: Derivative
+    matching: Matching
     student_lr: Rate
     """AdamW's step size."""
     betas: tuple[Decay, Decay]
@@ -75,7 +107,7 @@ def normalised(g: Tensor, floor: float) -> Tensor:
     return g / (expand(g.flatten(1).norm(dim=1), g) + floor)
 
 
-def loss(world: World, batch: Batch, rng: Generator, cfg: Config) -> Loss:
+def consistency(world: World, batch: Batch, rng: Generator, cfg: Config) -> Loss:
     """The mean squared gap between F and F + g, which is g's size; its gradient is what counts."""
     times, noises = fork(rng, "times", "noises")
     student, x0, cond = world.nets["student"], batch["x0"], batch["cond"]
@@ -103,13 +135,44 @@ def loss(world: World, batch: Batch, rng: Generator, cfg: Config) -> Loss:
     return per_sample((f - goal).square()).mean(), {"tangent": size, "slope": slope.square().mean().sqrt()}
 
 
+def loss(world: World, batch: Batch, rng: Generator, cfg: Config) -> Loss:
+    """The consistency and, where it has weight by now, the matching."""
+    if not cfg.matching.weight or world.progress < cfg.matching.start:
+        return consistency(world, batch, rng, cfg)
+    along_path, samples, times, noises = fork(rng, "consistency", "samples", "times", "noises")
+    value, found = consistency(world, batch, along_path, cfg)
+    cond = batch["cond"]
+    x0hat, _ = simulated(world, cond, samples, cfg.nfe)
+    with torch.no_grad():
+        x_t, t, _ = noised(x0hat, times, noises, cfg.matching.t_min, cfg.matching.t_max)
+        real, fake = estimates(world, x_t, t, cond, cfg.guidance)
+        direction = (fake - real) / deviation(x0hat, real)
+    found = {**found, "consistency": value.detach(), "gap": (real - fake).abs().mean()}
+    return value + cfg.matching.weight * injected(x0hat, direction), found
+
+
+def fake_loss(world: World, batch: Batch, rng: Generator, cfg: Config) -> Loss:
+    """The fake's velocity regression on fresh samples."""
+    return critic_loss(world, batch, rng, nfe=cfg.nfe, judges=False)
+
+
 def roles(cfg: Config) -> dict[str, Role]:
-    """The student alone."""
-    return {"student": Trained(start="init", lr=cfg.student_lr, betas=cfg.betas)}
+    """The student, and the fake where it matches distributions."""
+    nets: dict[str, Role] = {"student": Trained(start="init", lr=cfg.student_lr, betas=cfg.betas)}
+    fake = Trained(start="teacher", lr=cfg.matching.fake_lr, betas=cfg.betas)
+    return nets | ({"fake": fake} if cfg.matching.weight else {})
 
 
 prepare = unprepared
-phases = only(loss)
+
+
+def phases(cfg: Config) -> tuple[Phase, ...]:
+    """The fake first, so that the student sees it fresh."""
+    student, matching = Phase(name="student", trains=("student",), loss=loss), cfg.matching
+    if not matching.weight:
+        return (student,)
+    repeats, start = matching.fake_updates, matching.start
+    return Phase(name="fake", trains=("fake",), loss=fake_loss, repeats=repeats, start=start), student
 
 
 def sampler(cfg: Config) -> SamplerSpec:

@@ -1,6 +1,6 @@
 """Continuous-time consistency on Gaussians: the method sheet's numbers are for data of std .4 in units of sd = .5."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -10,12 +10,14 @@ from stages.core import trigflow
 from stages.core.config import check
 from stages.core.derivative import Difference, Forward, along
 from stages.core.path import expand
-from stages.core.rng import stream
-from stages.distillers import scm
+from stages.core.rng import fork, stream
+from stages.distillers import dmd2, scm
 from tests.training.gaussian import GaussianAverage, GaussianVelocity, slopes, tokens, world
 from tests.training.tiny import TinyNet
 
+NONE = scm.Matching(weight=0.0, start=0.0, fake_updates=4, t_min=0.02, t_max=0.98, fake_lr=1e-3)
 CONFIG = scm.Config(
+    matching=NONE,
     method="scm", nfe=2, velocity="teacher", guidance=1.0, time_mean=0.0, time_std=1.0, tangent_warmup=0.0,
     tangent_floor=0.1, derivative=Forward(name="jvp"), student_lr=1e-3, betas=(0.9, 0.99),
 )  # fmt: skip
@@ -154,8 +156,49 @@ def test_differences_give_nearly_the_same_gradient() -> None:
     assert (near - exact).norm() < 1e-5 * exact.norm()
 
 
+MATCHED = replace(CONFIG, matching=replace(NONE, weight=0.3, start=0.5))
+
+
+def test_rcm_adds_the_gradient_of_distribution_matching() -> None:
+    """Of the weighed sum of scm's loss and of dmd2's without a GAN, each with the random numbers that it is given."""
+    teacher, student, fake = (TinyNet(seed) for seed in range(3))
+    x0 = torch.randn(8, 1, 4, 4, dtype=F64, generator=stream(0, "x0"))
+    nets, given = world(student=student, teacher=teacher, fake=fake), {"x0": x0, "cond": tokens(8, 2)}
+    weights = list(student.parameters())
+    cfg = dmd2.Config(
+        guidance_levels="shared", fake_follows=0.0, method="dmd2", nfe=2, guidance=1.0, critic_updates=1,
+        gan_weight=0.0, t_min=0.02, t_max=0.98, student_lr=1e-4, fake_lr=1e-4, head_lr=1e-4,
+    )  # fmt: skip
+    late = replace(nets, progress=0.5)
+    [path] = fork(stream(0, "l"), "consistency")
+    parts = scm.consistency(late, given, path, MATCHED)[0], dmd2.student_loss(nets, given, stream(0, "l"), cfg)[0]
+    expected = torch.autograd.grad(parts[0] + 0.3 * parts[1], weights)
+    found = torch.autograd.grad(scm.loss(late, given, stream(0, "l"), MATCHED)[0], weights)
+    torch.testing.assert_close(found, expected)
+
+
+def test_rcm_is_scm_until_its_matching_starts() -> None:
+    nets = world(student=TinyNet(0), teacher=TinyNet(1))
+    given = {"x0": torch.randn(8, 1, 4, 4, dtype=F64, generator=stream(0, "x0")), "cond": tokens(8, 2)}
+    early, plain = (scm.loss(nets, given, stream(0, "l"), cfg)[0] for cfg in (MATCHED, CONFIG))
+    assert torch.equal(early, plain)
+    fake, student = scm.phases(MATCHED)
+    assert (fake.start, fake.repeats, student.start) == (0.5, 4, 0.0)
+    assert list(scm.roles(CONFIG)) == ["student"]
+
+
+def test_the_derivative_of_attention_is_exact() -> None:
+    """The closed form for one query, two keys: softmax(0, 1) of the values 0 and 1, and its derivative."""
+    k = torch.tensor([[[0.0], [1.0]]], dtype=F64)
+    attention = lambda q: nn.functional.scaled_dot_product_attention(q, k, k, scale=1.0)  # noqa: E731
+    q = torch.ones(1, 1, 1, dtype=F64)
+    assert attention(q).item() == pytest.approx(0.731059, abs=1e-6)
+    tangent = along(attention, (q,), (torch.ones_like(q),), Forward(name="jvp"), (A, A))
+    assert tangent.item() == pytest.approx(0.196612, abs=1e-6)
+
+
 def test_data_guide_nobody() -> None:
     section = {name: getattr(CONFIG, name) for name in CONFIG.__dataclass_fields__}
-    section |= {"velocity": "data", "guidance": 2.0, "derivative": {"name": "jvp"}}
+    section |= {"velocity": "data", "guidance": 2.0, "derivative": {"name": "jvp"}, "matching": asdict(NONE)}
     with pytest.raises(ValueError, match="guidance=2: data guide nobody; set it to 1, or velocity to teacher"):
         check(scm.Config, section, "arms.x")
