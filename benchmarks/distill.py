@@ -11,6 +11,7 @@ since a backward pass costs about two forward ones. Rows are means over training
 
 import argparse
 import json
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +19,13 @@ from typing import Any
 
 import yaml
 
-from stages.core.trainings import Spread, compared
-from stages.io.params import compose
-from stages.training.cost import Cost
-
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from stages.core.trainings import Spread, compared  # noqa: E402
+from stages.io.params import compose  # noqa: E402
+from stages.training.cost import Cost  # noqa: E402
+
 BUDGET = 100_000
 PRESET = "experiment=bench_distill"
 PAGE, FIGURE = Path("docs/distillers.md"), Path("docs/images/distillers.png")
