@@ -147,7 +147,9 @@ def test_a_trainings_cost_is_what_its_layers_saw(name: str, slices: int) -> None
         for role, counts in group.items():
             assert counts == layers.counts(role, head=heads), role
     assert {*cost.networks, *cost.heads} == set(made.world.nets)
-    assert cost.scored == sum(judged) == (2 * ROWS if name in POLICIES else 0)
+    assert cost.scored == sum(judged)
+    rounds = cost.scored / (2 * ROWS)  # several where each branch, or each update, is scored
+    assert rounds >= 1 if name in POLICIES else rounds == 0
     assert cost.networks["student"]["backward"] >= 2 * ROWS
 
 
