@@ -18,6 +18,7 @@ from torch import Generator, Tensor
 from stages.core.config import check, members
 from stages.core.path import LINEAR, Path
 from stages.samplers.anchored import Anchored
+from stages.samplers.churn import Churn
 from stages.samplers.cps import CPS
 from stages.samplers.dance_sde import DanceSDE
 from stages.samplers.dpmpp_2m import Dpmpp2M
@@ -31,7 +32,7 @@ from stages.samplers.pseudo_corrector import PseudoCorrector
 from stages.samplers.renoise import Renoise
 from stages.samplers.unipc import UniPC
 
-_Drawing = Renoise | FlowSDE | DanceSDE | CPS | Anchored
+_Drawing = Renoise | FlowSDE | DanceSDE | CPS | Anchored | Churn
 FromNoise = Euler | Heun | PseudoCorrector | Dpmpp2M | UniPC | _Drawing | FlowMap
 """Those that can start where alpha = 0, as every sampler of a model does."""
 

@@ -22,6 +22,8 @@ from stages.core.path import Path
 
 Pair = tuple[float, float]
 """Coefficients of (x, v)."""
+MAX_RHO = 1e8
+"""Above this sigma / alpha, differences of it keep less than half of float64's digits: as good as pure noise."""
 KEPT = 64
 """Grids, and what rules make of them, that are kept: a training uses the same one in every iteration."""
 
@@ -30,7 +32,7 @@ KEPT = 64
 class Grid:
     """Node i of n + 1 is times[i]; step i goes from node i to node i + 1."""
 
-    path: str
+    path: Path
     times: Tensor
     """[n + 1], float64, falling."""
     alpha: tuple[float, ...]
@@ -46,6 +48,11 @@ class Grid:
     def num_steps(self) -> int:
         """One fewer than the times."""
         return len(self.step)
+
+    @cached_property
+    def rho(self) -> tuple[float, ...]:
+        """sigma / alpha of node i, infinite at alpha = 0."""
+        return tuple(s / a if a > 0 else math.inf for a, s in zip(self.alpha, self.sigma, strict=True))
 
     @cached_property
     def transfer(self) -> tuple[Pair, ...]:
@@ -88,7 +95,7 @@ def _build(path: Path, times: tuple[float, ...]) -> Grid:
     sigma, sigma_slope = _with_slope(path.sigma, nodes)
     det = alpha * sigma_slope - sigma * alpha_slope
     return Grid(
-        path=path.name,
+        path=path,
         times=nodes,
         alpha=tuple(alpha.tolist()),
         sigma=tuple(sigma.tolist()),

@@ -11,7 +11,7 @@ from scipy.integrate import solve_ivp
 from torch import Tensor
 
 from stages.core.path import Path, expand
-from stages.samplers import RULES, rule_of
+from stages.samplers import RULES, rule_of, sample
 from stages.samplers.field import Rule
 from stages.samplers.flow_sde import FlowSDE
 from stages.samplers.kernels import Transition
@@ -29,7 +29,10 @@ def choice(group: str, name: str) -> dict[str, Any]:
 
 EVERY: dict[str, Rule] = {name: rule_of(choice("rule", name)) for name in RULES if name != "flow_map"}
 """That step with a velocity; flow_map asks for averages, see test_flow_map.py."""
-NOISY = frozenset({"renoise", "flow_sde", "dance_sde", "cps", "anchored"})
+NOISY = frozenset({"renoise", "flow_sde", "dance_sde", "cps", "anchored", "churn"})
+KERNELS = frozenset(name for name in NOISY if hasattr(EVERY[name], "transition"))
+CALLS = {"heun": 7, "churn": 6}
+"""In four steps from pure noise to data; 4 where nothing is said."""
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
 
@@ -57,6 +60,27 @@ def _with_slope(curve: Callable[[Tensor], Tensor], t: Tensor, like: Tensor) -> t
 def gaussian(path: Path, mean: float, std: float) -> Velocity:
     """Velocity of data N(mean, std^2)."""
     return from_data(path, lambda x, a, s: mean + a * std**2 * (x - a * mean) / (a**2 * std**2 + s**2))
+
+
+def law(rule: str | Rule, path: Path, times: Tensor, *, mean: float = 1.0, std: float = 0.5) -> tuple[float, Tensor]:
+    """The law of a sampler's end on data N(mean, std^2), from the exact marginal at times[0]: it is affine there.
+
+    The end's mean, and its slopes on the standard normals that made it: the state at times[0], then each draw.
+    """
+    alpha, sigma = path.alpha(times[:1]), path.sigma(times[:1])
+    spread, draws = (alpha * std).square().add(sigma.square()).sqrt(), 0
+
+    def count(_node: int, x: Tensor) -> Tensor:
+        nonlocal draws
+        draws += 1
+        return torch.zeros_like(x)
+
+    velocity = gaussian(path, mean, std)
+    sample(velocity, torch.zeros(1, 1, dtype=F64), times, rule, path=path, rng=count)
+    columns = iter(torch.eye(draws + 2, dtype=F64)[:, 1:].T)  # row 0 draws nothing, row k only the k-th
+    start = alpha * mean + spread * next(columns)[:, None]
+    ends = sample(velocity, start, times, rule, path=path, rng=lambda _node, _x: next(columns)[:, None]).x0.flatten()
+    return ends[0].item(), ends[1:] - ends[0]
 
 
 WEIGHTS = torch.tensor([0.3, 0.5, 0.2], dtype=F64)
