@@ -21,6 +21,7 @@ from stages.samplers.anchored import Anchored
 from stages.samplers.churn import Churn
 from stages.samplers.cps import CPS
 from stages.samplers.dance_sde import DanceSDE
+from stages.samplers.deis import DEIS
 from stages.samplers.dpmpp_2m import Dpmpp2M
 from stages.samplers.euler import Euler
 from stages.samplers.field import Draw, Field, Rule, State, Steering, VelocityAt, drawing
@@ -33,7 +34,8 @@ from stages.samplers.renoise import Renoise
 from stages.samplers.unipc import UniPC
 
 _Drawing = Renoise | FlowSDE | DanceSDE | CPS | Anchored | Churn
-FromNoise = Euler | Heun | PseudoCorrector | Dpmpp2M | UniPC | _Drawing | FlowMap
+_Multistep = Dpmpp2M | UniPC | DEIS
+FromNoise = Euler | Heun | PseudoCorrector | _Multistep | _Drawing | FlowMap
 """Those that can start where alpha = 0, as every sampler of a model does."""
 
 AnyRule = Annotated[FromNoise | EdmHeun, pydantic.Field(discriminator="name")]

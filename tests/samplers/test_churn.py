@@ -7,13 +7,12 @@ import pytest
 import torch
 from diffusers import KarrasVeScheduler
 
-from stages.core.path import EDM, LINEAR, VP_COSINE, VP_LINEAR
+from stages.core.path import EDM, LINEAR, VP_LINEAR
 from stages.core.rng import stream
 from stages.samplers import rule_of, sample
 from stages.samplers.schedules import power_levels
-from tests.samplers.rigs import F64, gaussian, law, log_grid, mixture
+from tests.samplers.rigs import F64, PATHS, START, gaussian, law, log_grid, mixture
 
-START = torch.linspace(-2, 2, 41, dtype=F64)
 WIDE = {"name": "churn", "churn": 1e9, "lo": 0.0, "hi": 1e9, "inflation": 1.0}
 
 
@@ -56,7 +55,7 @@ def test_where_nothing_is_raised_it_is_edm_heun(idle):
 
 
 @pytest.mark.parametrize("churn", [0.0, 6.0])
-@pytest.mark.parametrize("path", [LINEAR, VP_COSINE, VP_LINEAR, EDM], ids=lambda p: p.name)
+@pytest.mark.parametrize("path", PATHS, ids=lambda p: p.name)
 def test_the_variance_of_its_samples_is_of_order_two(path, churn):
     """To the marginal of the last time, of 24 and 48 steps; fresh noise holds a real share of it."""
     start, end = 0.95, 0.02
