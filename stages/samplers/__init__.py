@@ -23,6 +23,9 @@ from stages.samplers.cps import CPS
 from stages.samplers.dance_sde import DanceSDE
 from stages.samplers.deis import DEIS
 from stages.samplers.dpmpp_2m import Dpmpp2M
+from stages.samplers.dpmpp_2m_sde import Dpmpp2MSDE
+from stages.samplers.dpmpp_2s import Dpmpp2S
+from stages.samplers.dpmpp_3m import Dpmpp3M
 from stages.samplers.euler import Euler
 from stages.samplers.field import Draw, Field, Rule, State, Steering, VelocityAt, drawing
 from stages.samplers.flow_map import FlowMap
@@ -34,7 +37,7 @@ from stages.samplers.renoise import Renoise
 from stages.samplers.unipc import UniPC
 
 _Drawing = Renoise | FlowSDE | DanceSDE | CPS | Anchored | Churn
-_Multistep = Dpmpp2M | UniPC | DEIS
+_Multistep = Dpmpp2M | Dpmpp2S | Dpmpp3M | Dpmpp2MSDE | UniPC | DEIS
 FromNoise = Euler | Heun | PseudoCorrector | _Multistep | _Drawing | FlowMap
 """Those that can start where alpha = 0, as every sampler of a model does."""
 

@@ -68,6 +68,17 @@ class Grid:
         """Weight of D in step i, alpha_t (1 - exp(-h)); x keeps sigma_t / sigma_s."""
         return -self.alpha[i + 1] * math.expm1(-self.step[i])
 
+    def noisy(self, i: int, eta: float) -> tuple[float, float, float]:
+        """Weights of x and of D in step i, and std of fresh noise, for the ODE with `eta` of the reverse SDE's noise.
+
+        sigma_t / sigma_s exp(-eta h), alpha_t (1 - exp(-(1 + eta) h)) and sigma_t sqrt(1 - exp(-2 eta h)): exact where
+        D is constant. 0 is `jump`; 1 is the reverse SDE, which is DDIM with its own eta at 1.
+        """
+        h = self.step[i]
+        decay = eta * h if eta else 0.0  # h may be infinite
+        kept = self.sigma[i + 1] / self.sigma[i] * math.exp(-decay)
+        return kept, -self.alpha[i + 1] * math.expm1(-h - decay), self.sigma[i + 1] * math.sqrt(-math.expm1(-2 * decay))
+
     def jump(self, x: Tensor, data: Tensor, i: int) -> Tensor:
         """Step i with D frozen: sigma_t / sigma_s x + alpha_t (1 - exp(-h)) D."""
         return combine((self.sigma[i + 1] / self.sigma[i], self.gain(i)), x, data)

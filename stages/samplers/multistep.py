@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from stages.samplers.field import Field, State
+from stages.samplers.field import Draw, Field, State
 from stages.samplers.grid import combine
 
 
@@ -36,3 +36,8 @@ def noise_step(field: Field, state: State, i: int, weights: Sequence[float], mos
     for weight, old in zip(weights, older, strict=False):  # a node may be remembered before it has a weight
         x = combine((1.0, weight), x, old - e)
     return State(x, remembered("noise", [e, *older], most))
+
+
+def noised(x: Tensor, std: float, draw: Draw, node: int) -> Tensor:
+    """x with fresh noise of `std`, which is drawn for `node`; x itself where there is none."""
+    return x if std == 0 else combine((1.0, std), x, draw(node, x))

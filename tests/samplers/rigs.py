@@ -7,6 +7,7 @@ from pathlib import Path as File
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 import yaml
 from scipy.integrate import solve_ivp
@@ -21,6 +22,7 @@ from stages.samplers.schedules import times_at
 
 F64 = torch.float64
 PATHS = (LINEAR, VP_COSINE, VP_LINEAR, EDM)
+OF_PATHS = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.name)
 PARAMS = File(__file__).parents[2] / "params"
 
 
@@ -32,7 +34,7 @@ def choice(group: str, name: str) -> dict[str, Any]:
 
 EVERY: dict[str, Rule] = {name: rule_of(choice("rule", name)) for name in RULES if name != "flow_map"}
 """That step with a velocity; flow_map asks for averages, see test_flow_map.py."""
-NOISY = frozenset({"renoise", "flow_sde", "dance_sde", "cps", "anchored", "churn"})
+NOISY = frozenset({"renoise", "flow_sde", "dance_sde", "cps", "anchored", "churn", "dpmpp_2m_sde"})
 KERNELS = frozenset(name for name in NOISY if hasattr(EVERY[name], "transition"))
 CALLS = {"heun": 7, "churn": 6}
 """In four steps from pure noise to data; 4 where nothing is said."""
@@ -84,6 +86,18 @@ def law(rule: str | Rule, path: Path, times: Tensor, *, mean: float = 1.0, std: 
     start = alpha * mean + spread * next(columns)[:, None]
     ends = sample(velocity, start, times, rule, path=path, rng=lambda _node, _x: next(columns)[:, None]).x0.flatten()
     return ends[0].item(), ends[1:] - ends[0]
+
+
+def law_gap(rule: str | Rule, path: Path, steps: int) -> float:
+    """Variance of a sampler's end less that of the marginal there, on even steps in log(sigma / alpha)."""
+    times = log_grid(path, steps, 0.95, 0.02)
+    variance = law(rule, path, times)[1].square().sum().item()
+    return variance - (path.alpha(times[-1]) * 0.5).square().item() - path.sigma(times[-1]).square().item()
+
+
+def law_order(rule: str | Rule, path: Path, steps: int = 40) -> float:
+    """The power of the step with which that gap shrinks, of `steps` and of twice as many."""
+    return math.log2(law_gap(rule, path, steps) / law_gap(rule, path, 2 * steps))
 
 
 WEIGHTS = torch.tensor([0.3, 0.5, 0.2], dtype=F64)

@@ -11,7 +11,7 @@ from stages.core.path import EDM, LINEAR, VP_LINEAR
 from stages.core.rng import stream
 from stages.samplers import rule_of, sample
 from stages.samplers.schedules import power_levels
-from tests.samplers.rigs import F64, PATHS, START, gaussian, law, log_grid, mixture
+from tests.samplers.rigs import F64, OF_PATHS, START, gaussian, law, law_order, log_grid, mixture
 
 WIDE = {"name": "churn", "churn": 1e9, "lo": 0.0, "hi": 1e9, "inflation": 1.0}
 
@@ -55,20 +55,13 @@ def test_where_nothing_is_raised_it_is_edm_heun(idle):
 
 
 @pytest.mark.parametrize("churn", [0.0, 6.0])
-@pytest.mark.parametrize("path", PATHS, ids=lambda p: p.name)
+@OF_PATHS
 def test_the_variance_of_its_samples_is_of_order_two(path, churn):
-    """To the marginal of the last time, of 24 and 48 steps; fresh noise holds a real share of it."""
-    start, end = 0.95, 0.02
-    gaps = []
-    for num in (24, 48):
-        times = log_grid(path, num, start, end)
-        mean, slopes = law(churned(churn=churn), path, times)
-        alpha, sigma = path.alpha(times[-1]).item(), path.sigma(times[-1]).item()
-        gaps.append(slopes.square().sum().item() - (alpha * 0.5) ** 2 - sigma**2)
-        share = slopes[1:].square().sum() / slopes.square().sum()
-        assert share == 0 if churn == 0 else share > 0.5
-        assert mean == pytest.approx(alpha, abs=0.02)
-    assert math.log2(gaps[0] / gaps[1]) == pytest.approx(2, abs=0.15)
+    assert law_order(churned(churn=churn), path, 24) == pytest.approx(2, abs=0.15)
+    mean, slopes = law(churned(churn=churn), path, log_grid(path, 24, 0.95, 0.02))
+    assert mean == pytest.approx(path.alpha(torch.tensor(0.02)).item(), abs=0.02)
+    fresh = slopes[1:].square().sum() / slopes.square().sum()
+    assert fresh > 0.5 if churn else fresh == 0
 
 
 def test_from_pure_noise_the_first_step_is_eulers_without_churn():

@@ -9,12 +9,11 @@ from diffusers import DEISMultistepScheduler
 from stages.core.path import LINEAR
 from stages.samplers import rule_of, sample
 from stages.samplers.schedules import times_at, uniform
-from tests.samplers.rigs import F64, PATHS, from_data, gaussian, order
+from tests.samplers.rigs import F64, OF_PATHS, from_data, gaussian, order
 from tests.samplers.test_diffusers import FLOW, START, VELOCITY, scheduled
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")  # in diffusers
 
-OF_PATHS = pytest.mark.parametrize("path", PATHS, ids=lambda p: p.name)
 BASES = pytest.mark.parametrize("basis", ["t", "rho", "log_rho"])
 
 
