@@ -32,12 +32,13 @@ from stages.samplers.flow_map import FlowMap
 from stages.samplers.flow_sde import FlowSDE
 from stages.samplers.grid import build
 from stages.samplers.heun import EdmHeun, Heun
+from stages.samplers.pndm import PNDM
 from stages.samplers.pseudo_corrector import PseudoCorrector
 from stages.samplers.renoise import Renoise
 from stages.samplers.unipc import UniPC
 
 _Drawing = Renoise | FlowSDE | DanceSDE | CPS | Anchored | Churn
-_Multistep = Dpmpp2M | Dpmpp2S | Dpmpp3M | Dpmpp2MSDE | UniPC | DEIS
+_Multistep = Dpmpp2M | Dpmpp2S | Dpmpp3M | Dpmpp2MSDE | UniPC | DEIS | PNDM
 FromNoise = Euler | Heun | PseudoCorrector | _Multistep | _Drawing | FlowMap
 """Those that can start where alpha = 0, as every sampler of a model does."""
 

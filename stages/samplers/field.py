@@ -48,6 +48,10 @@ class Field:
         """D = E[x0 | x] at node i: one network call."""
         return combine(self.grid.data[i], x, self.velocity(x, i))
 
+    def noise(self, x: Tensor, i: int) -> Tensor:
+        """E[eps | x] at node i: one network call."""
+        return combine(self.grid.noise[i], x, self.velocity(x, i))
+
     def on(self, grid: Grid, x: Tensor) -> "Field":
         """The network itself on another grid, for a rule that leaves this one; its calls are counted here."""
         return Field(self._call, grid, x)

@@ -68,6 +68,10 @@ class Grid:
         """Weight of D in step i, alpha_t (1 - exp(-h)); x keeps sigma_t / sigma_s."""
         return -self.alpha[i + 1] * math.expm1(-self.step[i])
 
+    def noise_gain(self, i: int) -> float:
+        """Weight of e in step i, alpha_t (rho_t - rho_s); x keeps alpha_t / alpha_s. Infinite from alpha = 0."""
+        return self.sigma[i + 1] - self.alpha[i + 1] * self.rho[i]
+
     def noisy(self, i: int, eta: float) -> tuple[float, float, float]:
         """Weights of x and of D in step i, and std of fresh noise, for the ODE with `eta` of the reverse SDE's noise.
 

@@ -36,7 +36,7 @@ EVERY: dict[str, Rule] = {name: rule_of(choice("rule", name)) for name in RULES 
 """That step with a velocity; flow_map asks for averages, see test_flow_map.py."""
 NOISY = frozenset({"renoise", "flow_sde", "dance_sde", "cps", "anchored", "churn", "dpmpp_2m_sde"})
 KERNELS = frozenset(name for name in NOISY if hasattr(EVERY[name], "transition"))
-CALLS = {"heun": 7, "churn": 6}
+CALLS = {"heun": 7, "churn": 6, "pndm": 5}
 """In four steps from pure noise to data; 4 where nothing is said."""
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
@@ -60,6 +60,18 @@ def _with_slope(curve: Callable[[Tensor], Tensor], t: Tensor, like: Tensor) -> t
         value = curve(node) + 0 * node
         (slope,) = torch.autograd.grad(value.sum(), node)
     return expand(value.detach(), like), expand(slope, like)
+
+
+def from_scheduler(alphas_cumprod: Tensor) -> Path:
+    """The path of a scheduler of diffusers in steps of 1 / len: its level k is at (k + 1) / len, no noise at 0."""
+    table = torch.cat([alphas_cumprod.new_ones(1), alphas_cumprod]).double().sqrt()
+
+    def alpha(t: Tensor) -> Tensor:
+        place = t * (len(table) - 1)
+        low = place.detach().round(decimals=6).floor().long().clamp(0, len(table) - 2)
+        return table[low] + (place - low) * (table[low + 1] - table[low])
+
+    return Path("scheduler", alpha, lambda t: (1 - alpha(t).square()).clamp_min(0).sqrt())
 
 
 def gaussian(path: Path, mean: float, std: float) -> Velocity:

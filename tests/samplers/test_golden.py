@@ -23,10 +23,12 @@ KNOBS = {
     "tab4": {"name": "deis", "order": 4, "basis": "t"},
     "log_rho_ab2": {"name": "deis", "order": 2, "basis": "log_rho"},
     "log_rho_ab3": {"name": "deis", "order": 3, "basis": "log_rho"},
+    "plms4": {"name": "pndm", "order": 4, "warm_up": "none"},
     "dpmpp_3m_as_shipped": {"name": "dpmpp_3m", "eta": 0.0, "curvature": 1},
     "dpmpp_3m_repaired": {"name": "dpmpp_3m", "eta": 0.0, "curvature": 2},
 }
-OF_RHO = {"edm_heun"}  # on Karras's grid; the others on even steps in log(sigma / alpha)
+# Of these rows the grid is Karras's, or even in t; of the others in log(sigma / alpha).
+OF_RHO, OF_TIME = {"edm_heun"}, {"plms4"}
 
 
 def as_rule(row):
@@ -37,6 +39,8 @@ def vp_error(rule, n, truth):
     if rule in OF_RHO:
         hi, lo = VP_LINEAR.rho(torch.tensor([1.0, 0.01], dtype=F64)).tolist()
         times = times_at(power_levels(n + 1, hi=hi, lo=lo), VP_LINEAR)
+    elif rule in OF_TIME:
+        times = torch.linspace(1.0, 0.01, n + 1, dtype=F64)
     else:
         times = log_grid(VP_LINEAR, 2 * n if rule == "dpmpp_2s" else n, 1.0, 0.01)
     end = sample(mixture(VP_LINEAR), START, times, as_rule(rule), path=VP_LINEAR).x0
@@ -53,6 +57,7 @@ TABLE = {
     "tab3": (2.370e-2, 3.725e-3, 5.186e-4, 2.94),
     "tab4": (8.179e-3, 2.006e-3, 2.557e-4, 3.80),
     "log_rho_ab2": (4.817e-2, 1.313e-2, 3.432e-3, 1.99),
+    "plms4": (3.315e-2, 6.022e-3, 5.330e-4, 1.99),
     "dpmpp_2s": (3.015e-2, 8.131e-3, 2.103e-3, 1.99),
     "dpmpp_3m_as_shipped": (3.470e-2, 4.143e-3, 8.766e-4, 2.00),
     "dpmpp_3m_repaired": (2.500e-2, 2.661e-3, 3.221e-4, 3.03),
