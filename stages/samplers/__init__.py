@@ -21,6 +21,7 @@ from stages.samplers.anchored import Anchored
 from stages.samplers.churn import Churn
 from stages.samplers.cps import CPS
 from stages.samplers.dance_sde import DanceSDE
+from stages.samplers.ddim import DDIM
 from stages.samplers.deis import DEIS
 from stages.samplers.dpmpp_2m import Dpmpp2M
 from stages.samplers.dpmpp_2m_sde import Dpmpp2MSDE
@@ -37,7 +38,7 @@ from stages.samplers.pseudo_corrector import PseudoCorrector
 from stages.samplers.renoise import Renoise
 from stages.samplers.unipc import UniPC
 
-_Drawing = Renoise | FlowSDE | DanceSDE | CPS | Anchored | Churn
+_Drawing = Renoise | FlowSDE | DanceSDE | CPS | Anchored | DDIM | Churn
 _Multistep = Dpmpp2M | Dpmpp2S | Dpmpp3M | Dpmpp2MSDE | UniPC | DEIS | PNDM
 FromNoise = Euler | Heun | PseudoCorrector | _Multistep | _Drawing | FlowMap
 """Those that can start where alpha = 0, as every sampler of a model does."""
