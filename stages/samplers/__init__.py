@@ -31,6 +31,7 @@ from stages.samplers.euler import Euler
 from stages.samplers.field import Draw, Field, Rule, State, Steering, VelocityAt, drawing
 from stages.samplers.flow_map import FlowMap
 from stages.samplers.flow_sde import FlowSDE
+from stages.samplers.gradient_estimation import GradientEstimation
 from stages.samplers.grid import build
 from stages.samplers.heun import EdmHeun, Heun
 from stages.samplers.pndm import PNDM
@@ -39,7 +40,7 @@ from stages.samplers.renoise import Renoise
 from stages.samplers.unipc import UniPC
 
 _Drawing = Renoise | FlowSDE | DanceSDE | CPS | Anchored | DDIM | Churn
-_Multistep = Dpmpp2M | Dpmpp2S | Dpmpp3M | Dpmpp2MSDE | UniPC | DEIS | PNDM
+_Multistep = Dpmpp2M | Dpmpp2S | Dpmpp3M | Dpmpp2MSDE | UniPC | DEIS | PNDM | GradientEstimation
 FromNoise = Euler | Heun | PseudoCorrector | _Multistep | _Drawing | FlowMap
 """Those that can start where alpha = 0, as every sampler of a model does."""
 

@@ -1,7 +1,7 @@
 """DDIM with eta, whose ends are Euler's rule and ancestral DDPM: some of the noise prediction is fresh noise. N calls.
 
-x_t = alpha_t D + sqrt(sigma_t^2 - s^2) e + s z with s = eta sigma_t sqrt(1 - r^2), r the ratio of sigma / alpha. Of order
-1, in law where there is noise.
+x_t = alpha_t D + sqrt(sigma_t^2 - s^2) e + s z with s = eta sigma_t sqrt(1 - r^2), r the ratio of sigma / alpha. Of
+order 1, in law where there is noise.
 Source: Song et al. 2020 (arXiv:2010.02502), eq. 12 and 16; Ho et al. 2020 (arXiv:2006.11239) for eta = 1, whose larger
 variance, beta instead of the posterior's, is `large`: it adds more noise than was taken away, for hundreds of steps.
 The last step, to sigma = 0, is without noise.
@@ -29,12 +29,9 @@ class DDIM:
 
     def step(self, field: Field, state: State, i: int, draw: Draw) -> State:
         """From node i to node i + 1; `draw(i + 1, x)` gives the noise there."""
-        grid, x = field.grid, state.x
-        alpha, sigma = grid.alpha[i + 1], grid.sigma[i + 1]
+        grid, x, sigma = field.grid, state.x, field.grid.sigma[i + 1]
         fresh = -math.expm1(-2 * grid.step[i])  # 1 - r^2
         kept = sigma * math.sqrt(1 - self.eta**2 * fresh)
-        (data_x, data_v), (noise_x, noise_v) = grid.data[i], grid.noise[i]
-        weights = (alpha * data_x + kept * noise_x, alpha * data_v + kept * noise_v)
-        mean = combine(weights, x, field.velocity(x, i))
+        mean = combine(grid.moved(i, kept), x, field.velocity(x, i))
         level = grid.sigma[i] if self.variance == "large" and sigma > 0 else sigma
         return State(noised(mean, self.eta * level * math.sqrt(fresh), draw, i + 1))

@@ -60,9 +60,12 @@ class Grid:
         return tuple(map(self._transfer, range(self.num_steps)))
 
     def _transfer(self, i: int) -> Pair:
-        (data_x, data_v), (noise_x, noise_v) = self.data[i], self.noise[i]
-        alpha, sigma = self.alpha[i + 1], self.sigma[i + 1]
-        return alpha * data_x + sigma * noise_x, alpha * data_v + sigma * noise_v
+        return self.moved(i, self.sigma[i + 1])
+
+    def moved(self, i: int, kept: float) -> Pair:
+        """Coefficients of (x, v) at node i for alpha_t D + `kept` e, with alpha at node i + 1."""
+        (data_x, data_v), (noise_x, noise_v), alpha = self.data[i], self.noise[i], self.alpha[i + 1]
+        return alpha * data_x + kept * noise_x, alpha * data_v + kept * noise_v
 
     def gain(self, i: int) -> float:
         """Weight of D in step i, alpha_t (1 - exp(-h)); x keeps sigma_t / sigma_s."""
