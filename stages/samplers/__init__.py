@@ -37,9 +37,10 @@ from stages.samplers.heun import EdmHeun, Heun
 from stages.samplers.pndm import PNDM
 from stages.samplers.pseudo_corrector import PseudoCorrector
 from stages.samplers.renoise import Renoise
+from stages.samplers.restart import Restart
 from stages.samplers.unipc import UniPC
 
-_Drawing = Renoise | FlowSDE | DanceSDE | CPS | Anchored | DDIM | Churn
+_Drawing = Renoise | FlowSDE | DanceSDE | CPS | Anchored | DDIM | Churn | Restart
 _Multistep = Dpmpp2M | Dpmpp2S | Dpmpp3M | Dpmpp2MSDE | UniPC | DEIS | PNDM | GradientEstimation
 FromNoise = Euler | Heun | PseudoCorrector | _Multistep | _Drawing | FlowMap
 """Those that can start where alpha = 0, as every sampler of a model does."""
