@@ -27,6 +27,7 @@ from stages.samplers.dpmpp_2m import Dpmpp2M
 from stages.samplers.dpmpp_2m_sde import Dpmpp2MSDE
 from stages.samplers.dpmpp_2s import Dpmpp2S
 from stages.samplers.dpmpp_3m import Dpmpp3M
+from stages.samplers.er_sde import ERSDE
 from stages.samplers.euler import Euler
 from stages.samplers.field import Draw, Field, Rule, State, Steering, VelocityAt, drawing
 from stages.samplers.flow_map import FlowMap
@@ -41,7 +42,7 @@ from stages.samplers.restart import Restart
 from stages.samplers.unipc import UniPC
 
 _Drawing = Renoise | FlowSDE | DanceSDE | CPS | Anchored | DDIM | Churn | Restart
-_Multistep = Dpmpp2M | Dpmpp2S | Dpmpp3M | Dpmpp2MSDE | UniPC | DEIS | PNDM | GradientEstimation
+_Multistep = Dpmpp2M | Dpmpp2S | Dpmpp3M | Dpmpp2MSDE | UniPC | DEIS | PNDM | GradientEstimation | ERSDE
 FromNoise = Euler | Heun | PseudoCorrector | _Multistep | _Drawing | FlowMap
 """Those that can start where alpha = 0, as every sampler of a model does."""
 
