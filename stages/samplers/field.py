@@ -16,14 +16,16 @@ from stages.samplers.grid import Grid, combine
 VelocityAt = Callable[..., Tensor]
 """(x [B, ...], t [B]) -> dx/dt [B, ...], on average down to a keyword `until` [B]; prompts and guidance are inside."""
 Draw = Callable[[int, Tensor], Tensor]
-"""(node, x) -> standard normal noise like x, for the state at that node of the grid."""
+"""(node, x) -> standard normal noise like x, for the state at that node of the grid, from 1 on.
+
+A rule that draws more often counts on beyond the grid's last node: equal nodes give equal noise."""
 
 
 class Field:
     """A velocity on a grid. Time is a node's index; its label, [B] in x's type, is made once for the run.
 
     A field that does not call the network at every node (it reuses, extrapolates, blends) is a subclass: it overrides
-    `velocity`, which is told the node.
+    `velocity`, which is told the node. Between nodes (`on`) there is nothing to reuse: that calls the network.
     """
 
     def __init__(self, velocity: VelocityAt, grid: Grid, x: Tensor) -> None:
@@ -36,17 +38,27 @@ class Field:
 
     def velocity(self, x: Tensor, i: int) -> Tensor:
         """dx/dt at node i: one network call."""
-        self.nfe += 1
-        return self._velocity(x, self._labels[i])
+        return self._call(x, self._labels[i])
 
     def average(self, x: Tensor, i: int, until: float) -> Tensor:
         """The average of dx/dt along the trajectory from node i down to a time `until`: one network call."""
-        self.nfe += 1
-        return self._velocity(x, self._labels[i], until=torch.full_like(self._labels[i], until))
+        return self._call(x, self._labels[i], until=torch.full_like(self._labels[i], until))
 
     def data(self, x: Tensor, i: int) -> Tensor:
         """D = E[x0 | x] at node i: one network call."""
         return combine(self.grid.data[i], x, self.velocity(x, i))
+
+    def noise(self, x: Tensor, i: int) -> Tensor:
+        """E[eps | x] at node i: one network call."""
+        return combine(self.grid.noise[i], x, self.velocity(x, i))
+
+    def on(self, grid: Grid, x: Tensor) -> "Field":
+        """The network itself on another grid, for a rule that leaves this one; its calls are counted here."""
+        return Field(self._call, grid, x)
+
+    def _call(self, x: Tensor, t: Tensor, **until: Tensor) -> Tensor:
+        self.nfe += 1
+        return self._velocity(x, t, **until)
 
 
 @dataclass(frozen=True)

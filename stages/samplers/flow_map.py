@@ -34,8 +34,8 @@ class FlowMap:
 @lru_cache(KEPT)
 def _legs(depth: float, grid: Grid) -> tuple[tuple[float, float, float], ...]:
     """Of each step: the anchor's time, and the weights of x there and of noise."""
-    if grid.path != LINEAR.name:
-        raise ValueError(f"sampler rule 'flow_map' steps along the {LINEAR.name} path, not along {grid.path}")
+    if grid.path != LINEAR:
+        raise ValueError(f"sampler rule 'flow_map' steps along the {LINEAR.name} path, not along {grid.path.name}")
     ends = grid.times[1:]
     anchors = (1 - depth) * ends
     a, beta = forward(anchors, ends)

@@ -22,6 +22,8 @@ from stages.core.path import Path
 
 Pair = tuple[float, float]
 """Coefficients of (x, v)."""
+MAX_RHO = 1e8
+"""Above this sigma / alpha, differences of it keep less than half of float64's digits: as good as pure noise."""
 KEPT = 64
 """Grids, and what rules make of them, that are kept: a training uses the same one in every iteration."""
 
@@ -30,7 +32,7 @@ KEPT = 64
 class Grid:
     """Node i of n + 1 is times[i]; step i goes from node i to node i + 1."""
 
-    path: str
+    path: Path
     times: Tensor
     """[n + 1], float64, falling."""
     alpha: tuple[float, ...]
@@ -48,18 +50,41 @@ class Grid:
         return len(self.step)
 
     @cached_property
+    def rho(self) -> tuple[float, ...]:
+        """sigma / alpha of node i, infinite at alpha = 0."""
+        return tuple(s / a if a > 0 else math.inf for a, s in zip(self.alpha, self.sigma, strict=True))
+
+    @cached_property
     def transfer(self) -> tuple[Pair, ...]:
         """Coefficients of (x, v) that move node i to node i + 1 with D, e frozen: alpha_t D + sigma_t e."""
         return tuple(map(self._transfer, range(self.num_steps)))
 
     def _transfer(self, i: int) -> Pair:
-        (data_x, data_v), (noise_x, noise_v) = self.data[i], self.noise[i]
-        alpha, sigma = self.alpha[i + 1], self.sigma[i + 1]
-        return alpha * data_x + sigma * noise_x, alpha * data_v + sigma * noise_v
+        return self.moved(i, self.sigma[i + 1])
+
+    def moved(self, i: int, kept: float) -> Pair:
+        """Coefficients of (x, v) at node i for alpha_t D + `kept` e, with alpha at node i + 1."""
+        (data_x, data_v), (noise_x, noise_v), alpha = self.data[i], self.noise[i], self.alpha[i + 1]
+        return alpha * data_x + kept * noise_x, alpha * data_v + kept * noise_v
 
     def gain(self, i: int) -> float:
         """Weight of D in step i, alpha_t (1 - exp(-h)); x keeps sigma_t / sigma_s."""
         return -self.alpha[i + 1] * math.expm1(-self.step[i])
+
+    def noise_gain(self, i: int) -> float:
+        """Weight of e in step i, alpha_t (rho_t - rho_s); x keeps alpha_t / alpha_s. Infinite from alpha = 0."""
+        return self.sigma[i + 1] - self.alpha[i + 1] * self.rho[i]
+
+    def noisy(self, i: int, eta: float) -> tuple[float, float, float]:
+        """Weights of x and of D in step i, and std of fresh noise, for the ODE with `eta` of the reverse SDE's noise.
+
+        sigma_t / sigma_s exp(-eta h), alpha_t (1 - exp(-(1 + eta) h)) and sigma_t sqrt(1 - exp(-2 eta h)): exact where
+        D is constant. 0 is `jump`; 1 is the reverse SDE, which is DDIM with its own eta at 1.
+        """
+        h = self.step[i]
+        decay = eta * h if eta else 0.0  # h may be infinite
+        kept = self.sigma[i + 1] / self.sigma[i] * math.exp(-decay)
+        return kept, -self.alpha[i + 1] * math.expm1(-h - decay), self.sigma[i + 1] * math.sqrt(-math.expm1(-2 * decay))
 
     def jump(self, x: Tensor, data: Tensor, i: int) -> Tensor:
         """Step i with D frozen: sigma_t / sigma_s x + alpha_t (1 - exp(-h)) D."""
@@ -88,7 +113,7 @@ def _build(path: Path, times: tuple[float, ...]) -> Grid:
     sigma, sigma_slope = _with_slope(path.sigma, nodes)
     det = alpha * sigma_slope - sigma * alpha_slope
     return Grid(
-        path=path.name,
+        path=path,
         times=nodes,
         alpha=tuple(alpha.tolist()),
         sigma=tuple(sigma.tolist()),

@@ -17,10 +17,7 @@ from torch import Tensor
 
 from stages.core.config import config
 from stages.samplers.field import Draw, Field, State
-from stages.samplers.grid import KEPT, Grid, Pair, combine
-
-MAX_RHO = 1e8
-"""Above this sigma / alpha, differences of rho keep less than half of float64's digits."""
+from stages.samplers.grid import KEPT, MAX_RHO, Grid, Pair, combine
 
 
 @dataclass(frozen=True)
@@ -40,7 +37,7 @@ class Heun:
 
     def step(self, field: Field, state: State, i: int, _draw: Draw) -> State:
         """From node i to node i + 1, averaging e - D."""
-        return _average(field, state.x, i, flow_frame(field.grid))
+        return average(field, state.x, i, flow_frame(field.grid))
 
 
 @lru_cache(KEPT)
@@ -60,21 +57,26 @@ class EdmHeun:
 
     def step(self, field: Field, state: State, i: int, _draw: Draw) -> State:
         """From node i to node i + 1, averaging e; ValueError where the grid starts at alpha = 0."""
-        return _average(field, state.x, i, _edm_frame(field.grid))
+        return average(field, state.x, i, _finite_edm_frame(field.grid))
 
 
 @lru_cache(KEPT)
-def _edm_frame(grid: Grid) -> Frame:
-    if grid.sigma[0] > MAX_RHO * grid.alpha[0]:
+def _finite_edm_frame(grid: Grid) -> Frame:
+    if grid.rho[0] > MAX_RHO:
         raise ValueError(
             f"sampler rule 'edm_heun' works in sigma/alpha, infinite at t = {float(grid.times[0])} of the "
-            f"{grid.path} path: use rule 'heun', or start at a smaller time"
+            f"{grid.path.name} path: use rule 'heun', or start at a smaller time"
         )
-    clock = [s / a for s, a in zip(grid.sigma, grid.alpha, strict=True)]
-    return Frame(grid.alpha, clock, grid.noise)
+    return edm_frame(grid)
 
 
-def _average(field: Field, x: Tensor, i: int, frame: Frame) -> State:
+def edm_frame(grid: Grid) -> Frame:
+    """Coordinates in which the noise prediction is the slope; not for a step from alpha = 0."""
+    return Frame(grid.alpha, grid.rho, grid.noise)
+
+
+def average(field: Field, x: Tensor, i: int, frame: Frame) -> State:
+    """From node i to node i + 1 by Heun's method in the coordinates of `frame`; by Euler's to sigma = 0."""
     grid, here = field.grid, field.velocity(x, i)
     ahead = combine(grid.transfer[i], x, here)
     if i + 1 < grid.num_steps or grid.sigma[-1] > 0:

@@ -77,8 +77,8 @@ class Kernel:
 
 @lru_cache(KEPT)
 def _weights(kernel: Transitions, grid: Grid) -> tuple[tuple[float, float, float], ...]:
-    if grid.path != LINEAR.name:
-        raise ValueError(f"sampler rule {kernel.name!r} steps along the {LINEAR.name} path, not along {grid.path}")
+    if grid.path != LINEAR:
+        raise ValueError(f"sampler rule {kernel.name!r} steps along the {LINEAR.name} path, not along {grid.path.name}")
     found = kernel.transition(grid.times, torch.arange(grid.num_steps))
     rows = list(zip(found.x_weight.tolist(), found.v_weight.tolist(), found.std.tolist(), strict=True))
     if grid.sigma[-1] == 0:

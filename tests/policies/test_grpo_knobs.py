@@ -201,7 +201,8 @@ def test_only_kept_samples_are_trained_on_and_all_have_made_the_advantages() -> 
 
 def test_ddpos_gradient_and_optimum_are_those_of_its_chain() -> None:
     # A sum over steps of P_k c_k, and with a KL a mean shift of S1 / beta, for DDIM of eta = 1
-    kernel, nodes = DDIM(name="ddim", noise_level=1.0), flow_grpo.times_of(replace(CONFIG, rollout_steps=8))
+    kernel = DDIM(name="ddim", noise_level=1.0, variance="small")
+    nodes = flow_grpo.times_of(replace(CONFIG, rollout_steps=8))
     cfg = replace(CONFIG, rollout_steps=8, steps_per_update=7, kernel=kernel, in_use="kernel", advantage_scale="none")
     step = kernel.transition(torch.tensor(nodes, dtype=torch.float64), torch.arange(7))
     slopes = [(t - (1 - t) / 4) / ((1 - t) ** 2 / 4 + t**2) for t in nodes[:-1]]
@@ -218,7 +219,7 @@ def test_ddpos_gradient_and_optimum_are_those_of_its_chain() -> None:
     assert (onward * step.v_weight * shifts).sum().item() == pytest.approx(conditional)
     kl = (step.v_weight / step.std).square() * shifts
     torch.testing.assert_close(kl, onward * step.v_weight)
-    assert flow_grpo.sampler(cfg).rule == {"name": "ddim", "noise_level": 1.0}
+    assert flow_grpo.sampler(cfg).rule == {"name": "ddim", "noise_level": 1.0, "variance": "small"}
 
 
 @pytest.mark.parametrize(

@@ -23,14 +23,14 @@ def label(x, sigma):
     return torch.full((len(x),), float(sigma), dtype=x.dtype)
 
 
-def scheduled(scheduler):
+def scheduled(scheduler, **options):
     """diffusers' own loop; the network is asked at the true sigma, not at the rounded timestep."""
     x, seen = START, []
     for index, timestep in enumerate(scheduler.timesteps):
         scheduler._step_index = None if index == 0 else scheduler._step_index
         sigma = scheduler.sigmas[scheduler.step_index or index]
         seen.append(float(sigma))
-        x = scheduler.step(VELOCITY(x, label(x, sigma)), timestep, x, return_dict=False)[0]
+        x = scheduler.step(VELOCITY(x, label(x, sigma)), timestep, x, return_dict=False, **options)[0]
     return x, seen
 
 

@@ -13,7 +13,7 @@ from stages.core.spec import even
 from stages.samplers import rule_of, sample
 from stages.samplers.field import Rule
 from stages.samplers.kernels import Transition, grid_like
-from tests.samplers.rigs import EVERY, NOISY, flow_sde_step, gaussian
+from tests.samplers.rigs import EVERY, KERNELS, flow_sde_step, gaussian
 from tests.training.gaussian import GaussianVelocity, tokens
 
 MEAN, S2 = 1.0, 0.25
@@ -172,7 +172,7 @@ TABLE = [  # rule, steps, Var(x0), Corr(x0, x1), Var(x0 | x1); nan: not compared
 
 def noisy(name: str, level: float) -> Rule:
     knobs = {} if name == "euler" else {"depth" if name == "anchored" else "noise_level": level}
-    return rule_of({"name": name, **knobs})
+    return rule_of({"name": name, **knobs, **({"variance": "small"} if name == "ddim" else {})})
 
 
 @pytest.mark.parametrize(("name", "level", "num", *"vcs"), TABLE)
@@ -228,7 +228,7 @@ def transition(rule, num: int, index: int) -> Transition:
     return rule.transition(grid_like(even(num).times, torch.zeros((), dtype=torch.float64)), torch.tensor([index]))
 
 
-@pytest.mark.parametrize("name", sorted(NOISY))
+@pytest.mark.parametrize("name", sorted(KERNELS))
 def test_a_transitions_mean_and_std_are_the_rules(name: str) -> None:
     x, z = (torch.randn(3, 1, dtype=torch.float64, generator=stream(0, letter)) for letter in "xz")
     velocity, t = gaussian(LINEAR, 0.7, 0.4), torch.full((3,), 1.0, dtype=torch.float64)

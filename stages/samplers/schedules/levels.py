@@ -4,11 +4,10 @@ import torch
 from torch import Tensor
 
 from stages.core.path import Path
-from stages.core.ranges import Positive
 from stages.core.spec import from_noise_to_data
 
 
-def fall(hi: Positive, lo: Positive) -> None:
+def fall(hi: float, lo: float) -> None:
     """ValueError unless levels fall from `hi` to `lo`."""
     if lo >= hi:
         raise ValueError(f"hi={hi} must be greater than lo={lo}: levels of noise fall")
