@@ -74,9 +74,10 @@ def test_results_that_are_not_there_are_asked_for(tmp_path, monkeypatch, capsys)
     assert "missing; run `fewstep run experiment=bench_distill` first" in capsys.readouterr().err
 
 
-def test_the_readme_names_every_distiller_that_parameters_can():
-    told = (distill.ROOT / "README.md").read_text().split("| family | distillers |")[1].split("\n\n")[0]
-    known = {file.stem for file in (distill.ROOT / "params/distiller").glob("*.yaml")} - {"common"}
+@pytest.mark.parametrize(("words", "folder"), [("distillers", "distiller"), ("policies", "policy")])
+def test_the_readme_names_every_method_that_parameters_can(words, folder):
+    told = (distill.ROOT / "README.md").read_text().split(f"| family | {words} |")[1].split("\n\n")[0]
+    known = {file.stem for file in (distill.ROOT / "params" / folder).glob("*.yaml")} - {"common"}
     assert set(re.findall(r"`(\w+)`", told)) == known
 
 
