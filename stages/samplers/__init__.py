@@ -39,10 +39,11 @@ from stages.samplers.pndm import PNDM
 from stages.samplers.pseudo_corrector import PseudoCorrector
 from stages.samplers.renoise import Renoise
 from stages.samplers.restart import Restart
+from stages.samplers.sa_solver import SASolver
 from stages.samplers.unipc import UniPC
 
 _Drawing = Renoise | FlowSDE | DanceSDE | CPS | Anchored | DDIM | Churn | Restart
-_Multistep = Dpmpp2M | Dpmpp2S | Dpmpp3M | Dpmpp2MSDE | UniPC | DEIS | PNDM | GradientEstimation | ERSDE
+_Multistep = Dpmpp2M | Dpmpp2S | Dpmpp3M | Dpmpp2MSDE | UniPC | DEIS | PNDM | GradientEstimation | ERSDE | SASolver
 FromNoise = Euler | Heun | PseudoCorrector | _Multistep | _Drawing | FlowMap
 """Those that can start where alpha = 0, as every sampler of a model does."""
 

@@ -12,7 +12,6 @@ import math
 from functools import lru_cache
 from typing import Annotated, Literal
 
-import numpy as np
 import torch
 from pydantic import Field as Knob
 from torch import Tensor
@@ -21,10 +20,8 @@ from stages.core.config import config
 from stages.samplers.field import Draw, Field, State
 from stages.samplers.grid import KEPT, MAX_RHO, Grid
 from stages.samplers.multistep import noise_step
+from stages.samplers.quadrature import gauss_legendre, lagrange
 from stages.samplers.schedules.levels import times_at
-
-NUM_POINTS = 40
-"""Of a quadrature; what it integrates is smooth in log(1 + rho)."""
 
 
 @config
@@ -62,24 +59,15 @@ def _weights(order: int, basis: str, grid: Grid) -> tuple[tuple[float, ...], ...
         through = [node for node in nodes[max(i - order + 1, 0) : i + 1] if math.isfinite(node)][::-1]
         if not math.isfinite(nodes[i + 1]):
             through = through[:1]
-        integrals = [(shares[i - 1] * _lagrange(through, j, values[i - 1])).sum() for j in range(1, len(through))]
+        integrals = [(shares[i - 1] * lagrange(through, j, values[i - 1])).sum() for j in range(1, len(through))]
         found.append(tuple(grid.alpha[i + 1] * value.item() for value in integrals))
     return tuple(found)
 
 
 def _quadratures(levels: Tensor) -> tuple[Tensor, Tensor]:
-    """Points in rho between neighbours of `levels` [n], and weights of d rho, each [n - 1, NUM_POINTS]."""
-    unit, weights = (torch.from_numpy(each) for each in np.polynomial.legendre.leggauss(NUM_POINTS))
+    """Points in rho between neighbours of `levels` [n], and weights of d rho, each [n - 1, points]."""
+    unit, weights = gauss_legendre()
     ends = levels.log1p()[:, None]
-    half = 0.5 * ends.diff(dim=0)
-    w = ends[:-1] + half * (1 + unit)
-    return w.expm1(), half * weights * w.exp()
-
-
-def _lagrange(nodes: list[float], j: int, at: Tensor) -> Tensor:
-    """The polynomial that is 1 at nodes[j] and 0 at the others."""
-    value = torch.ones_like(at)
-    for k, node in enumerate(nodes):
-        if k != j:
-            value = value * (at - node) / (nodes[j] - node)
-    return value
+    length = ends.diff(dim=0)
+    w = ends[:-1] + length * unit
+    return w.expm1(), length * weights * w.exp()

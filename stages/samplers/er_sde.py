@@ -14,15 +14,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
-import numpy as np
-
 from stages.core.config import config
 from stages.samplers.field import Draw, Field, State
 from stages.samplers.grid import KEPT, MAX_RHO, Grid, combine
 from stages.samplers.multistep import noised, recalled, remembered
+from stages.samplers.quadrature import gauss_legendre
 
-NUM_POINTS = 40
-"""Of a quadrature; what it integrates is smooth in log(rho)."""
 PER_RHO = {
     "rho": lambda _rho: 1.0,
     "rho_squared": lambda rho: rho,
@@ -98,6 +95,6 @@ def _differences(rule: ERSDE, grid: Grid, i: int) -> tuple[float, float]:
 
 def _quadrature(start: float, end: float) -> tuple[list[float], list[float]]:
     """Points in rho between `end` and `start`, and weights of d log(rho)."""
-    unit, weights = np.polynomial.legendre.leggauss(NUM_POINTS)
-    half = 0.5 * math.log(start / end)
-    return (end * np.exp(half * (1 + unit))).tolist(), (half * weights).tolist()
+    unit, weights = gauss_legendre()
+    length = math.log(start / end)
+    return (end * (length * unit).exp()).tolist(), (length * weights).tolist()

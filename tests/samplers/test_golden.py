@@ -16,6 +16,7 @@ def truth():
     return exact_end(VP_LINEAR, START, 1.0, 0.01)
 
 
+SA = {"name": "sa_solver", "tau": 0.0, "until": 0.0, "since": 1.0, "few_steps": False}
 # Rules with knobs, by the name of their row.
 KNOBS = {
     "tab1": {"name": "deis", "order": 1, "basis": "t"},
@@ -28,6 +29,8 @@ KNOBS = {
     "er_2": {"name": "er_sde", "phi": "rho", "terms": "2"},
     "er_3": {"name": "er_sde", "phi": "rho", "terms": "3"},
     "er_3_as_published": {"name": "er_sde", "phi": "rho", "terms": "3_as_published"},
+    "sa_1": {**SA, "predictor": 1, "corrector": 0},
+    "sa_3_4": {**SA, "predictor": 3, "corrector": 4},
     "plms4": {"name": "pndm", "order": 4, "warm_up": "none"},
     "dpmpp_3m_as_shipped": {"name": "dpmpp_3m", "eta": 0.0, "curvature": 1},
     "dpmpp_3m_repaired": {"name": "dpmpp_3m", "eta": 0.0, "curvature": 2},
@@ -67,6 +70,8 @@ TABLE = {
     "er_2": (7.153e-2, 1.658e-2, 3.877e-3, 2.03),
     "er_3": (4.785e-2, 6.107e-3, 7.103e-4, 3.05),
     "er_3_as_published": (6.570e-2, 1.322e-2, 2.736e-3, 2.09),
+    "sa_1": (1.793e-1, 8.995e-2, 4.504e-2, 1.00),
+    "sa_3_4": (2.402e-2, 1.634e-3, 8.208e-5, 3.98),
     "plms4": (3.315e-2, 6.022e-3, 5.330e-4, 1.99),
     "dpmpp_2s": (3.015e-2, 8.131e-3, 2.103e-3, 1.99),
     "dpmpp_3m_as_shipped": (3.470e-2, 4.143e-3, 8.766e-4, 2.00),
