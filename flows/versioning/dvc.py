@@ -115,7 +115,7 @@ def log_of(node: Node) -> Path:
 
 def locked() -> Mapping[str, Mapping[str, str]]:
     """Node's name -> path of an output -> digest, as dvc.lock has them."""
-    if not LOCK.is_file():
-        return {}
-    stages = (yaml.safe_load(LOCK.read_text(encoding="utf-8")) or {}).get("stages", {})
+    with command.none_writes():
+        text = LOCK.read_text(encoding="utf-8") if LOCK.is_file() else ""
+    stages = (yaml.safe_load(text) or {}).get("stages", {})
     return {name: {out["path"]: out["md5"] for out in stage.get("outs", [])} for name, stage in stages.items()}

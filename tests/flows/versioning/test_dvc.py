@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pytest
@@ -81,6 +82,26 @@ def test_another_dvc_at_work_is_seen_by_its_locks(home):
         assert command.at_work()
     table.write_text(json.dumps({"write": {"data/teacher": {"pid": os.getpid(), "cmd": "dvc repro"}}}))
     assert command.at_work()
+
+
+def test_what_another_dvc_records_just_now_is_waited_for(home):
+    rwlock(home, "{}")
+    content = "stages: {teacher: {outs: [{hash: md5, path: data/teacher, md5: 0123.dir}]}}"
+    with ThreadPoolExecutor(1) as pool:
+        with FileLock(home / ".dvc/tmp/lock"):
+            (home / "dvc.lock").write_text(content.replace(", md5: 0123.dir", ""))  # it writes from front to back
+            found = pool.submit(dvc.locked)
+            with pytest.raises(TimeoutError):
+                found.result(timeout=0.2)
+            (home / "dvc.lock").write_text(content)
+        assert found.result(timeout=PATIENCE_S) == {"teacher": {"data/teacher": "0123.dir"}}
+
+
+def test_a_dvc_that_never_lets_go_of_its_lock_is_named(home, monkeypatch):
+    rwlock(home, "{}")
+    monkeypatch.setattr(command, "_LIMIT_S", 0.0)
+    with FileLock(home / ".dvc/tmp/lock"), pytest.raises(errors.Passing, match=r"lock: a dvc has held its lock"):
+        dvc.locked()
 
 
 ASKED = "from flows.runtime import outcomes; import os, sys; told = outcomes.asked(); "
