@@ -1,6 +1,6 @@
 # Two commands are all a newcomer needs: `make run` and `make test`.
 .DEFAULT_GOAL := help
-.PHONY: help install run test check lint types unit unit-flows unit-io unit-science gpu-test bench-distill clean
+.PHONY: help install run test check lint types unit unit-flows unit-io unit-science gpu-test bench-distill bench-samplers clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -13,7 +13,7 @@ unexport PYTHONDONTWRITEBYTECODE
 experiment ?= digits
 
 help: ## Explain every target
-	@awk 'BEGIN {FS = ":.*## "; print "usage: make <target>\n"} /^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "; print "usage: make <target>\n"} /^[a-z-]+:.*## / {printf "  %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo "  make run experiment=smoke    another preset of params/experiment/"
 
@@ -68,6 +68,10 @@ unit-science: install
 bench-distill: install ## Every distiller on one teacher with one budget, three trainings each: docs/distillers.md
 	@$(BIN)/fewstep run experiment=bench_distill
 	@$(BIN)/python benchmarks/distill.py
+
+bench-samplers: install ## Every step rule and schedule with equal calls, on three teachers: docs/samplers.md
+	@$(BIN)/fewstep run experiment=bench_samplers
+	@$(BIN)/python benchmarks/samplers.py
 
 gpu-test: install ## Tests that need a CUDA device
 	@$(BIN)/pytest -m gpu

@@ -1,0 +1,154 @@
+"""Every step rule, on several schedules, with equal calls: the table and the figure of what came of it.
+
+    fewstep run experiment=bench_samplers    # three teachers of the digits; `make bench-samplers` does both
+    python benchmarks/samplers.py            # samples, resumable, and writes docs/samplers.md and its figure
+
+Two kinds of model are sampled from the same noise by everyone. `mixture` is a closed form, in float64: eight components
+in a plane. `digits` are three teachers: numbers are means over them, with Student's 95 % interval, and a claim is
+judged by the differences within a teacher. The error is the root mean square, over elements, of the distance to where
+the probability-flow ODE leads; of a rule that draws noise only the distance to real images is told. Each rule has as
+many steps as fit into the calls, so that none makes more. Results are kept in .fewstep/samplers, a file each.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.samplers_models import FINE_STEPS, MIXTURE_SAMPLES, Digits, Mixture, Sampled  # noqa: E402
+from benchmarks.samplers_page import BEST_NODES, CALLS, SCHEDULES, WAYS, Found, Results, draw, page  # noqa: E402
+from benchmarks.tasks import side_by_side  # noqa: E402
+from stages.core.config import check  # noqa: E402
+from stages.core.spec import SamplerSpec  # noqa: E402
+from stages.io.artefacts import sha256_of  # noqa: E402
+from stages.samplers.spec import Sampler, calls  # noqa: E402
+
+PRESET = "experiment=bench_samplers"
+SA = {"name": "sa_solver", "until": 0.2, "since": 0.8, "predictor": 3, "corrector": 4, "few_steps": False}
+INTERVALS = [{"lo": 0.06, "hi": 0.3, "steps": 2, "repeats": 2}]
+RULES: Mapping[str, Mapping[str, Any]] = {
+    "euler": {"name": "euler"},
+    "heun": {"name": "heun"},
+    "pseudo_corrector": {"name": "pseudo_corrector"},
+    "dpmpp_2s": {"name": "dpmpp_2s"},
+    "dpmpp_2m": {"name": "dpmpp_2m"},
+    "dpmpp_3m": {"name": "dpmpp_3m", "eta": 0.0, "curvature": 2},
+    "unipc": {"name": "unipc"},
+    "deis 2": {"name": "deis", "order": 2, "basis": "t"},
+    "deis 3": {"name": "deis", "order": 3, "basis": "t"},
+    "pndm": {"name": "pndm", "order": 4, "warm_up": "improved_euler"},
+    "gradient_estimation": {"name": "gradient_estimation", "gamma": 2.0, "mu": 0.0},
+    "er_sde, no noise": {"name": "er_sde", "phi": "rho", "terms": "3"},
+    "sa_solver 0": {**SA, "tau": 0.0},
+    "sa_solver 0.4": {**SA, "tau": 0.4},
+    "sa_solver 1": {**SA, "tau": 1.0},
+    "er_sde": {"name": "er_sde", "phi": "er", "terms": "3"},
+    "dpmpp_2m_sde": {"name": "dpmpp_2m_sde", "eta": 1.0},
+    "ddim 1": {"name": "ddim", "noise_level": 1.0, "variance": "small"},
+    "churn": {"name": "churn", "churn": 10.0, "lo": 0.05, "hi": 50.0, "inflation": 1.003},
+    "restart": {"name": "restart", "solver": "heun", "intervals": INTERVALS, "inflation": 1.0},
+    "renoise": {"name": "renoise"},
+    "flow_sde": {"name": "flow_sde", "noise_level": 0.7},
+}
+"""What a row is called, and the rule with its knobs."""
+KEPT = Path(".fewstep/samplers")
+PAGE, FIGURE = Path("docs/samplers.md"), Path("docs/images/samplers.png")
+BEGIN, END = "<!-- written by benchmarks/samplers.py -->", "<!-- up to here -->"
+
+
+def main() -> None:
+    """Sample what is not there yet, and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="side by side (one a core)")
+    args = parser.parse_args()
+    for needed in ("dataset", "encode", "verifier", "teacher"):
+        if not (Path("data") / needed / "manifest.json").is_file():
+            parser.exit(1, f"data/{needed}: not made; run `fewstep run {PRESET}` first\n")
+    KEPT.mkdir(parents=True, exist_ok=True)
+    runs = list(_runs())
+    waiting: dict[tuple[str, float], list[Run]] = {}
+    for run in runs:
+        if not Path(run.file).is_file():
+            waiting.setdefault((run.model, run.guidance), []).append(run)
+    tasks = [(*of, left, os.getcwd()) for of, left in waiting.items()]
+    side_by_side(follow, tasks, args.workers, "models, each with its guidance")
+    found: dict[Any, list[Found]] = {}
+    for run in runs:
+        kind = "mixture" if run.model == "mixture" else "digits"
+        found.setdefault((kind, run.guidance, run.rule, run.schedule), []).append(
+            json.loads(Path(run.file).read_text())
+        )
+    bench = Results(found)
+    text = (ROOT / PAGE).read_text(encoding="utf-8")
+    before, after = text.split(BEGIN)[0], text.split(END)[1]
+    (ROOT / PAGE).write_text(f"{before}{BEGIN}\n\n{page(bench)}\n\n{END}{after}", encoding="utf-8")
+    draw(bench, ROOT / FIGURE)
+    print(f"{PAGE} and {FIGURE} written")
+
+
+class Run(NamedTuple):
+    """One model, sampled by one rule on one schedule with each number of calls."""
+
+    model: str
+    """`mixture`, or the folder of a teacher under data/."""
+    guidance: float
+    rule: str
+    schedule: str
+    file: str
+    """For its numbers."""
+
+
+def _runs() -> Iterator[Run]:
+    further = sorted(each.name for each in Path("data/teacher-replicates").glob("r*"))
+    teachers = ["teacher", *(f"teacher-replicates/{name}" for name in further)]
+    for kind, guidance in WAYS:
+        for model in ["mixture"] if kind == "mixture" else teachers:
+            for rule in RULES:
+                for schedule in [*SCHEDULES, *([BEST_NODES] if rule == "euler" else [])]:
+                    yield Run(model, guidance, rule, schedule, str(_file(model, guidance, rule, schedule)))
+
+
+def _file(model: str, guidance: float, rule: str, schedule: str) -> Path:
+    """Where numbers are kept: called after all that decides them."""
+    of = None if model == "mixture" else json.loads((Path("data") / model / "manifest.json").read_text())
+    decides = [of, guidance, RULES[rule], SCHEDULES.get(schedule, schedule), CALLS, FINE_STEPS, MIXTURE_SAMPLES]
+    return (KEPT / sha256_of(decides)[:16]).with_suffix(".json").resolve()
+
+
+def follow(model: str, guidance: float, runs: Sequence[Run], project: str) -> None:
+    """Make the runs of one model, and write the numbers of each to its file as soon as they are known."""
+    os.chdir(project)
+    torch.set_num_threads(1)
+    seen = Mixture() if model == "mixture" else Digits(model, guidance)
+    for run in runs:
+        specs = {most: fitting(RULES[run.rule], run.schedule, most, seen) for most in CALLS}
+        aside = Path(run.file).with_suffix(".part")
+        aside.write_text(json.dumps({most: seen.numbers(spec) for most, spec in specs.items() if spec}))
+        aside.rename(run.file)
+
+
+def fitting(rule: Mapping[str, Any], schedule: str, most: int, model: Sampled) -> SamplerSpec | None:
+    """The rule with as many steps as take at most `most` calls, or None where it takes more in a single one."""
+    for steps in range(most, 0, -1):
+        if schedule == BEST_NODES:
+            chosen: Mapping[str, Any] = {"name": "explicit", "at": model.best_nodes(steps)}
+        else:
+            chosen = {**SCHEDULES[schedule], "steps": steps}
+        if chosen["name"] == "log_uniform" and steps < 2:  # it needs both its ends
+            return None
+        spec = check(Sampler, {"rule": rule, "schedule": chosen, "guidance": 1.0}, "sampler").spec
+        if calls(spec) <= most:
+            return spec
+    return None
+
+
+if __name__ == "__main__":
+    main()

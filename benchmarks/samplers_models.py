@@ -1,0 +1,127 @@
+"""What the samplers' bench samples: a mixture in closed form, and teachers of the digits."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from stages.cells.bench import Bench
+from stages.core.config import check
+from stages.core.guidance import guided
+from stages.core.prompts import EMPTY
+from stages.core.rng import normal_at, stream
+from stages.core.spec import SamplerSpec
+from stages.metrics.energy import energy_distance
+from stages.metrics.judgement import correctness, likeness
+from stages.models import load
+from stages.models.mixture import GaussianMixture
+from stages.samplers import Solution, rule_of, sample
+from stages.samplers.search import best_nodes, jump_costs
+from stages.samplers.spec import Sampler
+
+ERROR, DISTANCE, RECALL, SCORE = "error", "distance", "recall", "score"
+FINE_STEPS = 100
+"""Of Heun's rule, whose end the errors are measured from."""
+GRID_STEPS = 32
+"""Of Euler's rule: the grid that the best nodes are chosen from."""
+MIXTURE_SAMPLES = 4096
+
+
+class Sampled:
+    """A model that is sampled from the same noise by every rule."""
+
+    noise: Tensor
+
+    def velocity(self, x: Tensor, t: Tensor) -> Tensor:
+        """dx/dt [B, ...], with prompts and guidance inside."""
+        raise NotImplementedError
+
+    def judge(self, samples: Tensor) -> dict[str, float]:
+        """How like the real thing they are."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def run(self, spec: SamplerSpec, keep: Sequence[int] = ()) -> tuple[Solution, bool]:
+        """From `noise` on; and whether the rule drew any more of it."""
+        drew = []
+
+        def draw(node: int, x: Tensor) -> Tensor:
+            drew.append(node)
+            return normal_at(1, f"node{node}", 0, len(x), tuple(x.shape[1:])).to(x)
+
+        found = sample(self.velocity, self.noise, spec.times, rule_of(spec.rule), keep=keep, rng=draw)
+        return found, bool(drew)
+
+    def numbers(self, spec: SamplerSpec) -> dict[str, float]:
+        """Of a rule; its error too, if it draws no noise."""
+        found, drew = self.run(spec)
+        told = self.judge(found.x0)
+        return told if drew else {**told, ERROR: (found.x0 - self.exact).square().mean().sqrt().item()}
+
+    @cached_property
+    def exact(self) -> Tensor:
+        """Where the flow leads, nearly."""
+        return self.run(plain("heun", FINE_STEPS))[0].x0
+
+    @cached_property
+    def _costs(self) -> Tensor:
+        spec = plain("euler", GRID_STEPS)
+        states = self.run(spec, range(len(spec.times)))[0].states
+        return jump_costs(states, torch.tensor(spec.times, dtype=torch.float64))
+
+    def best_nodes(self, steps: int) -> list[float]:
+        """`steps` + 1 times for Euler's rule, out of a fine grid."""
+        times = plain("euler", GRID_STEPS).times
+        return [times[node] for node in best_nodes(self._costs)[steps - 1][0]]
+
+
+def plain(rule: str, steps: int) -> SamplerSpec:
+    """A rule without knobs, on equal steps."""
+    stated = {"rule": {"name": rule}, "schedule": {"name": "uniform", "steps": steps}, "guidance": 1.0}
+    return check(Sampler, stated, "sampler").spec
+
+
+class Mixture(Sampled):
+    """Eight components on a circle, all asked for at once."""
+
+    def __init__(self) -> None:
+        angles = torch.arange(8, dtype=torch.float64) * torch.pi / 4
+        means = 2 * torch.stack([angles.cos(), angles.sin()], dim=1)
+        self.law = GaussianMixture.even(means.tolist(), [0.1, 0.15, 0.2, 0.25, 0.3, 0.1, 0.2, 0.3])
+        self.noise = normal_at(0, "noise", 0, MIXTURE_SAMPLES, (2, 1, 1)).double()
+        self.cond = torch.full((MIXTURE_SAMPLES, 1), EMPTY)
+
+    def velocity(self, x: Tensor, t: Tensor) -> Tensor:
+        """The whole mixture's."""
+        return self.law(x, t, self.cond)
+
+    def judge(self, samples: Tensor) -> dict[str, float]:
+        """The energy distance to as many exact samples, in the root of data units."""
+        return {DISTANCE: energy_distance(samples, self.law.sample(self.cond, stream(0, "truth")))}
+
+
+class Digits(Sampled):
+    """A teacher, for the test images' prompts."""
+
+    def __init__(self, folder: str, guidance: float) -> None:
+        table = Path("data") / folder.replace("teacher", "encode")
+        self.bench = Bench.load(Path("data/dataset"), table, Path("data/verifier"), "cpu")
+        model = load(Path("data") / folder / "model", self.bench.table, "cpu")
+        self.net = guided(model.net, guidance)
+        self.space = model.space
+        self.places = self.bench.compared_places(1, 0)
+        self.cond = self.bench.dataset.rows(self.places)
+        self.noise = normal_at(0, "noise", 0, len(self.places), model.space.shape)
+
+    def velocity(self, x: Tensor, t: Tensor) -> Tensor:
+        """The network's."""
+        return self.net(x, t, self.cond)
+
+    def judge(self, samples: Tensor) -> dict[str, float]:
+        """The Fréchet distance to the test images, the recall of them, and the score."""
+        images = self.space.decode(samples)
+        alike = likeness(self.bench.verifier, images, self.bench.dataset.test_images, k=3)
+        right = correctness(self.bench.verifier, images, self.bench.prompts(self.places), "test")
+        return {DISTANCE: alike["frechet_distance"], RECALL: alike["recall"], SCORE: right["score_test"]}

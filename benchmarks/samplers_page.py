@@ -1,0 +1,166 @@
+"""What the samplers' bench found, as tables, claims with their verdicts, and a figure."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.samplers_models import DISTANCE, ERROR
+from stages.core.trainings import Spread, spread
+
+CALLS = (4, 8, 12, 20, 32)
+WAYS: Sequence[tuple[str, float]] = (("mixture", 1.0), ("digits", 1.0), ("digits", 3.0))
+"""Models, and the guidance that they are sampled with."""
+SCHEDULES: Mapping[str, Mapping[str, Any]] = {
+    "uniform": {"name": "uniform"},
+    "shifted 3": {"name": "shifted", "shift": 3.0},
+    "log_uniform": {"name": "log_uniform", "hi": 80.0, "lo": 0.02},
+}
+BEST_NODES = "best nodes"
+"""The schedule that dynamic programming finds for Euler's rule on each model (BOSS)."""
+Found = Mapping[str, Mapping[str, float]]
+"""Calls, as JSON has them -> number -> value."""
+
+
+class Results:
+    """What was found, for each model, guidance, rule and schedule a file a teacher."""
+
+    def __init__(self, found: Mapping[tuple[str, float, str, str], Sequence[Found]]) -> None:
+        self.found = found
+        self.rules = list(dict.fromkeys(rule for _, _, rule, _ in found))
+
+    def values(self, way: tuple[str, float], rule: str, schedule: str, most: int, number: str) -> list[float] | None:
+        """One a teacher; None where the rule does not fit into so many calls, or the number is not told of it."""
+        rows = [each.get(str(most), {}) for each in self.found.get((*way, rule, schedule), [])]
+        return [row[number] for row in rows] if rows and all(number in row for row in rows) else None
+
+    def best(self, way: tuple[str, float], rule: str, most: int, number: str) -> tuple[str, list[float]] | None:
+        """The schedule on which a rule's mean is least, and its values."""
+        known = {
+            schedule: values
+            for schedule in SCHEDULES
+            if (values := self.values(way, rule, schedule, most, number)) is not None
+        }
+        return min(known.items(), key=lambda item: sum(item[1])) if known else None
+
+
+def told(values: Sequence[float]) -> str:
+    """A mean, and Student's 95 % interval where there are several."""
+    mean = sum(values) / len(values)
+    around = f" ± {spread(values).reach:.2g}" if len(values) > 1 else ""
+    return f"{mean:.3g}{around}"
+
+
+def page(bench: Results) -> str:
+    """A table a way and a number, and the claims."""
+    parts = []
+    for way in WAYS:
+        for number, words in ((ERROR, "error"), (DISTANCE, DISTANCES[way[0]])):
+            parts.append(f"### {title(way)}: {words}\n\n{_table(bench, way, number)}")
+    return "\n\n".join([*parts, f"### Claims\n\n{_claims(bench)}"])
+
+
+DISTANCES = {"mixture": "energy distance x 1000", "digits": "Fréchet distance"}
+
+
+def title(way: tuple[str, float]) -> str:
+    """In words."""
+    return way[0] + (f", guidance {way[1]:g}" if way[1] != 1 else "")
+
+
+def _table(bench: Results, way: tuple[str, float], number: str) -> str:
+    """A row a rule, each number on the schedule where it is least, the least of a column in bold."""
+    lines = [_line(["rule", *(f"{most} calls" for most in CALLS)]), _line(["---"] * (len(CALLS) + 1))]
+    scale = 1000 if way[0] == "mixture" and number == DISTANCE else 1
+    known = {(rule, most): bench.best(way, rule, most, number) for rule in bench.rules for most in CALLS}
+    for rule in bench.rules:
+        cells = []
+        for most in CALLS:
+            found = known[rule, most]
+            least = min((sum(each[1]) for (_, of), each in known.items() if of == most and each), default=0.0)
+            if found is None:
+                cells.append("")
+                continue
+            text = told([scale * value for value in found[1]])
+            cells.append(f"{f'**{text}**' if sum(found[1]) == least else text} ({SHORT[found[0]]})")
+        if any(cells):
+            lines.append(_line([f"`{rule}`", *cells]))
+    return "\n".join(lines)
+
+
+SHORT = {"uniform": "u", "shifted 3": "s", "log_uniform": "l"}
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+CLAIMS: Sequence[tuple[str, tuple[str, float], str, tuple[int, ...], str, str]] = (
+    ("UniPC is ahead of DEIS in few calls", ("digits", 1.0), ERROR, (4, 8), "unipc", "deis 3"),
+    ("the same under guidance", ("digits", 3.0), ERROR, (4, 8), "unipc", "deis 3"),
+    ("the third order helps without guidance", ("digits", 1.0), ERROR, (8, 12), "dpmpp_3m", "dpmpp_2m"),
+    ("and does not with it", ("digits", 3.0), ERROR, (8, 12), "dpmpp_2m", "dpmpp_3m"),
+    ("noise forgets errors in many calls", ("digits", 1.0), DISTANCE, (20, 32), "dpmpp_2m_sde", "dpmpp_2m"),
+    ("SA-Solver is best with some noise", ("digits", 1.0), DISTANCE, (20, 32), "sa_solver 0.4", "sa_solver 0"),
+    ("and not with all of it", ("digits", 1.0), DISTANCE, (20, 32), "sa_solver 0.4", "sa_solver 1"),
+    ("ER-SDE is ahead of ancestral sampling", ("digits", 1.0), DISTANCE, (12, 20), "er_sde", "ddim 1"),
+    ("Restart is ahead of EDM's churn", ("digits", 1.0), DISTANCE, (32,), "restart", "churn"),
+    ("gradient estimation is ahead of DDIM", ("digits", 1.0), ERROR, (4, 8), "gradient_estimation", "euler"),
+)  # fmt: skip
+"""In words, where, which number, with how many calls, the rule that is said to do better, and the other."""
+
+
+def _claims(bench: Results) -> str:
+    lines = [_line(["claim", "where", "calls", "found, each on its best schedule", "verdict here"]), _line(["---"] * 5)]
+    for words, way, number, budgets, better, worse in CLAIMS:
+        for most in budgets:
+            ours, theirs = (bench.best(way, rule, most, number) for rule in (better, worse))
+            if ours is None or theirs is None:
+                continue
+            found = f"`{better}` {told(ours[1])} against `{worse}` {told(theirs[1])}"
+            where = f"{title(way)}, {'error' if number == ERROR else DISTANCES[way[0]]}"
+            lines.append(_line([words, where, str(most), found, verdict(ours[1], theirs[1])]))
+    for way in WAYS:
+        for most in CALLS[:3]:
+            ours, theirs = (bench.values(way, "euler", schedule, most, ERROR) for schedule in (BEST_NODES, "uniform"))
+            if ours is not None and theirs is not None:
+                found = f"best nodes {told(ours)} against even ones {told(theirs)}"
+                words = ["BOSS's nodes are ahead of even ones for Euler's rule", f"{title(way)}, error", str(most)]
+                lines.append(_line([*words, found, verdict(ours, theirs)]))
+    return "\n".join(lines)
+
+
+def verdict(ours: Sequence[float], theirs: Sequence[float]) -> str:
+    """Whether ours is less, by the differences of pairs; a single pair is a closed form's, known exactly."""
+    gaps = [one - other for one, other in zip(ours, theirs, strict=True)]
+    if len(gaps) == 1:
+        return "holds" if gaps[0] < 0 else "**fails**"
+    around: Spread = spread(gaps)
+    if around.low <= 0 <= around.high:
+        return f"cannot be told apart ({around.mean:+.2g} ± {around.reach:.2g})"
+    return f"{'holds' if around.mean < 0 else '**fails**'} ({around.mean:+.2g} ± {around.reach:.2g})"
+
+
+def draw(bench: Results, file: Path) -> None:
+    """A panel a way and number, a line a rule, each on the schedule where it is least."""
+    import matplotlib.pyplot as plt
+
+    figure, panels = plt.subplots(2, len(WAYS), figsize=(4.2 * len(WAYS), 8.5), layout="constrained")
+    shades = plt.colormaps["tab20"].colors  # type: ignore[attr-defined]
+    for column, way in enumerate(WAYS):
+        for axes, number in zip(panels[:, column], (ERROR, DISTANCE), strict=True):
+            for index, rule in enumerate(bench.rules):
+                known = [(most, found[1]) for most in CALLS if (found := bench.best(way, rule, most, number))]
+                style = {"color": shades[index % 20], "linestyle": "-" if index < 20 else "--"}
+                means = [sum(values) / len(values) for _, values in known]
+                if known and min(means) > 0:
+                    axes.plot([most for most, _ in known], means, marker="o", markersize=3, label=rule, **style)
+            axes.set_xscale("log", base=2)
+            axes.set_yscale("log")
+            axes.set_xticks(CALLS, [str(most) for most in CALLS])
+            axes.set_title(f"{title(way)}: {'error' if number == ERROR else DISTANCES[way[0]].removesuffix(' x 1000')}")
+            axes.grid(color="0.92")
+        panels[1][column].set_xlabel("network calls (a guided one counts once)")
+    lines = {line.get_label(): line for axes in panels.flat for line in axes.get_lines()}
+    figure.legend(lines.values(), lines.keys(), loc="outside right center", frameon=False)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file, dpi=120)
