@@ -22,6 +22,7 @@ import yaml
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.pages import line, put  # noqa: E402
 from stages.core.trainings import Spread, compared  # noqa: E402
 from stages.io.params import compose  # noqa: E402
 from stages.training.cost import Cost  # noqa: E402
@@ -29,7 +30,6 @@ from stages.training.cost import Cost  # noqa: E402
 BUDGET = 100_000
 PRESET = "experiment=bench_distill"
 PAGE, FIGURE = Path("docs/distillers.md"), Path("docs/images/distillers.png")
-BEGIN, END = "<!-- written by benchmarks/distill.py -->", "<!-- up to here -->"
 NUMBERS = ("score_seen", "score_heldout", "frechet_distance", "precision", "recall")
 DISTANCE, SCORE = "frechet_distance", "score_heldout"
 COSTS = """What a sample of one iteration takes on average, by the preset's parameters: passes forward through the
@@ -72,7 +72,7 @@ def main() -> None:
     if not file.is_file():
         parser.exit(1, f"{file}: missing; run `fewstep run {PRESET}` first\n")
     rows = list(_rows(json.loads(file.read_text())))
-    _into(ROOT / PAGE, f"{_table(rows)}\n\n{_claims(rows)}\n\n{COSTS}\n\n{costs()}")
+    put(ROOT / PAGE, "distill.py", f"{_table(rows)}\n\n{_claims(rows)}\n\n{COSTS}\n\n{costs()}")
     _draw(rows, ROOT / FIGURE)
     print(f"{PAGE} and {FIGURE} written: {len(rows)} rows")
 
@@ -154,7 +154,7 @@ def costs() -> str:
     from stages.training.method import Trained
 
     head = ["method", "calls", "student forward", "teacher forward", "others forward", "backward", "trained", "held"]
-    lines = [_line(head), _line(["---"] * len(head))]
+    lines = [line(head), line(["---"] * len(head))]
     first: dict[str, Any] = {}
     for each in arms_of_the_preset().values():
         first.setdefault(each.name, each)
@@ -168,12 +168,8 @@ def costs() -> str:
         held = len(roles) - trained + (teacher > 0)
         passes = [f"{value:.2g}" if value else "" for value in (student, teacher, sum(forward.values()), backward)]
         steps = each.method.sampler(each.settings).num_steps
-        lines.append(_line([f"`{name}`", str(steps), *passes, str(trained), str(held or "")]))
+        lines.append(line([f"`{name}`", str(steps), *passes, str(trained), str(held or "")]))
     return "\n".join(lines)
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 @dataclass(frozen=True)
@@ -200,7 +196,7 @@ def _rows(metrics: Mapping[str, Mapping[str, Numbers]]) -> Iterator[Row]:
 def _table(rows: Sequence[Row]) -> str:
     head = ["model", "calls", "score, seen", "score, held-out", "Fréchet distance", "precision", "recall"]
     head += ["trainings", "passes"]
-    lines = [_line(head), _line(["---"] * len(head))]
+    lines = [line(head), line(["---"] * len(head))]
     order = {"teacher": 0, "guidance": 1, "distill": 2}
     for row in sorted(rows, key=lambda row: (order[row.group], row.group == "distill" and row.name, row.nfe)):
         numbers = row.numbers
@@ -208,13 +204,13 @@ def _table(rows: Sequence[Row]) -> str:
         name = {"teacher": "teacher", "guidance": f"teacher, guidance {numbers['guidance']:g}"}.get(row.group, row.name)
         told = [_told(numbers, each) for each in NUMBERS]
         cost = [str(int(numbers["trainings"])), f"{passes:,.0f}" if passes else ""]
-        lines.append(_line([name, str(row.nfe), *told, *cost]))
+        lines.append(line([name, str(row.nfe), *told, *cost]))
     return "\n".join(lines)
 
 
 def _claims(rows: Sequence[Row]) -> str:
     """What papers claim, held against the distances of this bench."""
-    lines = ["| claim | held against each other, by distance | verdict here |", "| --- | --- | --- |"]
+    lines = [line(["claim", "held against each other, by distance", "verdict here"]), line(["---"] * 3)]
     by_name = {(row.name, row.nfe): row.numbers for row in rows if row.group == "distill"}
     for words, better, worse in CLAIMS:
         if better not in by_name or worse not in by_name:
@@ -223,7 +219,7 @@ def _claims(rows: Sequence[Row]) -> str:
         found = " against ".join(
             f"{name} at {nfe}: {_told(numbers, DISTANCE)}" for (name, nfe), numbers in ((better, ours), (worse, theirs))
         )
-        lines.append(_line([words, found, _verdict(ours, theirs)]))
+        lines.append(line([words, found, _verdict(ours, theirs)]))
     return "\n".join(lines)
 
 
@@ -247,13 +243,6 @@ def _told(numbers: Numbers, name: str) -> str:
     digits = 2 if name == "frechet_distance" else 3
     low = numbers.get(f"{name}_trainings_low")
     return f"{value:.{digits}f}" + (f" ± {value - low:.{digits}f}" if low is not None else "")
-
-
-def _into(page: Path, table: str) -> None:
-    """Put the table between the page's marks."""
-    text = page.read_text(encoding="utf-8")
-    before, after = text.split(BEGIN)[0], text.split(END)[1]
-    page.write_text(f"{before}{BEGIN}\n\n{table}\n\n{END}{after}", encoding="utf-8")
 
 
 def _draw(rows: Sequence[Row], file: Path) -> None:

@@ -26,6 +26,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.distill import PRESET  # noqa: E402
+from benchmarks.pages import ask_for  # noqa: E402
 from benchmarks.tasks import side_by_side  # noqa: E402
 from stages.io.artefacts import sha256_of  # noqa: E402
 from stages.io.params import compose  # noqa: E402
@@ -50,9 +51,7 @@ def main() -> None:
     arms = composed["distill"]["arms"]
     if unknown := set(args.arms) - set(arms):
         parser.exit(1, f"no arm {', '.join(sorted(unknown))} in {PRESET}; it has {', '.join(sorted(arms))}\n")
-    for needed in ("dataset", "encode", "verifier", *{arms[name]["teacher"][5:] for name in args.arms or arms}):
-        if not (Path("data") / needed / "manifest.json").is_file():
-            parser.exit(1, f"data/{needed}: not made; run `fewstep run {PRESET}` first\n")
+    ask_for(["dataset", "encode", "verifier", *{arms[name]["teacher"][5:] for name in args.arms or arms}], PRESET)
     grid = {name: sections(arms[name]) for name in args.arms or arms}
     if not args.show:
         _train([section for each in grid.values() for section in each[1:4]], composed["evaluate"], args.workers)

@@ -22,6 +22,7 @@ import yaml
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.pages import ask_for, line, put  # noqa: E402
 from benchmarks.tasks import side_by_side  # noqa: E402
 from stages.core.trainings import Spread, spread  # noqa: E402
 from stages.io.artefacts import sha256_of  # noqa: E402
@@ -46,7 +47,6 @@ NUMBERS = {
 }
 KEPT = Path(".fewstep/few_step_rl")
 PAGE, FIGURE = Path("docs/few_step_rl.md"), Path("docs/images/few_step_rl.png")
-BEGIN, END = "<!-- written by benchmarks/few_step_rl.py -->", "<!-- up to here -->"
 LR = 1.0e-4
 Section = dict[str, Any]
 
@@ -57,9 +57,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="trainings side by side (one a core)")
     parser.add_argument("--seeds", type=int, default=len(SEEDS), help=f"trainings of each ({len(SEEDS)})")
     args = parser.parse_args()
-    for needed in ("dataset", "encode", "verifier", *(f"distill/tdm{calls}" for calls in CALLS)):
-        if not (Path("data") / needed / "manifest.json").is_file():
-            parser.exit(1, f"data/{needed}: not made; run `fewstep run {PRESET}` first\n")
+    ask_for(["dataset", "encode", "verifier", *(f"distill/tdm{calls}" for calls in CALLS)], PRESET)
     KEPT.mkdir(parents=True, exist_ok=True)
     found = {
         (name, calls, seed): section(name, calls) for seed in SEEDS[: args.seeds] for calls in CALLS for name in LOSSES
@@ -71,9 +69,7 @@ def main() -> None:
         (name, calls): [told[name, calls, seed] for seed in SEEDS[: args.seeds]] for calls in CALLS for name in LOSSES
     }
     real = reality()
-    text = (ROOT / PAGE).read_text(encoding="utf-8")
-    before, after = text.split(BEGIN)[0], text.split(END)[1]
-    (ROOT / PAGE).write_text(f"{before}{BEGIN}\n\n{table(curves, real)}\n\n{END}{after}", encoding="utf-8")
+    put(ROOT / PAGE, "few_step_rl.py", table(curves, real))
     draw(curves, real, ROOT / FIGURE)
     print(f"{PAGE} and {FIGURE} written")
 
@@ -185,18 +181,18 @@ def over(trained: Sequence[Sequence[Mapping[str, float]]], number: str) -> Itera
 def table(curves: Curves, real: Mapping[str, float]) -> str:
     """The start and the end of each training, with Student's 95 % interval."""
     head = ["calls", "loss", *NUMBERS.values(), "precision", "recall"]
-    lines = [f"| {' | '.join(head)} |", f"| {' | '.join(['---'] * len(head))} |"]
+    lines = [line(head), line(["---"] * len(head))]
     numbers = [*NUMBERS, "precision", "recall"]
-    lines.append(f"|  | real images | {' | '.join(f'{real[number]:.3g}' for number in numbers)} |")
+    lines.append(line(["", "real images", *(f"{real[number]:.3g}" for number in numbers)]))
     for calls in CALLS:
         start = next(trained for (_, of), trained in curves.items() if of == calls)[0][0]
-        lines.append(f"| {calls} | the student | {' | '.join(f'{start[number]:.3g}' for number in numbers)} |")
+        lines.append(line([str(calls), "the student", *(f"{start[number]:.3g}" for number in numbers)]))
         for name in LOSSES:
             cells = []
             for number in numbers:
                 _, mean, around = list(over(curves[name, calls], number))[-1]
                 cells.append(f"{mean:.3g}" + (f" ± {around.reach:.2g}" if around else ""))
-            lines.append(f"| {calls} | {name} | {' | '.join(cells)} |")
+            lines.append(line([str(calls), name, *cells]))
     return "\n".join(lines)
 
 

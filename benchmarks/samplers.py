@@ -23,6 +23,7 @@ import torch
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.pages import ask_for, put  # noqa: E402
 from benchmarks.samplers_models import FINE_STEPS, MIXTURE_SAMPLES, Digits, Mixture, Sampled  # noqa: E402
 from benchmarks.samplers_page import BEST_NODES, CALLS, SCHEDULES, WAYS, Found, Results, draw, page  # noqa: E402
 from benchmarks.tasks import side_by_side  # noqa: E402
@@ -61,7 +62,6 @@ RULES: Mapping[str, Mapping[str, Any]] = {
 """What a row is called, and the rule with its knobs."""
 KEPT = Path(".fewstep/samplers")
 PAGE, FIGURE = Path("docs/samplers.md"), Path("docs/images/samplers.png")
-BEGIN, END = "<!-- written by benchmarks/samplers.py -->", "<!-- up to here -->"
 
 
 def main() -> None:
@@ -69,27 +69,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="side by side (one a core)")
     args = parser.parse_args()
-    for needed in ("dataset", "encode", "verifier", "teacher"):
-        if not (Path("data") / needed / "manifest.json").is_file():
-            parser.exit(1, f"data/{needed}: not made; run `fewstep run {PRESET}` first\n")
+    ask_for(["dataset", "encode", "verifier", "teacher"], PRESET)
     KEPT.mkdir(parents=True, exist_ok=True)
-    runs = list(_runs())
+    every = list(runs())
     waiting: dict[tuple[str, float], list[Run]] = {}
-    for run in runs:
+    for run in every:
         if not Path(run.file).is_file():
             waiting.setdefault((run.model, run.guidance), []).append(run)
     tasks = [(*of, left, os.getcwd()) for of, left in waiting.items()]
     side_by_side(follow, tasks, args.workers, "models, each with its guidance")
     found: dict[Any, list[Found]] = {}
-    for run in runs:
+    for run in every:
         kind = "mixture" if run.model == "mixture" else "digits"
         found.setdefault((kind, run.guidance, run.rule, run.schedule), []).append(
             json.loads(Path(run.file).read_text())
         )
     bench = Results(found)
-    text = (ROOT / PAGE).read_text(encoding="utf-8")
-    before, after = text.split(BEGIN)[0], text.split(END)[1]
-    (ROOT / PAGE).write_text(f"{before}{BEGIN}\n\n{page(bench)}\n\n{END}{after}", encoding="utf-8")
+    put(ROOT / PAGE, "samplers.py", page(bench))
     draw(bench, ROOT / FIGURE)
     print(f"{PAGE} and {FIGURE} written")
 
@@ -106,7 +102,8 @@ class Run(NamedTuple):
     """For its numbers."""
 
 
-def _runs() -> Iterator[Run]:
+def runs() -> Iterator[Run]:
+    """All that the bench makes, made or not: the files are called after what decides them."""
     further = sorted(each.name for each in Path("data/teacher-replicates").glob("r*"))
     teachers = ["teacher", *(f"teacher-replicates/{name}" for name in further)]
     for kind, guidance in WAYS:

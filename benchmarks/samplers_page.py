@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.pages import line
 from benchmarks.samplers_models import DISTANCE, ERROR
 from stages.core.trainings import Spread, spread
 
@@ -69,7 +70,7 @@ def title(way: tuple[str, float]) -> str:
 
 def _table(bench: Results, way: tuple[str, float], number: str) -> str:
     """A row a rule, each number on the schedule where it is least, the least of a column in bold."""
-    lines = [_line(["rule", *(f"{most} calls" for most in CALLS)]), _line(["---"] * (len(CALLS) + 1))]
+    lines = [line(["rule", *(f"{most} calls" for most in CALLS)]), line(["---"] * (len(CALLS) + 1))]
     scale = 1000 if way[0] == "mixture" and number == DISTANCE else 1
     known = {(rule, most): bench.best(way, rule, most, number) for rule in bench.rules for most in CALLS}
     for rule in bench.rules:
@@ -83,15 +84,11 @@ def _table(bench: Results, way: tuple[str, float], number: str) -> str:
             text = told([scale * value for value in found[1]])
             cells.append(f"{f'**{text}**' if sum(found[1]) == least else text} ({SHORT[found[0]]})")
         if any(cells):
-            lines.append(_line([f"`{rule}`", *cells]))
+            lines.append(line([f"`{rule}`", *cells]))
     return "\n".join(lines)
 
 
 SHORT = {"uniform": "u", "shifted 3": "s", "log_uniform": "l"}
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 CLAIMS: Sequence[tuple[str, tuple[str, float], str, tuple[int, ...], str, str]] = (
@@ -110,7 +107,7 @@ CLAIMS: Sequence[tuple[str, tuple[str, float], str, tuple[int, ...], str, str]] 
 
 
 def _claims(bench: Results) -> str:
-    lines = [_line(["claim", "where", "calls", "found, each on its best schedule", "verdict here"]), _line(["---"] * 5)]
+    lines = [line(["claim", "where", "calls", "found, each on its best schedule", "verdict here"]), line(["---"] * 5)]
     for words, way, number, budgets, better, worse in CLAIMS:
         for most in budgets:
             ours, theirs = (bench.best(way, rule, most, number) for rule in (better, worse))
@@ -118,14 +115,14 @@ def _claims(bench: Results) -> str:
                 continue
             found = f"`{better}` {told(ours[1])} against `{worse}` {told(theirs[1])}"
             where = f"{title(way)}, {'error' if number == ERROR else DISTANCES[way[0]]}"
-            lines.append(_line([words, where, str(most), found, verdict(ours[1], theirs[1])]))
+            lines.append(line([words, where, str(most), found, verdict(ours[1], theirs[1])]))
     for way in WAYS:
         for most in CALLS[:3]:
             ours, theirs = (bench.values(way, "euler", schedule, most, ERROR) for schedule in (BEST_NODES, "uniform"))
             if ours is not None and theirs is not None:
                 found = f"best nodes {told(ours)} against even ones {told(theirs)}"
                 words = ["BOSS's nodes are ahead of even ones for Euler's rule", f"{title(way)}, error", str(most)]
-                lines.append(_line([*words, found, verdict(ours, theirs)]))
+                lines.append(line([*words, found, verdict(ours, theirs)]))
     return "\n".join(lines)
 
 

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from benchmarks import distill, distill_search
+from benchmarks import distill, distill_search, pages
 from stages.distillers import METHODS
 
 
@@ -49,7 +49,7 @@ def test_the_page_has_a_row_for_each_way_of_sampling_and_keeps_what_people_wrote
     (tmp_path / "data/evaluate/metrics.json").write_text(json.dumps(metrics))
     (tmp_path / "docs/images").mkdir(parents=True)
     page = tmp_path / distill.PAGE
-    page.write_text(f"before\n{distill.BEGIN}\nold\n{distill.END}\nafter\n")
+    page.write_text(f"before\n{pages.begin('distill.py')}\nold\n{pages.END}\nafter\n")
     monkeypatch.setattr(distill, "ROOT", tmp_path)
     monkeypatch.setattr(distill, "costs", lambda: "what it takes")
     monkeypatch.setattr("sys.argv", ["distill.py", "--data", str(tmp_path / "data")])

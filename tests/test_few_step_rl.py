@@ -5,6 +5,7 @@ import json
 import pytest
 
 from benchmarks import few_step_rl as bench
+from benchmarks import pages
 from stages import rl
 from stages.io.job import Job
 
@@ -44,7 +45,7 @@ def test_the_page_has_a_row_for_each_loss_and_keeps_what_people_wrote(tmp_path, 
     assert len(files) == len(bench.LOSSES) * len(bench.CALLS) * len(bench.SEEDS)
     (tmp_path / "docs/images").mkdir(parents=True)
     page = tmp_path / bench.PAGE
-    page.write_text(f"before\n{bench.BEGIN}\nold\n{bench.END}\nafter\n")
+    page.write_text(f"before\n{pages.begin('few_step_rl.py')}\nold\n{pages.END}\nafter\n")
     real = dict.fromkeys([*bench.NUMBERS, "precision", "recall"], 3.0)
     monkeypatch.setattr(bench, "reality", lambda: real)
     monkeypatch.setattr(bench, "PAGE", page)

@@ -1,0 +1,99 @@
+"""The bench of samplers: nobody makes more calls than allowed, errors are what they are called, its page tells all."""
+
+import json
+
+import pytest
+import torch
+
+from benchmarks import pages
+from benchmarks import samplers as bench
+from benchmarks.samplers_models import DISTANCE, ERROR, Sampled, plain
+from benchmarks.samplers_page import BEST_NODES, CALLS, SCHEDULES, WAYS, verdict
+from stages.samplers import rule_of
+from stages.samplers.spec import calls
+
+
+class Pull(Sampled):
+    """dx/dt = x, whose solution is known: e^-1 of the noise."""
+
+    noise = torch.ones(2, 1, dtype=torch.float64)
+
+    def velocity(self, x, t):
+        return x
+
+    def judge(self, samples):
+        return {DISTANCE: samples.mean().item()}
+
+
+def test_no_rule_makes_more_calls_than_are_allowed():
+    assert max(len(choice) for choice in bench.RULES.values()) > 1
+    for choice in bench.RULES.values():
+        for schedule in SCHEDULES:
+            for most in CALLS[:3]:
+                spec = bench.fitting(choice, schedule, most, Pull())
+                assert spec is None or most - 2 <= calls(spec) <= most or "intervals" in choice, (choice, schedule)
+
+
+def test_an_error_is_the_distance_to_where_the_flow_leads():
+    seen = Pull()
+    exact = torch.e**-1
+    assert seen.exact[0, 0].item() == pytest.approx(exact, rel=1e-4)
+    told = seen.numbers(plain("euler", 4))
+    assert told[ERROR] == pytest.approx(exact - 0.75**4, rel=1e-3)
+    assert told[DISTANCE] == pytest.approx(0.75**4)
+    noisy = seen.numbers(bench.fitting(bench.RULES["ddim 1"], "uniform", 4, seen))
+    assert ERROR not in noisy, "what draws noise leads elsewhere"
+
+
+def test_the_best_nodes_are_of_the_model_s_own_fine_steps():
+    nodes = Pull().best_nodes(3)
+    assert (nodes[0], nodes[-1], len(nodes)) == (1.0, 0.0, 4)
+    spec = bench.fitting(bench.RULES["euler"], BEST_NODES, 3, Pull())
+    assert list(spec.times) == nodes
+
+
+def test_a_verdict_goes_by_the_differences_within_a_teacher():
+    assert verdict([1.0, 2.0, 3.0], [1.1, 2.1, 3.11]).startswith("holds (-0.1")
+    assert verdict([1.1, 2.1, 3.11], [1.0, 2.0, 3.0]).startswith("**fails**")
+    assert verdict([1.0, 2.0, 3.0], [2.0, 1.0, 3.5]).startswith("cannot be told apart")
+    assert verdict([1.0], [2.0]) == "holds"
+
+
+def test_the_page_has_a_row_for_each_rule_and_keeps_what_people_wrote(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["samplers.py"])
+    with pytest.raises(SystemExit) as ended:
+        bench.main()
+    assert ended.value.code == 1
+    assert "data/dataset: not made; run `fewstep run experiment=bench_samplers` first" in capsys.readouterr().err
+    for name in ("dataset", "encode", "verifier", "teacher", "teacher-replicates/r2", "teacher-replicates/r3"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        (tmp_path / "data" / name / "manifest.json").write_text(json.dumps({"of": name}))
+    bench.KEPT.mkdir(parents=True)
+    runs = list(bench.runs())
+    assert len({run.file for run in runs}) == len(runs) == 7 * (len(bench.RULES) * len(SCHEDULES) + 1)
+    assert {(run.model == "mixture", run.guidance) for run in runs} == {(way == "mixture", g) for way, g in WAYS}
+    for run in runs:
+        worse = 2.0 if run.schedule == "uniform" else 3.0
+        value = (worse + ("r2" in run.model) / 10) / (2 if run.schedule == BEST_NODES else 1)
+        numbers = {DISTANCE: value} if "sde" in run.rule else {DISTANCE: value, ERROR: value}
+        bench.Path(run.file).write_text(json.dumps({most: numbers for most in CALLS[1:]}))
+    (tmp_path / "docs/images").mkdir(parents=True)
+    page = tmp_path / bench.PAGE
+    page.write_text(f"before\n{pages.begin('samplers.py')}\nold\n{pages.END}\nafter\n")
+    monkeypatch.setattr(bench, "ROOT", tmp_path)
+    bench.main()
+    text = page.read_text()
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+    assert "\nold\n" not in text
+    errors, distances = text.split("### digits: error")[1].split("### digits: Fréchet distance")
+    assert "| `euler` |  | **2.03 ± 0.14** (u) |" in errors
+    assert "`flow_sde`" not in errors
+    assert "| `flow_sde` |" in distances
+    assert "| BOSS's nodes are ahead of even ones for Euler's rule | mixture, error | 8 |" in text
+    assert (tmp_path / bench.FIGURE).stat().st_size > 10_000
+
+
+def test_every_rule_is_one_that_parameters_can_state():
+    assert {rule_of(choice).name for choice in bench.RULES.values()} >= {"euler", "heun", "unipc", "restart"}
