@@ -12,7 +12,7 @@ since a backward pass costs about two forward ones. Rows are means over training
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,8 @@ import yaml
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.arms import DISTANCE, SCORE, Claim, Row, claims, rows_of, told  # noqa: E402
 from benchmarks.pages import line, put  # noqa: E402
-from stages.core.trainings import Spread, compared  # noqa: E402
 from stages.io.params import compose  # noqa: E402
 from stages.training.cost import Cost  # noqa: E402
 
@@ -31,12 +31,10 @@ BUDGET = 100_000
 PRESET = "experiment=bench_distill"
 PAGE, FIGURE = Path("docs/distillers.md"), Path("docs/images/distillers.png")
 NUMBERS = ("score_seen", "score_heldout", "frechet_distance", "precision", "recall")
-DISTANCE, SCORE = "frechet_distance", "score_heldout"
 COSTS = """What a sample of one iteration takes on average, by the preset's parameters: passes forward through the
 student, the teacher and other networks, and backward (half of a network counts a half); and how many networks are
 trained, each with its gradients and AdamW's two moments, and held beside them."""
-Numbers = Mapping[str, float]
-CLAIMS = (
+CLAIMS: Sequence[Claim] = (
     ("reflow before distillation beats direct distillation (InstaFlow)", ("instaflow", 1), ("kd", 1)),
     ("matching distributions needs no regression to pairs (DMD2)", ("dmd2", 1), ("dmd", 1)),
     ("another divergence beats reverse KL in one step (f-distill)", ("f_distill", 1), ("dmd2", 1)),
@@ -49,7 +47,6 @@ CLAIMS = (
     ("continuous time beats discrete consistency (sCM)", ("scm", 1), ("cd", 1)),
     ("times near both ends and a pseudo-Huber distance help reflow (2-RF++)", ("rfpp", 1), ("rectified", 1)),
 )
-"""In words, the arm that is said to do better with its calls, and the one that it is held against."""
 
 
 def main() -> None:
@@ -60,10 +57,10 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("data"), help="the results' folder (data)")
     args = parser.parse_args()
     if args.budget:
-        for told in budgets():
-            more = f" after {told.before}" if told.before else ""
-            fit = f"; {told.fitting} would fit" if told.is_last else ""
-            print(f"{told.arm:16} {told.iterations:6} iterations are {told.passes:7} passes{more}{fit}")
+        for each in budgets():
+            more = f" after {each.before}" if each.before else ""
+            fit = f"; {each.fitting} would fit" if each.is_last else ""
+            print(f"{each.arm:16} {each.iterations:6} iterations are {each.passes:7} passes{more}{fit}")
         return
     if args.costs:
         print(costs())
@@ -71,8 +68,9 @@ def main() -> None:
     file = args.data / "evaluate" / "metrics.json"
     if not file.is_file():
         parser.exit(1, f"{file}: missing; run `fewstep run {PRESET}` first\n")
-    rows = list(_rows(json.loads(file.read_text())))
-    put(ROOT / PAGE, "distill.py", f"{_table(rows)}\n\n{_claims(rows)}\n\n{COSTS}\n\n{costs()}")
+    rows = list(rows_of(json.loads(file.read_text()), ("teacher", "guidance", "distill")))
+    verdicts = claims(rows, "distill", CLAIMS, DISTANCE, least=True)
+    put(ROOT / PAGE, "distill.py", f"{_table(rows)}\n\n{verdicts}\n\n{COSTS}\n\n{costs()}")
     _draw(rows, ROOT / FIGURE)
     print(f"{PAGE} and {FIGURE} written: {len(rows)} rows")
 
@@ -172,27 +170,6 @@ def costs() -> str:
     return "\n".join(lines)
 
 
-@dataclass(frozen=True)
-class Row:
-    """One way of sampling one method's students, or the teacher."""
-
-    name: str
-    group: str
-    numbers: Numbers
-
-    @property
-    def nfe(self) -> int:
-        """Network calls a sample, a guided one counted once."""
-        return int(self.numbers["nfe"])
-
-
-def _rows(metrics: Mapping[str, Mapping[str, Numbers]]) -> Iterator[Row]:
-    for group in ("teacher", "guidance", "distill"):
-        for name, numbers in metrics.get(group, {}).items():
-            if "trainings" in numbers:  # else it is one training of several
-                yield Row(name.partition(".")[0], group, numbers)
-
-
 def _table(rows: Sequence[Row]) -> str:
     head = ["model", "calls", "score, seen", "score, held-out", "Fréchet distance", "precision", "recall"]
     head += ["trainings", "passes"]
@@ -202,47 +179,10 @@ def _table(rows: Sequence[Row]) -> str:
         numbers = row.numbers
         passes = numbers.get("training_network_evaluations", 0) + 2 * numbers.get("training_backward_passes", 0)
         name = {"teacher": "teacher", "guidance": f"teacher, guidance {numbers['guidance']:g}"}.get(row.group, row.name)
-        told = [_told(numbers, each) for each in NUMBERS]
+        means = [told(numbers, each) for each in NUMBERS]
         cost = [str(int(numbers["trainings"])), f"{passes:,.0f}" if passes else ""]
-        lines.append(line([name, str(row.nfe), *told, *cost]))
+        lines.append(line([name, str(row.nfe), *means, *cost]))
     return "\n".join(lines)
-
-
-def _claims(rows: Sequence[Row]) -> str:
-    """What papers claim, held against the distances of this bench."""
-    lines = [line(["claim", "held against each other, by distance", "verdict here"]), line(["---"] * 3)]
-    by_name = {(row.name, row.nfe): row.numbers for row in rows if row.group == "distill"}
-    for words, better, worse in CLAIMS:
-        if better not in by_name or worse not in by_name:
-            continue
-        ours, theirs = by_name[better], by_name[worse]
-        found = " against ".join(
-            f"{name} at {nfe}: {_told(numbers, DISTANCE)}" for (name, nfe), numbers in ((better, ours), (worse, theirs))
-        )
-        lines.append(line([words, found, _verdict(ours, theirs)]))
-    return "\n".join(lines)
-
-
-def _verdict(ours: Numbers, theirs: Numbers) -> str:
-    spreads = [
-        Spread(mean=each[DISTANCE], deviation=each[f"{DISTANCE}_trainings_deviation"], count=int(each["trainings"]))
-        if each["trainings"] > 1
-        else None
-        for each in (ours, theirs)
-    ]
-    told = compared(*spreads)
-    if not told.startswith("differ"):
-        return told
-    return f"{'holds' if ours[DISTANCE] < theirs[DISTANCE] else '**fails**'}: they {told}"
-
-
-def _told(numbers: Numbers, name: str) -> str:
-    value = numbers.get(name)
-    if value is None:
-        return ""
-    digits = 2 if name == "frechet_distance" else 3
-    low = numbers.get(f"{name}_trainings_low")
-    return f"{value:.{digits}f}" + (f" ± {value - low:.{digits}f}" if low is not None else "")
 
 
 def _draw(rows: Sequence[Row], file: Path) -> None:

@@ -1,0 +1,83 @@
+"""What benches of arms tell alike: rows of evaluate's metrics, numbers with their spread, claims and their verdicts."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from benchmarks.pages import line
+from stages.core.trainings import Spread, compared, spread
+
+Numbers = Mapping[str, float]
+Claim = tuple[str, tuple[str, int], tuple[str, int]]
+"""In words, the arm that is said to do better with its calls, and the one that it is held against."""
+DISTANCE, SCORE = "frechet_distance", "score_heldout"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way of sampling one method's trainings, or the teacher."""
+
+    name: str
+    group: str
+    numbers: Numbers
+
+    @property
+    def nfe(self) -> int:
+        """Network calls a sample, a guided one counted once."""
+        return int(self.numbers["nfe"])
+
+
+def rows_of(metrics: Mapping[str, Mapping[str, Numbers]], groups: Sequence[str]) -> Iterator[Row]:
+    """Of data/evaluate/metrics.json, a method's trainings together."""
+    for group in groups:
+        for name, numbers in metrics.get(group, {}).items():
+            if "trainings" in numbers:  # else it is one training of several
+                yield Row(name.partition(".")[0], group, numbers)
+
+
+def spread_of(numbers: Numbers, name: str) -> Spread | None:
+    """What is known of a number over trainings; None of a single one."""
+    if numbers["trainings"] < 2:
+        return None
+    return Spread(mean=numbers[name], deviation=numbers[f"{name}_trainings_deviation"], count=int(numbers["trainings"]))
+
+
+def told(numbers: Numbers, name: str) -> str:
+    """A number with Student's 95 % interval over trainings, where there are several."""
+    value = numbers.get(name)
+    if value is None:
+        return ""
+    digits = 2 if name == DISTANCE else 3
+    low = numbers.get(f"{name}_trainings_low")
+    return f"{value:.{digits}f}" + (f" ± {value - low:.{digits}f}" if low is not None else "")
+
+
+def with_spread(name: str, values: Sequence[float]) -> dict[str, float]:
+    """A number of one's own making, one value a training, under the names that evaluate gives its own."""
+    found = {name: sum(values) / len(values)}
+    if len(values) > 1:
+        around = spread(values)
+        found |= {f"{name}_trainings_deviation": around.deviation, f"{name}_trainings_low": around.low}
+    return found
+
+
+def claims(rows: Sequence[Row], group: str, found: Sequence[Claim], number: str, *, least: bool) -> str:
+    """A table: what papers claim, held against a number of this bench, which is best where it is `least` or most."""
+    lines = [line(["claim", "held against each other", "verdict here"]), line(["---"] * 3)]
+    by_name = {(row.name, row.nfe): row.numbers for row in rows if row.group == group}
+    for words, better, worse in found:
+        if better not in by_name or worse not in by_name:
+            continue
+        ours, theirs = by_name[better], by_name[worse]
+        against = " against ".join(
+            f"{name} at {nfe}: {told(numbers, number)}" for (name, nfe), numbers in ((better, ours), (worse, theirs))
+        )
+        lines.append(line([words, against, verdict(ours, theirs, number, least=least)]))
+    return "\n".join(lines)
+
+
+def verdict(ours: Numbers, theirs: Numbers, number: str, *, least: bool) -> str:
+    """Whether ours is better, by Welch's test on the spreads over trainings."""
+    words = compared(spread_of(ours, number), spread_of(theirs, number))
+    if not words.startswith("differ"):
+        return words
+    return f"{'holds' if (ours[number] < theirs[number]) is least else '**fails**'}: they {words}"

@@ -1,0 +1,182 @@
+"""Is there a better learning rate than an arm's of a bench's preset? One small grid, the same for every arm.
+
+    fewstep run experiment=bench_distill           # the teacher, the pairs, and the arms that others start from
+    python benchmarks/rate_search.py distill       # every arm, or those named; resumable
+    python benchmarks/rate_search.py distill --show  # what has been found so far
+    python benchmarks/rate_search.py rl cr         # the same of experiment=bench_rl
+
+Each arm is trained once with the whole budget at a third of its `student_lr`, at it and at three times it, and at nine
+times or a ninth where an end of these is clearly the best; from one seed, side by side on Ray, and measured as the
+bench measures it: students by their Fréchet distance, aligned models by how far their held-out score is above that of
+the guided teacher at the same distance. Results are kept in .fewstep/search, a file each, called after all that decided
+them; one that is there is not trained again.
+"""
+
+import argparse
+import json
+import math
+import os
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks import distill, rl  # noqa: E402
+from benchmarks.arms import DISTANCE, SCORE  # noqa: E402
+from benchmarks.pages import ask_for  # noqa: E402
+from benchmarks.tasks import side_by_side  # noqa: E402
+from stages.cells.ways import euler  # noqa: E402
+from stages.io.artefacts import sha256_of  # noqa: E402
+from stages.io.params import compose  # noqa: E402
+
+Stage = Literal["distill", "rl"]
+PRESETS: Mapping[Stage, str] = {"distill": distill.PRESET, "rl": rl.PRESET}
+INPUTS: Mapping[Stage, Sequence[str]] = {"distill": ("teacher", "init", "data"), "rl": ("init",)}
+FACTORS = (1 / 9, 1 / 3, 1.0, 3.0, 9.0)
+CLEAR: Mapping[Stage, float] = {"distill": 0.02, "rl": 0.01}
+"""By how much an end has to be better than its neighbour: a share of the distance, or a score."""
+KEPT = Path(".fewstep/search")
+SEED = 0
+Section = dict[str, Any]
+
+
+def main() -> None:
+    """Train what is not there yet, and print a line an arm."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stage", choices=list(PRESETS), help="whose arms")
+    parser.add_argument("arms", nargs="*", help="arms of the preset; none takes all")
+    parser.add_argument("--show", action="store_true", help="train nothing")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="trainings side by side (one a core)")
+    args = parser.parse_args()
+    stage: Stage = args.stage
+    composed = yaml.safe_load(compose(ROOT / "params", [PRESETS[stage]]))
+    arms = composed[stage]["arms"]
+    if unknown := set(args.arms) - set(arms):
+        parser.exit(1, f"no arm {', '.join(sorted(unknown))} in {PRESETS[stage]}; it has {', '.join(sorted(arms))}\n")
+    starts = {arms[name][INPUTS[stage][0]].removeprefix("data/") for name in args.arms or arms}
+    ask_for(["dataset", "encode", "verifier", *sorted(starts)], PRESETS[stage])
+    grid = {name: sections(arms[name]) for name in args.arms or arms}
+    if not args.show:
+        _train(stage, [section for each in grid.values() for section in each[1:4]], composed["evaluate"], args.workers)
+        found = [section for each in grid.values() for section in beyond(stage, each)]
+        _train(stage, found, composed["evaluate"], args.workers)
+    print(f"{'arm':16} {'student_lr':>10}  " + "  ".join(f"{f'times {factor:.2g}':>14}" for factor in FACTORS))
+    for name, each in grid.items():
+        told = [_read(stage, section) for section in each]
+        print(f"{name:16} {arms[name]['student_lr']:10.2g}  " + "  ".join(f"{_words(found):>14}" for found in told))
+
+
+def sections(arm: Section) -> list[Section]:
+    """The arm's parameters at each of FACTORS."""
+    own = {key: value for key, value in arm.items() if key != "replicates"}
+    return [{**own, "student_lr": own["student_lr"] * factor} for factor in FACTORS]
+
+
+def beyond(stage: Stage, found: Sequence[Section]) -> list[Section]:
+    """What to try after the middle three of `found`: the one beyond an end that is clearly the best."""
+    low, middle, high = (_worse(stage, section) for section in found[1:4])
+    if high < min(low, middle) - CLEAR[stage]:
+        return [found[4]]
+    return [found[0]] if low < min(middle, high) - CLEAR[stage] else []
+
+
+def _worse(stage: Stage, section: Section) -> float:
+    """The lower the better; infinite where the training diverged."""
+    found = _read(stage, section) or {}
+    if stage == "rl":
+        return -found.get(rl.GAIN, -math.inf)
+    return math.log(found.get(DISTANCE, math.inf))
+
+
+def file_of(stage: Stage, section: Section) -> Path:
+    """Where what was found is kept: called after the parameters and the artefacts that the arm starts from."""
+    inputs = {section[name]: _digest(Path(section[name])) for name in INPUTS[stage]}
+    return (KEPT / sha256_of({"section": section, "inputs": inputs})[:16]).with_suffix(".json").resolve()
+
+
+def _digest(folder: Path) -> str | None:
+    manifest = folder / "manifest.json"
+    return sha256_of(json.loads(manifest.read_text())) if manifest.is_file() else None
+
+
+def _read(stage: Stage, section: Section) -> Mapping[str, Any] | None:
+    file = file_of(stage, section)
+    return json.loads(file.read_text()) if file.is_file() else None
+
+
+def _words(found: Mapping[str, Any] | None) -> str:
+    if found is None:
+        return "-"
+    return found.get("diverged", "") or f"{found[DISTANCE]:.2f} ({found.get(rl.GAIN, found[SCORE]):.3f})"
+
+
+def _train(stage: Stage, sections: Sequence[Section], evaluate: Mapping[str, Any], workers: int) -> None:
+    KEPT.mkdir(parents=True, exist_ok=True)
+    waiting = [section for section in sections if _read(stage, section) is None]
+    calls = [(stage, section, str(file_of(stage, section)), dict(evaluate), os.getcwd()) for section in waiting]
+    side_by_side(attempt, calls, workers, "trainings")
+
+
+def attempt(stage: Stage, section: Section, file: str, evaluate: Mapping[str, Any], project: str) -> None:
+    """Train and measure one arm, and write what was found to `file`."""
+    import torch
+
+    from stages.cells.bench import Bench
+    from stages.core.errors import NotFiniteError
+    from stages.io import run
+    from stages.io.job import Job
+
+    os.chdir(project)
+    torch.set_num_threads(1)
+    shared = {"distill": ("dataset", "encode"), "rl": ("dataset", "encode", "verifier")}[stage]
+    inputs = {name: section[name] for name in INPUTS[stage]} | {name: f"data/{name}" for name in shared}
+    job = Job(stage=stage, arm="attempt", seed=SEED, section=section, inputs=inputs)
+    out, work = Path(file).with_suffix(""), Path(file).with_suffix(".work")
+    for folder in (out, work):
+        shutil.rmtree(folder, ignore_errors=True)
+    try:
+        run.run(job, out, work, lambda _step, _metrics: None)
+    except NotFiniteError:
+        found: dict[str, Any] = {"diverged": "diverged"}
+    else:
+        bench = Bench.load(Path("data/dataset"), Path("data/encode"), Path("data/verifier"), "cpu")
+        is_plain = stage == "rl" and section["sampler"] is None
+        found = _measured(bench, out / "model", evaluate, euler(evaluate["rl_nfe"]) if is_plain else None)
+        if stage == "rl":
+            found[rl.GAIN] = rl.gain(found, _frontier(bench, evaluate))
+    for folder in (out, work):
+        shutil.rmtree(folder, ignore_errors=True)
+    _keep(Path(file), {**found, "student_lr": section["student_lr"], "method": section["method"]})
+
+
+def _measured(bench: Any, model: Path, evaluate: Mapping[str, Any], sampler: Any) -> dict[str, Any]:
+    from stages.cells.measure import Cell, Sampling, measure
+
+    settings = {name: evaluate[name] for name in Sampling.__dataclass_fields__}
+    cell = Cell(kind="samples", settings=settings, sampler=sampler, seed=SEED)
+    return dict(measure(cell, bench, model, "attempt", lambda *_: None).numbers)
+
+
+def _frontier(bench: Any, evaluate: Mapping[str, Any]) -> list[Mapping[str, float]]:
+    """The teacher under each guidance, measured once."""
+    file = KEPT / f"frontier-{sha256_of([evaluate, _digest(Path('data/teacher'))])[:16]}.json"
+    if not file.is_file():
+        ways = [euler(evaluate["guidance_nfe"], scale) for scale in evaluate["guidance_scales"]]
+        _keep(file, [_measured(bench, Path("data/teacher/model"), evaluate, way) for way in ways])
+    return json.loads(file.read_text())
+
+
+def _keep(file: Path, found: Any) -> None:
+    aside = file.with_suffix(f".{os.getpid()}.part")
+    aside.write_text(json.dumps(found))
+    aside.rename(file)
+
+
+if __name__ == "__main__":
+    main()
