@@ -71,6 +71,11 @@ def main() -> None:
     print(f"{PAGE} and {FIGURE} written: {len(rows)} rows")
 
 
+def arms() -> dict[str, dict[str, Any]]:
+    """The preset's, by name."""
+    return yaml.safe_load(compose(ROOT / "params", [PRESET]))["rl"]["arms"]
+
+
 def budgets() -> dict[str, tuple[int, int]]:
     """Arm of the preset -> its iterations and their passes, counted by the training loop itself."""
     from stages.policies import POLICIES
@@ -79,7 +84,7 @@ def budgets() -> dict[str, tuple[int, int]]:
     from stages.training.needs import calls
 
     found = {}
-    for name, section in yaml.safe_load(compose(ROOT / "params", [PRESET]))["rl"]["arms"].items():
+    for name, section in arms().items():
         own = {key: value for key, value in section.items() if key != replicates.WORD}
         made = arm.configure(own, Common, POLICIES, f"rl.arms.{name}", "RL algorithm")
         common = made.common

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from benchmarks import distill, distill_search, pages
+from benchmarks import distill, pages, rate_search
 from stages.distillers import METHODS
 
 
@@ -84,12 +84,13 @@ def test_the_readme_names_every_method_that_parameters_can(words, folder):
 def test_the_search_asks_for_what_it_starts_from_and_for_arms_that_there_are(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for words, message in (
-        (["kd", "kdd"], "no arm kdd in experiment=bench_distill; it has alpha_flow, "),
-        (["kd"], "data/dataset: not made; run `fewstep run experiment=bench_distill` first"),
+        (["distill", "kd", "kdd"], "no arm kdd in experiment=bench_distill; it has alpha_flow, "),
+        (["distill", "kd"], "data/dataset: not made; run `fewstep run experiment=bench_distill` first"),
+        (["rl", "dgpo"], "data/dataset: not made; run `fewstep run experiment=bench_rl` first"),
     ):
-        monkeypatch.setattr("sys.argv", ["distill_search.py", *words])
+        monkeypatch.setattr("sys.argv", ["rate_search.py", *words])
         with pytest.raises(SystemExit) as ended:
-            distill_search.main()
+            rate_search.main()
         assert ended.value.code == 1
         assert message in capsys.readouterr().err
 
@@ -100,26 +101,26 @@ def test_the_search_shows_what_was_found_for_the_same_parameters_and_teacher(tmp
     for manifest in manifests:
         manifest.parent.mkdir(parents=True)
         manifest.write_text('{"made": "first"}')
-    sections = distill_search.sections({"teacher": "data/teacher", "student_lr": 1e-3, "replicates": 3})
+    sections = rate_search.sections({"teacher": "data/teacher", "student_lr": 1e-3, "replicates": 3})
     assert [section["student_lr"] for section in sections] == pytest.approx([1e-3 / 9, 1e-3 / 3, 1e-3, 3e-3, 9e-3])
-    monkeypatch.setattr("sys.argv", ["distill_search.py", "kd", "--show"])
-    monkeypatch.setattr(distill_search, "sections", lambda _arm: sections)
+    monkeypatch.setattr("sys.argv", ["rate_search.py", "distill", "kd", "--show"])
+    monkeypatch.setattr(rate_search, "sections", lambda _arm: sections)
     for section in sections:
         section |= {"init": "data/teacher", "data": "data/dataset"}
-    distill_search.file_of(sections[0]).parent.mkdir(parents=True)
+    rate_search.file_of("distill", sections[0]).parent.mkdir(parents=True)
     for section, distance in zip(sections[1:4], (2.5, 2.0, 1.97), strict=True):
         found = {"frechet_distance": distance, "score_heldout": 0.25}
-        distill_search.file_of(section).write_text(json.dumps(found))
-    distill_search.main()
+        rate_search.file_of("distill", section).write_text(json.dumps(found))
+    rate_search.main()
     told = capsys.readouterr().out.splitlines()[1].split()[2:]
     assert told == ["-", "2.50", "(0.250)", "2.00", "(0.250)", "1.97", "(0.250)", "-"]
-    assert distill_search.beyond(sections) == [], "the highest is not clearly the best"
-    distill_search.file_of(sections[3]).write_text(json.dumps({"diverged": "diverged"}))
-    assert distill_search.beyond(sections) == []
-    distill_search.file_of(sections[3]).write_text(json.dumps({"frechet_distance": 1.9}))
-    assert distill_search.beyond(sections) == [sections[4]]
-    distill_search.file_of(sections[1]).write_text(json.dumps({"frechet_distance": 1.5}))
-    assert distill_search.beyond(sections) == [sections[0]]
+    assert rate_search.beyond("distill", sections) == [], "the highest is not clearly the best"
+    rate_search.file_of("distill", sections[3]).write_text(json.dumps({"diverged": "diverged"}))
+    assert rate_search.beyond("distill", sections) == []
+    rate_search.file_of("distill", sections[3]).write_text(json.dumps({"frechet_distance": 1.9}))
+    assert rate_search.beyond("distill", sections) == [sections[4]]
+    rate_search.file_of("distill", sections[1]).write_text(json.dumps({"frechet_distance": 1.5}))
+    assert rate_search.beyond("distill", sections) == [sections[0]]
     manifests[-1].write_text('{"made": "anew"}')
-    distill_search.main()
+    rate_search.main()
     assert capsys.readouterr().out.splitlines()[1].split()[2:] == ["-"] * 5

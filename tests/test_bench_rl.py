@@ -1,0 +1,87 @@
+"""The bench of policies: every policy of a many-step model is in it, under one budget, held against guidance."""
+
+import json
+
+import pytest
+
+from benchmarks import pages, rate_search, rl
+from stages.policies import POLICIES
+
+OF_STUDENTS = {"pso"}
+"""Policies that need a few-step student; docs/few_step_rl.md has these."""
+
+
+def test_every_policy_of_the_teacher_is_an_arm_with_the_same_budget():
+    told = rl.budgets()
+    assert set(POLICIES) - OF_STUDENTS <= {made["method"] for made in rl.arms().values()}
+    for name, (iterations, passes) in told.items():
+        fitting = round(iterations * rl.BUDGET / passes)
+        assert passes == pytest.approx(rl.BUDGET, rel=0.05), f"{name}: {fitting} iterations would do"
+
+
+FRONTIER = [
+    {"frechet_distance": 2.0, "score_heldout": 0.5},
+    {"frechet_distance": 4.0, "score_heldout": 0.75},
+]
+
+
+@pytest.mark.parametrize(("distance", "score", "gain"), [(3.0, 0.7, 0.075), (1.0, 0.6, 0.1), (9.0, 0.7, -0.05)])
+def test_a_gain_is_over_the_guided_teacher_at_the_same_distance(distance, score, gain):
+    assert rl.gain({"frechet_distance": distance, "score_heldout": score}, FRONTIER) == pytest.approx(gain)
+
+
+def numbers(distance, score, **more):
+    found = {"nfe": 8, "guidance": 1.0, "trainings": 1, "score_seen": score, "recall": 0.8}
+    return {**found, "score_heldout": score, "frechet_distance": distance, **more}
+
+
+def test_the_page_has_a_row_for_each_policy_and_keeps_what_people_wrote(tmp_path, monkeypatch):
+    three = {"trainings": 3, "training_network_evaluations": 100.0, "training_backward_passes": 50.0}
+    metrics = {
+        "teacher": {"nfe8": numbers(2.0, 0.5), "nfe32": numbers(1.9, 0.48, nfe=32)},
+        "guidance": {"w2": numbers(4.0, 0.75, guidance=2.0)},
+        "rl": {"dgpo": numbers(3.0, 0.8, **three), "flow_grpo": numbers(3.0, 0.6, **three), "nft": numbers(3.0, 0.9)},
+        "trainings": {
+            f"rl.{name}{which}": numbers(3.0, score + place / 100)
+            for name, score in (("dgpo", 0.79), ("flow_grpo", 0.59))
+            for place, which in enumerate(("", "-r2", "-r3"))
+        },
+    }
+    (tmp_path / "data/evaluate").mkdir(parents=True)
+    (tmp_path / "data/evaluate/metrics.json").write_text(json.dumps(metrics))
+    (tmp_path / "docs/images").mkdir(parents=True)
+    page = tmp_path / rl.PAGE
+    page.write_text(f"before\n{pages.begin('rl.py')}\nold\n{pages.END}\nafter\n")
+    monkeypatch.setattr(rl, "ROOT", tmp_path)
+    monkeypatch.setattr("sys.argv", ["rl.py", "--data", str(tmp_path / "data")])
+    rl.main()
+    text = page.read_text()
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+    assert "\nold\n" not in text
+    assert "| `dgpo` | 8 | 0.800 | 0.800 | 3.00 | 0.800 | 0.175 ± 0.025 | 3 | 200 |" in text
+    assert text.index("| `nft` |") < text.index("| `dgpo` |") < text.index("| `flow_grpo` |"), "the greatest gain first"
+    assert "holds: they differ" in text.split("(DGPO)")[1].splitlines()[0]
+    assert "one training on a side" in text.split("(DiffusionNFT)")[1].splitlines()[0]
+    assert (tmp_path / rl.FIGURE).stat().st_size > 10_000
+
+
+def test_results_that_are_not_there_are_asked_for(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["rl.py", "--data", str(tmp_path)])
+    with pytest.raises(SystemExit) as ended:
+        rl.main()
+    assert ended.value.code == 1
+    assert "missing; run `fewstep run experiment=bench_rl` first" in capsys.readouterr().err
+
+
+def test_the_search_of_a_policy_s_rate_goes_by_its_gain(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rate_search.KEPT.mkdir(parents=True)
+    found = rate_search.sections({"init": "data/teacher", "student_lr": 1e-3})
+    for section, gain in zip(found[1:4], (0.1, 0.12, 0.125), strict=True):
+        rate_search.file_of("rl", section).write_text(json.dumps({"gain": gain, "frechet_distance": 2.0}))
+    assert rate_search.beyond("rl", found) == [], "the highest is not clearly the best"
+    rate_search.file_of("rl", found[3]).write_text(json.dumps({"gain": 0.2, "frechet_distance": 9.0}))
+    assert rate_search.beyond("rl", found) == [found[4]]
+    rate_search.file_of("rl", found[3]).write_text(json.dumps({"diverged": "diverged"}))
+    assert rate_search.beyond("rl", found) == []
