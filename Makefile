@@ -1,6 +1,6 @@
 # Two commands are all a newcomer needs: `make run` and `make test`.
 .DEFAULT_GOAL := help
-.PHONY: help install run test check lint types unit unit-flows unit-io unit-science gpu-test bench-distill bench-samplers clean
+.PHONY: help install run test check lint types unit unit-flows unit-io unit-science gpu-test bench-distill bench-rl bench-samplers clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -68,6 +68,10 @@ unit-science: install
 bench-distill: install ## Every distiller on one teacher with one budget, three trainings each: docs/distillers.md
 	@$(BIN)/fewstep run experiment=bench_distill
 	@$(BIN)/python benchmarks/distill.py
+
+bench-rl: install ## Every policy with one reward and one budget, three trainings each: docs/policies.md
+	@$(BIN)/fewstep run experiment=bench_rl
+	@$(BIN)/python benchmarks/rl.py
 
 bench-samplers: install ## Every step rule and schedule with equal calls, on three teachers: docs/samplers.md
 	@$(BIN)/fewstep run experiment=bench_samplers

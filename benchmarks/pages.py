@@ -13,9 +13,10 @@ def begin(script: str) -> str:
 
 
 def put(page: Path, script: str, text: str) -> None:
-    """`text` between the page's marks, in the place of what stood there."""
-    mark, whole = begin(script), page.read_text(encoding="utf-8")
-    page.write_text(f"{whole.split(mark)[0]}{mark}\n\n{text}\n\n{END}{whole.split(END)[1]}", encoding="utf-8")
+    """`text` between the page's marks for that script, in the place of what stood there."""
+    mark = begin(script)
+    before, after = page.read_text(encoding="utf-8").split(mark)
+    page.write_text(f"{before}{mark}\n\n{text}\n\n{END}{after.split(END, 1)[1]}", encoding="utf-8")
 
 
 def line(cells: Sequence[str]) -> str:

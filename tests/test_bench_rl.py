@@ -3,8 +3,9 @@
 import json
 
 import pytest
+import torch
 
-from benchmarks import pages, rate_search, rl
+from benchmarks import pages, rate_search, rl, rl_gmm
 from stages.policies import POLICIES
 
 OF_STUDENTS = {"pso"}
@@ -85,3 +86,28 @@ def test_the_search_of_a_policy_s_rate_goes_by_its_gain(tmp_path, monkeypatch):
     assert rate_search.beyond("rl", found) == [found[4]]
     rate_search.file_of("rl", found[3]).write_text(json.dumps({"diverged": "diverged"}))
     assert rate_search.beyond("rl", found) == []
+
+
+def test_the_law_that_a_linear_reward_tilts_wastes_no_kl():
+    old = torch.tensor([[1.0, 0.3], [0.3, 0.5]], dtype=torch.float64)
+    mean, direction = torch.zeros(2, dtype=torch.float64), torch.tensor([1.0, -2.0], dtype=torch.float64)
+    told = rl_gmm.told([(mean, old)], [(mean + old @ direction / 4, old)], direction)
+    assert told["share"] == pytest.approx(1)
+    assert told["deviation"] == pytest.approx(1)
+    assert told["gain"] == pytest.approx((direction @ old @ direction).item() / 4)
+    elsewhere = torch.tensor([0.7, 0.0], dtype=torch.float64)
+    assert rl_gmm.told([(mean, old)], [(mean + elsewhere, old)], direction)["share"] < 0.9, "there is a nearer one"
+    narrow = rl_gmm.told([(mean, old)], [(mean + old @ direction / 4, old / 4)], direction)
+    assert narrow["share"] < 0.9
+    assert narrow["deviation"] == pytest.approx(0.5)
+    assert "| `a` | 1.000 ± " in rl_gmm.page({"a": [{**told, "gain": 0.9}, {**told, "gain": 1.1}]})
+
+
+def test_two_scripts_write_into_one_page(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("".join(f"{pages.begin(name)}\nold\n{pages.END}\nwords on {name}\n" for name in ("a.py", "b.py")))
+    pages.put(page, "a.py", "one")
+    pages.put(page, "b.py", "two")
+    pages.put(page, "a.py", "three")
+    marks = [f"{pages.begin(name)}\n\n{text}\n\n{pages.END}" for name, text in (("a.py", "three"), ("b.py", "two"))]
+    assert page.read_text() == f"{marks[0]}\nwords on a.py\n{marks[1]}\nwords on b.py\n"

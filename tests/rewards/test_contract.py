@@ -41,6 +41,7 @@ def section(kind, root):
         "vlm_judge": {"service": service(urls["vlm_judge"]), "model": "m"},
         "verifier": {"attributes": {"all": 1.0}},
         "soft_verifier": {"attributes": {"all": 1.0}},
+        "linear": {"direction": [1.0]},
         "detection": {"source": str(root / "yolos"), "colors": clip},
         "clip_score": clip,
         "hpsv2": clip,
