@@ -4,7 +4,7 @@ Each is given what it depends on and nothing else, since that is what a cell's k
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +21,7 @@ from stages.metrics.judgement import against_mixture, correctness, likeness
 from stages.metrics.straightness import straightness
 from stages.models import Student, load
 from stages.models.verifier import MixtureVerifier
+from stages.samplers import Solution
 from stages.samplers.spec import Sampler
 from stages.samplers.student import Noise, solutions
 from stages.training.checks import finite
@@ -104,18 +105,20 @@ def samples(bench: Bench, model: Student, cell: Cell, name: str, sink: Sink) -> 
     ValueError with that name if it has diverged.
     """
     settings = Sampling(**cell.settings)
-    begin, images, places, calls = time.perf_counter(), dict[str, Tensor](), dict[str, list[int]](), 0
+    begin, images, places = time.perf_counter(), dict[str, Tensor](), dict[str, list[int]]()
+    spent = list[Solution]()
     for split in ("test", *SPLITS):
         asked = _places(bench, split, settings)
         if not asked:
             continue
-        images[split], calls = drawn(bench, model, split, asked, cell, name)
+        images[split], solved = drawn(bench, model, split, asked, cell, name)
+        spent += solved
         places[split] = asked
         count = sum(map(len, images.values()))
         sink(len(images), {"images": count, "images_per_second": count / (time.perf_counter() - begin)})
     numbers: dict[str, float] = {
-        "nfe": calls,
-        "network_calls": calls if model.spec.guidance == 1 else 2 * calls,
+        "nfe": _mean(spent, lambda solution: solution.nfe),
+        "network_calls": _mean(spent, lambda solution: solution.cost),
         "guidance": model.spec.guidance,
         "parameters": sum(p.numel() for p in model.net.parameters()),
     }
@@ -130,17 +133,25 @@ def samples(bench: Bench, model: Student, cell: Cell, name: str, sink: Sink) -> 
     return _shown(bench, numbers, pictures, images.get("test", pictures), shown)
 
 
-def drawn(bench: Bench, model: Student, split: str, places: Sequence[int], cell: Cell, name: str) -> tuple[Tensor, int]:
-    """Images [n, ...] of the model called `name` for the prompts of `split` at `places`, and network calls a sample.
+def drawn(
+    bench: Bench, model: Student, split: str, places: Sequence[int], cell: Cell, name: str
+) -> tuple[Tensor, list[Solution]]:
+    """Images [n, ...] of the model called `name` for the prompts of `split` at `places`, and how they were solved.
 
     Those of another cell are the same, to the last bit. ValueError with the name if the model has diverged.
     """
-    made, calls = [], 0
     noise = Noise(cell.seed, f"evaluate/{split}")
-    for solution in solutions(model, bench.dataset.rows(places), noise, batch_size=cell.settings["batch_size"]):
-        made.append(solution.x0)
-        calls = solution.nfe
-    return model.space.decode(finite(torch.cat(made), f"{name}: samples of {split} prompts", ADVICE)), calls
+    solved = list(solutions(model, bench.dataset.rows(places), noise, batch_size=cell.settings["batch_size"]))
+    made = torch.cat([solution.x0 for solution in solved])
+    return model.space.decode(finite(made, f"{name}: samples of {split} prompts", ADVICE)), solved
+
+
+def _mean(solved: Sequence[Solution], what: Callable[[Solution], float]) -> float:
+    """Over samples; to the last bit what it is for all of them, where they do not differ."""
+    found, sizes = [what(each) for each in solved], [len(each.x0) for each in solved]
+    if len({*found}) == 1:
+        return found[0]
+    return sum(each * size for each, size in zip(found, sizes, strict=True)) / sum(sizes)
 
 
 def opened(cell: Cell, bench: Bench, model: Path) -> Student:

@@ -84,7 +84,8 @@ def _in_steps(own: SamplerSpec, nfe: int, arm: str) -> dict[str, Any]:
             f"evaluate.distill_nfe.{arm}: its student has steps of its own, of the schedule {own.schedule['name']!r}, "
             "and no other number of them; take the arm out"
         )
-    return {"rule": dict(own.rule), "schedule": {**own.schedule, "steps": nfe}, "guidance": own.guidance}
+    more = {"field": own.field} if own.field else {}
+    return {"rule": dict(own.rule), "schedule": {**own.schedule, "steps": nfe}, "guidance": own.guidance, **more}
 
 
 def _further(cfg: Asked, arm: Mapping[str, Any]) -> set[int]:

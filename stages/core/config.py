@@ -122,7 +122,10 @@ def _bare(cls: Any) -> Any:
 
 
 def members(cls: Any) -> Mapping[str, Any]:
-    """Tag -> member, of a union with a discriminator; empty for any other type."""
+    """Tag -> member, of a union with a discriminator, be it with None; empty for any other type."""
+    others = [each for each in get_args(cls) if each is not NoneType]
+    if NoneType in get_args(cls) and len(others) == 1:
+        cls = others[0]
     if get_origin(cls) is not Annotated:
         return {}
     union, *beside = get_args(cls)

@@ -41,6 +41,8 @@ class SamplerSpec:
     """The grid from 1.0 (noise) down to 0.0 (data); one step fewer than entries."""
     guidance: Guidance
     """Classifier-free guidance; 1 is none."""
+    field: Choice | None = None
+    """What answers for the velocity, of `stages.samplers.fields.FIELDS`; None is the network itself."""
 
     @property
     def num_steps(self) -> int:

@@ -70,8 +70,8 @@ class FewStepPipeline(DiffusionPipeline):
         if num_inference_steps is not None:
             steps = euler([1 - i / num_inference_steps for i in range(num_inference_steps)] + [0.0])
         for name, *given in steps:
-            if name == "velocity":
-                x = self._velocity(values[given[0]], given[1:], text, scale)
+            if name in ("velocity", "plain"):
+                x = self._velocity(values[given[0]], given[1:], text, 1 if name == "plain" else scale)
             elif name == "noise":
                 x = torch.randn(shape, generator=generator, dtype=dtype).to(device)
             elif name == "scale":
@@ -79,7 +79,7 @@ class FewStepPipeline(DiffusionPipeline):
             elif name == "add":
                 x = torch.add(values[given[0]], values[given[1]], alpha=given[2])
             else:
-                raise ValueError(f"step {name!r}: this pipeline knows velocity, noise, scale and add")
+                raise ValueError(f"step {name!r}: this pipeline knows velocity, plain, noise, scale and add")
             values.append(x)
         return ImagePipelineOutput(images=x if output_type == "pt" else [self._picture(image) for image in x])
 

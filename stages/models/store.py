@@ -57,8 +57,8 @@ def save(folder: Path, model: Student, steps: Sequence[Any] | None = None) -> No
     if isinstance(net, Pretrained):
         export.save(folder, net, spec)
         return
-    if steps is None and spec.rule["name"] != "euler":
-        raise ValueError(f"a model that steps by {spec.rule['name']!r} is saved with its steps")
+    if steps is None and (spec.rule["name"] != "euler" or spec.field):
+        raise ValueError(f"a model that steps by {spec.rule['name']!r}, or under a field, is saved with its steps")
     import diffusers
     from transformers.utils import logging
 
@@ -85,7 +85,7 @@ def save(folder: Path, model: Student, steps: Sequence[Any] | None = None) -> No
     }
     if steps is not None:
         index["steps"] = steps
-    if spec.rule["name"] in STOCHASTIC:
+    if spec.rule["name"] in STOCHASTIC and not spec.field:
         _scheduler(spec).save_pretrained(folder / SCHEDULER)
     (folder / INDEX).write_text(json.dumps(index, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     shutil.copyfile(pipeline.__file__, folder / "pipeline.py")

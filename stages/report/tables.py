@@ -209,9 +209,9 @@ def _gain(study: Study, row: Row, name: str) -> str:
 
 def _facts(study: Study, row: Row) -> list[str]:
     calls, most = row.numbers["network_calls"], study.reference.numbers["network_calls"]
-    fewer = f", {most / calls:g}× fewer" if calls < most else ""
+    fewer = f", {most / calls:.3g}× fewer" if calls < most else ""
     lines = ["the reference for all others"] if row is study.reference else []
-    lines += [f"{calls:g} network call{'s' if calls > 1 else ''}{fewer}"]
+    lines += [f"{calls:.4g} network call{'s' if calls > 1 else ''}{fewer}"]
     if study.distance:
         distance, best = row.numbers[study.distance], study.reference.numbers[study.distance]
         times = "" if row is study.reference else f", ×{digits(distance / best)}"
@@ -271,8 +271,8 @@ def digits(value: float) -> str:
 
 
 def whole(value: float, _row: Row) -> str:
-    """No decimals, thousands apart."""
-    return f"{value:,.0f}".replace(",", "\u202f")
+    """No decimals but of what is not whole, thousands apart."""
+    return f"{value:,.{0 if value % 1 == 0 else 1}f}".replace(",", "\u202f")
 
 
 def short(value: float, _row: Row) -> str:

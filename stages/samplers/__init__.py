@@ -57,6 +57,10 @@ def rule_of(choice: Mapping[str, Any]) -> Rule:
     return check(AnyRule, choice, "rule")  # type: ignore[arg-type]
 
 
+_ROWS = "rows"
+"""Among what a state remembers while it is steered: which samples there were, in their new places."""
+
+
 @lru_cache
 def named(name: str) -> Rule:
     """The rule called `name`, which has no knobs."""
@@ -71,8 +75,10 @@ class Solution:
     """[B, ...], the state at the last time."""
     states: Tensor
     """[K, B, ...], the states at the nodes asked for, in that order."""
-    nfe: int
+    nfe: float
     """Network calls a sample; a guided call counts once."""
+    cost: float
+    """Passes through the network a sample: a guided call is two, and part of a network its share."""
 
 
 def sample(  # noqa: PLR0913 - what a run is; five are always given
@@ -117,8 +123,19 @@ def drive(
     for node in range(num_steps):
         state = rule.step(field, state, node, draw)
         if steer is not None and node + 1 < num_steps:
-            state = steer(field, state, node + 1)
+            state = _steered(steer, field, state, node + 1)
         if node + 1 in keep:
             kept[node + 1] = state.x
     states = torch.stack([kept[index] for index in keep]) if keep else noise.new_empty(0, *noise.shape)
-    return Solution(x0=state.x, states=states, nfe=field.nfe)
+    return Solution(x0=state.x, states=states, nfe=field.nfe, cost=field.cost)
+
+
+def _steered(steer: Steering, field: Field, state: State, node: int) -> State:
+    """What a field remembers of a sample goes where the steering has the sample go."""
+    rows = torch.arange(len(state.x), device=state.x.device)
+    state = steer(field, State(state.x, {**state.memory, _ROWS: rows}), node)
+    if _ROWS in state.memory:
+        field.take(state.memory[_ROWS])
+    else:  # other samples than there were
+        field.memory = {}
+    return State(state.x, {name: kept for name, kept in state.memory.items() if name != _ROWS})

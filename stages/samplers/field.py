@@ -10,7 +10,9 @@ from typing import Protocol
 import torch
 from torch import Generator, Tensor
 
+from stages.core.guidance import both, guided
 from stages.core.rng import normal_like
+from stages.core.types import Cond, Velocity
 from stages.samplers.grid import Grid, combine
 
 VelocityAt = Callable[..., Tensor]
@@ -21,6 +23,46 @@ Draw = Callable[[int, Tensor], Tensor]
 A rule that draws more often counts on beyond the grid's last node: equal nodes give equal noise."""
 
 
+class Prompted:
+    """A network under a batch's prompts and guidance: a velocity, and its parts for fields that ask for those."""
+
+    def __init__(self, net: Velocity, cond: Cond, guidance: float = 1.0) -> None:
+        """`cond` [B, 1]; a guidance of 1 is none."""
+        self.net, self.cond, self.guidance = net, cond, guidance
+        self._guided = guided(net, guidance)
+
+    @property
+    def passes(self) -> int:
+        """Samples through the network that one sample of a call takes."""
+        return 1 if self.guidance == 1 else 2
+
+    def __call__(self, x: Tensor, t: Tensor, **until: Tensor) -> Tensor:
+        """The guided velocity."""
+        return self._guided(x, t, self.cond, **until)
+
+    def plain(self, x: Tensor, t: Tensor) -> Tensor:
+        """The velocity with the prompts, without guidance: one pass."""
+        return self.net(x, t, self.cond)
+
+    def both(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """The velocities with the prompts and with the empty one: two passes."""
+        return both(self.net, x, t, self.cond)
+
+    def take(self, rows: Tensor) -> "Prompted":
+        """The same for the samples `rows`, int64 [N]."""
+        return Prompted(self.net, self.cond[rows], self.guidance)
+
+
+@dataclass
+class Counts:
+    """What a run has cost, in samples."""
+
+    calls: int = 0
+    """That went through the network, be it in part; a guided one once."""
+    passes: float = 0.0
+    """The same with a guided one twice, and one that went through a part of the network as that part's share."""
+
+
 class Field:
     """A velocity on a grid. Time is a node's index; its label, [B] in x's type, is made once for the run.
 
@@ -28,13 +70,27 @@ class Field:
     `velocity`, which is told the node. Between nodes (`on`) there is nothing to reuse: that calls the network.
     """
 
-    def __init__(self, velocity: VelocityAt, grid: Grid, x: Tensor) -> None:
-        """`x` [B, ...] gives the batch size, type and device."""
+    def __init__(self, velocity: VelocityAt, grid: Grid, x: Tensor, counts: Counts | None = None) -> None:
+        """`x` [B, ...] gives the batch size, type and device; calls are added to `counts`."""
         self.grid = grid
-        self.nfe = 0
+        self.memory: dict[str, Tensor] = {}
+        """What it remembers of the run, by name, [B, ...]: row b belongs to sample b. Without it, it begins anew."""
+        self.counts = counts or Counts()
         self._velocity = velocity
+        self._passes = velocity.passes if isinstance(velocity, Prompted) else 1
+        self._size = len(x)
         labels = grid.times.to(device=x.device, dtype=x.dtype)
         self._labels = labels[:, None].repeat(1, len(x)).unbind()
+
+    @property
+    def nfe(self) -> float:
+        """Network calls a sample, a guided one once; whole unless samples differ."""
+        return _each(self.counts.calls, self._size)
+
+    @property
+    def cost(self) -> float:
+        """Passes through the network a sample: a guided call is two, and part of a network its share."""
+        return _each(self.counts.passes, self._size)
 
     def velocity(self, x: Tensor, i: int) -> Tensor:
         """dx/dt at node i: one network call."""
@@ -54,11 +110,23 @@ class Field:
 
     def on(self, grid: Grid, x: Tensor) -> "Field":
         """The network itself on another grid, for a rule that leaves this one; its calls are counted here."""
-        return Field(self._call, grid, x)
+        return Field(self._velocity, grid, x, self.counts)
+
+    def take(self, rows: Tensor) -> None:
+        """Its samples are now the `rows`, int64 [B], of what they were."""
+        self.memory = {name: kept[rows] for name, kept in self.memory.items()}
 
     def _call(self, x: Tensor, t: Tensor, **until: Tensor) -> Tensor:
-        self.nfe += 1
+        self._count(len(x), self._passes)
         return self._velocity(x, t, **until)
+
+    def _count(self, samples: int, passes: float) -> None:
+        self.counts.calls += samples
+        self.counts.passes += samples * passes
+
+
+def _each(total: float, count: int) -> float:
+    return total / count if total % count else int(total // count)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ A rule is followed once on a sample of one number, and all that it does to it is
 in which they come; 0 is the noise that sampling starts from, and the last is the sample:
 
     ["velocity", i, t]   the network's velocity at value i and time t; with a second time, on average down to that
+    ["plain", i, t]      the same without guidance
     ["noise"]            fresh standard normal noise
     ["scale", i, a]      a times value i
     ["add", i, j, a]     value i plus a times value j
@@ -19,29 +20,35 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from stages.core.path import LINEAR
 from stages.core.spec import SamplerSpec
 from stages.samplers import rule_of
-from stages.samplers.field import Field, Rule, State
+from stages.samplers.field import Prompted, Rule, State
+from stages.samplers.fields import field_of, over
 from stages.samplers.grid import build
 
 Step = list[str | int | float]
 
 
 def program(spec: SamplerSpec) -> list[Step]:
-    """The steps of a sampler; ValueError for a rule that does more to a sample than add and scale."""
+    """The steps of a sampler; ValueError for a rule or a field that does more to a sample than add and scale."""
     rule, noise = rule_of(spec.rule), torch.zeros(1, dtype=torch.float64)
-    tape = _Tape(rule, noise)
-    field, state = Field(tape.velocity, build(LINEAR, spec.times), noise), State(noise)
+    tape = _Tape(_called(rule, spec), noise)
+    field, state = over(field_of(spec.field))(_Noted(tape), build(LINEAR, spec.times), noise), State(noise)
     with tape:
         for node in range(spec.num_steps):
             state = rule.step(field, state, node, tape.draw)
     return tape.until(state.x)
 
 
+def _called(rule: Rule, spec: SamplerSpec) -> str:
+    field = f" under field {spec.field['name']!r}" if spec.field else ""
+    return f"sampler rule {rule.name!r}{field}"
+
+
 class _Tape(TorchDispatchMode):
     """Notes each operation on the sample, or on what was made of it, while it is on."""
 
-    def __init__(self, rule: Rule, noise: Tensor) -> None:
+    def __init__(self, sampler: str, noise: Tensor) -> None:
         super().__init__()
-        self._rule = rule
+        self.sampler = sampler
         self._values = [noise]  # kept alive: a value is known by its identity
         self._steps: list[Step] = []
 
@@ -68,7 +75,10 @@ class _Tape(TorchDispatchMode):
                 return self._note(made, "add", first, second, float(kwargs.get("alpha", 1)))
             case torch.ops.aten.sub.Tensor, [first, second], [] if min(places) >= 0 and not kwargs:
                 return self._note(made, "add", first, second, -1.0)
-        raise ValueError(f"sampler rule {self._rule.name!r} calls {func}: a saved pipeline only adds and scales")
+        raise ValueError(f"{self.sampler} calls {func}: a saved pipeline only adds and scales")
+
+    def plain(self, x: Tensor, t: Tensor) -> Tensor:
+        return self._note(torch.zeros_like(x), "plain", self._place(x), t.item())
 
     def _place(self, x: Tensor) -> int:
         return next((place for place, value in enumerate(self._values) if value is x), -1)
@@ -77,3 +87,25 @@ class _Tape(TorchDispatchMode):
         self._values.append(value)
         self._steps.append([*step])
         return value
+
+
+class _Noted(Prompted):
+    """The network of the tape, guided or not: of a saved pipeline's there is no more to be had."""
+
+    def __init__(self, tape: _Tape) -> None:
+        self._tape = tape
+
+    @property
+    def passes(self) -> int:
+        return 1
+
+    def __call__(self, x: Tensor, t: Tensor, **until: Tensor) -> Tensor:
+        return self._tape.velocity(x, t, **until)
+
+    def plain(self, x: Tensor, t: Tensor) -> Tensor:
+        return self._tape.plain(x, t)
+
+    def __getattr__(self, _part: str) -> Any:
+        raise ValueError(
+            f"{self._tape.sampler} asks a network for more than its answer: a saved pipeline only calls it"
+        )

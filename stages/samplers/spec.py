@@ -1,4 +1,4 @@
-"""A sampler as parameters state it: a step rule, a schedule, guidance, each with the knobs that it has."""
+"""A sampler as parameters state it: a step rule, a schedule, guidance, maybe a field, each with the knobs it has."""
 
 from dataclasses import asdict
 from typing import Annotated
@@ -7,17 +7,23 @@ import torch
 from pydantic import Field
 
 from stages.core.config import config
+from stages.core.path import LINEAR
 from stages.core.ranges import Guidance
 from stages.core.spec import SamplerSpec
-from stages.samplers import FromNoise, rule_of, sample
+from stages.samplers import FromNoise, drive, rule_of
+from stages.samplers.field import Prompted
+from stages.samplers.fields import AnyField, field_of, over
+from stages.samplers.grid import build
 from stages.samplers.schedules import AnySchedule
 
 
-def calls(spec: SamplerSpec) -> int:
-    """Samples through a network that one sample takes: a guided call counts twice."""
-    stream = torch.Generator().manual_seed(0)
-    nfe = sample(lambda x, _t, **_until: x, torch.zeros(1, 1), spec.times, rule_of(spec.rule), rng=stream).nfe
-    return nfe if spec.guidance == 1 else 2 * nfe
+def calls(spec: SamplerSpec) -> float:
+    """Samples through a network that one sample takes, a guided call twice; the most, where the field looks at it."""
+    stream, noise = torch.Generator().manual_seed(0), torch.zeros(1, 1)
+    network = Prompted(lambda x, *_, **_until: x, torch.zeros(1, 1, dtype=torch.int64), spec.guidance)
+    answers = field_of(spec.field)
+    field = over(answers if answers and answers.fixed else None)(network, build(LINEAR, spec.times), noise)
+    return drive(field, noise, rule_of(spec.rule), rng=stream).cost
 
 
 @config
@@ -28,9 +34,27 @@ class Sampler:
     schedule: AnySchedule
     guidance: Guidance
     """Classifier-free guidance; 1 is none."""
+    field: AnyField | None = None
+    """What answers for the velocity in the network's place; none is the network itself."""
+
+    def __post_init__(self) -> None:
+        if self.field is None:
+            return
+        self.field.fits(len(self.schedule.times()) - 1, self.guidance)
+        if self.rule.name == "flow_map":
+            raise ValueError(
+                f"field={self.field.name}: rule flow_map asks the network for averages, which no field answers for; "
+                "leave the field out"
+            )
 
     @property
     def spec(self) -> SamplerSpec:
         """The same with its times made, as a model carries it."""
         times = tuple(self.schedule.times().tolist())
-        return SamplerSpec(rule=asdict(self.rule), schedule=asdict(self.schedule), times=times, guidance=self.guidance)
+        return SamplerSpec(
+            rule=asdict(self.rule),
+            schedule=asdict(self.schedule),
+            times=times,
+            guidance=self.guidance,
+            field=self.field and asdict(self.field),
+        )

@@ -1,4 +1,4 @@
-"""Sampling a model as it wants to be sampled: its own grid, rule and guidance, for strings."""
+"""Sampling a model as it wants to be sampled: its own grid, rule, guidance and field, for strings."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -7,12 +7,15 @@ from itertools import chain
 import torch
 from torch import Tensor
 
-from stages.core.guidance import guided
+from stages.core.path import LINEAR
 from stages.core.precision import Wide
 from stages.core.rng import normal_at
 from stages.core.types import Cond
 from stages.models import Student
-from stages.samplers import Solution, rule_of, sample
+from stages.samplers import Solution, drive, rule_of
+from stages.samplers.field import Prompted
+from stages.samplers.fields import field_of, over
+from stages.samplers.grid import build
 
 
 @dataclass(frozen=True)
@@ -35,13 +38,13 @@ def solutions(
 ) -> Iterator[Solution]:
     """Batches of samples [<= batch_size, ...] of `model` for the prompts in rows cond [n, 1], in their order."""
     spec, shape, cond = model.spec, model.space.shape, cond.to(_device(model))
-    velocity, rule = guided(Wide(model.net), spec.guidance), rule_of(spec.rule)
+    grid, rule, answering = build(LINEAR, spec.times), rule_of(spec.rule), over(field_of(spec.field))
     for first in range(0, len(cond), batch_size):
         rows = cond[first : first + batch_size]
-        yield sample(
-            lambda x, t, rows=rows, **until: velocity(x, t, rows, **until),
-            noise.at(first, len(rows), shape).to(rows.device),
-            spec.times,
+        x = noise.at(first, len(rows), shape).to(rows.device)
+        yield drive(
+            answering(Prompted(Wide(model.net), rows, spec.guidance), grid, x),
+            x,
             rule,
             keep=keep,
             rng=lambda node, x, first=first: noise.at(first, len(x), shape, node).to(x),

@@ -1,5 +1,6 @@
 """What families with a noise schedule share: the change of variables, and schedulers for their students."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -47,9 +48,7 @@ class NoiseSchedule(Family):
         schedule = at.schedule
         levels = schedule.level(torch.tensor(spec.times[1:-1], dtype=torch.float64)).round().long()
         times = (1.0, *schedule.time_at(levels).tolist(), 0.0)
-        return SamplerSpec(
-            rule=spec.rule, schedule={"name": "explicit", "at": list(times)}, times=times, guidance=spec.guidance
-        )
+        return replace(spec, schedule={"name": "explicit", "at": list(times)}, times=times)
 
     def scheduler(self, at: "Checkpoint", spec: SamplerSpec) -> tuple[Any, dict[str, Any]] | None:
         """LCM's, which takes the data and adds noise; for Euler's rule, Euler's in the coordinates of Karras et al.

@@ -1,0 +1,60 @@
+"""What answers for the velocity in a network's place: fields that reuse, extrapolate, correct or blend its answers.
+
+A field is its knobs and `over(network, grid, x)`, the `Field` of one run, whose memory goes where its samples go. A new
+one is a new file and one line here; README.md above has the table.
+"""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Annotated, Any, ClassVar, Protocol
+
+import pydantic
+from torch import Tensor
+
+from stages.core.config import check, members
+from stages.samplers.field import Field, Prompted
+from stages.samplers.fields.dual_fast import DualFast
+from stages.samplers.fields.epsilon_scaling import EpsilonScaling
+from stages.samplers.fields.guidance_interval import GuidanceInterval
+from stages.samplers.fields.mag_cache import MagCache
+from stages.samplers.fields.taylor_seer import TaylorSeer
+from stages.samplers.grid import Grid
+
+AnyField = Annotated[
+    TaylorSeer | MagCache | GuidanceInterval | EpsilonScaling | DualFast,
+    pydantic.Field(discriminator="name"),
+]
+FIELDS = MappingProxyType(members(AnyField))
+"""By name."""
+
+Over = Callable[[Prompted, Grid, Tensor], Field]
+"""(network, grid, x [B, ...]) -> the field of one run."""
+
+
+class Answers(Protocol):
+    """A field's knobs."""
+
+    fixed: ClassVar[bool]
+
+    @property
+    def name(self) -> str:
+        """In the table of fields."""
+        ...
+
+    def fits(self, num_steps: int, guidance: float, /) -> None:
+        """See `Knobs`."""
+        ...
+
+    def over(self, network: Prompted, grid: Grid, x: Tensor) -> Field:
+        """The field of one run from x [B, ...], the state at the grid's first node."""
+        ...
+
+
+def field_of(choice: Mapping[str, Any] | None) -> Answers | None:
+    """The field that a name and its knobs choose; ValueError where there is no such field or knob."""
+    return None if choice is None else check(AnyField, choice, "field")  # type: ignore[arg-type]
+
+
+def over(answers: Answers | None) -> Over:
+    """What makes the field of a run; None is the network itself."""
+    return Field if answers is None else answers.over

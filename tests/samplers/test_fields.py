@@ -1,0 +1,202 @@
+"""What holds of every field; fields by themselves are in files of their own."""
+
+from dataclasses import fields, replace
+
+import pytest
+import torch
+
+from stages.core.config import check
+from stages.core.path import LINEAR
+from stages.core.rng import stream
+from stages.core.spec import SamplerSpec
+from stages.core.spec import even as evenly
+from stages.models import Student
+from stages.models.conditioning import OneHot
+from stages.models.space import Points
+from stages.samplers import drive, rule_of
+from stages.samplers.field import Field, Prompted, State
+from stages.samplers.fields import FIELDS, field_of, over
+from stages.samplers.grid import build
+from stages.samplers.program import program
+from stages.samplers.schedules import uniform
+from stages.samplers.spec import Sampler, calls
+from stages.samplers.student import Noise, draw, solutions
+from tests.samplers.rigs import choice, mixture
+from tests.training.tiny import TinyNet
+
+EVERY = {name: field_of(choice("field", name)) for name in FIELDS}
+BASE = mixture(LINEAR)
+X = torch.randn(6, 2, 2, 2, generator=stream(0, "fields"))
+COND = torch.tensor([[1], [2], [1], [3], [2], [1]])
+STEPS = 12
+WRITTEN = {"taylor_seer", "mag_cache", "guidance_interval", "epsilon_scaling", "dual_fast"}
+"""Those that a saved model's own pipeline repeats."""
+NEUTRAL = {
+    "taylor_seer": {"every": 1},
+    "mag_cache": {"threshold": 0.0, "ratios": (0.9,)},
+    "guidance_interval": {"until": 0.0, "since": 1.0},
+    "epsilon_scaling": {"scale": 1.0, "slope": 0.0},
+    "dual_fast": {"most": 0.0},
+}
+"""Knobs with which a field is the network itself."""
+
+
+def net(x, t, cond):
+    return BASE(x, t) + 0.3 * cond.reshape(-1, 1, 1, 1) * torch.sin(x + 3 * t.reshape(-1, 1, 1, 1))
+
+
+def per_sample_time(x, t, cond):
+    """The same where each sample has a time of its own."""
+    return torch.cat([net(x[[b]], t[[b]], cond[[b]]) for b in range(len(x))])
+
+
+def made(answers, rows=slice(None), steps=STEPS, guidance=2.0):
+    grid = build(LINEAR, uniform(steps))
+    return over(answers)(Prompted(per_sample_time, COND[rows], guidance), grid, X[rows])
+
+
+def run(answers, rule="dpmpp_2m", rows=slice(None), steer=None, **how):
+    field = made(answers, rows, **how)
+    return drive(field, X[rows], rule, rng=stream(1, "draws"), steer=steer)
+
+
+@pytest.mark.parametrize("rule", ["euler", "heun", "dpmpp_2m", "unipc", "renoise", "restart"])
+@pytest.mark.parametrize("name", FIELDS)
+def test_contract_of_every_field(name, rule):
+    before = torch.get_rng_state()
+    rule = rule_of(choice("rule", rule))
+    solution = run(EVERY[name], rule)
+    assert solution.x0.isfinite().all()
+    assert solution.x0.shape == X.shape
+    assert solution.x0.dtype == X.dtype
+    assert 0 < solution.nfe <= run(None, rule).nfe
+    assert torch.equal(solution.x0, run(EVERY[name], rule).x0), "same arguments, bitwise the same sample"
+    assert torch.equal(before, torch.get_rng_state()), "draw from rng, never from the global stream"
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_it_does_something(name):
+    plain, under = run(None), run(EVERY[name])
+    assert not torch.equal(plain.x0, under.x0)
+
+
+@pytest.mark.parametrize(("name", "knobs"), NEUTRAL.items())
+@pytest.mark.parametrize("rule", ["heun", "unipc"])
+def test_with_knobs_that_change_nothing_it_is_the_network(name, knobs, rule):
+    plain, under = run(None, rule), run(replace(EVERY[name], **knobs), rule)
+    assert torch.equal(plain.x0, under.x0)
+    assert (under.nfe, under.cost) == (plain.nfe, plain.cost)
+
+
+def test_every_field_has_knobs_that_change_nothing():
+    assert NEUTRAL.keys() == FIELDS.keys()
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_a_sample_does_not_depend_on_the_others_in_its_batch(name):
+    whole, parts = run(EVERY[name]), [run(EVERY[name], rows=slice(b, b + 1)) for b in range(len(X))]
+    torch.testing.assert_close(torch.cat([part.x0 for part in parts]), whole.x0, atol=1e-6, rtol=1e-6)
+    assert sum(part.nfe for part in parts) / len(X) == pytest.approx(whole.nfe)
+    assert sum(part.cost for part in parts) / len(X) == pytest.approx(whole.cost)
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_two_runs_at_once_do_not_mix(name):
+    rule, alone = rule_of({"name": "dpmpp_2m"}), [run(EVERY[name], rows=rows) for rows in (slice(0, 3), slice(3, 6))]
+    both = [made(EVERY[name], rows) for rows in (slice(0, 3), slice(3, 6))]
+    states = [State(X[:3]), State(X[3:])]
+    for node in range(STEPS):
+        states = [rule.step(field, state, node, None) for field, state in zip(both, states, strict=True)]
+    assert all(torch.equal(state.x, one.x0) for state, one in zip(states, alone, strict=True))
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_what_it_remembers_follows_samples_that_change_places(name):
+    """Of the same prompt, since prompts stay where they are."""
+    order, rows = torch.tensor([2, 0, 1]), [0, 2, 5]
+
+    def swap(_field, state, node):
+        return state.take(order) if node == 5 else state
+
+    swapped, plain = run(EVERY[name], rows=rows, steer=swap), run(EVERY[name], rows=rows)
+    assert torch.equal(swapped.x0, plain.x0[order])
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_samples_that_a_steering_makes_anew_are_not_given_what_others_left(name):
+    """At the middle all samples are put at their beginning again, with no memory: only the times are other ones."""
+
+    def restart(_field, state, node):
+        return State(X) if node == 6 else state
+
+    assert run(EVERY[name], steer=restart).x0.isfinite().all()
+
+
+@pytest.mark.parametrize("rule", ["euler", "heun", "unipc", "pndm"])
+@pytest.mark.parametrize("name", FIELDS)
+def test_a_saved_pipeline_repeats_it_or_it_cannot_be_carried(name, rule):
+    spec = SamplerSpec(
+        rule=choice("rule", rule),
+        schedule={"name": "uniform", "steps": STEPS},
+        times=evenly(STEPS).times,
+        guidance=2.0,
+        field=choice("field", name),
+    )
+    if name not in WRITTEN:
+        with pytest.raises(ValueError, match=f"{rule}' under field '{name}'.*: a saved pipeline only"):
+            program(spec)
+        return
+    guided, values = Prompted(net, COND, 2.0), [X]
+    for kind, *given in program(spec):
+        match kind:
+            case "velocity":
+                value = guided(values[given[0]], torch.full((6,), given[1]))
+            case "plain":
+                value = guided.plain(values[given[0]], torch.full((6,), given[1]))
+            case "scale":
+                value = given[1] * values[given[0]]
+            case "add":
+                value = torch.add(values[given[0]], values[given[1]], alpha=given[2])
+        values.append(value)
+    field = over(EVERY[name])(guided, build(LINEAR, spec.times), X)
+    assert torch.equal(values[-1], drive(field, X, rule_of(spec.rule)).x0)
+
+
+def stated(**changes):
+    section = {"rule": {"name": "euler"}, "schedule": {"name": "uniform", "steps": 8}, "guidance": 2.0}
+    return check(Sampler, {**section, **changes}, "s")
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_a_sampler_is_stated_with_one_and_counts_its_calls(name):
+    spec = stated(field=choice("field", name)).spec
+    assert check(SamplerSpec, {**vars(spec), "times": list(spec.times)}, "own") == spec
+    model = Student(TinyNet(0, (1, 4, 4)).float(), spec, Points((1, 4, 4)), OneHot([""]))
+    solution, *_ = solutions(model, torch.tensor([[1], [2]]), Noise(0, "fields"), batch_size=2)
+    counted = calls(spec)
+    assert solution.cost == counted if EVERY[name].fixed else solution.cost <= counted
+    whole, parts = (draw(model, torch.tensor([[1], [2], [3]]), Noise(0, "x"), batch_size=size) for size in (3, 2))
+    torch.testing.assert_close(whole, parts)
+
+
+def test_no_field_is_the_network_itself():
+    assert over(field_of(None)) is Field
+    assert stated().spec == replace(evenly(8), guidance=2.0)
+    assert calls(stated().spec) == 16
+
+
+def test_a_misspelt_one_lists_what_there_is():
+    with pytest.raises(ValueError, match=r"s\.field\.name: 'taylor' is none of taylor_seer, .*did you mean"):
+        stated(field={"name": "taylor"})
+    with pytest.raises(ValueError, match=r"s\.field\.every: Input should be greater"):
+        stated(field={**choice("field", "taylor_seer"), "every": 0})
+
+
+def test_averages_are_asked_of_the_network_alone():
+    with pytest.raises(ValueError, match=r"rule flow_map asks the network for averages.*leave the field out"):
+        stated(field=choice("field", "taylor_seer"), rule={"name": "flow_map", "depth": 0.0})
+
+
+def test_knobs_are_all_told():
+    for name, answers in EVERY.items():
+        assert {field.name for field in fields(answers)} == choice("field", name).keys()
