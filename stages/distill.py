@@ -68,6 +68,8 @@ class Common:
 
     def __post_init__(self) -> None:
         self.budget.check_slices("batch_size", self.batch_size)
+        if self.sampler:
+            program(self.sampler.spec)  # which refuses what its folder could not repeat
 
 
 def configure(job: Job) -> arm.Arm[Common]:

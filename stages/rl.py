@@ -55,6 +55,8 @@ class Common:
 
     def __post_init__(self) -> None:
         self.budget.check_slices("prompts_per_iteration", self.prompts_per_iteration)  # a group is never cut
+        if self.sampler:
+            program(self.sampler.spec)  # which refuses what its folder could not repeat
 
 
 def configure(job: Job) -> arm.Arm[Common]:

@@ -17,12 +17,16 @@ def guided(velocity: Velocity, scale: float) -> Velocity:
         return velocity
 
     def combined(x: Tensor, t: Tensor, cond: Cond, **more: Tensor) -> Tensor:
-        with_prompt, without = both(velocity, x, t, cond, **more)
-        made = without + scale * (with_prompt - without)
-        rescale = getattr(velocity, "rescale", None)
-        return made if rescale is None else rescale(made, with_prompt)
+        return away(velocity, *both(velocity, x, t, cond, **more), scale)
 
     return combined
+
+
+def away(velocity: Velocity, with_prompt: Tensor, without: Tensor, scale: float) -> Tensor:
+    """The guided one of `velocity`'s answers with the prompts and with the empty one."""
+    made = without + scale * (with_prompt - without)
+    rescale = getattr(velocity, "rescale", None)
+    return made if rescale is None else rescale(made, with_prompt)
 
 
 def both(velocity: Velocity, x: Tensor, t: Tensor, cond: Cond, **more: Tensor) -> tuple[Tensor, Tensor]:

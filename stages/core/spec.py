@@ -49,6 +49,11 @@ class SamplerSpec:
         """Jumps of the sampler."""
         return len(self.times) - 1
 
+    @property
+    def called(self) -> str:
+        """Its rule and its field, for messages."""
+        return self.rule["name"] + (f" under field {self.field['name']}" if self.field else "")
+
 
 def even(num_steps: int, *, rule: str = "euler", guidance: float = 1.0, **knobs: float) -> SamplerSpec:
     """`num_steps` equal steps from noise to data, of a `rule` with its `knobs`."""

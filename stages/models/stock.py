@@ -16,8 +16,7 @@ def write(folder: Path, at: Checkpoint, spec: SamplerSpec, *, tuned: Literal["fu
     """README.md with the call that samples as we do, and the scheduler that it takes."""
     found = None if spec.field else at.family.scheduler(at, spec)
     if found is None:
-        how = spec.rule["name"] + (f" under the field {spec.field['name']}" if spec.field else "")
-        told = f"It steps by {how}, which diffusers has no scheduler for: sample it with `fewstep sample`.\n"
+        told = f"It steps by {spec.called}, which diffusers has no scheduler for: sample it with `fewstep sample`.\n"
         (folder / "README.md").write_text(f"# A model made of {_named(at)[0]}\n\n{told}", encoding="utf-8")
         return
     scheduler, times = found

@@ -58,7 +58,7 @@ def save(folder: Path, model: Student, steps: Sequence[Any] | None = None) -> No
         export.save(folder, net, spec)
         return
     if steps is None and (spec.rule["name"] != "euler" or spec.field):
-        raise ValueError(f"a model that steps by {spec.rule['name']!r}, or under a field, is saved with its steps")
+        raise ValueError(f"a model that steps by {spec.called} is saved with its steps")
     import diffusers
     from transformers.utils import logging
 

@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Generator, Tensor
 
-from stages.core.guidance import both, guided
+from stages.core.guidance import away, both, guided
 from stages.core.rng import normal_like
 from stages.core.types import Cond, Velocity
 from stages.samplers.grid import Grid, combine
@@ -47,6 +47,10 @@ class Prompted:
     def both(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """The velocities with the prompts and with the empty one: two passes."""
         return both(self.net, x, t, self.cond)
+
+    def away(self, with_prompt: Tensor, without: Tensor) -> Tensor:
+        """The guided one of two such velocities."""
+        return away(self.net, with_prompt, without, self.guidance)
 
     def take(self, rows: Tensor) -> "Prompted":
         """The same for the samples `rows`, int64 [N]."""

@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from stages.core.path import LINEAR
 from stages.core.spec import SamplerSpec
 from stages.samplers import rule_of
-from stages.samplers.field import Prompted, Rule, State
+from stages.samplers.field import Prompted, State
 from stages.samplers.fields import field_of, over
 from stages.samplers.grid import build
 
@@ -29,18 +29,13 @@ Step = list[str | int | float]
 
 def program(spec: SamplerSpec) -> list[Step]:
     """The steps of a sampler; ValueError for a rule or a field that does more to a sample than add and scale."""
-    rule, noise = rule_of(spec.rule), torch.zeros(1, dtype=torch.float64)
-    tape = _Tape(_called(rule, spec), noise)
+    rule, noise = rule_of(spec.rule), torch.zeros(1, 1, dtype=torch.float64)
+    tape = _Tape(f"sampler rule {spec.called}", noise)
     field, state = over(field_of(spec.field))(_Noted(tape), build(LINEAR, spec.times), noise), State(noise)
     with tape:
         for node in range(spec.num_steps):
             state = rule.step(field, state, node, tape.draw)
     return tape.until(state.x)
-
-
-def _called(rule: Rule, spec: SamplerSpec) -> str:
-    field = f" under field {spec.field['name']!r}" if spec.field else ""
-    return f"sampler rule {rule.name!r}{field}"
 
 
 class _Tape(TorchDispatchMode):

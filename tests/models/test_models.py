@@ -100,8 +100,8 @@ def test_guidance_one_is_the_velocity_itself_and_two_extrapolates(net):
     torch.testing.assert_close(guided(net, 2.0)(x, t, cond), 2 * with_prompt - without)
 
 
-def stated(rule, schedule, guidance=1.0):
-    return check(Sampler, {"rule": rule, "schedule": schedule, "guidance": guidance}, "sampler").spec
+def stated(rule, schedule, guidance=1.0, **field):
+    return check(Sampler, {"rule": rule, "schedule": schedule, "guidance": guidance, **field}, "sampler").spec
 
 
 SHIFTED = {"name": "shifted", "steps": 5, "shift": 3.0}
@@ -111,6 +111,10 @@ CARRIED = {
     "guided": even(3, guidance=2.0),
     "shifted": stated({"name": "euler"}, SHIFTED),
     **{name: stated(choice("rule", name), SHIFTED) for name in sorted(RULES.keys() - {"edm_heun", "flow_map"})},
+    **{
+        name: stated({"name": "dpmpp_2m"}, SHIFTED, 2.0, field=choice("field", name))
+        for name in ("taylor_seer", "guidance_interval")
+    },
     "explicit": stated({"name": "renoise"}, EXPLICIT, 1.5),
     "karras": stated({"name": "unipc"}, {**choice("schedule", "karras"), "steps": 4}, 1.5),
 }
@@ -156,7 +160,7 @@ def test_eulers_steps_need_not_be_written_down(net, tmp_path):
         for given, asked in (({}, spec), ({"num_inference_steps": 4}, even(4, guidance=spec.guidance))):
             theirs = stock(PROMPTS, latents=noise.at(0, 2, (1, 4, 4)), output_type="pt", **given).images
             assert torch.equal(theirs, draw(replace(again, spec=asked), ROWS, noise))
-    with pytest.raises(ValueError, match="a model that steps by 'heun' is saved with its steps"):
+    with pytest.raises(ValueError, match="a model that steps by heun is saved with its steps"):
         save(tmp_path, student(net, even(2, rule="heun")))
 
 

@@ -21,11 +21,10 @@ from stages.samplers.program import program
 from stages.samplers.schedules import uniform
 from stages.samplers.spec import Sampler, calls
 from stages.samplers.student import Noise, draw, solutions
-from tests.samplers.rigs import choice, mixture
+from tests.samplers.rigs import choice, mixture_data
 from tests.training.tiny import TinyNet
 
 EVERY = {name: field_of(choice("field", name)) for name in FIELDS}
-BASE = mixture(LINEAR)
 X = torch.randn(6, 2, 2, 2, generator=stream(0, "fields"))
 COND = torch.tensor([[1], [2], [1], [3], [2], [1]])
 STEPS = 12
@@ -37,22 +36,23 @@ NEUTRAL = {
     "guidance_interval": {"until": 0.0, "since": 1.0},
     "epsilon_scaling": {"scale": 1.0, "slope": 0.0},
     "dual_fast": {"most": 0.0},
+    "tea_cache": {"threshold": 0.0},
+    "sada": {"most": 0, "interval": 1},
+    "guidance_reuse": {"every": 1},
+    "time_shift": {"half_width": 0.0},
 }
 """Knobs with which a field is the network itself."""
 
 
 def net(x, t, cond):
-    return BASE(x, t) + 0.3 * cond.reshape(-1, 1, 1, 1) * torch.sin(x + 3 * t.reshape(-1, 1, 1, 1))
-
-
-def per_sample_time(x, t, cond):
-    """The same where each sample has a time of its own."""
-    return torch.cat([net(x[[b]], t[[b]], cond[[b]]) for b in range(len(x))])
+    """A mixture's velocity, and something of the prompt."""
+    t, cond = t.reshape(-1, 1, 1, 1), cond.reshape(-1, 1, 1, 1)
+    return (x - mixture_data(x, 1 - t, t)).to(x) / t + 0.3 * cond * torch.sin(x + 3 * t)
 
 
 def made(answers, rows=slice(None), steps=STEPS, guidance=2.0):
     grid = build(LINEAR, uniform(steps))
-    return over(answers)(Prompted(per_sample_time, COND[rows], guidance), grid, X[rows])
+    return over(answers)(Prompted(net, COND[rows], guidance), grid, X[rows])
 
 
 def run(answers, rule="dpmpp_2m", rows=slice(None), steer=None, **how):
@@ -143,7 +143,7 @@ def test_a_saved_pipeline_repeats_it_or_it_cannot_be_carried(name, rule):
         field=choice("field", name),
     )
     if name not in WRITTEN:
-        with pytest.raises(ValueError, match=f"{rule}' under field '{name}'.*: a saved pipeline only"):
+        with pytest.raises(ValueError, match=f"sampler rule {rule} under field {name} .*: a saved pipeline only"):
             program(spec)
         return
     guided, values = Prompted(net, COND, 2.0), [X]

@@ -56,7 +56,7 @@ def main(parsed: argparse.Namespace) -> int:
     if images.dim() == 5:
         print(f"{_film(images, parsed.n, parsed.out.path)}: to play")
     _picture(_strips(images), parsed.n if images.dim() == 4 else 1).save(parsed.out.path)
-    print(f"{parsed.out}: {len(rows)} {what}, {spec.num_steps} steps of {spec.rule['name']}")
+    print(f"{parsed.out}: {len(rows)} {what}, {spec.num_steps} steps of {spec.called}")
     return 0
 
 

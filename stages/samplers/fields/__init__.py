@@ -16,12 +16,16 @@ from stages.samplers.field import Field, Prompted
 from stages.samplers.fields.dual_fast import DualFast
 from stages.samplers.fields.epsilon_scaling import EpsilonScaling
 from stages.samplers.fields.guidance_interval import GuidanceInterval
+from stages.samplers.fields.guidance_reuse import GuidanceReuse
 from stages.samplers.fields.mag_cache import MagCache
+from stages.samplers.fields.sada import SADA
 from stages.samplers.fields.taylor_seer import TaylorSeer
+from stages.samplers.fields.tea_cache import TeaCache
+from stages.samplers.fields.time_shift import TimeShift
 from stages.samplers.grid import Grid
 
 AnyField = Annotated[
-    TaylorSeer | MagCache | GuidanceInterval | EpsilonScaling | DualFast,
+    TaylorSeer | MagCache | TeaCache | SADA | GuidanceInterval | GuidanceReuse | EpsilonScaling | TimeShift | DualFast,
     pydantic.Field(discriminator="name"),
 ]
 FIELDS = MappingProxyType(members(AnyField))

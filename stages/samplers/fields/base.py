@@ -30,6 +30,24 @@ class Everywhere(Field):
         return type(self)(self._knobs, self._network, grid, x, self.counts)
 
 
+class OfSamples(Field):
+    """A field that decides by the sample whether the network is called; it calls it for those that need it alone."""
+
+    def __init__(self, network: Prompted, grid: Grid, x: Tensor) -> None:
+        super().__init__(network, grid, x)
+        self._network = network
+
+    def answered(self, x: Tensor, i: int, called: Tensor, instead: Tensor) -> Tensor:
+        """The network's velocity at node i for the samples `called`, bool [B], and what is `instead` for the others."""
+        rows = called.nonzero()[:, 0]
+        if len(rows) == len(x):
+            return self._call(x, self._labels[i])
+        if not len(rows):
+            return instead
+        self._count(len(rows), self._passes)
+        return instead.index_copy(0, rows, self._network.take(rows)(x[rows], self._labels[i][rows]))
+
+
 def with_noise(grid: Grid, i: int, v: Tensor, change: Tensor, share: float) -> Tensor:
     """The velocity v at node i, for noise predictions that are changed by share x `change`; the state stays.
 
