@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from stages import rewards
+from stages.core.advantage import summed
 from stages.core.config import config
 from stages.core.messages import join, listed, together
 from stages.core.needs import Needs
@@ -124,8 +125,8 @@ def plan(cfg: arm.Arm[Common], _job: Job) -> list[dict[str, Any]]:
 
 
 def reward(cfg: arm.Arm[Common], job: Job, _unit: Mapping[str, Any]) -> Reward:
-    """What scores samples: the arm's weighted sum."""
-    return rewards.weighted(_terms(cfg.common, job), rewards.Given(job.input("verifier"), job.device))
+    """What scores samples: the arm's rewards, each by itself, [B, R]."""
+    return rewards.apart(_terms(cfg.common, job), rewards.Given(job.input("verifier"), job.device))
 
 
 def _terms(common: Common, job: Job) -> list[rewards.Term]:
@@ -140,8 +141,10 @@ def work(cfg: arm.Arm[Common], job: Job, unit: Mapping[str, Any], run: Run) -> N
     dataset = Dataset.load(job.input("dataset"))
     init = load(job.input("init") / "model", TextTable.load(job.input("encode")), job.device)
     _has_weights(cfg.common, job, "closed form" if isinstance(init.net, GaussianMixture) else "trained")
-    judge = run.reward or reward(cfg, job, unit)
-    start = Start(init=init.net, teacher=init.net, space=init.space, reward=judge, prompts=dataset.table)
+    judge, factors = run.reward or reward(cfg, job, unit), tuple(term.weight for term in _terms(cfg.common, job))
+    start = Start(
+        init=init.net, teacher=init.net, space=init.space, reward=judge, prompts=dataset.table, weights=factors
+    )
     trainer = arm.trainer(cfg, start, job, run)
     batch_at = data.groups(
         dataset,
@@ -153,7 +156,13 @@ def work(cfg: arm.Arm[Common], job: Job, unit: Mapping[str, Any], run: Run) -> N
     spec = cfg.common.sampler.spec if cfg.common.sampler else cfg.method.sampler(cfg.settings)
     watch = cfg.common.stop and Watch(
         cfg.common.stop,
-        Look(replace(init, spec=spec), dataset, judge, cfg.common.stop.heldout.num_samples, job.seed)
+        Look(
+            replace(init, spec=spec),
+            dataset,
+            lambda images, prompts: summed(judge(images, prompts), factors),
+            cfg.common.stop.heldout.num_samples,
+            job.seed,
+        )
         if cfg.common.stop.heldout
         else None,
     )

@@ -1,5 +1,6 @@
 """How much better than its group a sample is: the signal of group-relative policy optimisation."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -11,6 +12,11 @@ without centring: some codes' "global std"), their group's with ddof 1, or nothi
 
 SMALLEST_STD = 1e-4
 """In reward units. Below it rewards count as equal, and the division does not magnify their difference."""
+
+
+def summed(parts: Tensor, weights: Sequence[float]) -> Tensor:
+    """[B]: the weighted sum of the columns of `parts` [B, R]."""
+    return torch.stack([weight * column for weight, column in zip(weights, parts.unbind(dim=1), strict=True)]).sum(0)
 
 
 def numbered(group: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ Sink = Callable[[int, Mapping[str, float]], None]
 Reward = Callable[[Tensor, Sequence[Prompt]], Tensor]
 """(images [B, C, H, W] in [0, 1], or videos [B, C, T, H, W], or points; B prompts) -> reward [B]. NaN: no verdict.
 
-All values that it is given are finite.
+All values that it is given are finite. One that keeps R rewards apart answers [B, R].
 """
 
 Scored = Callable[[Tensor, Cond], Tensor]
@@ -99,5 +99,8 @@ class World:
     nets: Mapping[str, nn.Module]
     space: Space
     reward: Scored | None = None
+    parts: Scored | None = None
+    """The rewards that `reward` is the sum of, by `weights`, each as it is: [B, R]."""
+    weights: tuple[float, ...] = (1.0,)
     progress: float = 0.0
     """Share of the budget that is spent, in [0, 1)."""

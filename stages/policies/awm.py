@@ -32,7 +32,7 @@ from stages.core.path import mix
 from stages.core.ranges import Decay, NonNegative, Positive, Rate, Steps, Unit
 from stages.core.spec import SamplerSpec, even
 from stages.core.types import Batch, World
-from stages.training.groups import Levels, apart, check_levels, held, rolled
+from stages.training.groups import Levels, Summed, apart, check_levels, held, rolled
 from stages.training.method import Follower, Frozen, Loss, Needs, Phase, Role, Trained
 
 NEEDS: Needs = "prompts"
@@ -51,6 +51,8 @@ class Config:
     """Equal Euler steps of the finished model's sampler."""
     advantage_scale: Scale
     """Rewards are centred in their group and divided by the standard deviation of group or batch."""
+    summed: Summed
+    """What several rewards are added up as, by their weights: themselves, or the advantages of each."""
     learns_from: Literal["all", "winners"]
     """Winners alone leaves out the contrast: advantages below 0 count as 0."""
     num_draws: Steps

@@ -31,7 +31,7 @@ from stages.core.path import mix
 from stages.core.ranges import Decay, Guidance, NonNegative, Positive, Rate, Steps, Unit
 from stages.core.spec import SamplerSpec, even
 from stages.core.types import Batch, World
-from stages.training.groups import Levels, check_levels, held, rolled, together
+from stages.training.groups import Levels, Summed, check_levels, held, rolled, together
 from stages.training.method import Follower, Frozen, Loss, Needs, Phase, Role, Trained
 
 NEEDS: Needs = "prompts"
@@ -48,6 +48,8 @@ class Config:
     """Equal Euler steps of the finished model's sampler."""
     advantage_scale: Scale
     """Rewards are centred in their group and divided by the standard deviation of group or batch."""
+    summed: Summed
+    """What several rewards are added up as, by their weights: themselves, or the advantages of each."""
     num_draws: Steps
     """Updates an iteration, each with its own times and noises."""
     levels: Levels

@@ -26,7 +26,7 @@ from stages.core.path import mix
 from stages.core.ranges import Positive, Rate, Steps, Unit
 from stages.core.spec import SamplerSpec, even
 from stages.core.types import Batch, World
-from stages.training.groups import Levels, apart, check_levels, ordered, sampled
+from stages.training.groups import Levels, apart, check_levels, ordered, sampled, scored
 from stages.training.method import Frozen, Loss, Needs, Phase, Role, Trained
 
 NEEDS: Needs = "prompts"
@@ -62,11 +62,12 @@ class Config:
 
 def prepare(world: World, batch: Batch, rng: Generator, cfg: Config) -> Batch:
     """Adds reward [B], and of groups better and worse [G, ...], pair_cond [G, 1], counts [G]: 0 where all are equal."""
-    made = sampled(world, batch, rng, cfg)
-    best, worst, differ = ordered(made["reward"], batch["group"])
-    x0, cond = made["x0"], batch["cond"]
+    cond = batch["cond"]
+    x0 = sampled(world, cond, rng, cfg)
+    reward = scored(world, x0, cond, cfg.method)
+    best, worst, differ = ordered(reward, batch["group"])
     pairs = {"better": x0[best], "worse": x0[worst], "pair_cond": cond[best], "counts": differ.to(x0)}
-    return {**batch, "reward": made["reward"], **pairs}
+    return {**batch, "reward": reward, **pairs}
 
 
 def draw(batch: Batch, rng: Generator, cfg: Config) -> tuple[Tensor, Tensor]:

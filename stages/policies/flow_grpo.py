@@ -32,7 +32,7 @@ Differs from Flow-GRPO: the last step of a roll-out has no noise (the code's has
 step either); the steps of an update are drawn, where the code takes all that it trains; rewards are divided by
 max(std, 1e-4), not by std + 1e-4; samples without an advantage are not dropped.
 From DanceGRPO (for video with `kept: ends`): an update's steps are drawn for all trajectories at once, not for each;
-the reward is one weighted sum, where the code adds standardised ones up; max(std, 1e-4), not std + 1e-8.
+max(std, 1e-4), not std + 1e-8;
 From DDPO: on the flow path; the mean and std of a prompt are its group's, where the code keeps those of its last 16
 samples; the finished model is sampled by the same kernel, as the code's.
 From Flow-DPPO: the steps with noise follow each other; the two updates see the whole roll-out, not a half each.
@@ -52,7 +52,7 @@ import torch
 from pydantic import Field
 from torch import Generator, Tensor
 
-from stages.core.advantage import Scale, group_advantage, grouped, numbered
+from stages.core.advantage import Scale, numbered
 from stages.core.config import config
 from stages.core.matching import per_sample
 from stages.core.ranges import Guidance, NonNegative, Positive, Rate, Steps
@@ -67,7 +67,7 @@ from stages.samplers.flow_sde import FlowSDE
 from stages.samplers.kernels import Transition, grid_like
 from stages.samplers.rollout import rolled_out
 from stages.samplers.schedules.shifted import pushed
-from stages.training.groups import scored
+from stages.training.groups import Summed, judged
 from stages.training.kept import Kept
 from stages.training.method import Frozen, Loss, Needs, Phase, Role, Trained
 from stages.training.rollouts import along, clipped, guided, masked, rolled_by
@@ -103,6 +103,8 @@ class Config:
     """w: classifier-free guidance of the policy, in roll-outs, in updates and in use; 1 is none."""
     advantage_scale: Scale
     """What rewards, centred in their group, are divided by."""
+    summed: Summed
+    """What several rewards are added up as, by their weights: themselves, or the advantages of each."""
     advantage_clip: Positive
     """Advantages beyond it count as it. Within a group of up to 26 none reaches the usual 5 under `group`; under
     `batch` the only 1 among 16 x 8 rewards of 0 gets 9.94."""
@@ -175,8 +177,7 @@ def prepare(world: World, batch: Batch, rng: Generator, cfg: Config) -> Batch:
     steps = rolled_by(cfg.kernel, velocity, x, cond, noises, times=times, indices=indices)
     rest, rule = remaining(nodes[indices.stop :], cfg.window)
     x0 = rolled_out(velocity, steps.states[:, -1], rest, cond, rule=rule)[:, -1]
-    reward = scored(world, x0, cond, cfg.method)
-    advantage = group_advantage(grouped(reward, batch["group"]), cfg.advantage_scale).flatten()
+    reward, advantage = judged(world, x0, batch, cfg)
     rows = cfg.kept.rows(advantage, batch["group"], world.progress)
     return {
         **{key: value[rows] for key, value in batch.items()},

@@ -13,7 +13,7 @@ Of granularity q are the steps to nodes k + 1 and k + 2, and from there to every
 Log-densities are means over a sample's elements. An iteration costs much: with 16 steps, 8 of them branched, groups of
 12 and two granularities, some 1740 calls a group, of which 8 have a gradient.
 Differs: every granularity from 1 up is taken; the coarse grid always ends at data (the code's may leave it out); the
-reward is one weighted sum, where the code adds standardised ones up; max(std, 1e-4), not std + 1e-8; the clamp is on
+max(std, 1e-4), not std + 1e-8; the clamp is on
 the sum of advantages (UNVERIFIED where the code's is). The authors' table of results is UNVERIFIED.
 """
 
@@ -24,7 +24,7 @@ import torch
 from pydantic import Field
 from torch import Generator, Tensor
 
-from stages.core.advantage import Scale, group_advantage, grouped, numbered
+from stages.core.advantage import Scale, numbered
 from stages.core.config import config
 from stages.core.path import expand
 from stages.core.ranges import MAX_STEPS, Guidance, Positive, Rate, Steps
@@ -38,7 +38,7 @@ from stages.samplers.flow_sde import FlowSDE
 from stages.samplers.kernels import grid_like
 from stages.samplers.rollout import rolled_out
 from stages.samplers.schedules.shifted import pushed
-from stages.training.groups import scored
+from stages.training.groups import Summed, judged
 from stages.training.method import Loss, Needs, Phase, Role, Trained
 from stages.training.rollouts import clipped, guided
 
@@ -66,6 +66,8 @@ class Config:
     """w: classifier-free guidance of the policy, in roll-outs, in updates and in use; 1 is none."""
     advantage_scale: Scale
     """What rewards, centred in their group, are divided by."""
+    summed: Summed
+    """What several rewards are added up as, by their weights: themselves, or the advantages of each."""
     advantage_clip: Positive
     """Sums of advantages beyond it count as it."""
     clip_range: Positive
@@ -118,9 +120,9 @@ def prepare(world: World, batch: Batch, rng: Generator, cfg: Config) -> Batch:
         log_probs.append(branch.log_prob(x_next, mean[of]))
         grids = [onward(nodes, k, granularity) for granularity in range(1, cfg.granularities + 1)]
         ends = [rolled_out(velocity, x_next, each, cond)[:, -1] for each in grids]
-        found = [scored(world, x0, cond, cfg.method) for x0 in ends]
+        found, gained = zip(*(judged(world, x0, batch, cfg) for x0 in ends), strict=True)
         rewards.append(torch.stack(found).mean(dim=0))
-        advantages.append(torch.stack([_advantage(each, batch["group"], cfg) for each in found]).sum(dim=0))
+        advantages.append(torch.stack(gained).sum(dim=0))
     return {
         **batch,
         "parents": parents,
@@ -135,10 +137,6 @@ def _heads(of: Tensor) -> Tensor:
     """The first row of each group, for groups 0, 0, .., 1, 1, .. of one size."""
     num_groups = int(of[-1]) + 1
     return torch.arange(num_groups, device=of.device) * (len(of) // num_groups)
-
-
-def _advantage(reward: Tensor, group: Tensor, cfg: Config) -> Tensor:
-    return group_advantage(grouped(reward, group), cfg.advantage_scale).flatten()
 
 
 def loss(world: World, batch: Batch, _rng: Generator, cfg: Config, *, k: int) -> Loss:

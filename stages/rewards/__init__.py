@@ -21,6 +21,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from stages.core.advantage import summed
 from stages.core.config import check, config
 from stages.core.messages import choose, join, listed, shown, together
 from stages.core.prompts import Prompt
@@ -148,19 +149,25 @@ def expect(chosen: Sequence[Term], attributes: Sequence[str] | None) -> None:
 
 
 def weighted(chosen: Sequence[Term], given: Given) -> Reward:
-    """The sum of weight x reward, as one reward. Of a video [B, C, T, H, W], the mean over its frames.
+    """The sum of weight x reward, as one reward [B]; see `apart`."""
+    judge, weights = apart(chosen, given), [term.weight for term in chosen]
+    return lambda images, prompts: summed(judge(images, prompts), weights)
 
-    It has a gradient by the images where each part has one.
+
+def apart(chosen: Sequence[Term], given: Given) -> Reward:
+    """All R of them without their weights, [B, R]. Of a video [B, C, T, H, W], the mean over its frames.
+
+    They have a gradient by the images where each has one.
     """
-    parts = [(term.weight, term.kind.build(term.settings, given)) for term in chosen]
+    parts = [term.kind.build(term.settings, given) for term in chosen]
 
     def reward(images: Tensor, prompts: Sequence[Prompt]) -> Tensor:
         if len(images) != len(prompts):
             raise ValueError(f"rewards: {len(images)} images and {len(prompts)} prompts; give each image its own")
         frames = images.transpose(1, 2).flatten(0, 1) if images.dim() == 5 else images
         each = [prompt for prompt in prompts for _ in range(len(frames) // len(images))] if len(images) else []
-        found = torch.stack([weight * part(frames, each).to(images) for weight, part in parts]).sum(0)
-        return found.reshape(len(images), -1).mean(dim=1)
+        found = torch.stack([part(frames, each).to(images) for part in parts], dim=1)
+        return found.reshape(len(images), -1, len(parts)).mean(dim=1)
 
     return torch.no_grad()(reward) if rigid(chosen) else reward
 

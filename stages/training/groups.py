@@ -10,7 +10,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Generator, Tensor
 
-from stages.core.advantage import Scale, group_advantage, grouped, numbered
+from stages.core.advantage import Scale, group_advantage, grouped, numbered, summed
 from stages.core.rng import fork, normal_like, uniform
 from stages.core.spec import even
 from stages.core.types import Batch, World
@@ -19,6 +19,10 @@ from stages.training.checks import finite
 
 Levels = Literal["any", "steps"]
 """Where samples are noised: at any level in [t_min, t_max], or at those of the roll-out's own steps that lie there."""
+
+
+Summed = Literal["rewards", "advantages"]
+"""What an arm's rewards are added up as, by their weights: themselves, or the advantages that each alone would give."""
 
 
 class RollOut(Protocol):
@@ -35,12 +39,22 @@ class RollOut(Protocol):
         ...
 
 
-class Judging(RollOut, Protocol):
-    """And of what it makes of their rewards."""
+class Judging(Protocol):
+    """What a configuration says of rewards, and of what it makes of them."""
+
+    @property
+    def method(self) -> str:
+        """For messages."""
+        ...
 
     @property
     def advantage_scale(self) -> Scale:
         """What centred rewards are divided by."""
+        ...
+
+    @property
+    def summed(self) -> Summed:
+        """What the arm's rewards are added up as."""
         ...
 
 
@@ -68,27 +82,52 @@ class Noising(Protocol):
         ...
 
 
+class Judged(RollOut, Judging, Protocol):
+    """Both."""
+
+
+ADVICE = "look at the samples and at the reward; lower student_lr or raise what holds the model to its start"
+
+
 def scored(world: World, x0: Tensor, cond: Tensor, method: str) -> Tensor:
     """The reward [B] of samples x0 [B, ...]; ValueError where it has no verdict."""
     assert world.reward is not None, "a policy is trained on a reward"
-    advice = "look at the samples and at the reward; lower student_lr or raise what holds the model to its start"
-    return finite(world.reward(x0, cond), f"{method}: reward", advice)
+    return finite(world.reward(x0, cond), f"{method}: reward", ADVICE)
+
+
+def scored_apart(world: World, x0: Tensor, cond: Tensor, method: str) -> Tensor:
+    """Each of the arm's rewards by itself, [B, R], before its weight; ValueError where one has no verdict."""
+    assert world.parts is not None, "a policy is trained on a reward"
+    return finite(world.parts(x0, cond), f"{method}: reward", ADVICE)
+
+
+def judged(world: World, x0: Tensor, batch: Batch, cfg: Judging) -> tuple[Tensor, Tensor]:
+    """The reward [B] of samples x0 [B, ...], and their advantage [B] over their group.
+
+    Advantages that are summed are each reward's own, of one scale whatever the range of that reward.
+    """
+    cond, group, scale = batch["cond"], batch["group"], cfg.advantage_scale
+    if cfg.summed == "rewards":
+        reward = scored(world, x0, cond, cfg.method)
+        return reward, group_advantage(grouped(reward, group), scale).flatten()
+    parts = scored_apart(world, x0, cond, cfg.method)
+    each = [group_advantage(grouped(column, group), scale).flatten() for column in parts.unbind(dim=1)]
+    return summed(parts, world.weights), summed(torch.stack(each, dim=1), world.weights)
 
 
 @torch.no_grad()
-def sampled(world: World, batch: Batch, rng: Generator, cfg: RollOut, role: str = "student") -> Batch:
-    """Adds x0 [B, ...], samples of `role` by Euler steps from noise, with their reward [B]."""
-    cond = batch["cond"]
+def sampled(world: World, cond: Tensor, rng: Generator, cfg: RollOut, role: str = "student") -> Tensor:
+    """Samples [B, ...] of `role` by Euler steps from noise."""
     noise = world.space.noise(len(cond), rng)
-    x0 = rolled_out(world.nets[role], noise, even(cfg.rollout_steps).times, cond)[:, -1]
-    return {**batch, "x0": x0, "reward": scored(world, x0, cond, cfg.method)}
+    return rolled_out(world.nets[role], noise, even(cfg.rollout_steps).times, cond)[:, -1]
 
 
-def rolled(world: World, batch: Batch, rng: Generator, cfg: Judging, role: str = "student") -> Batch:
-    """The same, with their advantage [B]."""
-    made = sampled(world, batch, rng, cfg, role)
-    advantage = group_advantage(grouped(made["reward"], batch["group"]), cfg.advantage_scale).flatten()
-    return {**made, "advantage": advantage}
+@torch.no_grad()
+def rolled(world: World, batch: Batch, rng: Generator, cfg: Judged, role: str = "student") -> Batch:
+    """Adds x0 [B, ...], samples of `role`, with their reward and advantage [B]."""
+    x0 = sampled(world, batch["cond"], rng, cfg, role)
+    reward, advantage = judged(world, x0, batch, cfg)
+    return {**batch, "x0": x0, "reward": reward, "advantage": advantage}
 
 
 def ordered(reward: Tensor, group: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -105,7 +105,7 @@ class Trainer:
         nets = self.weights.nets
         self.heads = heads_of(self.roles)
         self.meter = Meter(nets)
-        judge = start.reward and (start.reward, start.prompts)
+        judge = start.reward and (start.reward, start.prompts, start.weights)
         self.world = world_of(nets, start.space, judge, self.meter, precision=budget.precision, device=device)
         self.team = Team(ranks, device)
         self.own = self.team.ranks.share(budget.slices)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.forward_ad import unpack_dual
 
+from stages.core.advantage import summed
 from stages.core.precision import wide_type, widened
 from stages.core.prompts import Prompt
 from stages.core.types import Cond, Reward, Scored, Space, World
@@ -82,7 +83,7 @@ class RoleNetwork(nn.Module):
 def world_of(
     nets: Mapping[str, nn.Module],
     space: Space,
-    judge: tuple[Reward, Sequence[Prompt]] | None,
+    judge: tuple[Reward, Sequence[Prompt], tuple[float, ...]] | None,
     meter: Meter,
     *,
     precision: Precision,
@@ -90,23 +91,36 @@ def world_of(
 ) -> World:
     """What losses may call, each call counted in `meter`, which knows the roles of `nets`.
 
-    `judge` is a reward with the prompts that the rows of the text table stand for.
+    `judge` is a reward, which may keep several apart, with the prompts that the rows of the text table stand for, and
+    the weight of each reward.
     """
     half = partial(torch.autocast, torch.device(device).type, torch.bfloat16)
     computing = half if precision == "bfloat16" else nullcontext
     roles = {role: RoleNetwork(net, role, meter, computing) for role, net in nets.items()}
-    return World(nets=roles, space=space, reward=judge and _scored(*judge, space, meter))
+    if judge is None:
+        return World(nets=roles, space=space)
+    reward, prompts, weights = judge
+    parts = _scored(reward, prompts, len(weights), space, meter)
+    return World(
+        nets=roles,
+        space=space,
+        reward=lambda samples, cond: summed(parts(samples, cond), weights),
+        parts=parts,
+        weights=weights,
+    )
 
 
-def _scored(reward: Reward, prompts: Sequence[Prompt], space: Space, meter: Meter) -> Scored:
+def _scored(reward: Reward, prompts: Sequence[Prompt], count: int, space: Space, meter: Meter) -> Scored:
+    """[B, count]."""
+
     def scored(samples: Tensor, cond: Cond) -> Tensor:
         # No reward sees such a sample: decoding cuts what is out of range, and infinity would pass for white.
         finite = samples.flatten(1).isfinite().all(dim=1)
         meter.add(SCORED, len(samples))
-        found = torch.full(finite.shape, torch.nan, dtype=wide_type(samples.dtype), device=samples.device)
+        found = torch.full((len(samples), count), torch.nan, dtype=wide_type(samples.dtype), device=samples.device)
         if finite.any():
             asked = [prompts[row] for row in cond[finite, 0].tolist()]
-            found[finite] = reward(space.decode(samples[finite]), asked).to(found)
+            found[finite] = reward(space.decode(samples[finite]), asked).to(found).reshape(-1, count)
         return found
 
     return scored

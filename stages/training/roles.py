@@ -36,6 +36,8 @@ class Start:
     reward: Reward | None = None
     prompts: Sequence[Prompt] = ()
     """What the rows of the text table stand for, where there is a reward."""
+    weights: tuple[float, ...] = (1.0,)
+    """Of rewards that are kept apart, in their sum."""
     num_students: int = 1
     """Networks that each trained role is made of, each for its part of the prompts."""
 

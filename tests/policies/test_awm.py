@@ -15,7 +15,8 @@ from tests.policies.conditional import asked, constant, gaussian_nodes, posterio
 from tests.policies.groups import gradient, level, prepared, slope_of, tiny
 
 CONFIG = awm.Config(
-    method="awm", rollout_steps=4, nfe=8, advantage_scale="group", learns_from="all", num_draws=3, levels="any",
+    method="awm", rollout_steps=4, nfe=8, advantage_scale="group", summed="rewards",
+    learns_from="all", num_draws=3, levels="any",
     t_min=0.1, t_max=1.0, weighs="uniform", power=1.0, clip_range=1e9, beta_kl=0.0, beta_ema=0.0, ema_decay=0.3,
     ema_decay_rate=1e-3, student_lr=1e-4,
 )  # fmt: skip

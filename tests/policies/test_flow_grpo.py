@@ -25,7 +25,8 @@ from tests.training.tiny import TinyNet
 CONFIG = flow_grpo.Config(
     method="flow_grpo", rollout_steps=4, nfe=8, in_use="ode", shift=1.0, shared_start=False,
     kernel=FlowSDE(name="flow_sde", noise_level=0.7), window=Every(name="every"), guidance=1.0,
-    advantage_scale="group", advantage_clip=5.0, num_updates=2, steps_per_update=3, ratio="plain", trust="ratio",
+    advantage_scale="group", summed="rewards", advantage_clip=5.0, num_updates=2, steps_per_update=3, 
+    ratio="plain", trust="ratio",
     clip_range=0.2, kept=All(name="all"), beta_kl=0.0, student_lr=1e-4,
 )  # fmt: skip
 PIXELS = Points((1, 4, 4), torch.float64)

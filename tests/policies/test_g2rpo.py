@@ -19,7 +19,8 @@ from tests.training.tiny import TinyNet
 
 CONFIG = g2rpo.Config(
     method="g2rpo", rollout_steps=8, nfe=4, shift=3.0, kernel=FlowSDE(name="flow_sde", noise_level=0.7), branched=0.5,
-    granularities=1, guidance=1.0, advantage_scale="none", advantage_clip=5.0, clip_range=0.2, student_lr=1e-4,
+    granularities=1, guidance=1.0, advantage_scale="none", summed="rewards",
+    advantage_clip=5.0, clip_range=0.2, student_lr=1e-4,
 )  # fmt: skip
 
 

@@ -24,6 +24,7 @@ MIX = replace(
     shift=3.0,
     shared_start=True,
     advantage_scale="none",
+    summed="rewards",
 )
 
 

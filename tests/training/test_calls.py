@@ -67,7 +67,7 @@ def test_a_sample_that_is_not_finite_is_shown_to_no_reward_and_gets_no_verdict(b
         return images.flatten(1).mean(1)
 
     meter, known = Meter([]), [Prompt(text) for text in ("", "a", "b", "c")]
-    scored = world_of({}, SPACE, (reward, known), meter, precision="float32", device="cpu").reward
+    scored = world_of({}, SPACE, (reward, known, (1.0,)), meter, precision="float32", device="cpu").reward
     assert scored is not None
     samples = torch.zeros(3, 1, 4, 4)
     samples[1, 0, 2, 3] = bad

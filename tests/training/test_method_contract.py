@@ -47,7 +47,9 @@ def shipped(name: str) -> Any:
 
 
 def reward(images: Tensor, prompts: Sequence[Prompt]) -> Tensor:
-    return images.flatten(1).mean(dim=1) * torch.tensor([1 + prompt.facts["worth"] for prompt in prompts])
+    """Two, of different ranges."""
+    bright = images.flatten(1).mean(dim=1) * torch.tensor([1 + prompt.facts["worth"] for prompt in prompts])
+    return torch.stack([bright, 9 * images[:, 0, 0, 0].tanh()], dim=1)
 
 
 def world(module: ModuleType, cfg: Any) -> World:
@@ -56,7 +58,8 @@ def world(module: ModuleType, cfg: Any) -> World:
     nets = of_roles(roles)
     for name, net in nets.items():
         net.requires_grad_(isinstance(roles.get(name), Trained))
-    space, judge = Points((1, 4, 4), torch.float64), (reward, [Prompt("", {"worth": row % 3}) for row in range(6)])
+    prompts = [Prompt("", {"worth": row % 3}) for row in range(6)]
+    space, judge = Points((1, 4, 4), torch.float64), (reward, prompts, (1.0, -0.1))
     return world_of(nets, space, judge, Meter(nets), precision="float32", device="cpu")
 
 

@@ -216,7 +216,7 @@ class Rounded(nn.Module):
 
 def rounded_world(name: str, cfg: Any, told: torch.dtype) -> World:
     nets = {role: Rounded(net.float(), told) for role, net in of_roles(MODULES[name].roles(cfg)).items()}
-    return world_of(nets, SPACE, (reward, ASKED), Meter(nets), precision="float32", device="cpu")
+    return world_of(nets, SPACE, (reward, ASKED, (1.0,)), Meter(nets), precision="float32", device="cpu")
 
 
 def outcomes(name: str, cfg: Any, told: torch.dtype) -> list[Tensor]:
