@@ -23,14 +23,11 @@ from pydantic import Field
 from torch import Generator
 
 from stages.core.config import config
-from stages.core.guidance import guided
-from stages.core.matching import deviation, injected
-from stages.core.path import data_from_velocity
 from stages.core.ranges import Guidance, Part, Rate, Steps, Unit, check_levels
 from stages.core.rng import fork
 from stages.core.spec import SamplerSpec, even
 from stages.core.types import Batch, World
-from stages.training.critics import critic_loss, noised, simulated
+from stages.training.critics import critic_loss, estimates, matched, noised, simulated
 from stages.training.method import Blend, Follower, Loss, Needs, Phase, Role, Trained, unprepared
 
 NEEDS: Needs = "prompts"
@@ -81,11 +78,8 @@ def student_loss(world: World, batch: Batch, rng: Generator, cfg: Config, *, tar
     x0hat, _ = simulated(world, cond, samples, cfg.nfe)
     with torch.no_grad():
         x_t, t, _ = noised(x0hat, times, noises, cfg.t_min, cfg.t_max)
-        real = data_from_velocity(x_t, guided(world.nets[target], cfg.guidance)(x_t, t, cond), t)
-        fake = data_from_velocity(x_t, world.nets["fake"](x_t, t, cond), t)
-        scale = deviation(x0hat, real)
-    value = injected(x0hat, (fake - real) / scale)
-    return value, {"gap": (real - fake).abs().mean(), "deviation": scale.mean()}
+        real, fake = estimates(world, x_t, t, cond, cfg.guidance, target=target)
+    return matched(x0hat, real, fake)
 
 
 def roles(cfg: Config) -> dict[str, Role]:

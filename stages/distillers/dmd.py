@@ -20,14 +20,13 @@ import torch
 from torch import Generator
 
 from stages.core.config import config
-from stages.core.matching import deviation, injected
 from stages.core.path import data_from_velocity, expand, vp_scales
 from stages.core.ranges import Guidance, NonNegative, Rate, Steps, Unit, check_levels
 from stages.core.rng import fork
 from stages.core.spec import SamplerSpec, even
 from stages.core.types import Batch, World
 from stages.samplers.rollout import at
-from stages.training.critics import critic_loss, estimates, noised, simulated
+from stages.training.critics import critic_loss, estimates, matched, noised, simulated
 from stages.training.method import Loss, Needs, Phase, Role, Trained, unprepared
 
 
@@ -76,10 +75,8 @@ def student_loss(world: World, batch: Batch, rng: Generator, cfg: Config) -> Los
     with torch.no_grad():
         x_t, t, _ = noised(x0hat, times, noises, cfg.t_min, cfg.t_max)
         real, fake = estimates(world, x_t, t, cond, cfg.guidance)
-        scale = deviation(x0hat, real)
     weight = 1.0 if cfg.weighs == "data" else expand(vp_scales(t)[0], x0hat)
-    matching = injected(x0hat, weight * (fake - real) / scale)
-    found = {"gap": (real - fake).abs().mean(), "deviation": scale.mean()}
+    matching, found = matched(x0hat, real, fake, weight)
     if not cfg.regression_weight:
         return matching, found
     noise, top = batch["noise"], at(1.0, batch["noise"])

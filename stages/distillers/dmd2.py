@@ -22,12 +22,11 @@ import torch
 from torch import Generator
 
 from stages.core.config import config
-from stages.core.matching import deviation, injected
 from stages.core.ranges import Guidance, NonNegative, Part, Rate, Steps, Unit, check_levels
 from stages.core.rng import fork
 from stages.core.spec import SamplerSpec, even
 from stages.core.types import Batch, World
-from stages.training.critics import critic_loss, estimates, fooled, noised, prompted, simulated
+from stages.training.critics import critic_loss, estimates, fooled, matched, noised, prompted, simulated
 from stages.training.method import Blend, Loss, Needs, Phase, Role, Trained, unprepared
 
 
@@ -86,9 +85,7 @@ def student_loss(world: World, batch: Batch, rng: Generator, cfg: Config) -> Los
         real, fake = estimates(world, x_t, t, cond, 1.0 if apart else cfg.guidance)
         if apart:
             real = real + prompted(world, x0hat, level, cond, engine, cfg.guidance)
-        scale = deviation(x0hat, real)
-    matching = injected(x0hat, (fake - real) / scale)
-    found = {"gap": (real - fake).abs().mean(), "deviation": scale.mean()}
+    matching, found = matched(x0hat, real, fake)
     if not cfg.gan_weight:
         return matching, found
     gan = fooled(world, x0hat, cond, judge)

@@ -24,13 +24,12 @@ from torch import Generator, Tensor
 from torch.nn.functional import one_hot
 
 from stages.core.config import config
-from stages.core.matching import deviation, injected
 from stages.core.path import expand
 from stages.core.ranges import Guidance, Positive, Rate, Steps, Unit, check_levels
 from stages.core.rng import fork
 from stages.core.spec import SamplerSpec, even
 from stages.core.types import Batch, World
-from stages.training.critics import critic_loss, estimates, features, fooled, noised, simulated
+from stages.training.critics import critic_loss, estimates, features, fooled, matched, noised, simulated
 from stages.training.method import Loss, Needs, Phase, Role, Trained, unprepared
 
 NEEDS: Needs = "images"
@@ -116,13 +115,11 @@ def student_loss(world: World, batch: Batch, rng: Generator, cfg: Config) -> Los
     with torch.no_grad():
         x_t, t, _ = noised(x0hat, times, noises, cfg.t_min, cfg.t_max)
         real, fake = estimates(world, x_t, t, cond, cfg.guidance)
-        scale = deviation(x0hat, real)
         h = weights(world.nets["head"](features(world, x_t, t, cond)), t, cfg)
-    matching = injected(x0hat, expand(h, x0hat) * (fake - real) / scale)
+    matching, found = matched(x0hat, real, fake, expand(h, x0hat))
     gan = fooled(world, x0hat, cond, judge)
     return matching + cfg.gan_weight * gan, {
-        "gap": (real - fake).abs().mean(),
-        "deviation": scale.mean(),
+        **found,
         "largest_weight": h.max(),
         "gan_loss": gan.detach(),
     }

@@ -21,7 +21,6 @@ from typing import Literal
 
 import torch
 from torch import Generator, Tensor
-from torch.nn.functional import relu, softplus
 
 from stages.core.config import config
 from stages.core.guidance import guided
@@ -31,7 +30,7 @@ from stages.core.ranges import Guidance, NonNegative, Positive, Rate, Steps, Uni
 from stages.core.rng import fork, normal_like, uniform
 from stages.core.spec import SamplerSpec, even
 from stages.core.types import Batch, Cond, World
-from stages.training.critics import accuracy, features, noised
+from stages.training.critics import Gan, accuracy, features, noised, taken_for_data, told_apart
 from stages.training.method import Loss, Needs, Phase, Role, Trained, unprepared
 
 NEEDS: Needs = "images"
@@ -54,9 +53,7 @@ class Config:
     method: Literal["ladd"]
     nfe: Steps
     """K: calls of the student, at equally spaced noise levels."""
-    gan: Literal["log", "hinge"]
-    """What the logits are put into: softplus on both sides, or max(0, 1 - .) for the head and the logit itself for the
-    student."""
+    gan: Gan
     head_updates: Steps
     """Updates of the head for each of the student."""
     distillation: Distillation
@@ -97,10 +94,7 @@ def head_loss(world: World, batch: Batch, rng: Generator, cfg: Config) -> Loss:
         x_t = mix(x0, eps, t)
         real = features(world, x_t, t, cond)
     of_made, of_real = head(made), head(real)
-    if cfg.gan == "log":
-        judged = softplus(of_made).mean() + softplus(-of_real).mean()
-    else:
-        judged = relu(1 + of_made).mean() + relu(1 - of_real).mean()
+    judged = told_apart(of_made, of_real, cfg.gan)
     found = {"head_loss": judged.detach(), "head_accuracy": accuracy(of_made, of_real)}
     if not cfg.r1_weight:
         return judged, found
@@ -126,7 +120,7 @@ def student_loss(world: World, batch: Batch, rng: Generator, cfg: Config) -> Los
     x0hat, cond = denoised(world, batch, samples, cfg), batch["cond"]
     x_t, t, _ = noised(x0hat, times, noises, cfg.t_min, cfg.t_max)
     logits = unlearning(world.nets["head"], features(world, x_t, t, cond))
-    value = softplus(-logits).mean() if cfg.gan == "log" else -logits.mean()
+    value = taken_for_data(logits, cfg.gan)
     found = {"logit": logits.detach().mean(), "gan_loss": value.detach()}
     if not cfg.distillation.weight:
         return value, found

@@ -33,13 +33,13 @@ from stages.core import trigflow
 from stages.core.config import config
 from stages.core.derivative import Derivative, along
 from stages.core.guidance import guided
-from stages.core.matching import deviation, injected, per_sample
+from stages.core.matching import per_sample
 from stages.core.path import expand
 from stages.core.ranges import Decay, Guidance, NonNegative, Part, Positive, Rate, Steps, Unit, Weight, check_levels
 from stages.core.rng import fork, normal_like
 from stages.core.spec import SamplerSpec, even
 from stages.core.types import Batch, World
-from stages.training.critics import critic_loss, estimates, noised, simulated
+from stages.training.critics import critic_loss, estimates, matched, noised, simulated
 from stages.training.method import Loss, Needs, Phase, Role, Trained, unprepared
 
 NEEDS: Needs = "images"
@@ -146,9 +146,8 @@ def loss(world: World, batch: Batch, rng: Generator, cfg: Config) -> Loss:
     with torch.no_grad():
         x_t, t, _ = noised(x0hat, times, noises, cfg.matching.t_min, cfg.matching.t_max)
         real, fake = estimates(world, x_t, t, cond, cfg.guidance)
-        direction = (fake - real) / deviation(x0hat, real)
-    found = {**found, "consistency": value.detach(), "gap": (real - fake).abs().mean()}
-    return value + cfg.matching.weight * injected(x0hat, direction), found
+    matching, seen = matched(x0hat, real, fake)
+    return value + cfg.matching.weight * matching, {**found, **seen, "consistency": value.detach()}
 
 
 def fake_loss(world: World, batch: Batch, rng: Generator, cfg: Config) -> Loss:

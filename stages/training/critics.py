@@ -5,20 +5,24 @@ frozen teacher's features. Random numbers come in as generators, one for each dr
 its own shifts no other.
 """
 
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from torch import Generator, Tensor
-from torch.nn.functional import softplus
+from torch.nn.functional import relu, softplus
 
 from stages.core.guidance import both, guided
-from stages.core.matching import unlearning
+from stages.core.matching import deviation, injected, unlearning
 from stages.core.path import data_from_velocity, expand, mix
 from stages.core.rng import fork, normal_like, uniform
 from stages.core.spec import even
 from stages.core.types import Batch, Cond, Network, Velocity, World
 from stages.samplers.rollout import at, rolled_out
 from stages.training.method import Loss
+
+Gan = Literal["log", "hinge"]
+"""What logits are put into: softplus on both sides, or max(0, 1 - .) for the head and the logit itself for the
+student."""
 
 
 def simulated(world: World, cond: Cond, rng: Generator, nfe: int) -> tuple[Tensor, Tensor]:
@@ -47,10 +51,22 @@ def regression(fake: Velocity, x0: Tensor, cond: Cond, times: Generator, noises:
     return (fake(x_t, t, cond) - (eps - x0)).square().mean()
 
 
-def estimates(world: World, x_t: Tensor, t: Tensor, cond: Cond, guidance: float) -> tuple[Tensor, Tensor]:
-    """D_real, of the teacher under `guidance`, and D_fake, without any, at x_t [B, ...] and t [B]."""
-    real = guided(world.nets["teacher"], guidance)(x_t, t, cond)
+def estimates(
+    world: World, x_t: Tensor, t: Tensor, cond: Cond, guidance: float, *, target: str = "teacher"
+) -> tuple[Tensor, Tensor]:
+    """D_real, of the network in role `target` under `guidance`, and D_fake, without any, at x_t [B, ...] and t [B]."""
+    real = guided(world.nets[target], guidance)(x_t, t, cond)
     return data_from_velocity(x_t, real, t), data_from_velocity(x_t, world.nets["fake"](x_t, t, cond), t)
+
+
+def matched(x0hat: Tensor, real: Tensor, fake: Tensor, weight: Tensor | float = 1.0) -> Loss:
+    """DMD's loss: half the mean squared direction (D_fake - D_real) / mean |x0hat - D_real|, its gradient by x0hat.
+
+    `weight`, broadcast against [B, ...], multiplies the direction; D_real and D_fake have no gradient.
+    """
+    scale = deviation(x0hat, real)
+    found = {"gap": (real - fake).abs().mean(), "deviation": scale.mean()}
+    return injected(x0hat, weight * (fake - real) / scale), found
 
 
 def prompted(world: World, x0hat: Tensor, below: Tensor, cond: Cond, rng: Generator, guidance: float) -> Tensor:
@@ -94,12 +110,24 @@ def critic_loss(world: World, batch: Batch, rng: Generator, *, nfe: int, judges:
         made = noised_features(world, x0hat, cond, ours)
         real = noised_features(world, batch["x0"], cond, theirs)
     of_made, of_real = head(made), head(real)
-    judged = softplus(of_made).mean() + softplus(-of_real).mean()
+    judged = told_apart(of_made, of_real, "log")
     return error + judged, {
         "fake_error": error.detach(),
         "head_loss": judged.detach(),
         "head_accuracy": accuracy(of_made, of_real),
     }
+
+
+def told_apart(of_made: Tensor, of_real: Tensor, gan: Gan) -> Tensor:
+    """The head's loss of logits [B] of samples and of data."""
+    if gan == "log":
+        return softplus(of_made).mean() + softplus(-of_real).mean()
+    return relu(1 + of_made).mean() + relu(1 - of_real).mean()
+
+
+def taken_for_data(logits: Tensor, gan: Gan) -> Tensor:
+    """The student's loss of the logits [B] of its samples, which do not saturate where the head is sure."""
+    return softplus(-logits).mean() if gan == "log" else -logits.mean()
 
 
 def accuracy(of_made: Tensor, of_real: Tensor) -> Tensor:
@@ -110,4 +138,4 @@ def accuracy(of_made: Tensor, of_real: Tensor) -> Tensor:
 def fooled(world: World, x0hat: Tensor, cond: Cond, rng: Generator) -> Tensor:
     """The non-saturating GAN loss of samples x0hat [B, ...], at a random noise level each; the head learns nothing."""
     logits = unlearning(world.nets["head"], noised_features(world, x0hat, cond, rng))
-    return softplus(-logits).mean()
+    return taken_for_data(logits, "log")
