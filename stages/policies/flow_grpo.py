@@ -32,7 +32,7 @@ Differs from Flow-GRPO: the last step of a roll-out has no noise (the code's has
 step either); the steps of an update are drawn, where the code takes all that it trains; rewards are divided by
 max(std, 1e-4), not by std + 1e-4; samples without an advantage are not dropped.
 From DanceGRPO (for video with `kept: ends`): an update's steps are drawn for all trajectories at once, not for each;
-max(std, 1e-4), not std + 1e-8;
+max(std, 1e-4), not std + 1e-8.
 From DDPO: on the flow path; the mean and std of a prompt are its group's, where the code keeps those of its last 16
 samples; the finished model is sampled by the same kernel, as the code's.
 From Flow-DPPO: the steps with noise follow each other; the two updates see the whole roll-out, not a half each.
