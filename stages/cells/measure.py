@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -68,13 +68,13 @@ class Measured:
 class Cell:
     """What is measured, on which model and in which way; plain values, so that it can travel."""
 
-    kind: Literal["samples", "flow", "real", "reward", "metric"]
+    kind: Literal["samples", "flow", "real", "reward", "metric", "steered"]
     settings: Mapping[str, int]
     """Of `Sampling`, for a flow of `Following`, for a reward or a metric of their own modules."""
     sampler: Mapping[str, Any] | None = None
     """As parameters state it; None is the model's own."""
     asked: Mapping[str, Any] | None = None
-    """The section of the parameters that states the reward or the metric."""
+    """The section of the parameters that states the reward, the metric, or what steers."""
     seed: int
 
     @property
@@ -98,7 +98,17 @@ def measure(cell: Cell, bench: Bench, model: Path | None, name: str, sink: Sink)
     return samples(bench, found, cell, name, sink)
 
 
-def samples(bench: Bench, model: Student, cell: Cell, name: str, sink: Sink) -> Measured:
+class Drawing(Protocol):
+    """Where a cell's samples come from."""
+
+    def __call__(
+        self, bench: Bench, model: Student, split: str, places: Sequence[int], cell: Cell, name: str, /
+    ) -> tuple[Tensor, int]:
+        """As `drawn`."""
+        ...
+
+
+def samples(bench: Bench, model: Student, cell: Cell, name: str, sink: Sink, draw: Drawing | None = None) -> Measured:
     """Sample the model called `name` for the prompts of each split and of the test images.
 
     ValueError with that name if it has diverged.
@@ -109,7 +119,7 @@ def samples(bench: Bench, model: Student, cell: Cell, name: str, sink: Sink) -> 
         asked = _places(bench, split, settings)
         if not asked:
             continue
-        images[split], calls = drawn(bench, model, split, asked, cell, name)
+        images[split], calls = (draw or drawn)(bench, model, split, asked, cell, name)
         places[split] = asked
         count = sum(map(len, images.values()))
         sink(len(images), {"images": count, "images_per_second": count / (time.perf_counter() - begin)})

@@ -1,0 +1,20 @@
+"""Whether a rule draws noise: copies of a particle part by nothing else."""
+
+import torch
+from torch import Tensor
+
+from stages.samplers import Rule, sample
+
+ADVICE = "it draws no noise, so that copies of a state stay the same; take flow_sde, ddim or another rule that draws"
+
+
+def why_not_noisy(rule: Rule) -> str | None:
+    """Why a rule cannot serve, if it steps without noise from the middle of a grid."""
+    drawn = []
+
+    def draw(_node: int, x: Tensor) -> Tensor:
+        drawn.append(x)
+        return torch.zeros_like(x)
+
+    sample(lambda x, _t, **_until: x, torch.zeros(1, 1), (1.0, 0.6, 0.3, 0.0), rule, rng=draw)
+    return None if drawn else ADVICE
