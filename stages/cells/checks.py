@@ -17,7 +17,7 @@ def fits_own(asked: Steered, where: str) -> None:
     """A steering acts along the sampler that is stated beside it."""
     if asked.sampler is not None:
         with at(where):
-            fits(asked.steering, asked.sampler.spec.rule)
+            fits(asked.steering, asked.sampler.spec)
 
 
 def is_steered(asked: Steered, job: Job, attributes: Sequence[str] | None, name: str) -> None:

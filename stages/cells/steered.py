@@ -29,14 +29,14 @@ from stages.training.checks import finite
 def planned(
     asked: Mapping[str, Steered], job: Job, cell: Cell, own_of: Callable[[str], SamplerSpec]
 ) -> Iterator[tuple[dict[str, Any], Cell]]:
-    """Units and cells of what evaluate's `steered` asks for, with the settings of `cell`; `own_of` an input is a sampler.
+    """Units and cells of what evaluate's `steered` asks for, with the settings of `cell`; `own_of` gives samplers.
 
     ValueError for a steering that cannot act along the model's own rule.
     """
     for name, one in asked.items():
         section = job.section["steered"][name]
         with at(f"evaluate.steered.{name}"):
-            fits(one.steering, spec_of(section["sampler"], own_of(one.of)).rule)
+            fits(one.steering, spec_of(section["sampler"], own_of(one.of)))
         unit = {"id": f"steered.{name}", "group": "steered", "input": one.of, "sampler": section["sampler"]}
         yield unit, replace(cell, kind="steered", sampler=section["sampler"], asked=section["steering"])
 

@@ -6,7 +6,7 @@ It is no further from the model than KL = log N - (N - 1) / N.
 from typing import Literal
 
 from stages.core.config import config
-from stages.samplers import Rule
+from stages.core.spec import SamplerSpec
 from stages.steering.rewarded import Particles, Rewards
 from stages.steering.task import Found, Task, picked
 
@@ -20,8 +20,8 @@ class BestOfN:
     particles: Particles
     """N."""
 
-    def serves(self, _rule: Rule, /) -> None:
-        """Any rule."""
+    def serves(self, _spec: SamplerSpec, /) -> None:
+        """Any sampler."""
 
     def search(self, task: Task) -> Found:
         """N K calls of the network and N of the reward, where a sample alone takes K."""

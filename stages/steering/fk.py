@@ -13,7 +13,7 @@ from torch import Tensor
 
 from stages.core.config import config
 from stages.core.ranges import Count, Positive
-from stages.samplers import Rule
+from stages.core.spec import SamplerSpec
 from stages.samplers.field import Field, State
 from stages.steering.noisy import why_not_noisy
 from stages.steering.particles import Particles, Resampling
@@ -39,9 +39,9 @@ class FK:
     pick: Literal["draw", "best"]
     """Which particle is the sample: one by the weights, or the one with the highest reward."""
 
-    def serves(self, rule: Rule) -> str | None:
+    def serves(self, spec: SamplerSpec) -> str | None:
         """Rules that draw noise: copies of a particle have to part."""
-        return why_not_noisy(rule)
+        return why_not_noisy(spec)
 
     def search(self, task: Task) -> Found:
         """As many calls of the network as the particles alone take; a reward call for each look, and at the end."""

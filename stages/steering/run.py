@@ -1,15 +1,15 @@
 """Steered samples of a model for its prompts, with what they cost."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
 
 import torch
 
 from stages.core.guidance import guided
 from stages.core.precision import Wide
 from stages.core.prompts import Prompt
+from stages.core.spec import SamplerSpec
 from stages.core.types import Cond, Reward
 from stages.models import Student
 from stages.samplers import rule_of
@@ -43,7 +43,7 @@ def steered(  # noqa: PLR0913 - a model's prompts, what steers, and how many at 
     spec, device = model.spec, next(chain(model.net.parameters(), model.net.buffers())).device
     rule, cond = rule_of(spec.rule), cond.to(device)
     velocity = guided(Wide(model.net), spec.guidance)
-    fits(steering, spec.rule)
+    fits(steering, spec)
     for first in range(0, len(cond), batch_size):
         rows, asked = cond[first : first + batch_size], prompts[first : first + batch_size]
         draws = Draws(noise, first, len(rows), model.space.shape, torch.zeros((), device=device))
@@ -58,8 +58,8 @@ def steered(  # noqa: PLR0913 - a model's prompts, what steers, and how many at 
             yield Searched(steering.search(task), task)
 
 
-def fits(steering: Search, rule: Mapping[str, Any]) -> None:
-    """ValueError where a steering cannot act along a rule, as a sampler's specification states it."""
-    why = steering.serves(rule_of(rule))
+def fits(steering: Search, spec: SamplerSpec) -> None:
+    """ValueError where a steering cannot act along a sampler."""
+    why = steering.serves(spec)
     if why is not None:
-        raise ValueError(f"steering {steering.name!r} cannot act along the rule {rule['name']!r}: {why}")
+        raise ValueError(f"steering {steering.name!r} cannot act along the rule {spec.rule['name']!r}: {why}")

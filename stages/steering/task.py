@@ -13,6 +13,7 @@ from torch import Tensor
 
 from stages.core.path import LINEAR
 from stages.core.rng import uniform_at
+from stages.core.spec import SamplerSpec
 from stages.samplers import Draw, Rule, Steering, drive
 from stages.samplers.field import Field, State
 from stages.samplers.grid import Grid, build
@@ -163,8 +164,8 @@ class Search(Protocol):
         """In the table."""
         ...
 
-    def serves(self, rule: Rule, /) -> str | None:
-        """Why it cannot act along `rule`; None if it can."""
+    def serves(self, spec: SamplerSpec, /) -> str | None:
+        """Why it cannot act along a sampler; None if it can."""
         ...
 
     def search(self, task: Task, /) -> Found:
