@@ -13,9 +13,10 @@ from stages.core.config import config, members
 from stages.samplers.spec import Sampler
 from stages.steering.best_of_n import BestOfN
 from stages.steering.fk import FK
+from stages.steering.rbf import RBF
 from stages.steering.svdd import SVDD
 
-AnySteering = Annotated[BestOfN | FK | SVDD, pydantic.Field(discriminator="name")]
+AnySteering = Annotated[BestOfN | FK | SVDD | RBF, pydantic.Field(discriminator="name")]
 STEERINGS = MappingProxyType(members(AnySteering))
 """By name."""
 

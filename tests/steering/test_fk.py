@@ -19,10 +19,8 @@ NOISY = {"name": "flow_sde", "noise_level": 0.7}
 
 @pytest.mark.parametrize("kind", ["difference", "max", "sum"])
 def test_the_potentials_of_a_path_multiply_to_the_tilt_of_its_sample(kind):
-    tilt, rewards = (
-        Tilt(kind, 3, torch.device("cpu")),
-        torch.tensor([[0.3, -1, 2], [1.5, 0, -2], [0.7, 4, 1]], dtype=F64),
-    )
+    rewards = torch.tensor([[0.3, -1, 2], [1.5, 0, -2], [0.7, 4, 1]], dtype=F64)
+    tilt = Tilt(kind, 3, rewards.device)
     spent = sum(tilt.potential(reward) for reward in rewards)
     torch.testing.assert_close(spent + tilt.last(3.0 * rewards[0]), 3.0 * rewards[0])
     expected = {
