@@ -15,24 +15,27 @@ from pydantic import Field
 from safetensors.torch import load_file
 
 from stages import rewards
-from stages.cells import identity, trainings
+from stages.cells import checks, identity, trainings
 from stages.cells.bench import SHOWN, Bench, chosen, kept
 from stages.cells.measure import Cell, Following, Sampling, measure, spec_of
 from stages.cells.metric import Comparing, metric
 from stages.cells.reward import Scoring, judged, rewarding, scored, unjudged
+from stages.cells.steered import planned, searched, steers
 from stages.cells.ways import euler, ways
 from stages.core import tensors
 from stages.core.config import config
-from stages.core.messages import choose, together
+from stages.core.messages import together
 from stages.core.ranges import Count, Guidance, Steps
+from stages.core.spec import SamplerSpec
 from stages.core.types import Reward, Run
 from stages.io import replicates, sources
 from stages.io.artefacts import write_json
 from stages.io.dataset import Dataset
-from stages.io.expected import Expected, Inputs, Outline, outline
+from stages.io.expected import Expected, Inputs, outline
 from stages.io.job import Job
 from stages.metrics import table as metrics
 from stages.models import sampler
+from stages.steering import Steered
 from stages.training.cost import TOTALS
 
 NAME = r"^[A-Za-z][A-Za-z0-9_-]{0,63}$"
@@ -74,6 +77,8 @@ class Config:
     """Name -> one of `stages/metrics`, with its knobs, measured beside what is always measured."""
     rewards: dict[Annotated[str, Field(pattern=NAME)], dict[str, Any]]
     """Name -> one of `stages/rewards`, with its knobs, measured on every model beside what RL arms are trained for."""
+    steered: dict[Annotated[str, Field(pattern=NAME)], Steered]
+    """Name -> a model, its sampler, and one of `stages/steering` with a reward: rows of their own."""
 
     def __post_init__(self) -> None:
         if not self.teacher_nfe:
@@ -84,6 +89,7 @@ class Config:
         together(
             *(lambda name=name: metrics.chosen(self.metrics[name], f"metrics.{name}") for name in self.metrics),
             *(lambda name=name: rewards.terms({name: self.rewards[name]}, "rewards") for name in self.rewards),
+            *(lambda name=name: checks.fits_own(self.steered[name], f"steered.{name}") for name in self.steered),
         )
 
 
@@ -92,50 +98,16 @@ def expect(cfg: Config, job: Job, inputs: Inputs) -> Expected:
     data, judge = outline(inputs), inputs["verifier"]
     attributes = judge.attributes if judge else None
     together(
-        *(lambda name=name: _is_an_arm(name, job) for name in cfg.distill_nfe),
-        lambda: _is_measured(cfg, job, attributes),
+        *(lambda name=name: checks.is_an_arm(name, job) for name in cfg.distill_nfe),
+        lambda: checks.is_measured(cfg, job, attributes),
         lambda: rewards.expect(rewards.terms(cfg.rewards, "evaluate.rewards"), attributes) if cfg.rewards else None,
         *(lambda name=name: sources.require(cfg.metrics[name], f"evaluate.metrics.{name}") for name in cfg.metrics),
-        lambda: sources.few([cfg.rewards, cfg.metrics], MOST_SOURCES, "evaluate"),
-        *(lambda name=name: _has_repeats(cfg, name) for name in cfg.metrics),
-        lambda: data and data.num_test and attributes != () and _has_neighbours(cfg, data),
+        *(lambda name=name: checks.is_steered(cfg.steered[name], job, attributes, name) for name in cfg.steered),
+        lambda: sources.few([cfg.rewards, cfg.metrics, job.section["steered"]], MOST_SOURCES, "evaluate"),
+        *(lambda name=name: checks.has_repeats(cfg, name) for name in cfg.metrics),
+        lambda: data and data.num_test and attributes != () and checks.has_neighbours(cfg, data),
     )
     return Expected()
-
-
-def _is_an_arm(name: str, job: Job) -> None:
-    choose({replicates.split(arm)[0]: arm for arm in job.context["distill"]}, name, "arm", "evaluate.distill_nfe")
-
-
-def _is_measured(cfg: Config, job: Job, attributes: Sequence[str] | None) -> None:
-    if attributes == () and not cfg.rewards and not cfg.metrics and not job.context["rl"]:
-        raise ValueError(
-            "evaluate: nothing is measured, since the verifier judges nothing; name rewards, as in "
-            "+reward@evaluate.rewards.clip=clip_score, or metrics"
-        )
-    both = cfg.rewards.keys() & job.context["rl"].keys()
-    apart = [name for name in (*cfg.rewards, *job.context["rl"]) if name.startswith("heldout_")]
-    if both or apart:
-        name = sorted(both)[0] if both else apart[0]
-        raise ValueError(f"evaluate.rewards: {name} is also how an arm's reward is called in results; rename it")
-
-
-def _has_repeats(cfg: Config, name: str) -> None:
-    kind, _ = metrics.chosen(cfg.metrics[name], name)
-    if "repeats" in kind.NEEDS and cfg.fd_repeats < 2:
-        raise ValueError(
-            f"evaluate.metrics.{name}: compares samples of one prompt, and evaluate.fd_repeats={cfg.fd_repeats} draws "
-            "one; raise it"
-        )
-
-
-def _has_neighbours(cfg: Config, data: Outline) -> None:
-    for split, count in (("test", data.num_test), ("training", data.num_train)):
-        if cfg.neighbours >= count:
-            raise ValueError(
-                f"evaluate.neighbours={cfg.neighbours}: the dataset has {count} {split} images at most, each with "
-                f"{count - 1} others around it; lower it"
-            )
 
 
 def plan(cfg: Config, job: Job) -> list[dict[str, Any]]:
@@ -155,16 +127,21 @@ def _cells(cfg: Config, job: Job) -> Iterator[tuple[dict[str, Any], Cell]]:
     """Units, and what is measured in them. `sampler` null is the model's own; `input` null is real images."""
     settings = {name: getattr(cfg, name) for name in Sampling.__dataclass_fields__}
     cell = Cell(kind="samples", settings=settings, seed=job.seed)
-    models = list(ways(cfg, job, lambda source: sampler(job.input(source) / "model")))
+
+    def own_of(source: str) -> SamplerSpec:
+        return sampler(job.input(source) / "model")
+
+    models = list(ways(cfg, job, own_of))
     for group, name, source, how in models:
         yield {"id": f"{group}.{name}", "group": group, "input": source, "sampler": how}, replace(cell, sampler=how)
     yield {"id": "real.images", "group": "real", "input": None, "sampler": None}, replace(cell, kind="real")
+    yield from planned(cfg.steered, job, cell, own_of)
     # A flow is the model's, however many steps it is followed in: of the teacher's rows one shows it.
     settings = {name: getattr(cfg, name) for name in Following.__dataclass_fields__}
     for group, name, source, how in models:
         if group == "guidance" or (group == "teacher" and how != euler(max(cfg.teacher_nfe))):
             continue
-        spec = spec_of(how, sampler(job.input(source) / "model"))
+        spec = spec_of(how, own_of(source))
         if spec.rule["name"] == "euler" and spec.num_steps > 1 and spec.guidance == 1:
             own = f"{group}.{name}"
             unit = {"id": f"flow.{own}", "group": "flow", "input": source, "sampler": how, "of": own}
@@ -205,8 +182,10 @@ def _table(job: Job, source: str | None) -> str:
 
 
 def reward(_cfg: Config, job: Job, unit: Mapping[str, Any]) -> Reward:
-    """What scores the samples of a reward's cell."""
-    return rewarding(Cell(**unit["cell"]), unit["id"], job.input("verifier"), job.device)
+    """What scores the samples of a reward's cell, or steers a steered one's."""
+    cell = Cell(**unit["cell"])
+    make = steers if cell.kind == "steered" else rewarding
+    return make(cell, unit["id"], job.input("verifier"), job.device)
 
 
 def work(cfg: Config, job: Job, unit: Mapping[str, Any], run: Run) -> None:
@@ -221,6 +200,9 @@ def work(cfg: Config, job: Job, unit: Mapping[str, Any], run: Run) -> None:
     model = job.input(unit["input"]) / "model" if unit["input"] else None
     if cell.kind == "reward":
         found = scored(cell, bench, run.reward or reward(cfg, job, unit), model, unit["id"])
+    elif cell.kind == "steered":
+        assert model is not None
+        found = searched(cell, bench, run.reward or reward(cfg, job, unit), model, unit["id"], run.sink)
     elif cell.kind == "metric":
         found = metric(cell, bench, model, unit["id"])
     else:

@@ -19,7 +19,7 @@ SECTION = {
     "num_samples": 60, "batch_size": 64, "teacher_nfe": [2, 64], "guidance_nfe": 2, "guidance_scales": [],
     "distill_nfe": {}, "rl_nfe": 3, "rl_steps": [], "fd_repeats": 4, "neighbours": 2,
     "straightness_samples": 2, "straightness_steps": 4,
-    "grid_prompts": 3, "metrics": {}, "rewards": {},
+    "grid_prompts": 3, "metrics": {}, "rewards": {}, "steered": {},
 }  # fmt: skip
 
 

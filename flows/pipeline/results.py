@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 METRICS = Path("data/evaluate/metrics.json")
-GROUPS = ("real", "teacher", "guidance", "distill", "rl")
+GROUPS = ("real", "teacher", "guidance", "distill", "rl", "steered")
 
 
 def results() -> list[dict[str, Any]]:

@@ -12,11 +12,14 @@ from stages.core.hashing import sha256_of_files
 from stages.io import code
 from stages.io.artefacts import sha256_of
 
-MEASURES = MappingProxyType({"reward": "stages.cells.reward", "metric": "stages.cells.metric"})
+MEASURES = MappingProxyType(
+    {"reward": "stages.cells.reward", "metric": "stages.cells.metric", "steered": "stages.cells.steered"}
+)
 """Kind of a cell -> the module that measures it, where that is not `stages.cells.measure`."""
 LIBRARIES = ("torch", "numpy", "diffusers", "transformers")
 """What computes, besides our own code."""
-EXTRAS = MappingProxyType({"reward": ("rapidocr", "onnxruntime")})
+_REWARDS = ("rapidocr", "onnxruntime")
+EXTRAS = MappingProxyType({"reward": _REWARDS, "steered": _REWARDS})
 """Kind of a cell -> what may compute in it where it is installed."""
 
 

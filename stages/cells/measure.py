@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -69,13 +69,13 @@ class Measured:
 class Cell:
     """What is measured, on which model and in which way; plain values, so that it can travel."""
 
-    kind: Literal["samples", "flow", "real", "reward", "metric"]
+    kind: Literal["samples", "flow", "real", "reward", "metric", "steered"]
     settings: Mapping[str, int]
     """Of `Sampling`, for a flow of `Following`, for a reward or a metric of their own modules."""
     sampler: Mapping[str, Any] | None = None
     """As parameters state it; None is the model's own."""
     asked: Mapping[str, Any] | None = None
-    """The section of the parameters that states the reward or the metric."""
+    """The section of the parameters that states the reward, the metric, or what steers."""
     seed: int
 
     @property
@@ -99,7 +99,17 @@ def measure(cell: Cell, bench: Bench, model: Path | None, name: str, sink: Sink)
     return samples(bench, found, cell, name, sink)
 
 
-def samples(bench: Bench, model: Student, cell: Cell, name: str, sink: Sink) -> Measured:
+class Drawing(Protocol):
+    """Where a cell's samples come from."""
+
+    def __call__(
+        self, bench: Bench, model: Student, split: str, places: Sequence[int], cell: Cell, name: str, /
+    ) -> tuple[Tensor, Sequence[Solution]]:
+        """As `drawn`; no solutions where calls are counted elsewhere."""
+        ...
+
+
+def samples(bench: Bench, model: Student, cell: Cell, name: str, sink: Sink, draw: Drawing | None = None) -> Measured:
     """Sample the model called `name` for the prompts of each split and of the test images.
 
     ValueError with that name if it has diverged.
@@ -111,17 +121,18 @@ def samples(bench: Bench, model: Student, cell: Cell, name: str, sink: Sink) -> 
         asked = _places(bench, split, settings)
         if not asked:
             continue
-        images[split], solved = drawn(bench, model, split, asked, cell, name)
+        images[split], solved = (draw or drawn)(bench, model, split, asked, cell, name)
         spent += solved
         places[split] = asked
         count = sum(map(len, images.values()))
         sink(len(images), {"images": count, "images_per_second": count / (time.perf_counter() - begin)})
     numbers: dict[str, float] = {
-        "nfe": _mean(spent, lambda solution: solution.nfe),
-        "network_calls": _mean(spent, lambda solution: solution.cost),
         "guidance": model.spec.guidance,
         "parameters": sum(p.numel() for p in model.net.parameters()),
     }
+    if spent:
+        numbers["nfe"] = _mean(spent, lambda solution: solution.nfe)
+        numbers["network_calls"] = _mean(spent, lambda solution: solution.cost)
     for split in (name for name in SPLITS if name in images):
         numbers |= correctness(bench.verifier, images[split], bench.prompts(places[split]), split)
     if bench.dataset.has_real:

@@ -13,7 +13,8 @@ Of granularity q are the steps to nodes k + 1 and k + 2, and from there to every
 Log-densities are means over a sample's elements. An iteration costs much: with 16 steps, 8 of them branched, groups of
 12 and two granularities, some 1740 calls a group, of which 8 have a gradient.
 Differs: every granularity from 1 up is taken; the coarse grid always ends at data (the code's may leave it out);
-max(std, 1e-4), not std + 1e-8; the clamp is on the sum of advantages (UNVERIFIED where the code's is). The authors' table of results is UNVERIFIED.
+max(std, 1e-4), not std + 1e-8; the clamp is on the sum of advantages (UNVERIFIED where the code's is).
+The authors' table of results is UNVERIFIED.
 """
 
 from functools import partial

@@ -16,13 +16,14 @@ from stages.report.theme import LIGHT, Theme, drawing, lay_out
 DISTANCE = "Fréchet distance on verifier features"
 PANELS = 3
 """Qualities that are drawn, at most."""
-GROUPS: tuple[Group, ...] = ("guidance", "teacher", "distill", "rl")
-MARKERS = {"teacher": "o", "guidance": "o", "distill": "s", "rl": "D"}
+GROUPS: tuple[Group, ...] = ("guidance", "teacher", "distill", "rl", "steered")
+MARKERS = {"teacher": "o", "guidance": "o", "distill": "s", "rl": "D", "steered": "^"}
 NAMES = {
     "teacher": "teacher, by network calls",
     "guidance": "teacher, by guidance scale",
     "distill": "distilled",
     "rl": "RL-tuned",
+    "steered": "steered at inference",
 }
 
 
@@ -71,7 +72,7 @@ def _plane(axes: Axes, study: Study, split: str, theme: Theme) -> None:
 def _name_points(axes: Axes, study: Study, split: str, theme: Theme) -> None:
     assert study.real is not None
     labels = []
-    for row in [*study.of("rl", "distill"), *_line(study, "teacher"), *_line(study, "guidance")[1:]]:
+    for row in [*study.of("rl", "distill", "steered"), *_line(study, "teacher"), *_line(study, "guidance")[1:]]:
         point = (row.numbers["frechet_distance"], row.numbers[f"score_{split}"])
         short = {"teacher": f"{row.numbers['nfe']:g}", "guidance": f"w={row.numbers['guidance']:g}"}.get(
             row.group, row.title

@@ -22,7 +22,7 @@ def frontier(study: Study) -> list[Row]:
 
 def by_calls(study: Study) -> list[Row]:
     """Models without guidance, fewest network calls first."""
-    return sorted(study.of("teacher", "distill", "rl"), key=lambda row: row.numbers["nfe"])
+    return sorted(study.of("teacher", "distill", "rl", "steered"), key=lambda row: row.numbers["nfe"])
 
 
 TABLES = {"leaderboard.csv": leaderboard, "frontier.csv": frontier, "quality_nfe.csv": by_calls}

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from stages.core.trainings import Spread
 
-Group = Literal["real", "teacher", "guidance", "distill", "rl"]
+Group = Literal["real", "teacher", "guidance", "distill", "rl", "steered"]
 SPLITS = {"seen": "seen prompts", "heldout": "held-out prompts"}
 """The splits that a score is given on, and how they are called in print."""
 

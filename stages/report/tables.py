@@ -17,6 +17,7 @@ GROUPS = MappingProxyType(
         "guidance": "Teacher under classifier-free guidance of scale w",
         "distill": "Distilled students, each with its own sampler",
         "rl": "RL-tuned models",
+        "steered": "Steered at inference, with a reward",
     }
 )
 SCORE_HINT = (

@@ -55,14 +55,14 @@ LIGHT = Theme(
     page="#f4f6f9", paper="#fefefe", ink="#1d2430", faint="#5d6778", rule="#e3e7ee", wash="#f2f5fa",
     right="#2e9e5b", wrong="#d64545",
     groups=MappingProxyType(
-        {"real": "#5d6779", "teacher": "#2467c4", "guidance": "#77829a", "distill": "#c05206", "rl": "#a3237f"}
+        {"real": "#5d6779", "teacher": "#2467c4", "guidance": "#77829a", "distill": "#c05206", "rl": "#a3237f", "steered": "#1f7a6d"}
     ),
 )  # fmt: skip
 DARK = Theme(
     page="#0f131a", paper="#171c25", ink="#e6eaf1", faint="#9aa5b8", rule="#2c3442", wash="#1f2632",
     right="#4cc47e", wrong="#f07070",
     groups=MappingProxyType(
-        {"real": "#9aa5b9", "teacher": "#6ea8ff", "guidance": "#8c97aa", "distill": "#ff9d52", "rl": "#f07fcb"}
+        {"real": "#9aa5b9", "teacher": "#6ea8ff", "guidance": "#8c97aa", "distill": "#ff9d52", "rl": "#f07fcb", "steered": "#5cc9b8"}
     ),
 )  # fmt: skip
 

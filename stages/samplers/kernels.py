@@ -70,13 +70,14 @@ class Kernel:
 
     def step(self: Transitions, field: Field, state: State, i: int, draw: Draw) -> State:
         """From node i to node i + 1; `draw(i + 1, x)` gives the noise there. ValueError off the flow path."""
-        x_weight, v_weight, std = _weights(self, field.grid)[i]
+        x_weight, v_weight, std = weights_of(self, field.grid)[i]
         mean = combine((x_weight, v_weight), state.x, field.velocity(state.x, i))
         return State(mean if std == 0 else combine((1.0, std), mean, draw(i + 1, mean)))
 
 
 @lru_cache(KEPT)
-def _weights(kernel: Transitions, grid: Grid) -> tuple[tuple[float, float, float], ...]:
+def weights_of(kernel: Transitions, grid: Grid) -> tuple[tuple[float, float, float], ...]:
+    """Weights of x and of v, and the standard deviation, of each step, 0 to data. ValueError off the flow path."""
     if grid.path != LINEAR:
         raise ValueError(f"sampler rule {kernel.name!r} steps along the {LINEAR.name} path, not along {grid.path.name}")
     found = kernel.transition(grid.times, torch.arange(grid.num_steps))

@@ -22,7 +22,7 @@ SECTION = {
     "num_samples": 10, "batch_size": 4, "teacher_nfe": [1, 2], "guidance_nfe": 2, "guidance_scales": [1.0, 2.0],
     "distill_nfe": {}, "rl_nfe": 3, "rl_steps": [], "fd_repeats": 2, "neighbours": 2,
     "straightness_samples": 2, "straightness_steps": 4,
-    "grid_prompts": 3, "metrics": {}, "rewards": {},
+    "grid_prompts": 3, "metrics": {}, "rewards": {}, "steered": {},
 }  # fmt: skip
 
 

@@ -9,6 +9,8 @@ from flows.cli.paths import Given, given, shown
 
 INDICES = ("model_index.json", "fewstep.json")
 """Of a model's folder: a whole pipeline, or one that names the checkpoint it was made of."""
+DATASET, VERIFIER = Path("data/dataset"), Path("data/verifier")
+"""What a reward may read: the facts of a prompt that the data set knows, and what judges."""
 BATCH, FRAMES_A_SECOND = 16, 8
 MAX_NFE, MAX_PICTURES, MAX_PROMPTS = 1000, 64, 64
 """Of one call: what an hour of the largest model's time may be, no mistyped number's."""
@@ -28,6 +30,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sampler",
         help="another one, as parameters state it, in braces: {rule: {name: heun}, schedule: {...}, guidance: 1.0}",
+    )
+    parser.add_argument(
+        "--steering",
+        help="search with a reward, as parameters state it, in braces: {name: best_of_n, particles: 4, reward: {...}}",
     )
     parser.add_argument("--n", type=int, default=1, help=f"pictures a prompt (1; {MAX_PICTURES} at most)")
     parser.add_argument("--seed", type=int, default=0)
@@ -50,7 +56,11 @@ def main(parsed: argparse.Namespace) -> int:
     student = load(places.view(str(folder.parent)) / folder.name, parsed.prompt)
     spec = _sampler(parsed, student.spec)
     rows = torch.arange(len(parsed.prompt))[:, None].repeat_interleave(parsed.n, 0) + 1
-    samples = draw(replace(student, spec=spec), rows, Noise(parsed.seed, "sample"), batch_size=BATCH)
+    model, noise = replace(student, spec=spec), Noise(parsed.seed, "sample")
+    if parsed.steering is None:
+        samples = draw(model, rows, noise, batch_size=BATCH)
+    else:
+        samples = _searched(parsed, model, rows, noise)
     images = student.space.decode(samples)
     what = "pictures" if images.dim() == 4 else "videos, a row of frames each"
     if images.dim() == 5:
@@ -60,9 +70,42 @@ def main(parsed: argparse.Namespace) -> int:
     return 0
 
 
-def _sampler(parsed: argparse.Namespace, own: Any) -> Any:
+def _searched(parsed: argparse.Namespace, model: Any, rows: Any, noise: Any) -> Any:
+    """Samples [n, ...], one a row, of the steering; says what it cost."""
+    import torch
+
+    from stages.core.config import check
+    from stages.core.prompts import Prompt
+    from stages.io.dataset import Dataset
+    from stages.rewards import Given, expect, terms, weighted
+    from stages.steering import Asked
+    from stages.steering.run import steered
+
+    steering = check(Asked, {"steering": _section(parsed.steering, "--steering")}, "").steering
+    chosen = terms(steering.reward, "steering.reward")
+    expect(chosen, None)
+    known = {prompt.text: prompt for prompt in Dataset.load(DATASET).prompts} if DATASET.is_dir() else {}
+    prompts = [known.get(text, Prompt(text)) for text in parsed.prompt for _ in range(parsed.n)]
+    reward = weighted(chosen, Given(VERIFIER, "cpu"))
+    found = [*steered(model, rows, prompts, noise, steering=steering, reward=reward, batch_size=BATCH)]
+    calls, scored, reached = (
+        torch.cat(parts).double().mean().item()
+        for parts in zip(*((each.task.calls, each.task.scored, each.found.reward) for each in found), strict=True)
+    )
+    print(f"{steering.name}: {calls:g} network calls and {scored:g} reward calls a picture, mean reward {reached:.4g}")
+    return torch.cat([each.found.x0 for each in found])
+
+
+def _section(text: str, option: str) -> Any:
     import yaml
 
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{option}: not YAML ({' '.join(str(error).split())})") from None
+
+
+def _sampler(parsed: argparse.Namespace, own: Any) -> Any:
     from stages.core.config import check
     from stages.core.spec import even
     from stages.samplers.spec import Sampler
@@ -71,11 +114,7 @@ def _sampler(parsed: argparse.Namespace, own: Any) -> Any:
         return even(parsed.nfe, guidance=own.guidance)
     if parsed.sampler is None:
         return own
-    try:
-        section = yaml.safe_load(parsed.sampler)
-    except yaml.YAMLError as error:
-        raise ValueError(f"--sampler: not YAML ({' '.join(str(error).split())})") from None
-    spec = check(Sampler, section, "--sampler").spec
+    spec = check(Sampler, _section(parsed.sampler, "--sampler"), "--sampler").spec
     if spec.num_steps > MAX_NFE:
         raise ValueError(f"--sampler: {spec.num_steps} steps, {MAX_NFE} at most")
     return spec

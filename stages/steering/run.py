@@ -1,0 +1,70 @@
+"""Steered samples of a model for its prompts, with what they cost."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+import torch
+
+from stages.core.guidance import guided
+from stages.core.precision import Wide
+from stages.core.prompts import Prompt
+from stages.core.spec import SamplerSpec
+from stages.core.types import Cond, Reward
+from stages.models import Student
+from stages.samplers import rule_of
+from stages.samplers.student import Noise
+from stages.steering.task import Draws, Found, Search, Task
+
+
+@dataclass(frozen=True)
+class Searched:
+    """A batch's samples, and what they cost."""
+
+    found: Found
+    task: Task
+
+
+def steered(  # noqa: PLR0913 - a model's prompts, what steers, and how many at a time
+    model: Student,
+    cond: Cond,
+    prompts: Sequence[Prompt],
+    noise: Noise,
+    *,
+    steering: Search,
+    reward: Reward,
+    batch_size: int,
+) -> Iterator[Searched]:
+    """Batches of one sample a prompt, for the rows cond [n, 1], whose `prompts` the reward reads.
+
+    `batch_size` prompts at a time, each with as many particles as the steering has. ValueError for a steering that
+    cannot act along the model's rule.
+    """
+    spec, device = model.spec, next(chain(model.net.parameters(), model.net.buffers())).device
+    rule, cond = rule_of(spec.rule), cond.to(device)
+    velocity = guided(Wide(model.net), spec.guidance)
+    fits(steering, spec)
+    for first in range(0, len(cond), batch_size):
+        rows, asked = cond[first : first + batch_size], prompts[first : first + batch_size]
+        draws = Draws(noise, first, len(rows), model.space.shape, torch.zeros((), device=device))
+        task = Task(
+            velocity=lambda x, t, of, rows=rows, **until: velocity(x, t, rows[of], **until),
+            score=lambda x, of, asked=asked: reward(model.space.decode(x), [asked[i] for i in of.tolist()]),
+            draws=draws,
+            times=spec.times,
+            rule=rule,
+        )
+        with torch.no_grad():
+            yield Searched(steering.search(task), task)
+
+
+def fits(steering: Search, spec: SamplerSpec) -> None:
+    """ValueError where a steering cannot act along a sampler."""
+    if spec.field is not None:
+        raise ValueError(
+            f"steering {steering.name!r}: asks the network itself, and the sampler has the field "
+            f"{spec.field['name']!r} in its place; leave one of the two out"
+        )
+    why = steering.serves(spec)
+    if why is not None:
+        raise ValueError(f"steering {steering.name!r} cannot act along the rule {spec.rule['name']!r}: {why}")
