@@ -3,6 +3,8 @@
 diffusers counts time from 0 to 1000; this file is where that begins and ends.
 """
 
+import math
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -46,6 +48,34 @@ class TransformerConfig:
         _, height, width = sample_shape
         if height != width or height % self.patch_size:
             raise ValueError(f"patch_size={self.patch_size} does not divide square samples of {height}x{width}")
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A call between two blocks: tokens of images [B, T, W] and of prompts, and the embedding of the time."""
+
+    body: Any
+    tokens: Tensor
+    words: Tensor
+    time: Tensor
+
+    def after(self, blocks: range) -> "Opened":
+        """The same after these blocks."""
+        words, tokens = self.words, self.tokens
+        for block in self.body.transformer_blocks[blocks.start : blocks.stop]:
+            words, tokens = block(hidden_states=tokens, encoder_hidden_states=words, temb=self.time)
+        return replace(self, tokens=tokens, words=words)
+
+    def take(self, rows: Tensor) -> "Opened":
+        """The samples `rows`, int64 [N]."""
+        return replace(self, tokens=self.tokens[rows], words=self.words[rows], time=self.time[rows])
+
+    def answer(self) -> Tensor:
+        """The velocity [B, C, H, W] that the network's last layers make of the tokens as they are."""
+        made, patch = self.body.proj_out(self.body.norm_out(self.tokens, self.time)), self.body.config.patch_size
+        side = math.isqrt(made.shape[1])
+        squares = made.reshape(len(made), side, side, patch, patch, self.body.out_channels)
+        return squares.permute(0, 5, 1, 3, 2, 4).reshape(len(made), -1, side * patch, side * patch)
 
 
 class VelocityTransformer(TwoTimes):
@@ -102,6 +132,21 @@ class VelocityTransformer(TwoTimes):
                 pooled_projections=words["pooled"],
                 return_dict=False,
             )[0]
+
+    @property
+    def num_blocks(self) -> int:
+        """That a call goes through, one after the other; ValueError where it is several networks."""
+        if self.num_students > 1:
+            raise ValueError(f"a network of {self.num_students} students is not called block by block")
+        return len(self.body.transformer_blocks)
+
+    def opened(self, x: Tensor, t: Tensor, cond: Cond) -> Opened:
+        """A call of `forward` that has not yet gone through any block."""
+        words = self.text(cond)
+        with self.told(t, None):
+            time = self.body.time_text_embed(t * DIFFUSERS_TIME, words["pooled"])
+        tokens = self.body.pos_embed(x).contiguous()
+        return Opened(self.body, tokens, self.body.context_embedder(words["hidden"]), time)
 
     def features(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         """Image tokens [B, T, feature_dim] half-way up; runs only the blocks below."""

@@ -5,12 +5,14 @@ The one place where a sampler calls a network, and where its calls are counted.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Generator, Tensor
 
 from stages.core.guidance import away, both, guided
+from stages.core.precision import Wide, widened
+from stages.core.prompts import EMPTY
 from stages.core.rng import normal_like
 from stages.core.types import Cond, Velocity
 from stages.samplers.grid import Grid, combine
@@ -47,6 +49,33 @@ class Prompted:
     def both(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """The velocities with the prompts and with the empty one: two passes."""
         return both(self.net, x, t, self.cond)
+
+    @property
+    def num_blocks(self) -> int:
+        """Of the network, where it can be called block by block; ValueError where not."""
+        net = self._opens()
+        return net.num_blocks
+
+    def opened(self, x: Tensor, t: Tensor) -> Any:
+        """A call before its first block, of x with the prompts and then, under guidance, with the empty one."""
+        if self.guidance == 1:
+            return self._opens().opened(x, t, self.cond)
+        conds = torch.cat([self.cond, torch.full_like(self.cond, EMPTY)])
+        return self._opens().opened(torch.cat([x, x]), torch.cat([t, t]), conds)
+
+    def closed(self, opened: Any) -> Tensor:
+        """The guided velocity that a call comes to."""
+        answer = widened(opened.answer())
+        return answer if self.guidance == 1 else self.away(*answer.chunk(2))
+
+    def _opens(self) -> Any:
+        net = self.net.velocity if isinstance(self.net, Wide) else self.net
+        if not hasattr(net, "opened"):
+            raise ValueError(
+                f"a {type(net).__name__} is not called block by block, as the sampler's field does; take a field of "
+                "whole answers, such as tea_cache"
+            )
+        return net
 
     def away(self, with_prompt: Tensor, without: Tensor) -> Tensor:
         """The guided one of two such velocities."""

@@ -212,6 +212,21 @@ def test_skips_are_chosen_and_not_more_in_a_row_than_allowed():
     assert error(run(steps=16, rule="dpmpp_2m")) < error(free) < 0.1, "the rule makes more of as many calls"
 
 
+STITCHED = {
+    100: (0.007391, 0.007211, 0.008089, 0.014981, 0.102101),
+    20: (0.036188, 0.036046, 0.035611, 0.036293, 0.094420),
+}
+
+
+@pytest.mark.parametrize("steps", STITCHED)
+def test_noisy_steps_by_the_gaussian_of_the_datas_moments(steps):
+    """Half of them cost nothing at 20 steps: far from the data a mixture looks like a Gaussian."""
+    for share, expected in zip((0.0, 0.25, 0.4, 0.5, 0.75), STITCHED[steps], strict=True):
+        made = run("t_stitch", steps=steps, share=share, mean=0.05, std=0.5475**0.5)
+        assert error(made) == pytest.approx(expected, abs=1e-6)
+        assert made.nfe == steps - round(share * steps)
+
+
 def test_guidance_is_one_pass_outside_of_its_interval():
     def net(x, t, cond):
         return two(x, t, cond) + cond
