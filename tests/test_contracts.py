@@ -206,7 +206,7 @@ def test_a_reward_is_one_of_a_table_and_may_be_summed_with_others(tmp_path: Path
 
 def test_a_teacher_may_be_trained_on_video() -> None:
     net = TinyNet(0, VIDEO.shape).float()
-    cfg = flow_matching.Config(lr=1e-2, condition_dropout=0.1, times="uniform", latent=0.0, nfe=2)
+    cfg = flow_matching.Config(lr=1e-2, condition_dropout=0.1, times="uniform", latent=0.0, perturbation=0.0, nfe=2)
     budget = replace(BUDGET, iterations=30)
     made = Trainer(flow_matching, cfg, budget, Start(net, net, VIDEO), seed=0, device="cpu")
     losses = [float(made.step(batch_at(VIDEO.shape))["flow/loss"]) for _ in range(30)]

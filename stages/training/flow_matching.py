@@ -6,6 +6,10 @@ logit-normal times: Esser et al. 2024 (arXiv:2403.03206); latent noise: Albergo 
 The stochastic interpolant (1 - t) x0 + t eps + gamma(t) z, whose end eps is noise too, has the law of (1 - t) x0 +
 sigma z with sigma^2 = t^2 + gamma^2. It is a point of the flow path, scaled, and its drift's error is the velocity's,
 scaled: so it is a law of times and a weight, and what is learnt is the flow's velocity still.
+
+Input perturbation, Ning et al. 2023 (arXiv:2301.11706, gamma = 0.1): the network sees x0 with the noise eps + gamma xi
+and is asked for eps - x0, so that it meets states as far off as a sampler's own are. It learns noise that is smaller
+than what it sees, by sqrt(1 + gamma^2).
 """
 
 from collections.abc import Callable, Mapping
@@ -36,17 +40,20 @@ class Config:
     """Law of t; the sigmoid of a standard normal number dwells in the middle, where most is learnt."""
     latent: NonNegative
     """c of a stochastic interpolant's latent noise gamma(t) = c t (1 - t); 0 is none."""
+    perturbation: NonNegative
+    """gamma of input perturbation: how much more noise the network sees than it is asked for; 0 is none."""
     nfe: Steps
     """Euler steps of the teacher's own sampler."""
 
 
 def loss(world: World, batch: Batch, rng: Generator, cfg: Config) -> Loss:
     """E w |v(x_t, t) - (eps - x0)|^2, mean over elements."""
-    times, noise, drops = fork(rng, "times", "noise", "drops")
+    times, noise, drops, more = fork(rng, "times", "noise", "drops", "perturbation")
     x0, eps = batch["x0"], normal_like(batch["x0"], noise)
     t, weight = interpolant(_LAWS[cfg.times](x0, times), cfg.latent)
     cond = dropped(batch["cond"], cfg.condition_dropout, drops)
-    squares = (world.nets["student"](mix(x0, eps, t), t, cond) - (eps - x0)).square()
+    seen = eps + cfg.perturbation * normal_like(eps, more) if cfg.perturbation else eps
+    squares = (world.nets["student"](mix(x0, seen, t), t, cond) - (eps - x0)).square()
     return (squares if weight is None else expand(weight, x0) * squares).mean(), {}
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from stages.core.path import expand
 from stages.core.rng import fork, normal_like, stream, uniform
@@ -12,8 +12,10 @@ from tests.training.gaussian import GaussianVelocity, slopes, tokens, world
 MEAN, STD = 0.7, 0.4
 
 
-def config(latent: float) -> flow_matching.Config:
-    return flow_matching.Config(lr=1e-3, condition_dropout=0.0, times="uniform", latent=latent, nfe=4)
+def config(latent: float, perturbation: float = 0.0) -> flow_matching.Config:
+    return flow_matching.Config(
+        lr=1e-3, condition_dropout=0.0, times="uniform", latent=latent, perturbation=perturbation, nfe=4
+    )
 
 
 def batch(n: int = 400_000) -> dict[str, Tensor]:
@@ -48,6 +50,30 @@ def test_away_from_the_optimum_its_gradient_is_that_of_the_interpolants_drift(la
     net, given = GaussianVelocity(0.3, 0.8), batch()
     found = slopes(flow_matching.loss(world(student=net), given, stream(0, "l"), config(latent))[0], net)
     assert found == pytest.approx(slopes(drift_loss(net, given, latent), net), rel=0.03, abs=0.02)
+
+
+class Perturbed(nn.Module):
+    """`gain` times the velocity that goes with noise of variance 1 + gamma^2 and a target without gamma's part."""
+
+    def __init__(self, gamma: float) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones((), dtype=torch.float64))
+        self.more = 1 + gamma**2
+
+    def forward(self, x: Tensor, t: Tensor, _cond: Tensor) -> Tensor:
+        t = expand(t, x)
+        gap = x - (1 - t) * MEAN
+        return -MEAN + self.gain * (t - (1 - t) * STD**2) / ((1 - t) ** 2 * STD**2 + t**2 * self.more) * gap
+
+
+@pytest.mark.parametrize(("gamma", "assumed", "slope"), [(0.0, 0.0, 0.0), (0.5, 0.5, 0.0), (0.5, 0.0, None)])
+def test_a_perturbed_input_teaches_the_noise_that_was_asked_for(
+    gamma: float, assumed: float, slope: float | None
+) -> None:
+    net = Perturbed(assumed)
+    flow_matching.loss(world(student=net), batch(), stream(0, "l"), config(0.0, gamma))[0].backward()
+    assert net.gain.grad is not None
+    assert net.gain.grad.item() == pytest.approx(slope, abs=0.01) if slope is not None else net.gain.grad.abs() > 0.1
 
 
 def test_without_latent_noise_nothing_is_weighted() -> None:

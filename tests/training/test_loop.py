@@ -17,7 +17,7 @@ from tests.training.words import rows, table
 
 PROMPTS = ["a bold 7", "a thin 3"]
 TINY = TransformerConfig(kind="transformer", width=8, num_layers=1, num_heads=1, patch_size=2)
-METHOD = flow_matching.Config(lr=1e-2, condition_dropout=0.2, times="uniform", latent=0.0, nfe=4)
+METHOD = flow_matching.Config(lr=1e-2, condition_dropout=0.2, times="uniform", latent=0.0, perturbation=0.0, nfe=4)
 
 
 def budget(**changes):
