@@ -35,6 +35,8 @@ from stages.samplers.spec import Sampler, calls  # noqa: E402
 PRESET = "experiment=bench_samplers"
 SA = {"name": "sa_solver", "until": 0.2, "since": 0.8, "predictor": 3, "corrector": 4, "few_steps": False}
 INTERVALS = [{"lo": 0.06, "hi": 0.3, "steps": 2, "repeats": 2}]
+EVERY_SECOND = {"name": "taylor_seer", "every": 2, "warm_up": 1, "differences": "newton"}
+SCALED = {"name": "epsilon_scaling", "scale": 1.005, "slope": 0.0}
 RULES: Mapping[str, Mapping[str, Any]] = {
     "euler": {"name": "euler"},
     "heun": {"name": "heun"},
@@ -58,8 +60,13 @@ RULES: Mapping[str, Mapping[str, Any]] = {
     "restart": {"name": "restart", "solver": "heun", "intervals": INTERVALS, "inflation": 1.0},
     "renoise": {"name": "renoise"},
     "flow_sde": {"name": "flow_sde", "noise_level": 0.7},
+    "euler, reused": {"name": "euler", "field": {**EVERY_SECOND, "order": 0}},
+    "euler, extrapolated": {"name": "euler", "field": {**EVERY_SECOND, "order": 1}},
+    "dpmpp_2m, scaled": {"name": "dpmpp_2m", "field": SCALED},
+    "ddim 1, scaled": {"name": "ddim", "noise_level": 1.0, "variance": "small", "field": SCALED},
+    "dpmpp_2m, dual_fast": {"name": "dpmpp_2m", "field": {"name": "dual_fast", "most": 0.1, "anchor": 1}},
 }
-"""What a row is called, and the rule with its knobs."""
+"""What a row is called, and the rule with its knobs; maybe a field, which answers for the network's velocity."""
 KEPT = Path(".fewstep/samplers")
 PAGE, FIGURE = Path("docs/samplers.md"), Path("docs/images/samplers.png")
 
@@ -134,14 +141,18 @@ def follow(model: str, guidance: float, runs: Sequence[Run], project: str) -> No
 
 def fitting(rule: Mapping[str, Any], schedule: str, most: int, model: Sampled) -> SamplerSpec | None:
     """The rule with as many steps as take at most `most` calls, or None where it takes more in a single one."""
-    for steps in range(most, 0, -1):
+    rule, field = {name: knob for name, knob in rule.items() if name != "field"}, rule.get("field")
+    for steps in range(2 * most if field else most, 0, -1):
         if schedule == BEST_NODES:
             chosen: Mapping[str, Any] = {"name": "explicit", "at": model.best_nodes(steps)}
         else:
             chosen = {**SCHEDULES[schedule], "steps": steps}
         if chosen["name"] == "log_uniform" and steps < 2:  # it needs both its ends
             return None
-        spec = check(Sampler, {"rule": rule, "schedule": chosen, "guidance": 1.0}, "sampler").spec
+        try:
+            spec = check(Sampler, {"rule": rule, "schedule": chosen, "guidance": 1.0, "field": field}, "sampler").spec
+        except ValueError:  # a field that so few steps have no use for
+            return None
         if calls(spec) <= most:
             return spec
     return None

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from stages.cells.bench import Bench
 from stages.core.config import check
-from stages.core.guidance import guided
+from stages.core.path import LINEAR
 from stages.core.prompts import EMPTY
 from stages.core.rng import normal_at, stream
 from stages.core.spec import SamplerSpec
@@ -17,7 +17,10 @@ from stages.metrics.energy import energy_distance
 from stages.metrics.judgement import correctness, likeness
 from stages.models import load
 from stages.models.mixture import GaussianMixture
-from stages.samplers import Solution, rule_of, sample
+from stages.samplers import Solution, drive, rule_of
+from stages.samplers.field import Prompted
+from stages.samplers.fields import field_of, over
+from stages.samplers.grid import build
 from stages.samplers.search import best_nodes, jump_costs
 from stages.samplers.spec import Sampler
 
@@ -33,10 +36,7 @@ class Sampled:
     """A model that is sampled from the same noise by every rule."""
 
     noise: Tensor
-
-    def velocity(self, x: Tensor, t: Tensor) -> Tensor:
-        """dx/dt [B, ...], with prompts and guidance inside."""
-        raise NotImplementedError
+    network: Prompted
 
     def judge(self, samples: Tensor) -> dict[str, float]:
         """How like the real thing they are."""
@@ -51,8 +51,8 @@ class Sampled:
             drew.append(node)
             return normal_at(1, f"node{node}", 0, len(x), tuple(x.shape[1:])).to(x)
 
-        found = sample(self.velocity, self.noise, spec.times, rule_of(spec.rule), keep=keep, rng=draw)
-        return found, bool(drew)
+        field = over(field_of(spec.field))(self.network, build(LINEAR, spec.times), self.noise)
+        return drive(field, self.noise, rule_of(spec.rule), keep=keep, rng=draw), bool(drew)
 
     def numbers(self, spec: SamplerSpec) -> dict[str, float]:
         """Of a rule; its error too, if it draws no noise."""
@@ -92,10 +92,7 @@ class Mixture(Sampled):
         self.law = GaussianMixture.even(means.tolist(), [0.1, 0.15, 0.2, 0.25, 0.3, 0.1, 0.2, 0.3])
         self.noise = normal_at(0, "noise", 0, MIXTURE_SAMPLES, (2, 1, 1)).double()
         self.cond = torch.full((MIXTURE_SAMPLES, 1), EMPTY)
-
-    def velocity(self, x: Tensor, t: Tensor) -> Tensor:
-        """The whole mixture's."""
-        return self.law(x, t, self.cond)
+        self.network = Prompted(self.law, self.cond)
 
     def judge(self, samples: Tensor) -> dict[str, float]:
         """The energy distance to as many exact samples, in the root of data units."""
@@ -109,15 +106,10 @@ class Digits(Sampled):
         table = Path("data") / folder.replace("teacher", "encode")
         self.bench = Bench.load(Path("data/dataset"), table, Path("data/verifier"), "cpu")
         model = load(Path("data") / folder / "model", self.bench.table, "cpu")
-        self.net = guided(model.net, guidance)
         self.space = model.space
         self.places = self.bench.compared_places(1, 0)
-        self.cond = self.bench.dataset.rows(self.places)
+        self.network = Prompted(model.net, self.bench.dataset.rows(self.places), guidance)
         self.noise = normal_at(0, "noise", 0, len(self.places), model.space.shape)
-
-    def velocity(self, x: Tensor, t: Tensor) -> Tensor:
-        """The network's."""
-        return self.net(x, t, self.cond)
 
     def judge(self, samples: Tensor) -> dict[str, float]:
         """The Fréchet distance to the test images, the recall of them, and the score."""
