@@ -6,7 +6,7 @@ from itertools import chain
 
 import torch
 
-from stages.core.guidance import guided
+from stages.core.guidance import both, guided
 from stages.core.precision import Wide
 from stages.core.prompts import Prompt
 from stages.core.spec import SamplerSpec
@@ -42,13 +42,15 @@ def steered(  # noqa: PLR0913 - a model's prompts, what steers, and how many at 
     """
     spec, device = model.spec, next(chain(model.net.parameters(), model.net.buffers())).device
     rule, cond = rule_of(spec.rule), cond.to(device)
-    velocity = guided(Wide(model.net), spec.guidance)
+    wide = Wide(model.net)
+    velocity = guided(wide, spec.guidance)
     fits(steering, spec)
     for first in range(0, len(cond), batch_size):
         rows, asked = cond[first : first + batch_size], prompts[first : first + batch_size]
         draws = Draws(noise, first, len(rows), model.space.shape, torch.zeros((), device=device))
         task = Task(
             velocity=lambda x, t, of, rows=rows, **until: velocity(x, t, rows[of], **until),
+            branches=lambda x, t, of, rows=rows: both(wide, x, t, rows[of]),
             score=lambda x, of, asked=asked: reward(model.space.decode(x), [asked[i] for i in of.tolist()]),
             draws=draws,
             times=spec.times,
