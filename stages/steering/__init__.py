@@ -16,10 +16,11 @@ from stages.steering.driftlite import DriftLite
 from stages.steering.dts import DTS
 from stages.steering.fk import FK
 from stages.steering.fkc import FKC
+from stages.steering.psi import Psi
 from stages.steering.rbf import RBF
 from stages.steering.svdd import SVDD
 
-AnySteering = Annotated[BestOfN | FK | SVDD | RBF | FKC | DriftLite | DTS, pydantic.Field(discriminator="name")]
+AnySteering = Annotated[BestOfN | FK | SVDD | RBF | FKC | DriftLite | DTS | Psi, pydantic.Field(discriminator="name")]
 STEERINGS = MappingProxyType(members(AnySteering))
 """By name."""
 
