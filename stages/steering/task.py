@@ -51,7 +51,7 @@ class Draws:
 
     def uniform(self, what: str, number: int) -> Tensor:
         """Uniform numbers [B, number] in [0, 1), float64."""
-        name, start = f"{self.noise.name}/{what}", self.noise.start + self.first
+        name, start = f"{self.noise.name}/uniform/{what}", self.noise.start + self.first
         return torch.from_numpy(uniform_at(self.noise.seed, name, start, self.count, (number,))).to(self.like.device)
 
 
