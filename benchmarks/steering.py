@@ -3,10 +3,10 @@
     fewstep run experiment=digits      # the teacher, and dgpo, which was trained on it with RL
     python benchmarks/steering.py      # samples, resumable, and writes docs/steering.md's table and figure
 
-Every search is given as many network calls for a sample as best of N (a pass back through the network counts as two), and
-the same reward: the verifier's log-likelihood of what was asked for. Told are that reward, the share of samples in which
-the verifier finds all of it, and how near samples are to real images, once for each of SEEDS of noise. Numbers are kept in
-.fewstep/steering, a file for each model, steering, budget and seed.
+Every search is given as many network calls for a sample as best of N (a pass back through the network counts as two),
+and the same reward: the verifier's log-likelihood of what was asked for. Told are that reward, the share of samples in
+which the verifier finds all of it, and how near samples are to real images, once for each of SEEDS of noise. Numbers are
+kept in .fewstep/steering, a file for each model, steering, budget and seed.
 """
 
 import argparse

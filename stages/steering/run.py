@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 
 import torch
+from torch import Tensor
 
 from stages.core.guidance import both, guided
 from stages.core.precision import Wide
@@ -12,6 +14,7 @@ from stages.core.prompts import Prompt
 from stages.core.spec import SamplerSpec
 from stages.core.types import Cond, Reward
 from stages.models import Student
+from stages.models.space import Points
 from stages.samplers import rule_of
 from stages.samplers.student import Noise
 from stages.steering.task import Draws, Found, Search, Task
@@ -32,10 +35,10 @@ def steered(  # noqa: PLR0913 - a model's prompts, what steers, and how many at 
     noise: Noise,
     *,
     steering: Search,
-    reward: Reward,
+    reward: Reward | None,
     batch_size: int,
 ) -> Iterator[Searched]:
-    """Batches of one sample a prompt, for the rows cond [n, 1], whose `prompts` the reward reads.
+    """Batches of one sample a prompt, for the rows cond [n, 1], whose `prompts` the reward reads, if there is one.
 
     `batch_size` prompts at a time, each with as many particles as the steering has. ValueError for a steering that
     cannot act along the model's rule.
@@ -51,13 +54,18 @@ def steered(  # noqa: PLR0913 - a model's prompts, what steers, and how many at 
         task = Task(
             velocity=lambda x, t, of, rows=rows, **until: velocity(x, t, rows[of], **until),
             branches=lambda x, t, of, rows=rows: both(wide, x, t, rows[of]),
-            score=lambda x, of, asked=asked: reward(model.space.decode(x), [asked[i] for i in of.tolist()]),
+            score=partial(_scored, reward, model.space, asked),
             draws=draws,
             times=spec.times,
             rule=rule,
         )
         with torch.no_grad():
             yield Searched(steering.search(task), task)
+
+
+def _scored(reward: Reward | None, space: Points, asked: Sequence[Prompt], x0: Tensor, of: Tensor) -> Tensor:
+    assert reward is not None, "a steering that states no reward asks for none"
+    return reward(space.decode(x0), [asked[row] for row in of.tolist()])
 
 
 def fits(steering: Search, spec: SamplerSpec) -> None:

@@ -61,8 +61,8 @@ class Found:
 
     x0: Tensor
     """[B, ...]"""
-    reward: Tensor
-    """[B], of the samples, or of what stands for them."""
+    reward: Tensor | None = None
+    """[B]: what the sample was chosen for; None where nothing was scored."""
     ess: Tensor | None = None
     """[B]: the least effective sample size on the way, as a share of the particles; None where nothing is weighed."""
     resamplings: Tensor | None = None
