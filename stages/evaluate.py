@@ -182,10 +182,8 @@ def _table(job: Job, source: str | None) -> str:
 
 
 def reward(_cfg: Config, job: Job, unit: Mapping[str, Any]) -> Reward:
-    """What scores the samples of a reward's cell, or steers a steered one's."""
-    cell = Cell(**unit["cell"])
-    make = steers if cell.kind == "steered" else rewarding
-    return make(cell, unit["id"], job.input("verifier"), job.device)
+    """What scores the samples of a reward's cell."""
+    return rewarding(Cell(**unit["cell"]), unit["id"], job.input("verifier"), job.device)
 
 
 def work(cfg: Config, job: Job, unit: Mapping[str, Any], run: Run) -> None:
@@ -202,7 +200,8 @@ def work(cfg: Config, job: Job, unit: Mapping[str, Any], run: Run) -> None:
         found = scored(cell, bench, run.reward or reward(cfg, job, unit), model, unit["id"])
     elif cell.kind == "steered":
         assert model is not None
-        found = searched(cell, bench, run.reward or reward(cfg, job, unit), model, unit["id"], run.sink)
+        judge = steers(cell, unit["id"], job.input("verifier"), job.device)
+        found = searched(cell, bench, judge, model, unit["id"], run.sink)
     elif cell.kind == "metric":
         found = metric(cell, bench, model, unit["id"])
     else:

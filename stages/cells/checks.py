@@ -10,6 +10,7 @@ from stages.io.expected import Outline
 from stages.io.job import Job
 from stages.metrics import table as metrics
 from stages.steering import Steered
+from stages.steering.rewarded import rewards_of
 from stages.steering.run import fits
 
 
@@ -25,7 +26,9 @@ def is_steered(asked: Steered, job: Job, attributes: Sequence[str] | None, name:
     where = f"evaluate.steered.{name}"
     models = ["teacher", *(f"{stage}/{arm}" for stage in replicates.ARMED for arm in job.context[stage])]
     choose(dict.fromkeys(models), asked.of, "model", f"{where}.of")
-    rewards.expect(rewards.terms(asked.steering.reward, f"{where}.steering.reward"), attributes)
+    stated = rewards_of(asked.steering)
+    if stated:
+        rewards.expect(rewards.terms(stated, f"{where}.steering.reward"), attributes)
 
 
 def is_an_arm(name: str, job: Job) -> None:

@@ -23,6 +23,7 @@ from stages.rewards import Given, terms, weighted
 from stages.samplers import Solution
 from stages.samplers.student import Noise
 from stages.steering import Asked, Steered
+from stages.steering.rewarded import rewards_of
 from stages.steering.run import Searched, fits, steered
 from stages.training.checks import finite
 
@@ -47,12 +48,13 @@ def steering_of(section: Mapping[str, Any]) -> Any:
     return check(Asked, {"steering": section}, "").steering
 
 
-def steers(cell: Cell, name: str, judge: Path, device: str) -> Reward:
-    """The reward that the cell called `name` is steered by; `judge` is the verifier's artefact."""
-    return weighted(terms(steering_of(cell.asked or {}).reward, f"{name}: reward"), Given(judge, device))
+def steers(cell: Cell, name: str, judge: Path, device: str) -> Reward | None:
+    """The reward that the cell called `name` is steered by, if any; `judge` is the verifier's artefact."""
+    stated = rewards_of(steering_of(cell.asked or {}))
+    return weighted(terms(stated, f"{name}: reward"), Given(judge, device)) if stated else None
 
 
-def searched(cell: Cell, bench: Bench, reward: Reward, model: Path, name: str, sink: Sink) -> Measured:
+def searched(cell: Cell, bench: Bench, reward: Reward | None, model: Path, name: str, sink: Sink) -> Measured:
     """The numbers of a sampled cell, and what the search came to. ValueError if the model `name` has diverged."""
     found: list[Searched] = []
     steering, size = steering_of(cell.asked or {}), cell.settings["batch_size"]
@@ -74,15 +76,14 @@ def searched(cell: Cell, bench: Bench, reward: Reward, model: Path, name: str, s
 
 
 def _paid(found: Sequence[Searched], student: Student) -> dict[str, float]:
-    """Means over all samples: calls of the network and of the reward, the reward that was reached, and the weights'."""
+    """Means over all samples: calls of the network and the reward, what was reached, and how weights fared."""
     calls = _mean([each.task.calls for each in found])
     numbers = {
         "nfe": calls,
         "network_calls": calls if student.spec.guidance == 1 else 2 * calls,
         "reward_calls": _mean([each.task.scored for each in found]),
-        "steering_reward": _mean([each.found.reward for each in found]),
     }
-    for name in ("ess", "resamplings"):
+    for name in ("reward", "ess", "resamplings"):
         each = [getattr(batch.found, name) for batch in found]
         if each[0] is not None:
             numbers[f"steering_{name}"] = _mean(each)

@@ -12,11 +12,21 @@ import pydantic
 from stages.core.config import config, members
 from stages.samplers.spec import Sampler
 from stages.steering.best_of_n import BestOfN
+from stages.steering.boost import Boost
+from stages.steering.driftlite import DriftLite
+from stages.steering.dts import DTS
 from stages.steering.fk import FK
+from stages.steering.fkc import FKC
+from stages.steering.psi import Psi
+from stages.steering.rare import Minority, SelfGuided
 from stages.steering.rbf import RBF
+from stages.steering.steady import Steady
 from stages.steering.svdd import SVDD
 
-AnySteering = Annotated[BestOfN | FK | SVDD | RBF, pydantic.Field(discriminator="name")]
+AnySteering = Annotated[
+    BestOfN | FK | SVDD | RBF | FKC | DriftLite | DTS | Psi | Boost | Minority | SelfGuided | Steady,
+    pydantic.Field(discriminator="name"),
+]
 STEERINGS = MappingProxyType(members(AnySteering))
 """By name."""
 

@@ -26,7 +26,13 @@ def _rising(section: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
 Gradients = Annotated[Rewards, AfterValidator(_rising)]
 """The same of rewards that have a gradient by the images."""
 
-Particles = Annotated[int, Field(ge=1, le=4096)]
+
+def rewards_of(steering: object) -> dict[str, dict[str, Any]]:
+    """The section that a steering states; empty where it asks for no reward."""
+    return getattr(steering, "reward", {})
+
+
+Particles = Annotated[int, Field(ge=1, le=65536)]
 """That are followed for a prompt, at a time."""
-Several = Annotated[int, Field(ge=2, le=4096)]
+Several = Annotated[int, Field(ge=2, le=65536)]
 """The same where one has nothing to be weighed against."""

@@ -2,16 +2,19 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 
 import torch
+from torch import Tensor
 
-from stages.core.guidance import guided
+from stages.core.guidance import both, guided
 from stages.core.precision import Wide
 from stages.core.prompts import Prompt
 from stages.core.spec import SamplerSpec
 from stages.core.types import Cond, Reward
 from stages.models import Student
+from stages.models.space import Points
 from stages.samplers import rule_of
 from stages.samplers.student import Noise
 from stages.steering.task import Draws, Found, Search, Task
@@ -32,30 +35,37 @@ def steered(  # noqa: PLR0913 - a model's prompts, what steers, and how many at 
     noise: Noise,
     *,
     steering: Search,
-    reward: Reward,
+    reward: Reward | None,
     batch_size: int,
 ) -> Iterator[Searched]:
-    """Batches of one sample a prompt, for the rows cond [n, 1], whose `prompts` the reward reads.
+    """Batches of one sample a prompt, for the rows cond [n, 1], whose `prompts` the reward reads, if there is one.
 
     `batch_size` prompts at a time, each with as many particles as the steering has. ValueError for a steering that
     cannot act along the model's rule.
     """
     spec, device = model.spec, next(chain(model.net.parameters(), model.net.buffers())).device
     rule, cond = rule_of(spec.rule), cond.to(device)
-    velocity = guided(Wide(model.net), spec.guidance)
+    wide = Wide(model.net)
+    velocity = guided(wide, spec.guidance)
     fits(steering, spec)
     for first in range(0, len(cond), batch_size):
         rows, asked = cond[first : first + batch_size], prompts[first : first + batch_size]
         draws = Draws(noise, first, len(rows), model.space.shape, torch.zeros((), device=device))
         task = Task(
             velocity=lambda x, t, of, rows=rows, **until: velocity(x, t, rows[of], **until),
-            score=lambda x, of, asked=asked: reward(model.space.decode(x), [asked[i] for i in of.tolist()]),
+            branches=lambda x, t, of, rows=rows: both(wide, x, t, rows[of]),
+            score=partial(_scored, reward, model.space, asked),
             draws=draws,
             times=spec.times,
             rule=rule,
         )
         with torch.no_grad():
             yield Searched(steering.search(task), task)
+
+
+def _scored(reward: Reward | None, space: Points, asked: Sequence[Prompt], x0: Tensor, of: Tensor) -> Tensor:
+    assert reward is not None, "a steering that states no reward asks for none"
+    return reward(space.decode(x0), [asked[row] for row in of.tolist()])
 
 
 def fits(steering: Search, spec: SamplerSpec) -> None:

@@ -51,7 +51,7 @@ class Draws:
 
     def uniform(self, what: str, number: int) -> Tensor:
         """Uniform numbers [B, number] in [0, 1), float64."""
-        name, start = f"{self.noise.name}/{what}", self.noise.start + self.first
+        name, start = f"{self.noise.name}/uniform/{what}", self.noise.start + self.first
         return torch.from_numpy(uniform_at(self.noise.seed, name, start, self.count, (number,))).to(self.like.device)
 
 
@@ -61,8 +61,8 @@ class Found:
 
     x0: Tensor
     """[B, ...]"""
-    reward: Tensor
-    """[B], of the samples, or of what stands for them."""
+    reward: Tensor | None = None
+    """[B]: what the sample was chosen for; None where nothing was scored."""
     ess: Tensor | None = None
     """[B]: the least effective sample size on the way, as a share of the particles; None where nothing is weighed."""
     resamplings: Tensor | None = None
@@ -78,6 +78,8 @@ class Task:
     velocity: At
     score: Score
     draws: Draws
+    branches: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+    """The same velocity with the prompts and with the empty one, without guidance: two calls."""
     times: tuple[float, ...]
     """The sampler's grid, from 1.0 down to 0.0."""
     rule: Rule
@@ -107,6 +109,40 @@ class Task:
         """The velocity at (x [n, ...], t [n]): n network calls."""
         self.calls += torch.bincount(of, minlength=self.count)
         return self.velocity(x, t, of, **until)
+
+    def both(self, x: Tensor, t: Tensor, of: Tensor) -> tuple[Tensor, Tensor]:
+        """The velocities with the prompts and with the empty one: 2 n network calls."""
+        self.calls += 2 * torch.bincount(of, minlength=self.count)
+        return self.branches(x, t, of)
+
+    def turn(self, x: Tensor, t: Tensor, of: Tensor, probe: Tensor) -> tuple[Tensor, Tensor]:
+        """The velocity, and an estimate [n] of its divergence: probe' J probe for a probe [n, ...] of signs.
+
+        A pass back through the network is counted as two calls.
+        """
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            v = self.ask(x, t, of)
+            (back,) = torch.autograd.grad((v * probe).sum(), x)
+        self.calls += 2 * torch.bincount(of, minlength=self.count)
+        return v.detach(), inner(back, probe)
+
+    def rise(self, x: Tensor, of: Tensor, probe: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """The reward [n] of x as it is, its gradient [n, ...], and with a probe an estimate [n] of its Laplacian.
+
+        ValueError for a reward without a gradient.
+        """
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            reward = self.judge(x, of)
+            if not reward.requires_grad:
+                raise ValueError("steering: the reward has no gradient by the image, which is followed")
+            (slope,) = torch.autograd.grad(reward.sum(), x, create_graph=probe is not None)
+            bent = torch.zeros_like(slope)
+            if probe is not None and slope.requires_grad:
+                (bent,) = torch.autograd.grad((slope * probe).sum(), x, allow_unused=True, materialize_grads=True)
+        slope = slope.detach()
+        return reward.detach(), slope, inner(bent, torch.zeros_like(bent) if probe is None else probe)
 
     def judge(self, x0: Tensor, of: Tensor) -> Tensor:
         """The reward [n] of samples x0 [n, ...]: n reward calls. ValueError for one without a verdict."""
@@ -162,6 +198,11 @@ class Search(Protocol):
     def search(self, task: Task, /) -> Found:
         """A sample for each prompt of the task."""
         ...
+
+
+def inner(a: Tensor, b: Tensor) -> Tensor:
+    """[n]: the sum of a b over all of a row's numbers, in float64."""
+    return (a.double() * b.double()).flatten(1).sum(dim=1)
 
 
 def picked(rows: Tensor, chosen: Tensor) -> Tensor:

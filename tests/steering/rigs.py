@@ -15,7 +15,7 @@ from stages.core.path import LINEAR
 from stages.samplers import rule_of
 from stages.samplers.schedules.uniform import uniform
 from stages.samplers.student import Noise
-from stages.steering import Asked
+from stages.steering import STEERINGS, Asked
 from stages.steering.task import Draws, Task
 from tests.samplers.rigs import F64, from_data, gaussian
 
@@ -32,12 +32,9 @@ NORMAL = gaussian(LINEAR, MEAN, STD)
 def steering(name: str, **changes: Any) -> Any:
     """A row of the table with its preset's knobs, and `changes`."""
     section = {**yaml.safe_load((PARAMS / f"{name}.yaml").read_text()), **changes}
-    for reward in ({}, {"reward": REWARD}, {"reward": SOFT}):
-        try:
-            return check(Asked, {"steering": {**section, **reward}}, "").steering
-        except ValueError as error:
-            fault = error
-    raise fault
+    if "reward" in STEERINGS[name].__dataclass_fields__:
+        section = {"reward": SOFT, **section}
+    return check(Asked, {"steering": section}, "").steering
 
 
 def task(
@@ -49,11 +46,13 @@ def task(
     times: Any = None,
     steps: int = 8,
     seed: int = 0,
+    branches: Any = None,
 ) -> Task:
     """`count` prompts with the same law, one number a sample."""
     nodes = uniform(steps) if times is None else torch.as_tensor(times, dtype=F64)
     return Task(
         velocity=lambda x, t, _of, **_until: velocity(x, t),
+        branches=branches,
         score=lambda x, _of: reward(x).flatten(),
         draws=Draws(Noise(seed, "rig"), 0, count, (1,), torch.zeros((), dtype=F64)),
         times=tuple(nodes.tolist()),

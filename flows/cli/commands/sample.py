@@ -79,20 +79,24 @@ def _searched(parsed: argparse.Namespace, model: Any, rows: Any, noise: Any) -> 
     from stages.io.dataset import Dataset
     from stages.rewards import Given, expect, terms, weighted
     from stages.steering import Asked
+    from stages.steering.rewarded import rewards_of
     from stages.steering.run import steered
 
     steering = check(Asked, {"steering": _section(parsed.steering, "--steering")}, "").steering
-    chosen = terms(steering.reward, "steering.reward")
+    stated = rewards_of(steering)
+    chosen = terms(stated, "steering.reward") if stated else []
     expect(chosen, None)
     known = {prompt.text: prompt for prompt in Dataset.load(DATASET).prompts} if DATASET.is_dir() else {}
     prompts = [known.get(text, Prompt(text)) for text in parsed.prompt for _ in range(parsed.n)]
-    reward = weighted(chosen, Given(VERIFIER, "cpu"))
+    reward = weighted(chosen, Given(VERIFIER, "cpu")) if chosen else None
     found = [*steered(model, rows, prompts, noise, steering=steering, reward=reward, batch_size=BATCH)]
-    calls, scored, reached = (
+    calls, scored = (
         torch.cat(parts).double().mean().item()
-        for parts in zip(*((each.task.calls, each.task.scored, each.found.reward) for each in found), strict=True)
+        for parts in zip(*((each.task.calls, each.task.scored) for each in found), strict=True)
     )
-    print(f"{steering.name}: {calls:g} network calls and {scored:g} reward calls a picture, mean reward {reached:.4g}")
+    reached = [each.found.reward for each in found if each.found.reward is not None]
+    told = f", mean reward {torch.cat(reached).mean().item():.4g}" if chosen and reached else ""
+    print(f"{steering.name}: {calls:g} network calls and {scored:g} reward calls a picture{told}")
     return torch.cat([each.found.x0 for each in found])
 
 
