@@ -6,13 +6,14 @@ Where asked for, also which few steps follow the teacher best.
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Generator, Tensor
 
 from stages.core.config import config
 from stages.core.guidance import guided
+from stages.core.path import LINEAR
 from stages.core.ranges import Count, Guidance, row_of
 from stages.core.ranges import Steps as NumSteps
 from stages.core.rng import stream
@@ -30,6 +31,7 @@ from stages.metrics.pairs import moments, pair_statistics
 from stages.metrics.straightness import straightness
 from stages.models import TextTable, load, samples, space_of
 from stages.samplers import sample
+from stages.samplers.aligned import aligned_costs
 from stages.samplers.field import VelocityAt
 from stages.samplers.search import best_nodes, jump_costs
 
@@ -48,8 +50,10 @@ class Straightness:
 
 @config
 class Search:
-    """How the best nodes for few steps are found: on Euler trajectories of the teacher (samplers/search.py)."""
+    """How the best nodes for few steps are found: by what each step costs the teacher's flow (samplers/search.py)."""
 
+    cost: Literal["jump", "align_your_steps"]
+    """Of a step: Euler's error on trajectories of the teacher (BOSS), or a bound on data with noise."""
     num_samples: Count
     num_steps: NumSteps
     """Of the fine grid, from whose times nodes are chosen."""
@@ -159,10 +163,23 @@ def _search(cfg: Search, job: Job, recorded: Pairs) -> Steps:
     velocity, noise = _flow(job, recorded, cfg.num_samples, "reflow/search", cfg.guidance)
     times = even(cfg.num_steps).times
     with torch.no_grad():
-        states = sample(velocity, noise, times, "euler", keep=range(len(times))).states
-    costs = jump_costs(states, torch.tensor(times, dtype=torch.float64, device=states.device))
+        if cfg.cost == "jump":
+            states = sample(velocity, noise, times, "euler", keep=range(len(times))).states
+            costs = jump_costs(states, torch.tensor(times, dtype=torch.float64, device=states.device))
+        else:
+            x0, rng = _first(recorded, cfg.num_samples).to(noise), stream(job.seed, "reflow/noised")
+            costs = aligned_costs(velocity, x0, LINEAR, torch.tensor(times), rng)
     nodes, left = zip(*best_nodes(costs), strict=True)
     return Steps(times, nodes, [each / noise[0].numel() for each in left])
+
+
+def _first(recorded: Pairs, count: int) -> Tensor:
+    """The samples of the first `count` trajectories, or of all if there are fewer."""
+    found = list[Tensor]()
+    for number in range(len(recorded.rows)):
+        if sum(map(len, found)) < count:
+            found.append(recorded.read(number)["x0"])
+    return torch.cat(found)[:count]
 
 
 def _flow(job: Job, recorded: Pairs, count: int, name: str, guidance: float) -> tuple[VelocityAt, Tensor]:

@@ -21,7 +21,10 @@ ROOT = Path(__file__).parents[1]
 SHARDS = 4
 
 
-SEARCH = "reflow.search={num_samples: 16, num_steps: 8, guidance: 1.0}"
+SEARCHES = {
+    cost: f"reflow.search={{cost: {cost}, num_samples: 16, num_steps: 8, guidance: 1.0}}"
+    for cost in ("jump", "align_your_steps")
+}
 
 
 def compose(*words):
@@ -173,10 +176,11 @@ def boss(*words):
 
 
 @pytest.mark.slow
-def test_a_student_steps_on_the_nodes_that_the_search_found(base, tmp_path):
+@pytest.mark.parametrize("cost", SEARCHES)
+def test_a_student_steps_on_the_nodes_that_the_search_found(base, tmp_path, cost):
     """Which are those of least cost; and it costs the trajectories, of 24 samples in 8 steps, and two batches."""
     root = beside(base, tmp_path, "dataset", "teacher", "encode", "trajectories")
-    composed = boss(SEARCH)
+    composed = boss(SEARCHES[cost])
     found = json.loads((make(Node("reflow"), composed, root) / "steps.json").read_text())
     assert found["times"] == [1 - i / 8 for i in range(9)]
     assert [len(nodes) for nodes in found["nodes"]] == list(range(2, 10))

@@ -19,7 +19,7 @@ class Steps:
     nodes: Sequence[Sequence[int]]
     """For K = 1, 2, .. n steps, K + 1 indices into `times`."""
     costs: Sequence[float]
-    """The mean squared error that each of these leaves, summed over its steps and over a sample's elements."""
+    """By the search's measure, of each of these: summed over its steps, and a mean over a sample's elements."""
 
     def write(self, out: Path) -> None:
         """Into artefact `out`."""

@@ -9,6 +9,7 @@ from typing import Annotated
 from pydantic import Field
 
 from stages.core.config import members
+from stages.samplers.schedules.align_your_steps import AlignYourSteps
 from stages.samplers.schedules.explicit import Explicit
 from stages.samplers.schedules.karras import Karras, karras, power_levels
 from stages.samplers.schedules.levels import times_at
@@ -18,6 +19,8 @@ from stages.samplers.schedules.uniform import Uniform, uniform
 
 __all__ = ["SCHEDULES", "AnySchedule", "karras", "log_uniform", "power_levels", "shifted", "times_at", "uniform"]
 
-AnySchedule = Annotated[Uniform | Shifted | Karras | LogUniform | Explicit, Field(discriminator="name")]
+AnySchedule = Annotated[
+    Uniform | Shifted | Karras | LogUniform | AlignYourSteps | Explicit, Field(discriminator="name")
+]
 SCHEDULES = MappingProxyType(members(AnySchedule))
 """By name."""
