@@ -35,6 +35,7 @@ from stages.samplers.flow_sde import FlowSDE
 from stages.samplers.gradient_estimation import GradientEstimation
 from stages.samplers.grid import build
 from stages.samplers.heun import EdmHeun, Heun
+from stages.samplers.momentum import Momentum
 from stages.samplers.pndm import PNDM
 from stages.samplers.pseudo_corrector import PseudoCorrector
 from stages.samplers.renoise import Renoise
@@ -43,7 +44,8 @@ from stages.samplers.sa_solver import SASolver
 from stages.samplers.unipc import UniPC
 
 _Drawing = Renoise | FlowSDE | DanceSDE | CPS | Anchored | DDIM | Churn | Restart
-_Multistep = Dpmpp2M | Dpmpp2S | Dpmpp3M | Dpmpp2MSDE | UniPC | DEIS | PNDM | GradientEstimation | ERSDE | SASolver
+_Extrapolated = PNDM | Momentum | GradientEstimation
+_Multistep = Dpmpp2M | Dpmpp2S | Dpmpp3M | Dpmpp2MSDE | UniPC | DEIS | _Extrapolated | ERSDE | SASolver
 FromNoise = Euler | Heun | PseudoCorrector | _Multistep | _Drawing | FlowMap
 """Those that can start where alpha = 0, as every sampler of a model does."""
 

@@ -31,12 +31,14 @@ KNOBS = {
     "er_3_as_published": {"name": "er_sde", "phi": "rho", "terms": "3_as_published"},
     "sa_1": {**SA, "predictor": 1, "corrector": 0},
     "sa_3_4": {**SA, "predictor": 3, "corrector": 4},
+    "ghvb_1.8": {"name": "momentum", "order": 2, "beta": 0.8, "form": "ghvb"},
+    "heavy_ball_1.8": {"name": "momentum", "order": 2, "beta": 0.8, "form": "heavy_ball"},
     "plms4": {"name": "pndm", "order": 4, "warm_up": "none"},
     "dpmpp_3m_as_shipped": {"name": "dpmpp_3m", "eta": 0.0, "curvature": 1},
     "dpmpp_3m_repaired": {"name": "dpmpp_3m", "eta": 0.0, "curvature": 2},
 }
 # Of these rows the grid is Karras's, or even in t; of the others in log(sigma / alpha).
-OF_RHO, OF_TIME = {"edm_heun"}, {"plms4"}
+OF_RHO, OF_TIME = {"edm_heun", "ghvb_1.8", "heavy_ball_1.8"}, {"plms4"}
 
 
 def as_rule(row):
@@ -72,6 +74,8 @@ TABLE = {
     "er_3_as_published": (6.570e-2, 1.322e-2, 2.736e-3, 2.09),
     "sa_1": (1.793e-1, 8.995e-2, 4.504e-2, 1.00),
     "sa_3_4": (2.402e-2, 1.634e-3, 8.208e-5, 3.98),
+    "ghvb_1.8": (6.175e-2, 1.635e-2, 4.093e-3, 2.03),
+    "heavy_ball_1.8": (1.343e-1, 6.057e-2, 2.875e-2, 1.02),
     "plms4": (3.315e-2, 6.022e-3, 5.330e-4, 1.99),
     "dpmpp_2s": (3.015e-2, 8.131e-3, 2.103e-3, 1.99),
     "dpmpp_3m_as_shipped": (3.470e-2, 4.143e-3, 8.766e-4, 2.00),
