@@ -18,6 +18,7 @@ from torch import Generator, Tensor
 from stages.core.config import check, members
 from stages.core.path import LINEAR, Path
 from stages.samplers.anchored import Anchored
+from stages.samplers.bdia import BDIA
 from stages.samplers.churn import Churn
 from stages.samplers.cps import CPS
 from stages.samplers.dance_sde import DanceSDE
@@ -44,7 +45,7 @@ from stages.samplers.sa_solver import SASolver
 from stages.samplers.unipc import UniPC
 
 _Drawing = Renoise | FlowSDE | DanceSDE | CPS | Anchored | DDIM | Churn | Restart
-_Extrapolated = PNDM | Momentum | GradientEstimation
+_Extrapolated = BDIA | PNDM | Momentum | GradientEstimation
 _Multistep = Dpmpp2M | Dpmpp2S | Dpmpp3M | Dpmpp2MSDE | UniPC | DEIS | _Extrapolated | ERSDE | SASolver
 FromNoise = Euler | Heun | PseudoCorrector | _Multistep | _Drawing | FlowMap
 """Those that can start where alpha = 0, as every sampler of a model does."""
