@@ -56,7 +56,7 @@ def test_self_guidance_pushes_away_from_the_mean_and_by_the_prediction_alone():
     for x in (-1.5, -0.5, 0.5, 1.5):
         state, of = torch.full((4000, 1), x, dtype=F64), given.owners(1)
         slope = chosen.rise(given, state, 0.5, 1, of).mean().item()
-        # D = x a, D noised and restored is D / 2 / V + noise, V = .5: the gap's slope is 2 a (D - E again), a = .5 / .5.
+        # D = x a, D noised and restored is D / 2 / V + noise, V = .5: the gap's slope is 2 a (D - E again), a=.5 / .5.
         again = 0.5 * (0.5 * x) / 0.5
         assert slope == pytest.approx(2 * 1.0 * (x - again), abs=0.05)
     plain = steering("self_guided", scale=0.0).search(task(UNIT, nothing, count=4000, rule=ANCESTRAL, steps=40))
