@@ -21,7 +21,6 @@ from stages.io.steps import FILE, Steps
 from stages.models import Student, TextTable, load, samples, sketch
 from stages.models.mixture import GaussianMixture
 from stages.models.network import NetworkConfig, seeded_build
-from stages.models.pretrained import Pretrained
 from stages.models.sketch import Sketch
 from stages.samplers.program import program
 from stages.samplers.spec import Sampler, calls
@@ -34,7 +33,7 @@ from stages.training.method import Trained, needs_of
 from stages.training.networks import RoleNetwork
 from stages.training.outcome import gather, record
 from stages.training.roles import Start
-from stages.training.tune import Tune, begins, fits, made_of, tuning
+from stages.training.tune import Tune, begins, fits, made_of, same_base, tuning
 
 
 @config
@@ -246,10 +245,7 @@ def _initial(common: Common, job: Job, teacher: Student, table: TextTable) -> St
     """The model to start from, which may be the teacher itself, or a new one in the place of a closed form."""
     same = job.input("init") == job.input("teacher")
     init = teacher if same else load(job.input("init") / "model", table, job.device)
-    if isinstance(init.net, Pretrained) and init.net.at.files != teacher.net.at.files:
-        raise ValueError(
-            f"{job.where}.init={common.init}: made of another checkpoint than {common.teacher}; name one of the same"
-        )
+    same_base(job.where, init.net, teacher.net)
     if not (common.fresh or isinstance(init.net, GaussianMixture)):
         return init
     return replace(init, net=seeded_build(job.seed, common.network, init.space.shape, table))

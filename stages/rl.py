@@ -28,11 +28,11 @@ from stages.training import arm, data
 from stages.training import needs as training
 from stages.training.heldout import Look
 from stages.training.loop import Budget
-from stages.training.method import differentiates
+from stages.training.method import differentiates, distils
 from stages.training.outcome import gather, record
 from stages.training.roles import Start
 from stages.training.stopping import Stop, Watch
-from stages.training.tune import Tune, begins, made_of, tuning
+from stages.training.tune import Tune, begins, fits, made_of, same_base, tuning
 
 
 @config
@@ -41,6 +41,9 @@ class Common:
 
     init: str
     """Artefact folder of the model to align; also the reference of its KL term."""
+    teacher: str
+    """Artefact folder of the many-step model that some algorithms distil beside the reward; for all others that of
+    `init`."""
     rewards: dict[str, dict[str, Any]]
     """Name -> one of `stages/rewards`, with its weight in the sum and its knobs."""
     prompts_per_iteration: Count
@@ -66,8 +69,11 @@ def configure(job: Job) -> arm.Arm[Common]:
         lambda: arm.configure(job.section, Common, POLICIES, job.where, "RL algorithm"),
         lambda: rewards.terms(job.section.get("rewards"), join(job.where, "rewards")),
     )
-    if differentiates(made.method):
+    if differentiates(made.method, made.settings):
         together(*(lambda term=term: _refuse(made.name, term) for term in rewards.rigid(terms)))
+    if made.common.teacher != made.common.init and not distils(made.method):
+        known = listed(sorted(name for name, method in POLICIES.items() if distils(method)))
+        raise ValueError(f"{join(job.where, 'teacher')}: {made.name} distils no teacher, {known} do; leave it out")
     return made
 
 
@@ -85,6 +91,7 @@ def expect(cfg: arm.Arm[Common], job: Job, inputs: Inputs) -> Expected | None:
     together(
         lambda: init and _has_weights(common, job, init.model),
         lambda: init and begins(common.tune, job.where, init),
+        lambda: (teacher := _known_teacher(cfg, inputs)) and _is_a_teacher(common, job, teacher),
         lambda: rewards.expect(terms, judge.attributes if judge else None),
         lambda: sources.few(common.rewards, rewards.MOST_SOURCES, join(job.where, "rewards")),
         lambda: dataset and data.enough_prompts(common.prompts_per_iteration, dataset.num_seen, job.where),
@@ -93,14 +100,26 @@ def expect(cfg: arm.Arm[Common], job: Job, inputs: Inputs) -> Expected | None:
     return made_of(init, common.tune)
 
 
-def needs(cfg: arm.Arm[Common], job: Job, _inputs: Inputs, made: Expected) -> Needs | None:
+def _known_teacher(cfg: arm.Arm[Common], inputs: Inputs) -> Expected | None:
+    return inputs["teacher"] if distils(cfg.method) else inputs["init"]
+
+
+def _is_a_teacher(common: Common, job: Job, given: Expected) -> None:
+    if given.model is None:
+        raise ValueError(f"{job.where}.teacher={common.teacher}: holds no model; name data/teacher")
+    fits(common.tune, job.where, given)
+
+
+def needs(cfg: arm.Arm[Common], job: Job, inputs: Inputs, made: Expected) -> Needs | None:
     """Of the training, but for what rewards take."""
     common, drawn = cfg.common, made.sketch
     if drawn is None:
         return None
+    teacher = _known_teacher(cfg, inputs)
+    source = drawn if common.teacher == common.init or teacher is None else teacher.sketch or drawn
     rows, tuned = common.prompts_per_iteration * common.group_size, tuning(common.tune, job.seed)
     return training.needs(
-        cfg.method, cfg.settings, common.budget, drawn, drawn, tuned, rows=rows, group_size=common.group_size
+        cfg.method, cfg.settings, common.budget, drawn, source, tuned, rows=rows, group_size=common.group_size
     )
 
 
@@ -121,7 +140,7 @@ def plan(cfg: arm.Arm[Common], _job: Job) -> list[dict[str, Any]]:
     weights = sources.digests(cfg.common.rewards)
     own = {"id": f"weights-{sha256_of(weights)[:16]}", "weights": weights} if weights else {"id": "all"}
     # A gradient does not come back from workers: such a reward runs where training does.
-    return [own if differentiates(cfg.method) else {**own, "judged": True}]
+    return [own if differentiates(cfg.method, cfg.settings) else {**own, "judged": True}]
 
 
 def reward(cfg: arm.Arm[Common], job: Job, _unit: Mapping[str, Any]) -> Reward:
@@ -139,11 +158,18 @@ def work(cfg: arm.Arm[Common], job: Job, unit: Mapping[str, Any], run: Run) -> N
     if weights != sources.digests(cfg.common.rewards):
         raise ValueError(f"{job.where}.rewards: the weights were changed since this began; run the stage again")
     dataset = Dataset.load(job.input("dataset"))
-    init = load(job.input("init") / "model", TextTable.load(job.input("encode")), job.device)
+    table = TextTable.load(job.input("encode"))
+    init = load(job.input("init") / "model", table, job.device)
+    teacher = (
+        init.net
+        if cfg.common.teacher == cfg.common.init
+        else load(job.input("teacher") / "model", table, job.device).net
+    )
+    same_base(job.where, init.net, teacher)
     _has_weights(cfg.common, job, "closed form" if isinstance(init.net, GaussianMixture) else "trained")
     judge, factors = run.reward or reward(cfg, job, unit), tuple(term.weight for term in _terms(cfg.common, job))
     start = Start(
-        init=init.net, teacher=init.net, space=init.space, reward=judge, prompts=dataset.table, weights=factors
+        init=init.net, teacher=teacher, space=init.space, reward=judge, prompts=dataset.table, weights=factors
     )
     trainer = arm.trainer(cfg, start, job, run)
     batch_at = data.groups(

@@ -62,3 +62,15 @@ def test_held_out_prompts_have_to_be_there() -> None:
     job = Job(stage="rl", arm="dgpo", seed=0, section=section(*STOPPED), inputs={})
     with pytest.raises(ValueError, match=r"rl\.arms\.dgpo\.stop\.heldout: no prompts are held out"):
         rl.expect(rl.configure(job), job, inputs)
+
+
+def test_a_teacher_is_for_those_that_distil_one() -> None:
+    """It is what the policy starts from unless another is named, which most have no use for."""
+    assert section(".init=data/distill/a")["teacher"] == "data/distill/a"
+    job = Job(
+        stage="rl", arm="dgpo", seed=0, section=section(".init=data/distill/a", ".teacher=data/teacher"), inputs={}
+    )
+    with pytest.raises(
+        ValueError, match=r"rl\.arms\.dgpo\.teacher: dgpo distils no teacher, .*reward_instruct.* do; le"
+    ):
+        rl.configure(job)

@@ -14,21 +14,20 @@ importance weight of the PixArt code (TDM-R1: none), and without the 0.02 |v_rea
 uniform (TDM-R1: uniform before a shift of 3, up to 1); noise starts at t = 1, not at 900 / 1000 as in the PixArt code.
 """
 
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator
 
 from stages.core.config import config
-from stages.core.matching import deviation, per_sample, pseudo_huber
-from stages.core.path import data_from_velocity, expand, noise_from_velocity, transition
+from stages.core.matching import deviation, pseudo_huber
+from stages.core.path import data_from_velocity
 from stages.core.ranges import Decay, Guidance, Positive, Rate, Steps, Unit
-from stages.core.rng import fork, normal_like, uniform
 from stages.core.spec import SamplerSpec, even
 from stages.core.types import Batch, World
-from stages.samplers.rollout import moved, rolled_out
+from stages.samplers.rollout import rolled_out
 from stages.training.critics import estimates, prompted
+from stages.training.jumps import FakeTarget, Interval, check_jumps, draw_jump, fake_loss, land
 from stages.training.method import Loss, Needs, Phase, Role, Trained
 
 NEEDS: Needs = "prompts"
@@ -46,13 +45,13 @@ class Config:
     guidance_levels: Literal["shared", "below"]
     """Where what guidance adds is taken: at tau, or at a level of its own, below t_k (decoupled DMD, arXiv:2511.22677),
     at which the same w pulls less."""
-    interval: Literal["own", "shared"]
+    interval: Interval
     """Where tau may lie: in its jump's own [t_{k-1}, t_k], or up to t_max for every jump."""
     t_min: Unit
     """Smallest tau."""
     t_max: Unit
     """Largest tau."""
-    fake_target: Literal["sample", "exact"]
+    fake_target: FakeTarget
     """What the fake regresses at x_tau: x0hat, with the tempered importance weight (the authors', biased if
     m > 0), or the conditional score of x_tau given x_m (unbiased). The same where m = 0."""
     huber_c: Positive
@@ -65,74 +64,7 @@ class Config:
     """AdamW's for both."""
 
     def __post_init__(self) -> None:
-        top, bottom = self.t_max, self.t_min
-        if self.interval == "own":  # the first jump must reach below t_max, and the last above t_min
-            top, bottom = min(top, 1 / self.nfe), max(bottom, 1 - 1 / self.nfe)
-        if self.t_min >= top or bottom >= self.t_max:
-            raise ValueError(
-                f"no tau lies in [t_min, t_max] = [{self.t_min}, {self.t_max}] for some of {self.nfe} jumps; "
-                "lower t_min or raise t_max"
-            )
-
-
-@dataclass(frozen=True)
-class Jump:
-    """A jump of each sample, from x_k at t_k to m, and a level tau >= m; x_k and eps [B, ...], rest [B]."""
-
-    x_k: Tensor
-    t_k: Tensor
-    m: Tensor
-    tau: Tensor
-    eps: Tensor
-
-
-@dataclass(frozen=True)
-class Landing:
-    """Where a jump with velocity v lands, with the transition x_tau = a x_m + beta eps."""
-
-    x0hat: Tensor
-    x_m: Tensor
-    x_tau: Tensor
-    a: Tensor
-    beta: Tensor
-
-
-def draw_jump(states: Tensor, rng: Generator, cfg: Config) -> Jump:
-    """A jump of each trajectory in states [B, K, C, H, W], uniformly, with its tau and noise."""
-    jumps, levels, noises = fork(rng, "jump", "level", "noise")
-    times = torch.tensor(even(cfg.nfe).times).to(states)
-    k = torch.randint(cfg.nfe, (len(states),), generator=jumps, device=states.device)
-    t_k, m = times[k], times[k + 1]
-    low = m.clamp_min(cfg.t_min)
-    high = t_k.clamp_max(cfg.t_max) if cfg.interval == "own" else torch.full_like(t_k, cfg.t_max)
-    tau = low + (high - low) * uniform(len(k), levels, states)
-    x_k = states[torch.arange(len(k), device=k.device), k]
-    return Jump(x_k=x_k, t_k=t_k, m=m, tau=tau, eps=normal_like(x_k, noises))
-
-
-def land(jump: Jump, v: Tensor) -> Landing:
-    """The landing of `jump` under velocity v [B, ...] at (x_k, t_k)."""
-    x_m = moved(jump.x_k, v, jump.t_k, jump.m)
-    x_tau, a, beta = transition(x_m, jump.m, jump.tau, jump.eps)
-    return Landing(x0hat=data_from_velocity(jump.x_k, v, jump.t_k), x_m=x_m, x_tau=x_tau, a=a, beta=beta)
-
-
-def importance(jump: Jump, v: Tensor, to: Landing) -> Tensor:
-    """[B]: q(x_tau | x0hat) / q(x_tau | x_m) to the power 1 / d, constants dropped; 1 where m = 0."""
-    m, tau = expand(jump.m, v), expand(jump.tau, v)
-    eta = (to.a * m * noise_from_velocity(jump.x_k, v, jump.t_k) + to.beta * jump.eps) / tau
-    return (0.5 * (per_sample(jump.eps.square()) - per_sample(eta.square()))).exp()
-
-
-def fake_residual(jump: Jump, to: Landing, v_fake: Tensor) -> Tensor:
-    """The fake's velocity at x_tau minus the exact conditional one given x_m, times beta / tau.
-
-    The target is -x_m / (1 - m) + (eps / beta) (tau + m^2 a / (1 - m)); the factor, a weight, keeps the
-    residual bounded as beta -> 0 and is 1 where m = 0.
-    """
-    m, tau = expand(jump.m, v_fake), expand(jump.tau, v_fake)
-    slope = (tau + m.square() * to.a / (1 - m)) / tau
-    return to.beta / tau * (v_fake + to.x_m / (1 - m)) - slope * jump.eps
+        check_jumps(self)
 
 
 def prepare(world: World, batch: Batch, rng: Generator, cfg: Config) -> Batch:
@@ -140,21 +72,6 @@ def prepare(world: World, batch: Batch, rng: Generator, cfg: Config) -> Batch:
     student, cond = world.nets["student"], batch["cond"]
     noise = world.space.noise(len(cond), rng)
     return {**batch, "states": rolled_out(student, noise, even(cfg.nfe).times[:-1], cond)}
-
-
-def fake_loss(world: World, batch: Batch, rng: Generator, cfg: Config) -> Loss:
-    """The fake's regression on the student's samples, at the noise levels that their jumps are matched on."""
-    jump = draw_jump(batch["states"], rng, cfg)
-    with torch.no_grad():
-        v = world.nets["student"](jump.x_k, jump.t_k, batch["cond"])
-        to = land(jump, v)
-    v_fake = world.nets["fake"](to.x_tau, jump.tau, batch["cond"])
-    if cfg.fake_target == "exact":
-        error = per_sample(fake_residual(jump, to, v_fake).square()).mean()
-    else:
-        target = (to.x_tau - to.x0hat) / expand(jump.tau, v)
-        error = (importance(jump, v, to) * per_sample((v_fake - target).square())).mean()
-    return error, {"fake_error": error.detach()}
 
 
 def student_loss(world: World, batch: Batch, rng: Generator, cfg: Config) -> Loss:

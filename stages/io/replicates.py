@@ -154,14 +154,14 @@ def faults(params: Params) -> Iterator[str]:
     """Of arms: inputs that are trained several times but not as often, or that no one teacher made."""
     yield from _uneven(params)
     sections = _sections(params)
-    for name in names(params, "distill"):
-        own = sections("distill", name)
+    for stage, name in [(armed, name) for armed in ARMED for name in names(params, armed)]:
+        own = sections(stage, name)
         made_of = (
             [teachers(own.get(word), sections) for word in ("teacher", "init")] if isinstance(own, Mapping) else []
         )
         if len(frozenset().union(*made_of)) > 1 and all(len(each) == 1 for each in made_of):
             yield (
-                f"distill.arms.{split(name)[0]}: its teacher and its init descend from different teachers, which read "
+                f"{stage}.arms.{split(name)[0]}: its teacher and its init descend from different teachers, which read "
                 "prompts by different text tables; train what it starts from as often as the teacher, or this arm once"
             )
 

@@ -12,6 +12,7 @@ from stages.policies import (
     g2rpo,
     nft,
     pso,
+    reward_instruct,
 )
 
 POLICIES = MappingProxyType(
@@ -25,5 +26,6 @@ POLICIES = MappingProxyType(
         "g2rpo": g2rpo,
         "pso": pso,
         "direct": direct,
+        "reward_instruct": reward_instruct,
     }
 )

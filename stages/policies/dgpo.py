@@ -30,7 +30,7 @@ from stages.core.path import mix
 from stages.core.ranges import Decay, NonNegative, Positive, Rate, Steps, Unit
 from stages.core.spec import SamplerSpec, even
 from stages.core.types import Batch, World
-from stages.training.groups import Levels, Summed, check_levels, rolled, together
+from stages.training.groups import Levels, Summed, check_levels, clipped_error, group_weight, rolled, together
 from stages.training.method import Follower, Frozen, Loss, Needs, Phase, Role, Trained
 
 NEEDS: Needs = "prompts"
@@ -84,18 +84,6 @@ def draw(batch: Batch, rng: Generator, cfg: Config) -> tuple[Tensor, Tensor]:
     return together(batch, rng, cfg)
 
 
-def group_weight(excess: Tensor, advantage: Tensor, beta: float) -> Tensor:
-    """W [G, 1] from l - l_ref and A, both [G, K]: small once the group's order is already learnt."""
-    return torch.sigmoid(beta * (advantage * excess).mean(dim=1, keepdim=True))
-
-
-def clipped(error: Tensor, old_error: Tensor, advantage: Tensor, clip_range: float) -> tuple[Tensor, Tensor]:
-    """`error` [B] with no gradient where it moved far enough, and where that is."""
-    ratio = (old_error - error.detach()).exp()
-    far = torch.where(advantage > 0, ratio > 1 + clip_range, ratio < 1 - clip_range)
-    return torch.where(far, error.detach(), error), far
-
-
 def loss(world: World, batch: Batch, rng: Generator, cfg: Config) -> Loss:
     """mean W A l + beta_kl |v - v_ref|^2; every mean over a sample's elements is a mean, not a sum."""
     x0, cond, advantage, group = batch["x0"], batch["cond"], batch["advantage"], batch["group"]
@@ -108,7 +96,7 @@ def loss(world: World, batch: Batch, rng: Generator, cfg: Config) -> Loss:
     error = per_sample((v - target).square())
     excess = error.detach() - per_sample((v_reference - target).square())
     weight = group_weight(grouped(excess, group), grouped(advantage, group), cfg.beta).squeeze(1)[numbered(group)]
-    kept, far = clipped(error, old_error, advantage, cfg.clip_range)
+    kept, far = clipped_error(error, old_error, advantage, cfg.clip_range)
     drift = (v - v_reference).square().mean()
     value = (weight * advantage * kept).mean() + cfg.beta_kl * drift
     return value, {

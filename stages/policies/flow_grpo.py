@@ -177,7 +177,7 @@ def prepare(world: World, batch: Batch, rng: Generator, cfg: Config) -> Batch:
     steps = rolled_by(cfg.kernel, velocity, x, cond, noises, times=times, indices=indices)
     rest, rule = remaining(nodes[indices.stop :], cfg.window)
     x0 = rolled_out(velocity, steps.states[:, -1], rest, cond, rule=rule)[:, -1]
-    reward, advantage = judged(world, x0, batch, cfg)
+    reward, advantage = judged(world, x0, batch, cfg, cfg.method)
     rows = cfg.kept.rows(advantage, batch["group"], world.progress)
     return {
         **{key: value[rows] for key, value in batch.items()},

@@ -120,7 +120,7 @@ def prepare(world: World, batch: Batch, rng: Generator, cfg: Config) -> Batch:
         log_probs.append(branch.log_prob(x_next, mean[of]))
         grids = [onward(nodes, k, granularity) for granularity in range(1, cfg.granularities + 1)]
         ends = [rolled_out(velocity, x_next, each, cond)[:, -1] for each in grids]
-        found, gained = zip(*(judged(world, x0, batch, cfg) for x0 in ends), strict=True)
+        found, gained = zip(*(judged(world, x0, batch, cfg, cfg.method) for x0 in ends), strict=True)
         rewards.append(torch.stack(found).mean(dim=0))
         advantages.append(torch.stack(gained).sum(dim=0))
     return {

@@ -43,11 +43,6 @@ class Judging(Protocol):
     """What a configuration says of rewards, and of what it makes of them."""
 
     @property
-    def method(self) -> str:
-        """For messages."""
-        ...
-
-    @property
     def advantage_scale(self) -> Scale:
         """What centred rewards are divided by."""
         ...
@@ -101,16 +96,16 @@ def scored_apart(world: World, x0: Tensor, cond: Tensor, method: str) -> Tensor:
     return finite(world.parts(x0, cond), f"{method}: reward", ADVICE)
 
 
-def judged(world: World, x0: Tensor, batch: Batch, cfg: Judging) -> tuple[Tensor, Tensor]:
+def judged(world: World, x0: Tensor, batch: Batch, cfg: Judging, method: str) -> tuple[Tensor, Tensor]:
     """The reward [B] of samples x0 [B, ...], and their advantage [B] over their group.
 
     Advantages that are summed are each reward's own, of one scale whatever the range of that reward.
     """
     cond, group, scale = batch["cond"], batch["group"], cfg.advantage_scale
     if cfg.summed == "rewards":
-        reward = scored(world, x0, cond, cfg.method)
+        reward = scored(world, x0, cond, method)
         return reward, group_advantage(grouped(reward, group), scale).flatten()
-    parts = scored_apart(world, x0, cond, cfg.method)
+    parts = scored_apart(world, x0, cond, method)
     each = [group_advantage(grouped(column, group), scale).flatten() for column in parts.unbind(dim=1)]
     return summed(parts, world.weights), summed(torch.stack(each, dim=1), world.weights)
 
@@ -126,7 +121,7 @@ def sampled(world: World, cond: Tensor, rng: Generator, cfg: RollOut, role: str 
 def rolled(world: World, batch: Batch, rng: Generator, cfg: Judged, role: str = "student") -> Batch:
     """Adds x0 [B, ...], samples of `role`, with their reward and advantage [B]."""
     x0 = sampled(world, batch["cond"], rng, cfg, role)
-    reward, advantage = judged(world, x0, batch, cfg)
+    reward, advantage = judged(world, x0, batch, cfg, cfg.method)
     return {**batch, "x0": x0, "reward": reward, "advantage": advantage}
 
 
@@ -171,10 +166,13 @@ def together(batch: Batch, rng: Generator, cfg: Noising) -> tuple[Tensor, Tensor
     """The same, each shared by a whole group."""
     times, noises = fork(rng, "times", "noises")
     x0, of = batch["x0"], numbered(batch["group"])
-    num_groups = int(of[-1]) + 1
-    t = levels(num_groups, times, x0, cfg)
-    eps = torch.randn((num_groups, *x0.shape[1:]), generator=noises, dtype=x0.dtype, device=x0.device)
-    return t[of], eps[of]
+    return levels(int(of[-1]) + 1, times, x0, cfg)[of], shared_noise(x0, of, noises)
+
+
+def shared_noise(like: Tensor, of: Tensor, rng: Generator) -> Tensor:
+    """Noise [B, ...] as of samples `like`, the same for all of a group; `of` [B] are groups 0, 0, .., 1, 1, .."""
+    shape = (int(of[-1]) + 1, *like.shape[1:])
+    return torch.randn(shape, generator=rng, dtype=like.dtype, device=like.device)[of]
 
 
 def held(updates: int, decay: Callable[[int], float]) -> Callable[[int], float]:
@@ -183,3 +181,15 @@ def held(updates: int, decay: Callable[[int], float]) -> Callable[[int], float]:
     `decay` is given the number of iterations so far, 1 at the end of the first.
     """
     return lambda update: 1.0 if update % updates else decay(update // updates)
+
+
+def group_weight(excess: Tensor, advantage: Tensor, beta: float) -> Tensor:
+    """W [G, 1] from l - l_ref and A, both [G, K]: small once the group's order is already learnt."""
+    return torch.sigmoid(beta * (advantage * excess).mean(dim=1, keepdim=True))
+
+
+def clipped_error(error: Tensor, old_error: Tensor, advantage: Tensor, clip_range: float) -> tuple[Tensor, Tensor]:
+    """`error` [B] with no gradient where it moved far enough, and where that is."""
+    ratio = (old_error - error.detach()).exp()
+    far = torch.where(advantage > 0, ratio > 1 + clip_range, ratio < 1 - clip_range)
+    return torch.where(far, error.detach(), error), far

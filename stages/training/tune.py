@@ -93,6 +93,12 @@ class _Ready:
             net.compile_blocks()
 
 
+def same_base(where: str, init: nn.Module, teacher: nn.Module) -> None:
+    """ValueError unless what is made of checkpoints, a student and its teacher, is made of one."""
+    if isinstance(init, Pretrained) and not (isinstance(teacher, Pretrained) and init.at.files == teacher.at.files):
+        raise ValueError(f"{where}.init: made of another checkpoint than {where}.teacher; name one of the same")
+
+
 def made_of(init: Expected | None, tune: Whole | Lora) -> Expected | None:
     """What a training that starts from `init` makes; None where nothing is known of that."""
     if init is None:

@@ -11,6 +11,7 @@ from stages.core.config import check
 from stages.core.path import expand
 from stages.core.rng import stream
 from stages.distillers import tdm
+from stages.training import jumps
 from tests.training.gaussian import AffineStudent, GaussianVelocity, slopes, tokens, world
 
 T = 4 / 7  # alpha = .6 and sigma = .8 up to a common factor, which no denoiser sees
@@ -107,7 +108,7 @@ def flow_time(angle: float) -> float:
     return math.sin(angle) / (math.sin(angle) + math.cos(angle))
 
 
-def jump(n: int = 400_000) -> tuple[tdm.Jump, Tensor]:
+def jump(n: int = 400_000) -> tuple[jumps.Jump, Tensor]:
     """Jumps of a student that is the exact velocity of N(.3, 1.2^2), from its exact marginal at t_k."""
     net, (z, eps) = (
         GaussianVelocity(0.3, 1.2),
@@ -116,7 +117,7 @@ def jump(n: int = 400_000) -> tuple[tdm.Jump, Tensor]:
     t_k, m, tau = (torch.full((n,), flow_time(angle), dtype=torch.float64) for angle in (1.3, 0.9, 1.1))
     spread = ((1 - t_k[0]) ** 2 * 1.44 + t_k[0] ** 2).sqrt()
     x_k = (1 - t_k[0]) * 0.3 + spread * z
-    return tdm.Jump(x_k=x_k, t_k=t_k, m=m, tau=tau, eps=eps), net(x_k, t_k, tokens(n)).detach()
+    return jumps.Jump(x_k=x_k, t_k=t_k, m=m, tau=tau, eps=eps), net(x_k, t_k, tokens(n)).detach()
 
 
 def slope(y: Tensor, x: Tensor) -> float:
@@ -125,28 +126,28 @@ def slope(y: Tensor, x: Tensor) -> float:
 
 def test_fake_targets_have_the_predicted_slopes() -> None:
     here, v = jump()
-    to, tau = tdm.land(here, v), flow_time(1.1)
+    to, tau = jumps.land(here, v), flow_time(1.1)
     scale = math.sin(1.1) + math.cos(1.1)  # x_tau on the VP path is this times ours
     assert slope(to.x0hat, to.x_tau) / scale == pytest.approx(0.27692, abs=2e-3)
     # the exact target, a velocity, recovered from the weighted residual of a zero fake
-    weighted = tdm.fake_residual(here, to, torch.zeros_like(v))
+    weighted = jumps.fake_residual(here, to, torch.zeros_like(v))
     v_star = -weighted * tau / to.beta
     assert slope(to.x_tau - tau * v_star, to.x_tau) / scale == pytest.approx(0.41403, abs=4e-3)
 
 
 def test_exact_target_is_the_marginal_denoiser() -> None:
     here, v = jump()
-    to, tau = tdm.land(here, v), flow_time(1.1)
+    to, tau = jumps.land(here, v), flow_time(1.1)
     variance = to.x_tau.var(correction=0).item()
     expected = (variance - tau**2) / ((1 - tau) * variance)
-    v_star = -tdm.fake_residual(here, to, torch.zeros_like(v)) * tau / to.beta
+    v_star = -jumps.fake_residual(here, to, torch.zeros_like(v)) * tau / to.beta
     assert slope(to.x_tau - tau * v_star, to.x_tau) == pytest.approx(expected, abs=5e-3)
 
 
 def test_state_moves_by_the_known_share_of_the_sample() -> None:
     # d x_m / d x0hat = (t_k - m) / t_k, .404146 on the VP path where x_m is cos + sin times ours
     here, v = jump(4)
-    ahead, behind = tdm.land(here, v + 0.5), tdm.land(here, v)
+    ahead, behind = jumps.land(here, v + 0.5), jumps.land(here, v)
     rho = (ahead.x_m - behind.x_m) / (ahead.x0hat - behind.x0hat)
     assert rho.mean().item() * (math.sin(0.9) + math.cos(0.9)) == pytest.approx(0.404146, abs=1e-6)
 
@@ -156,8 +157,8 @@ def test_transition_keeps_the_noise_at_its_level() -> None:
     n = 400_000
     noise, eps = torch.randn(2, n, 1, 1, 1, dtype=torch.float64, generator=stream(0, "z"))
     t_k, m, tau = (torch.full((n,), level, dtype=torch.float64) for level in (0.9, 0.5, 0.7))
-    here = tdm.Jump(x_k=0.9 * noise, t_k=t_k, m=m, tau=tau, eps=eps)
-    to = tdm.land(here, noise)
+    here = jumps.Jump(x_k=0.9 * noise, t_k=t_k, m=m, tau=tau, eps=eps)
+    to = jumps.land(here, noise)
     assert to.x0hat.abs().max() < 1e-12
     assert to.x_tau.var().item() == pytest.approx(0.49, abs=3e-3)
 
@@ -165,18 +166,18 @@ def test_transition_keeps_the_noise_at_its_level() -> None:
 def test_importance_is_one_at_clean_samples_and_the_density_ratio_elsewhere() -> None:
     here, v = jump(6)
     clean = replace(here, m=torch.zeros_like(here.m))
-    torch.testing.assert_close(tdm.importance(clean, v, tdm.land(clean, v)), torch.ones(6).double())
-    to, tau = tdm.land(here, v), expand(here.tau, v)
+    torch.testing.assert_close(jumps.importance(clean, v, jumps.land(clean, v)), torch.ones(6).double())
+    to, tau = jumps.land(here, v), expand(here.tau, v)
     given_sample = -0.5 * ((to.x_tau - (1 - tau) * to.x0hat) / tau).square()
     given_state = -0.5 * ((to.x_tau - to.a * to.x_m) / to.beta).square()
-    torch.testing.assert_close(tdm.importance(here, v, to), (given_sample - given_state).exp().flatten())
+    torch.testing.assert_close(jumps.importance(here, v, to), (given_sample - given_state).exp().flatten())
 
 
 @pytest.mark.parametrize("interval", ["own", "shared"])
 def test_levels_lie_where_they_belong(interval: str) -> None:
     cfg = replace(WIDE, nfe=4, interval=interval)
     states = torch.arange(4.0).double().repeat(4000, 1).reshape(4000, 4, 1, 1, 1)
-    here = tdm.draw_jump(states, stream(0, "jump"), cfg)
+    here = jumps.draw_jump(states, stream(0, "jump"), cfg)
     index = here.x_k.flatten()
     torch.testing.assert_close(here.t_k, 1 - index / 4)
     torch.testing.assert_close(here.m, 1 - (index + 1) / 4)

@@ -136,7 +136,7 @@ def test_clipping_stops_what_moved_far_enough_and_only_that() -> None:
     old = torch.zeros(6, dtype=torch.float64)
     error = torch.tensor([-0.2, 0.2, -0.05, -0.2, 0.2, 0.05], dtype=torch.float64, requires_grad=True)
     advantage = torch.tensor([1.0, 1.0, 1.0, -1.0, -1.0, -1.0], dtype=torch.float64)
-    kept, far = dgpo.clipped(error, old, advantage, 0.1)
+    kept, far = dgpo.clipped_error(error, old, advantage, 0.1)
     assert far.tolist() == [True, False, False, False, True, False]
     torch.testing.assert_close(kept, error)
     (slope,) = torch.autograd.grad(kept.sum(), error)

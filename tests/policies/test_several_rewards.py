@@ -36,7 +36,7 @@ def samples() -> tuple[Tensor, dict[str, Tensor]]:
 
 def test_rewards_add_up_by_their_weights() -> None:
     x0, given = samples()
-    reward, advantage = judged(world(3.0), x0, given, SUMMED)
+    reward, advantage = judged(world(3.0), x0, given, SUMMED, "dgpo")
     expected = x0[:, 0, 0, 0] - 1.5 * x0[:, 0, 0, 1]
     torch.testing.assert_close(reward, expected)
     torch.testing.assert_close(advantage, group_advantage(expected.reshape(3, 8), "group").flatten())
@@ -47,7 +47,7 @@ def test_advantages_add_up_whatever_the_range_of_a_reward() -> None:
     x0, given = samples()
     first, second = (group_advantage(x0[:, 0, 0, i].reshape(3, 8), "group").flatten() for i in (0, 1))
     for scale in (1.0, 1e3):
-        reward, advantage = judged(world(scale), x0, given, APART)
+        reward, advantage = judged(world(scale), x0, given, APART, "dgpo")
         torch.testing.assert_close(advantage, first - 0.5 * second)
         torch.testing.assert_close(reward, x0[:, 0, 0, 0] - 0.5 * scale * x0[:, 0, 0, 1])
     assert advantage.reshape(3, 8).sum(dim=1).abs().max() < 1e-12, "a group's still sum to zero"
@@ -55,7 +55,7 @@ def test_advantages_add_up_whatever_the_range_of_a_reward() -> None:
 
 def test_of_one_reward_both_are_the_same() -> None:
     x0, given = samples()
-    both = [judged(world(1.0, (1.0,)), x0, given, cfg) for cfg in (SUMMED, APART)]
+    both = [judged(world(1.0, (1.0,)), x0, given, cfg, "dgpo") for cfg in (SUMMED, APART)]
     for one, other in zip(*both, strict=True):
         assert torch.equal(one, other)
 
@@ -64,4 +64,4 @@ def test_one_without_a_verdict_is_refused() -> None:
     x0, given = samples()
     x0[3, 0, 0, 1] = torch.nan
     with pytest.raises(ValueError, match=r"dgpo: reward: 2 of 48 values are not finite"):
-        judged(world(1.0), x0, given, APART)
+        judged(world(1.0), x0, given, APART, "dgpo")

@@ -40,10 +40,14 @@ def section(name: str) -> dict[str, Any]:
     return {f.name: text[f.name] for f in fields(MODULES[name].Config)}
 
 
+WIDE = {"nfe": 2, "guidance": 1.5, "drift_bound": 1e3}
+"""Networks here are further apart than in a training."""
+
+
 def shipped(name: str) -> Any:
     """Its configuration, with steps and guidance where it has them: one step, or none, hides half of the code."""
     cfg = check(MODULES[name].Config, section(name), name)
-    return replace(cfg, **{key: value for key, value in {"nfe": 2, "guidance": 1.5}.items() if key in section(name)})
+    return replace(cfg, **{key: value for key, value in WIDE.items() if key in section(name)})
 
 
 def reward(images: Tensor, prompts: Sequence[Prompt]) -> Tensor:
@@ -178,6 +182,7 @@ def turned(cfg: Any, field: str) -> Any:
         "goal": Shifted(name="shifted", high=0.8, low=0.2),
         "route": Last(name="last", steps=1),  # with two steps in all there is no longer one
         "target_clip": 1e-2,  # as with clip_range
+        "drift_bound": 1e-9,
     }
     if field in words:
         return words[field]
