@@ -41,9 +41,8 @@ class Common:
 
     init: str
     """Artefact folder of the model to align; also the reference of its KL term."""
-    teacher: str
-    """Artefact folder of the many-step model that some algorithms distil beside the reward; for all others that of
-    `init`."""
+    teacher: str | None
+    """Artefact folder of the many-step model that some algorithms distil beside the reward; null is that of `init`."""
     rewards: dict[str, dict[str, Any]]
     """Name -> one of `stages/rewards`, with its weight in the sum and its knobs."""
     prompts_per_iteration: Count
@@ -71,7 +70,7 @@ def configure(job: Job) -> arm.Arm[Common]:
     )
     if differentiates(made.method, made.settings):
         together(*(lambda term=term: _refuse(made.name, term) for term in rewards.rigid(terms)))
-    if made.common.teacher != made.common.init and not distils(made.method):
+    if made.common.teacher is not None and not distils(made.method):
         known = listed(sorted(name for name, method in POLICIES.items() if distils(method)))
         raise ValueError(f"{join(job.where, 'teacher')}: {made.name} distils no teacher, {known} do; leave it out")
     return made
@@ -91,17 +90,13 @@ def expect(cfg: arm.Arm[Common], job: Job, inputs: Inputs) -> Expected | None:
     together(
         lambda: init and _has_weights(common, job, init.model),
         lambda: init and begins(common.tune, job.where, init),
-        lambda: (teacher := _known_teacher(cfg, inputs)) and _is_a_teacher(common, job, teacher),
+        lambda: common.teacher and (given := inputs["teacher"]) and _is_a_teacher(common, job, given),
         lambda: rewards.expect(terms, judge.attributes if judge else None),
         lambda: sources.few(common.rewards, rewards.MOST_SOURCES, join(job.where, "rewards")),
         lambda: dataset and data.enough_prompts(common.prompts_per_iteration, dataset.num_seen, job.where),
         lambda: dataset and _has_heldout(common, job, dataset.num_heldout),
     )
     return made_of(init, common.tune)
-
-
-def _known_teacher(cfg: arm.Arm[Common], inputs: Inputs) -> Expected | None:
-    return inputs["teacher"] if distils(cfg.method) else inputs["init"]
 
 
 def _is_a_teacher(common: Common, job: Job, given: Expected) -> None:
@@ -115,8 +110,8 @@ def needs(cfg: arm.Arm[Common], job: Job, inputs: Inputs, made: Expected) -> Nee
     common, drawn = cfg.common, made.sketch
     if drawn is None:
         return None
-    teacher = _known_teacher(cfg, inputs)
-    source = drawn if common.teacher == common.init or teacher is None else teacher.sketch or drawn
+    teacher = inputs["teacher"] if common.teacher else None
+    source = drawn if teacher is None else teacher.sketch or drawn
     rows, tuned = common.prompts_per_iteration * common.group_size, tuning(common.tune, job.seed)
     return training.needs(
         cfg.method, cfg.settings, common.budget, drawn, source, tuned, rows=rows, group_size=common.group_size
@@ -160,11 +155,7 @@ def work(cfg: arm.Arm[Common], job: Job, unit: Mapping[str, Any], run: Run) -> N
     dataset = Dataset.load(job.input("dataset"))
     table = TextTable.load(job.input("encode"))
     init = load(job.input("init") / "model", table, job.device)
-    teacher = (
-        init.net
-        if cfg.common.teacher == cfg.common.init
-        else load(job.input("teacher") / "model", table, job.device).net
-    )
+    teacher = init.net if cfg.common.teacher is None else load(job.input("teacher") / "model", table, job.device).net
     same_base(job.where, init.net, teacher)
     _has_weights(cfg.common, job, "closed form" if isinstance(init.net, GaussianMixture) else "trained")
     judge, factors = run.reward or reward(cfg, job, unit), tuple(term.weight for term in _terms(cfg.common, job))

@@ -8,7 +8,7 @@ import torch
 from benchmarks import pages, rate_search, rl, rl_gmm
 from stages.policies import POLICIES
 
-OF_STUDENTS = {"pso"}
+OF_STUDENTS = {"pso", "reward_instruct"}
 """Policies that need a few-step student; docs/few_step_rl.md has these."""
 
 

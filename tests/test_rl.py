@@ -66,7 +66,7 @@ def test_held_out_prompts_have_to_be_there() -> None:
 
 def test_a_teacher_is_for_those_that_distil_one() -> None:
     """It is what the policy starts from unless another is named, which most have no use for."""
-    assert section(".init=data/distill/a")["teacher"] == "data/distill/a"
+    assert section(".init=data/distill/a")["teacher"] is None
     job = Job(
         stage="rl", arm="dgpo", seed=0, section=section(".init=data/distill/a", ".teacher=data/teacher"), inputs={}
     )

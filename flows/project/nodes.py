@@ -125,7 +125,10 @@ def _shared(params: Params, node: "Node", *stages: str) -> dict[str, str]:
 def _read(params: Params, node: "Node") -> dict[str, str]:
     """What its section names."""
     section = node.section(params)
-    return {name: section[name] for name in (replicates.INPUTS if node.stage == "distill" else ("teacher", "init"))}
+    if node.stage == "distill":
+        return {name: section[name] for name in replicates.INPUTS}
+    apart = {"teacher": section["teacher"]} if section.get("teacher") is not None else {}
+    return {"init": section["init"]} | apart
 
 
 def _evaluate(params: Params, _arm: str | None) -> Mapping[str, str]:

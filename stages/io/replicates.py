@@ -104,7 +104,8 @@ def section(params: Params, stage: str, name: str | None) -> Any:
         raise KeyError(name)
     if not isinstance(own, Mapping):
         return own
-    return _without(own) | {word: of_its_own(params, own[word], replicate) for word in INPUTS if word in own}
+    stated = [word for word in INPUTS if own.get(word) is not None]
+    return _without(own) | {word: of_its_own(params, own[word], replicate) for word in stated}
 
 
 def trainings(params: Params) -> dict[str, Any]:
@@ -119,7 +120,14 @@ def trainings(params: Params) -> dict[str, Any]:
         stage: {name: {**told(stage, name), "encode": table_of(params, stage, name)} for name in names(params, stage)}
         for stage in ARMED
     }
+    for one in made["rl"].values():
+        one["teacher"] = _teacher(one["section"])
     return made | {stage + GROUP: {name: told(stage, name) for name in names(params, stage)} for stage in TAUGHT}
+
+
+def _teacher(own: Any) -> Any:
+    """The folder of the model that an arm learns from: where it states none, what it starts from."""
+    return (own.get("teacher") or own.get("init")) if isinstance(own, Mapping) else None
 
 
 def _watched(stage: str, own: Any) -> dict[str, list[str]]:

@@ -94,8 +94,8 @@ class Method(Protocol):
     """The interface of every module in `stages/distillers` and `stages/policies`.
 
     A policy that descends the reward's own gradient, by the images, says so with `DIFFERENTIATES = True`, or by a
-    `differentiates(cfg)` where knobs decide it; one that
-    distils a many-step teacher beside the reward, so that what it starts from may be a student, with `DISTILS = True`.
+    `differentiates(cfg)` where knobs decide it; one that distils a many-step teacher beside the reward, so that what it
+    starts from may be a student, with `DISTILS = True`.
     """
 
     Config: type[Any]

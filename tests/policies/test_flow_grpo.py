@@ -43,7 +43,7 @@ def group_batch(groups: int, size: int) -> dict[str, Tensor]:
 
 def tiny(student: nn.Module | None = None) -> World:
     nets = {"student": student or TinyNet(0), "reference": TinyNet(1)}
-    return World(nets=nets, space=PIXELS, reward=reward)
+    return World(nets=nets, space=PIXELS, reward=reward, parts=lambda x, cond: reward(x, cond)[:, None])
 
 
 def prepared(world: World, cfg: flow_grpo.Config = CONFIG, groups: int = 3, size: int = 6) -> dict[str, Tensor]:
