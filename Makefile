@@ -1,6 +1,6 @@
 # Two commands are all a newcomer needs: `make run` and `make test`.
 .DEFAULT_GOAL := help
-.PHONY: help install run test check lint types unit unit-flows unit-io unit-science gpu-test bench-distill bench-rl bench-samplers clean
+.PHONY: help install run test check lint types unit unit-flows unit-io unit-science gpu-test bench-distill bench-rl bench-samplers bench-steering clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -72,6 +72,10 @@ bench-distill: install ## Every distiller on one teacher with one budget, three 
 bench-rl: install ## Every policy with one reward and one budget, three trainings each: docs/policies.md
 	@$(BIN)/fewstep run experiment=bench_rl
 	@$(BIN)/python benchmarks/rl.py
+
+bench-steering: install ## Every search at inference at equal network calls, on a teacher and an RL arm: docs/steering.md
+	@$(BIN)/fewstep run experiment=digits
+	@$(BIN)/python benchmarks/steering.py
 
 bench-samplers: install ## Every step rule and schedule with equal calls, on three teachers: docs/samplers.md
 	@$(BIN)/fewstep run experiment=bench_samplers

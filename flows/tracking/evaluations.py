@@ -22,13 +22,13 @@ from stages.io import replicates
 
 MODEL, DIGEST, JUDGE = "eval.model", "eval.digest", "eval.judge"
 """Tags of a scored model's run: its name, the digest of the version that was scored, and what judged it."""
-_DETAIL = re.compile(r"(accuracy|reward|training)_.*|.*_(low|high)|coverage|density")
+_DETAIL = re.compile(r"(accuracy|reward|training|steering)_.*|.*_(low|high)|coverage|density")
 _COUNT = "trainings"
-_FACTS = ("nfe", "network_calls", "guidance", "parameters", _COUNT)
+_FACTS = ("nfe", "network_calls", "calls_of_reward", "guidance", "parameters", _COUNT)
 _OVER = re.compile(r"(.+)_trainings_(low|high|deviation)")
 _ELSEWHERE = (
     *("teacher_nfe", "guidance_nfe", "guidance_scales", "distill_nfe", "rl_steps"),
-    *("grid_prompts", "batch_size", "rewards"),
+    *("grid_prompts", "batch_size", "rewards", "steered"),
 )
 """Parameters of evaluate that decide which models are shown and how fast, not what one model scores."""
 _TEACHERS = ("teacher", "guidance")
@@ -51,8 +51,11 @@ class Score:
         return {**own, **self.over}
 
     def at_cost(self) -> dict[str, float]:
-        """The headlines with the number of steps that they were reached in, for the run that made the model."""
-        if "nfe" not in self.numbers:
+        """The headlines with the number of steps that they were reached in, for the run that made the model.
+
+        None where the model was steered: what was reached is not its own.
+        """
+        if "nfe" not in self.numbers or self.name.startswith("steered@"):
             return {}
         suffix = f".nfe{self.numbers['nfe']:g}"
         return {name + suffix: value for name, value in self.metrics().items() if name.startswith("eval/")}
@@ -80,14 +83,16 @@ def of(record: Mapping[str, Any], metrics: Mapping[str, Any]) -> Iterator[Score]
 def _score(
     record: Mapping[str, Any], group: str, name: str, numbers: Mapping[str, Any], over: Mapping[str, float]
 ) -> Iterator[Score]:
-    source = record["inputs"].get(_source(group, name))
+    source = record["inputs"].get(_source(record, group, name))
     if source is not None or group == "real":
         finite = {key: value for key, value in numbers.items() if isinstance(value, int | float)}
         yield Score(f"{group}@{name}", source, finite, over)
 
 
-def _source(group: str, name: str) -> str:
+def _source(record: Mapping[str, Any], group: str, name: str) -> str:
     """The input that a row of metrics.json is a score of."""
+    if group == "steered":
+        return record["parameters"][group][name]["of"]
     row, number = replicates.split(name)
     if group not in _TEACHERS:  # dgpo.nfe32 is dgpo once more, in other steps
         return f"{group}/{replicates.named(row.partition('.')[0], number)}"

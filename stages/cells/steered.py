@@ -81,7 +81,7 @@ def _paid(found: Sequence[Searched], student: Student) -> dict[str, float]:
     numbers = {
         "nfe": calls,
         "network_calls": calls if student.spec.guidance == 1 else 2 * calls,
-        "reward_calls": _mean([each.task.scored for each in found]),
+        "calls_of_reward": _mean([each.task.scored for each in found]),
     }
     for name in ("reward", "ess", "resamplings"):
         each = [getattr(batch.found, name) for batch in found]

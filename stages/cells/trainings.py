@@ -6,7 +6,7 @@ from stages.core.trainings import Spread, spread
 from stages.metrics.score import share
 
 Numbers = Mapping[str, float]
-_FACTS = ("nfe", "network_calls", "reward_calls", "guidance", "parameters")
+_FACTS = ("nfe", "network_calls", "calls_of_reward", "guidance", "parameters")
 _COST = "training_"
 
 

@@ -11,11 +11,17 @@ The gradient of mean W A l is 1 / beta times that of -log sigmoid(-beta mean_i A
 two samples is online Diffusion-DPO. An l_i that has already moved beyond the clip range from that of the slow
 "old" policy, in the direction its advantage asks for, gives no gradient.
 
+Its modes are knobs. 1, the default of the code: roll-outs under `guidance`, losses on answers without (the code's w is
+4.5, and its beta 10 to 100). 2a: no guidance, against a frozen reference under `reference_guidance`, which is distilled
+into the model. 2b: no guidance, against the slow average that the clip has too (`reference: moving`, with a beta of
+2000 to 5000 in the code). `clip_range: 1.0e9` is no clip, the paper's form.
+
 Differs: times are a group's own (the code: the same for all groups); each draw is an update (the code: one update on
 all draws together); roll-outs take Euler steps (the code: DPM-Solver++) and always use the current weights (the code:
 after some hundred updates the old policy's); the old policy's weight on its own past is old_decay_rate at its first
 update (the code: 0, one update behind); rewards are divided by max(std, 1e-4), not by std + 1e-4; advantages are not
-clamped (the code: to 5), which would break their zero sum; there is no guidance.
+clamped (the code: to 5), which would break their zero sum; the pull of beta_kl is to the frozen reference in all modes,
+guided in 2a (UNVERIFIED).
 """
 
 from typing import Literal
@@ -25,9 +31,10 @@ from torch import Generator, Tensor
 
 from stages.core.advantage import Scale, grouped, numbered
 from stages.core.config import config
+from stages.core.guidance import guided
 from stages.core.matching import per_sample
 from stages.core.path import mix
-from stages.core.ranges import Decay, NonNegative, Positive, Rate, Steps, Unit
+from stages.core.ranges import Decay, Guidance, NonNegative, Positive, Rate, Steps, Unit
 from stages.core.spec import SamplerSpec, even
 from stages.core.types import Batch, World
 from stages.training.groups import Levels, Summed, check_levels, clipped_error, group_weight, rolled, together
@@ -45,6 +52,12 @@ class Config:
     """Equal Euler steps of the samples that are scored."""
     nfe: Steps
     """Equal Euler steps of the finished model's sampler."""
+    guidance: Guidance
+    """w: classifier-free guidance of roll-outs and of the finished model; 1 is none. Losses have none."""
+    reference: Literal["frozen", "moving"]
+    """Whose errors W compares with: those of the model that training started from, or of the slow average."""
+    reference_guidance: Guidance
+    """w of the frozen reference in the loss; 1 is none."""
     advantage_scale: Scale
     """Rewards are centred in their group and divided by the standard deviation of group or batch."""
     summed: Summed
@@ -72,11 +85,16 @@ class Config:
 
     def __post_init__(self) -> None:
         check_levels(self)
+        if self.reference == "moving" and self.reference_guidance != 1:
+            raise ValueError(
+                f"reference_guidance={self.reference_guidance}: a moving reference has learnt its guidance; set it to "
+                "1.0, or reference to frozen"
+            )
 
 
 def prepare(world: World, batch: Batch, rng: Generator, cfg: Config) -> Batch:
     """Adds x0 [B, C, H, W], the student's samples, with advantage and reward [B]."""
-    return rolled(world, batch, rng, cfg)
+    return rolled(world, batch, rng, cfg, guidance=cfg.guidance)
 
 
 def draw(batch: Batch, rng: Generator, cfg: Config) -> tuple[Tensor, Tensor]:
@@ -91,10 +109,11 @@ def loss(world: World, batch: Batch, rng: Generator, cfg: Config) -> Loss:
     x_t, target = mix(x0, eps, t), eps - x0
     v = world.nets["student"](x_t, t, cond)
     with torch.no_grad():
-        v_reference = world.nets["reference"](x_t, t, cond)
+        v_reference = guided(world.nets["reference"], cfg.reference_guidance)(x_t, t, cond)
         old_error = per_sample((world.nets["old"](x_t, t, cond) - target).square())
     error = per_sample((v - target).square())
-    excess = error.detach() - per_sample((v_reference - target).square())
+    compared = old_error if cfg.reference == "moving" else per_sample((v_reference - target).square())
+    excess = error.detach() - compared
     weight = group_weight(grouped(excess, group), grouped(advantage, group), cfg.beta).squeeze(1)[numbered(group)]
     kept, far = clipped_error(error, old_error, advantage, cfg.clip_range)
     drift = (v - v_reference).square().mean()
@@ -126,5 +145,5 @@ def phases(cfg: Config) -> tuple[Phase, ...]:
 
 
 def sampler(cfg: Config) -> SamplerSpec:
-    """Equal Euler steps, no guidance."""
-    return even(cfg.nfe)
+    """Equal Euler steps."""
+    return even(cfg.nfe, guidance=cfg.guidance)

@@ -11,6 +11,7 @@ import torch
 from torch import Generator, Tensor
 
 from stages.core.advantage import Scale, group_advantage, grouped, numbered, summed
+from stages.core.guidance import guided
 from stages.core.rng import fork, normal_like, uniform
 from stages.core.spec import even
 from stages.core.types import Batch, World
@@ -111,16 +112,20 @@ def judged(world: World, x0: Tensor, batch: Batch, cfg: Judging, method: str) ->
 
 
 @torch.no_grad()
-def sampled(world: World, cond: Tensor, rng: Generator, cfg: RollOut, role: str = "student") -> Tensor:
-    """Samples [B, ...] of `role` by Euler steps from noise."""
-    noise = world.space.noise(len(cond), rng)
-    return rolled_out(world.nets[role], noise, even(cfg.rollout_steps).times, cond)[:, -1]
+def sampled(
+    world: World, cond: Tensor, rng: Generator, cfg: RollOut, role: str = "student", guidance: float = 1.0
+) -> Tensor:
+    """Samples [B, ...] of `role` under `guidance`, by Euler steps from noise."""
+    noise, velocity = world.space.noise(len(cond), rng), guided(world.nets[role], guidance)
+    return rolled_out(velocity, noise, even(cfg.rollout_steps).times, cond)[:, -1]
 
 
 @torch.no_grad()
-def rolled(world: World, batch: Batch, rng: Generator, cfg: Judged, role: str = "student") -> Batch:
+def rolled(
+    world: World, batch: Batch, rng: Generator, cfg: Judged, role: str = "student", guidance: float = 1.0
+) -> Batch:
     """Adds x0 [B, ...], samples of `role`, with their reward and advantage [B]."""
-    x0 = sampled(world, batch["cond"], rng, cfg, role)
+    x0 = sampled(world, batch["cond"], rng, cfg, role, guidance)
     reward, advantage = judged(world, x0, batch, cfg, cfg.method)
     return {**batch, "x0": x0, "reward": reward, "advantage": advantage}
 

@@ -36,7 +36,7 @@ def measured(job, tmp_path, section):
 def test_a_steered_row_is_judged_like_any_and_counts_what_it_asked(job, tmp_path):
     unit, found = measured(job, tmp_path, asked())
     assert (unit["id"], unit["of"], unit["input"]) == ("steered.best", "steered.best", "teacher")
-    assert (found["nfe"], found["network_calls"], found["reward_calls"]) == (6, 6, 3), (
+    assert (found["nfe"], found["network_calls"], found["calls_of_reward"]) == (6, 6, 3), (
         "two Euler steps of three particles"
     )
     assert {"score_seen", "score_heldout", "frechet_distance", "steering_reward"} <= found.keys()
@@ -47,7 +47,7 @@ def test_weights_are_reported_and_guidance_doubles_the_calls(job, tmp_path):
     fk = {"name": "fk", "strength": 2.0, "potential": "sum", "every": 1, "pick": "best"}
     fk |= {"resampling": {"rule": "ssp", "threshold": 0.5}}
     _, found = measured(job, tmp_path, asked("rl/tuned", FLOW | {"guidance": 1.5}, **fk))
-    assert (found["nfe"], found["network_calls"], found["reward_calls"]) == (9, 18, 9)
+    assert (found["nfe"], found["network_calls"], found["calls_of_reward"]) == (9, 18, 9)
     assert 0 < found["steering_ess"] <= 1
     assert found["steering_resamplings"] >= 0
 

@@ -7,16 +7,20 @@ import torch
 from torch import Tensor, nn
 
 from stages.core.advantage import group_advantage
+from stages.core.guidance import guided
 from stages.core.path import mix
 from stages.core.rng import stream
+from stages.core.spec import even
 from stages.core.types import World
 from stages.models.space import Points
 from stages.policies import dgpo
+from stages.samplers.rollout import rolled_out
 from tests.training.gaussian import GaussianVelocity, ShiftedVelocity
 from tests.training.tiny import TinyNet
 
 CONFIG = dgpo.Config(
-    method="dgpo", rollout_steps=4, nfe=8, advantage_scale="group", summed="rewards",
+    method="dgpo", rollout_steps=4, nfe=8, guidance=1.0, reference="frozen", reference_guidance=1.0,
+    advantage_scale="group", summed="rewards",
     num_draws=4,
     levels="any", t_min=0.4, t_max=1.0, beta=7.0,
     beta_kl=0.0, clip_range=1e9, old_decay=0.3, old_decay_rate=1e-3, student_lr=1e-4,
@@ -170,3 +174,42 @@ def test_a_reward_without_a_verdict_is_refused() -> None:
 def test_the_old_policy_slows_down_as_training_goes_on() -> None:
     decay = dgpo.roles(CONFIG)["old"].decay
     assert [decay(update) for update in (1, 100, 300, 1000)] == pytest.approx([0.001, 0.1, 0.3, 0.3])
+
+
+def test_roll_outs_may_be_guided_while_the_loss_is_not() -> None:
+    world, cfg = nets(), replace(CONFIG, guidance=3.0)
+    given = prepared(world, cfg=cfg)
+    noise = PIXELS.noise(24, stream(0, "prepare"))
+    student = guided(world.nets["student"], 3.0)
+    expected = rolled_out(student, noise, even(CONFIG.rollout_steps).times, given["cond"])[:, -1]
+    torch.testing.assert_close(given["x0"], expected.detach())
+    assert torch.equal(loss(world, given, cfg), loss(world, given))
+    assert dgpo.sampler(cfg).guidance == 3.0
+
+
+def test_a_moving_reference_is_the_slow_average() -> None:
+    cfg, student = replace(CONFIG, reference="moving"), TinyNet(0)
+    world = nets(student=student, old=TinyNet(0))
+    given = prepared(world)
+    half = 0.5 * (given["advantage"] * errors(student, given, CONFIG)).mean()
+    torch.testing.assert_close(gradient(loss(world, given, cfg), student), gradient(half, student))
+    apart = nets(student=student)
+    same = nets(student=student, reference=apart.nets["old"])
+    torch.testing.assert_close(loss(apart, given, cfg), loss(same, given))
+    with pytest.raises(ValueError, match=r"reference_guidance=2.0: a moving reference has learnt its guidance; set it"):
+        replace(cfg, reference_guidance=2.0)
+
+
+def test_a_guided_reference_is_compared_with_and_pulls() -> None:
+    cfg = replace(CONFIG, reference_guidance=2.5, beta_kl=0.3)
+    world = nets()
+    given = prepared(world)
+    student, wide = world.nets["student"], guided(world.nets["reference"], 2.5)
+    excess = errors(student, given, CONFIG) - errors(wide, given, CONFIG).detach()  # type: ignore[arg-type]
+    logit = (given["advantage"] * excess).reshape(3, 8).mean(dim=1)
+    t, eps = dgpo.draw(given, stream(0, "loss"), CONFIG)
+    x_t = mix(given["x0"], eps, t)
+    drift = (student(x_t, t, given["cond"]) - wide(x_t, t, given["cond"]).detach()).square().mean()
+    preference = -nn.functional.logsigmoid(-CONFIG.beta * logit).mean() / CONFIG.beta
+    expected = gradient(preference + 0.3 * drift, student)
+    torch.testing.assert_close(gradient(loss(world, given, cfg), student), expected)

@@ -18,7 +18,8 @@ CONFIG = diffusion_dpo.Config(
     student_lr=1e-4,
 )  # fmt: skip
 DGPO = dgpo.Config(
-    method="dgpo", rollout_steps=4, nfe=8, advantage_scale="group", summed="rewards",
+    method="dgpo", rollout_steps=4, nfe=8, guidance=1.0, reference="frozen", reference_guidance=1.0,
+    advantage_scale="group", summed="rewards",
     num_draws=4,
     levels="any", t_min=0.1, t_max=1.0, beta=7.0,
     beta_kl=0.0, clip_range=1e9, old_decay=0.3, old_decay_rate=1e-3, student_lr=1e-4,

@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from stages.report.pictures import FRAME, picture, samples
 from stages.report.plots import frontier, write_tables
 from stages.report.tables import digits, short, whole
 from stages.report.theme import DARK, LIGHT, drawing, png, svg
-from tests.report.studies import Reader, study, without_heldout
+from tests.report.studies import Reader, row, study, without_heldout
 
 
 @pytest.fixture(scope="module")
@@ -175,3 +176,19 @@ def test_three_significant_digits_without_an_exponent(value, shown):
 def test_counts_are_short():
     assert [short(v, study().rows[0]) for v in (439e3, 12.34e6, 7.0)] == ["439 k", "12.3 M", "7"]
     assert whole(1234567.0, study().rows[0]) == "1\u202f234\u202f567"
+
+
+def test_a_steered_row_stands_with_the_others_and_its_calls_count(tmp_path):
+    plain = study()
+    steered = row("steered", "tree", 64, 0.99, 28.0, calls_of_reward=8.0, steering_ess=0.4)
+    picture, right = plain.gallery.pictures["rl.dgpo"], plain.gallery.right["rl.dgpo"]
+    gallery = replace(
+        plain.gallery,
+        pictures={**plain.gallery.pictures, "steered.tree": picture},
+        right={**plain.gallery.right, "steered.tree": right},
+    )
+    write(replace(plain, rows=[*plain.rows, steered], gallery=gallery), tmp_path)
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "Steered at inference, with a reward" in text
+    assert {cells[0]: cells for cells in Reader(text).rows if len(cells) > 5}["tree"][1] == "64"
+    assert "tree,steered" in (tmp_path / "quality_nfe.csv").read_text()

@@ -16,9 +16,9 @@ HIGHEST = {2: 0.564, 4: 1.029, 8: 1.424, 16: 1.766, 50: 2.249}
 
 @pytest.mark.parametrize(("number", "highest"), HIGHEST.items())
 def test_the_best_of_n_gaussians_is_as_high_as_tables_say(number, highest):
-    given = task(NORMAL, lambda x: x, count=4000, rule={"name": "heun"}, steps=24)
+    given = task(NORMAL, lambda x: x, count=2500, rule={"name": "heun"}, steps=24)
     found = steering("best_of_n", particles=number).search(given)
-    assert found.reward.mean().item() == pytest.approx(MEAN + STD * highest, abs=0.02)
+    assert found.reward.mean().item() == pytest.approx(MEAN + STD * highest, abs=0.03)
     assert torch.equal(found.x0.flatten(), found.reward)
     assert given.calls.unique().tolist() == [47 * number], "Heun's are 2 n - 1"
     assert given.scored.unique().tolist() == [number]

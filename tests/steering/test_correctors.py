@@ -27,9 +27,9 @@ def test_annealing_of_a_mixture_needs_its_weights():
     right = found("fkc", MIXTURE, count=6, target=anneal)
     assert right[0] == pytest.approx(0.1091, abs=0.025), "its modes are resampled against each other"
     assert right[3].resamplings.min() >= 3
-    knobs = {"particles": 20_000, "target": {"name": "anneal", "power": 3.0}, "resampling": NEVER}
+    knobs = {"particles": 8000, "target": {"name": "anneal", "power": 3.0}, "resampling": NEVER}
     x0, _ = steering("fkc", **knobs).cloud(task(MIXTURE, lambda x: x, count=1, rule=MEMORYLESS, times=FINE))
-    assert (x0 < 0).double().mean().item() == pytest.approx(0.0536, abs=0.008), "the drift alone; it should be .0338"
+    assert (x0 < 0).double().mean().item() == pytest.approx(0.0536, abs=0.012), "the drift alone; it should be .0338"
 
 
 def test_guidance_gives_the_product_law_only_with_its_weights():

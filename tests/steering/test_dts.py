@@ -37,10 +37,10 @@ def test_a_state_has_the_soft_mean_of_its_childrens_values():
 def test_samples_of_a_tree_follow_the_tilted_gaussian(strength, wide):
     mean, slopes = law(rule_of(ANCESTRAL), LINEAR, uniform(3))
     variance = slopes.square().sum().item()
-    given = task(NORMAL, lambda x: x, count=1500, rule=ANCESTRAL, steps=3)
+    given = task(NORMAL, lambda x: x, count=600, rule=ANCESTRAL, steps=3)
     found = steering("dts", strength=strength, select=SOFT, calls=120, widening=4.0, exponent=0.6).search(given)
     assert found.x0.mean().item() == pytest.approx(mean + (strength if strength > 1e-6 else 0) * variance, abs=wide)
-    assert found.x0.var().item() == pytest.approx(variance, rel=0.15)
+    assert found.x0.var().item() == pytest.approx(variance, rel=0.2)
     assert given.calls.max() <= 120
     assert given.calls.min() >= 117
     assert given.scored.min() > 40, "rounds begin from states that are known"

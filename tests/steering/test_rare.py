@@ -25,9 +25,9 @@ def nothing(x):
     [(3, EULER, 1.012), (3, ANCESTRAL, 0.243), (30, EULER, 1.270), (30, ANCESTRAL, 0.248)],
 )
 def test_a_flow_keeps_the_boost_and_a_memoryless_process_forgets_it(skip, rule, variance):
-    given = task(NORMAL, nothing, count=20_000, rule=rule, steps=250)
+    given = task(NORMAL, nothing, count=6000, rule=rule, steps=250)
     found = steering("boost", boost=2.0, skip=skip).search(given)
-    assert found.x0.var().item() == pytest.approx(variance, rel=0.03)
+    assert found.x0.var().item() == pytest.approx(variance, rel=0.06)
     assert given.calls.unique().tolist() == [250 - skip]
     assert given.scored.sum() == 0
 
@@ -56,9 +56,8 @@ def test_self_guidance_pushes_away_from_the_mean_and_by_the_prediction_alone():
     for x in (-1.5, -0.5, 0.5, 1.5):
         state, of = torch.full((4000, 1), x, dtype=F64), given.owners(1)
         slope = chosen.rise(given, state, 0.5, 1, of).mean().item()
-        # D = x a, D noised and restored is D / 2 / V + noise, V = .5: the gap's slope is 2 a (D - E again), a=.5 / .5.
-        again = 0.5 * (0.5 * x) / 0.5
-        assert slope == pytest.approx(2 * 1.0 * (x - again), abs=0.05)
+        # At t = .5 both D and its restoration are as large as their input: D = x, noised to x / 2, restored to x / 2.
+        assert slope == pytest.approx(2 * (x - x / 2), abs=0.05)
     plain = steering("self_guided", scale=0.0).search(task(UNIT, nothing, count=4000, rule=ANCESTRAL, steps=40))
     pushed = steering("self_guided", scale=1.0).search(task(UNIT, nothing, count=4000, rule=ANCESTRAL, steps=40))
     assert pushed.x0.var() > plain.x0.var() + 0.2
@@ -76,7 +75,7 @@ def smoothed(width):
     """Three sharp modes, with a prediction that is smooth where theirs jumps."""
     law = {"weights": (1 / 3, 1 / 3, 1 / 3), "means": (1.0, 2.0, 3.0), "stds": (0.05, 0.05, 0.05)}
     exact = partial(mixed, **{name: torch.tensor(value, dtype=F64) for name, value in law.items()})
-    z = torch.linspace(-3, 3, 25, dtype=F64)
+    z = torch.linspace(-3, 3, 13, dtype=F64)
     weights = (-z.square() / 2).softmax(0)
     return from_data(
         LINEAR, lambda x, a, s: sum(w * exact(x + width * k, a, s) for w, k in zip(weights, z, strict=True))
@@ -93,7 +92,7 @@ def rank(scores, bad):
 def test_what_lies_between_modes_was_unsteady_late_and_not_earlier():
     def watched(width, window):
         given = task(smoothed(width), nothing, count=1, rule=ANCESTRAL, steps=200)
-        x0, unsteady = steering("steady", particles=6000, window=window).watched(given)
+        x0, unsteady = steering("steady", particles=2500, window=window).watched(given)
         return unsteady, (x0 - x0.round().clamp(1, 3)).abs().flatten() > 0.25
 
     assert watched(0.0, 10)[1].sum() == 0, "the exact score has none"

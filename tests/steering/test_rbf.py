@@ -42,6 +42,12 @@ def test_what_is_always_better_is_taken_at_once_and_all_that_is_saved_rolls_to_t
     assert counts == [50, *[2] * 8, 450 - 16]
 
 
+def test_what_one_step_saves_the_next_may_spend(monkeypatch):
+    asked = iter(range(10**6))
+    counts, _ = per_node(lambda x: torch.full_like(x, min(next(asked), 1)), monkeypatch)
+    assert counts == [50, 2, 2 * (22 + 21), *[2 * 22] * 6, 450 - 2 - 2 * 43 - 6 * 44]
+
+
 def test_the_highest_prediction_is_the_sample(monkeypatch):
     _, found = per_node(lambda x: x, monkeypatch)
     assert torch.equal(found.x0.flatten(), found.reward)

@@ -12,11 +12,11 @@ from tests.steering.rigs import ANCESTRAL, NORMAL, steering, task
 
 @pytest.mark.parametrize(("proposals", "mean"), [(4, 1.33), (20, 1.41), (100, 1.42)])
 def test_the_mean_moves_by_the_chains_own_variance_over_the_temperature(proposals, mean):
-    given = task(NORMAL, lambda x: x, count=3000, rule=ANCESTRAL, steps=50)
+    given = task(NORMAL, lambda x: x, count=1000, rule=ANCESTRAL, steps=50)
     found = steering("svdd", proposals=proposals, temperature=0.5).search(given)
-    assert found.x0.mean().item() == pytest.approx(mean, abs=0.03)
+    assert found.x0.mean().item() == pytest.approx(mean, abs=0.05)
     base = law(rule_of(ANCESTRAL), LINEAR, uniform(50))[1].square().sum().item()
-    assert found.x0.var().item() == pytest.approx(base, abs=0.03), "a linear reward leaves it as it is"
+    assert found.x0.var().item() == pytest.approx(base, abs=0.04), "a linear reward leaves it as it is"
     assert given.calls.unique().tolist() == [1 + 49 * proposals]
     assert given.scored.unique().tolist() == [49 * proposals + 1]
 

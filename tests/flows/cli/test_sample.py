@@ -59,3 +59,18 @@ def test_videos_are_a_row_of_frames_each_and_a_film(tmp_path):
     with Image.open(film) as content:
         assert content.n_frames == 4
         assert content.size == (128, 64)
+
+
+def test_a_steering_is_checked_before_anything_is_sampled(monkeypatch):
+    """Of the rule, the reward and the section itself."""
+    model = type("Model", (), {"spec": even(4)})()
+
+    def searched(section):
+        return sample._searched(Namespace(steering=section, prompt=["a"], n=1), model, torch.tensor([[1]]), None)
+
+    with pytest.raises(ValueError, match="--steering: not YAML"):
+        searched("{name: [")
+    with pytest.raises(ValueError, match=r"steering\.name: 'best' is none of best_of_n"):
+        searched("{name: best}")
+    with pytest.raises(ValueError, match=r"steering\.reward: .*at least one reward"):
+        searched("{name: best_of_n, particles: 2, reward: {}}")

@@ -56,3 +56,11 @@ def test_a_further_teachers_numbers_are_its_own():
         "guidance@w2": "teacher", "teacher@nfe8": "teacher", "teacher@nfe8-r2": "teacher/r2",
     }  # fmt: skip
     assert found["teacher@nfe8-r2"].metrics()["eval/score_seen"] == 0.6
+
+
+def test_a_steered_rows_numbers_are_its_models_but_not_what_that_model_reaches():
+    record = {**RECORD, "parameters": {"steered": {"tree": {"of": "rl/b"}}}}
+    [score] = evaluations.of(record, {"steered": {"tree": {"score_seen": 0.9, "nfe": 64.0, "steering_ess": 0.3}}})
+    assert (score.name, score.source["digest"]) == ("steered@tree", "rl/b")
+    assert score.metrics() == {"eval/score_seen": 0.9, "more/steering_ess": 0.3}
+    assert score.at_cost() == {}
