@@ -36,6 +36,7 @@ from stages.samplers.flow_sde import FlowSDE
 from stages.samplers.gradient_estimation import GradientEstimation
 from stages.samplers.grid import build
 from stages.samplers.heun import EdmHeun, Heun
+from stages.samplers.langevin import Langevin
 from stages.samplers.momentum import Momentum
 from stages.samplers.pndm import PNDM
 from stages.samplers.pseudo_corrector import PseudoCorrector
@@ -44,7 +45,7 @@ from stages.samplers.restart import Restart
 from stages.samplers.sa_solver import SASolver
 from stages.samplers.unipc import UniPC
 
-_Drawing = Renoise | FlowSDE | DanceSDE | CPS | Anchored | DDIM | Churn | Restart
+_Drawing = Renoise | FlowSDE | DanceSDE | CPS | Anchored | DDIM | Churn | Restart | Langevin
 _Extrapolated = BDIA | PNDM | Momentum | GradientEstimation
 _Multistep = Dpmpp2M | Dpmpp2S | Dpmpp3M | Dpmpp2MSDE | UniPC | DEIS | _Extrapolated | ERSDE | SASolver
 FromNoise = Euler | Heun | PseudoCorrector | _Multistep | _Drawing | FlowMap

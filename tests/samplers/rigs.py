@@ -35,8 +35,8 @@ def choice(group: str, name: str) -> dict[str, Any]:
 EVERY: dict[str, Rule] = {name: rule_of(choice("rule", name)) for name in RULES if name != "flow_map"}
 """That step with a velocity; flow_map asks for averages, see test_flow_map.py."""
 KERNELS = frozenset(name for name, rule in EVERY.items() if hasattr(rule, "transition"))
-NOISY = KERNELS | {"churn", "ddim", "dpmpp_2m_sde", "er_sde", "restart", "sa_solver"}
-CALLS = {"heun": 7, "churn": 6, "pndm": 5, "restart": 12}
+NOISY = KERNELS | {"churn", "ddim", "dpmpp_2m_sde", "er_sde", "langevin", "restart", "sa_solver"}
+CALLS = {"heun": 7, "churn": 6, "pndm": 5, "restart": 12, "langevin": 7}
 """In four steps from pure noise to data; 4 where nothing is said."""
 
 Velocity = Callable[[Tensor, Tensor], Tensor]

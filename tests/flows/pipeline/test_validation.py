@@ -76,6 +76,18 @@ DRAW = {"num_pairs": 8, "sampler": SAMPLER}
             {ARM + "sampler": SAMPLER | {"schedule": {"name": "shifted", "steps": 4}}},
             "distill.arms.kd.sampler.schedule.shift: missing",
         ),
+        (
+            {ARM + "sampler": SAMPLER | {"field": {"name": "tea_cache", "threshold": 0.2, "polynomial": [1.0, 0.0]}}},
+            "distill.arms.kd: sampler rule euler under field tea_cache asks for more than a network's answer: a saved",
+        ),
+        (
+            {POLICY + "sampler": SAMPLER | {"field": {"name": "early_exit", "blocks": [1]}}},
+            "rl.arms.dgpo: sampler rule euler under field early_exit asks for more than a network's answer: a saved",
+        ),
+        (
+            {"trajectories__sampler__field": {"name": "guidance_interval", "until": 0.0, "since": 0.5}},
+            "trajectories.sampler: field guidance_interval: guidance=1.0 is none anywhere",
+        ),
         ({"dataset__num_heldout_prompts": 84}, "dataset.num_heldout_prompts: Input should be less than 84"),
         (
             {"evaluate__guidance_scales": [1.0000001, 1.0]},
