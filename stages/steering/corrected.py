@@ -83,6 +83,11 @@ class Law:
         self._task, self._target, self._of, self._turned, self._bent = task, target, of, turned, bent
 
     @property
+    def probed(self) -> bool:
+        """Whether divergences are estimated, by a probe of signs."""
+        return self._turned or self._bent
+
+    @property
     def spread(self) -> float:
         """Standard deviation of its noise."""
         return self._target.power**-0.5 if isinstance(self._target, Anneal) else 1.0
@@ -96,7 +101,7 @@ class Law:
         return self.counts(t) * self._task.judge(x, self._of) if isinstance(self._target, Tilt) else _none(x)
 
     def here(self, x: Tensor, t: float, probe: Tensor) -> Here:
-        """All rates at x [n, ...]."""
+        """All rates at x [n, ...]; `probe` [n, ...] only counts where `probed`."""
         target, rate = self._target, 2 * t / (1 - t)  # g^2
         back = x / (1 - t)  # -f
         score, other, turning = self._scores(x, t, probe)
@@ -148,7 +153,7 @@ def simulate(task: Task, law: Law, particles: Particles, control: Control | None
     for node in range(1, len(times) - 2):
         t, h = times[node], times[node] - times[node + 1]
         x = x[particles.ancestors(node)]
-        here = law.here(x, t, task.draws.normal(count, node, "/probe").sign())
+        here = law.here(x, t, task.draws.normal(count, node, "/probe").sign() if law.probed else x)
         drift, growth = here.drift, here.growth
         if control is not None:
             drift, growth = control(here, t, particles.log_weights)

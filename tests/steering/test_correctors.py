@@ -8,7 +8,7 @@ from stages.core.spec import even
 from tests.samplers.rigs import F64, gaussian
 from tests.steering.rigs import MEMORYLESS, MIXTURE, NORMAL, REWARD, SOFT, steering, task
 
-FINE = [1.0, *torch.linspace(0.99, 0.002, 301, dtype=F64).tolist(), 0.0]
+FINE = [1.0, *torch.linspace(0.99, 0.002, 201, dtype=F64).tolist(), 0.0]
 NEVER = {"rule": "systematic", "threshold": 0.0}
 
 
