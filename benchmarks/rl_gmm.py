@@ -44,11 +44,11 @@ def main() -> None:
     parser.parse_args()
     params = yaml.safe_load(compose(ROOT / "params", [PRESET]))
     every = {arm: [*_names(arm, params["rl"]["arms"][arm])] for arm in params["rl"]["arms"]}
-    ask_for(["encode", "distill/start", *(f"rl/{name}" for names in every.values() for name in names)], PRESET)
+    ask_for(["encode", "teacher", *(f"rl/{name}" for names in every.values() for name in names)], PRESET)
     torch.set_num_threads(1)
     table = TextTable.load(Path("data/encode"))
     count = len(table.prompts)
-    start = fitted(load(Path("data/distill/start/model"), table, "cpu"), count)
+    start = fitted(load(Path("data/teacher/model"), table, "cpu"), count)
     found = {}
     for arm, names in every.items():
         direction = torch.tensor(params["rl"]["arms"][arm]["rewards"]["up"]["direction"], dtype=torch.float64)

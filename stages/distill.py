@@ -97,7 +97,7 @@ def expect(cfg: arm.Arm[Common], job: Job, inputs: Inputs) -> Expected | None:
         _can_blend(cfg, job, made.sketch, teacher.sketch)
     if made and made.sketch and cfg.common.num_students > 1:
         made = replace(made, sketch=sketch.divided(made.sketch, cfg.common.num_students))
-    return made
+    return made and replace(made, is_student=True)
 
 
 def _holds_a_model(common: Common, job: Job, name: str, given: Expected | None) -> None:

@@ -22,6 +22,7 @@ from stages.io.job import Job
 from stages.models import TextTable, load
 from stages.models.mixture import GaussianMixture
 from stages.policies import POLICIES
+from stages.samplers.kernels import OF_VELOCITIES
 from stages.samplers.program import program
 from stages.samplers.spec import Sampler
 from stages.training import arm, data
@@ -90,6 +91,7 @@ def expect(cfg: arm.Arm[Common], job: Job, inputs: Inputs) -> Expected | None:
     together(
         lambda: init and _has_weights(common, job, init.model),
         lambda: init and begins(common.tune, job.where, init),
+        lambda: init and init.is_student and _knows_its_steps(cfg, job),
         lambda: common.teacher and (given := inputs["teacher"]) and _is_a_teacher(common, job, given),
         lambda: rewards.expect(terms, judge.attributes if judge else None),
         lambda: sources.few(common.rewards, rewards.MOST_SOURCES, join(job.where, "rewards")),
@@ -97,6 +99,16 @@ def expect(cfg: arm.Arm[Common], job: Job, inputs: Inputs) -> Expected | None:
         lambda: dataset and _has_heldout(common, job, dataset.num_heldout),
     )
     return made_of(init, common.tune)
+
+
+def _knows_its_steps(cfg: arm.Arm[Common], job: Job) -> None:
+    kernel = getattr(cfg.settings, "kernel", None)
+    if kernel is not None and kernel.name in OF_VELOCITIES:
+        raise ValueError(
+            f"{job.where}.kernel.name={kernel.name}: {cfg.common.init} is distilled, and answers samples or velocities "
+            "of paired noise, of which this is no step: its samples would not be the student's. Take kernel anchored "
+            "or cps (student_grpo, pso), or an algorithm that needs no density (reward_instruct, direct)"
+        )
 
 
 def _is_a_teacher(common: Common, job: Job, given: Expected) -> None:

@@ -74,3 +74,27 @@ def test_a_teacher_is_for_those_that_distil_one() -> None:
         ValueError, match=r"rl\.arms\.dgpo\.teacher: dgpo distils no teacher, .*reward_instruct.* do; le"
     ):
         rl.configure(job)
+
+
+@pytest.mark.parametrize(("policy", "kernel", "refused"), [
+    ("flow_grpo", "flow_sde", True), ("dance_grpo", "dance_sde", True), ("ddpo", "ddim", True),
+    ("g2rpo", "flow_sde", True),
+    ("student_grpo", "anchored", False), ("pso", "anchored", False), ("dgpo", "", False),
+])  # fmt: skip
+def test_a_distilled_model_is_rolled_out_by_steps_that_are_its_own(policy: str, kernel: str, refused: bool) -> None:
+    words = ["experiment=smoke", f"+policy@rl.arms.it={policy}", "rl.arms.it.init=data/distill/a"]
+    own = yaml.safe_load(params.compose(PARAMS, words))["rl"]["arms"]["it"]
+    own.pop("replicates")
+    job = Job(stage="rl", arm="it", seed=0, section={**own, "rewards": right(all=1.0)}, inputs={})
+    data = Outline(kind="digits", sample_shape=(1, 8, 8), attributes=("digit",), num_train=99, num_test=9, num_seen=99)
+    for is_student in (True, False):
+        init = Expected(model="trained", is_student=is_student)
+        inputs = {"dataset": Expected(dataset=data), "init": init, "verifier": None, "teacher": None}
+        if not (refused and is_student):
+            made = rl.expect(rl.configure(job), job, inputs)
+            assert made is not None
+            assert made.is_student == is_student
+            continue
+        message = rf"rl\.arms\.it\.kernel\.name={kernel}: data/distill/a is distilled, .* Take kernel anchored or cps"
+        with pytest.raises(ValueError, match=message):
+            rl.expect(rl.configure(job), job, inputs)

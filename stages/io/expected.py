@@ -40,6 +40,8 @@ class Expected:
     """None: it holds no model. What is made of a checkpoint is one."""
     sketch: Any = None
     """Of its model, a `stages.models.sketch.Sketch`, where one can be drawn."""
+    is_student: bool = False
+    """Whether a distillation made it, or what it was aligned from: it may answer samples, no mean velocities."""
     rank: int | None = None
     """Of its adapters, where it has some."""
     fault: str | None = None

@@ -52,6 +52,10 @@ class Transition:
             raise ValueError("a transition without noise has no density: leave out the step to data, raise noise_level")
 
 
+OF_VELOCITIES = ("flow_sde", "dance_sde", "ddim")
+"""Kernels that keep a law only for the mean velocity E[eps - x0 | x_t] of independent noise and data."""
+
+
 class Transitions(Protocol):
     """A kernel: its knobs, and the transition that they make of a step."""
 

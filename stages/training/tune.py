@@ -104,5 +104,6 @@ def made_of(init: Expected | None, tune: Whole | Lora) -> Expected | None:
     if init is None:
         return None
     if init.model == "checkpoint":
-        return Expected(model="checkpoint", sketch=init.sketch, rank=tune.rank if isinstance(tune, Lora) else None)
-    return Expected(model="trained", sketch=init.sketch)
+        rank = tune.rank if isinstance(tune, Lora) else None
+        return Expected(model="checkpoint", sketch=init.sketch, rank=rank, is_student=init.is_student)
+    return Expected(model="trained", sketch=init.sketch, is_student=init.is_student)
