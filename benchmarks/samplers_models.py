@@ -25,7 +25,7 @@ from stages.samplers.search import best_nodes, jump_costs
 from stages.samplers.spec import Sampler
 
 ERROR, DISTANCE, RECALL, SCORE = "error", "distance", "recall", "score"
-FINE_STEPS = 100
+FINE_STEPS = 250
 """Of Heun's rule, whose end the errors are measured from."""
 GRID_STEPS = 32
 """Of Euler's rule: the grid that the best nodes are chosen from."""
