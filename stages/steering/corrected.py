@@ -139,7 +139,10 @@ class Law:
         return score(task.ask(x, time, of)), torch.zeros_like(x), _none(x)
 
     def data(self, x: Tensor, t: float) -> Tensor:
-        """D at the last time, or at the first."""
+        """D at the last time, or at the first; a guided one where the law is."""
+        if isinstance(self._target, Guide):
+            v, other = self._task.both(x, at(t, x), self._of)
+            return x - t * (other + self._target.scale * (v - other))
         return x - t * self._task.ask(x, at(t, x), self._of)
 
 

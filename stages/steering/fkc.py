@@ -13,7 +13,7 @@ from torch import Tensor
 from stages import rewards
 from stages.core.config import config
 from stages.core.spec import SamplerSpec
-from stages.steering.corrected import Law, Target, Tilt, simulate
+from stages.steering.corrected import Guide, Law, Target, Tilt, simulate
 from stages.steering.particles import Particles, Resampling
 from stages.steering.rewarded import Rewards, Several
 from stages.steering.task import Found, Task, picked
@@ -35,7 +35,9 @@ class FKC:
         follows(self.target, self.reward)
 
     def serves(self, spec: SamplerSpec) -> str | None:
-        """The memoryless process, in three steps or more."""
+        """The memoryless process, in three steps or more, without guidance of its own where that is the target."""
+        if isinstance(self.target, Guide) and spec.guidance != 1:
+            return f"its target guides already, and the sampler has guidance={spec.guidance:g}; take 1"
         return why_not_memoryless(spec)
 
     def search(self, task: Task) -> Found:

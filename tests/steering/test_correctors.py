@@ -88,6 +88,9 @@ def test_what_is_not_known_is_refused():
     assert "memoryless" in chosen.serves(even(8, rule="flow_sde", noise_level=0.7))
     assert "three or more" in chosen.serves(even(2, **_memoryless()))
     assert chosen.serves(even(3, **_memoryless())) is None
+    guide = steering("fkc", target={"name": "guide", "scale": 2.0})
+    assert "guides already" in guide.serves(even(8, guidance=1.5, **_memoryless()))
+    assert guide.serves(even(8, **_memoryless())) is None
 
 
 def _memoryless():
