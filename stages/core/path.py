@@ -62,6 +62,17 @@ def forward(m: Tensor, tau: Tensor) -> tuple[Tensor, Tensor]:
     return a, (tau.square() - (a * m).square()).clamp_min(0).sqrt()
 
 
+def transition_residual(v: Tensor, x_m: Tensor, m: Tensor, tau: Tensor, eps: Tensor) -> Tensor:
+    """A velocity v [B, ...] at `transition`'s x_tau minus the exact conditional one given x_m, times beta / tau.
+
+    That is -x_m / (1 - m) + (eps / beta) (tau + m^2 a / (1 - m)), whose mean given x_tau alone is the velocity of the
+    law of x_tau; the factor, a weight, keeps the residual bounded as beta -> 0 and is 1 where m = 0.
+    """
+    m, tau = expand(m, v), expand(tau, v)
+    a, beta = forward(m, tau)
+    return beta / tau * (v + x_m / (1 - m)) - (tau + m.square() * a / (1 - m)) / tau * eps
+
+
 def vp_scales(t: Tensor) -> tuple[Tensor, Tensor]:
     """alpha and sigma of the variance preserving path, whose squares sum to 1, at the noise level of t [B]."""
     size = ((1 - t).square() + t.square()).sqrt()

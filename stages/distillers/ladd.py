@@ -30,6 +30,7 @@ from stages.core.ranges import Guidance, NonNegative, Positive, Rate, Steps, Uni
 from stages.core.rng import fork, normal_like, uniform
 from stages.core.spec import SamplerSpec, even
 from stages.core.types import Batch, Cond, World
+from stages.training import critics
 from stages.training.critics import Gan, accuracy, features, noised, taken_for_data, told_apart
 from stages.training.method import Loss, Needs, Phase, Role, Trained, unprepared
 
@@ -80,8 +81,7 @@ def denoised(world: World, batch: Batch, rng: Generator, cfg: Config) -> Tensor:
     x0 = batch["x0"]
     times = torch.tensor(even(cfg.nfe).times).to(x0)
     t = times[torch.randint(cfg.nfe, (len(x0),), generator=which, device=x0.device)]
-    x_t = mix(x0, normal_like(x0, noises), t)
-    return data_from_velocity(x_t, world.nets["student"](x_t, t, batch["cond"]), t)
+    return critics.denoised(world, batch, t, noises)
 
 
 def head_loss(world: World, batch: Batch, rng: Generator, cfg: Config) -> Loss:

@@ -1,9 +1,11 @@
 """A denoiser of two networks, one for much noise and one for little, which share nothing."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
-import torch
 from torch import Tensor, nn
+
+from stages.core.rows import routed
 
 
 class Experts(nn.Module):
@@ -32,7 +34,4 @@ def by_expert(body: nn.Module, t: Tensor, call: Callable[[nn.Module, Tensor | sl
         return call(body, slice(None))
     first, second = body.children()
     above = t >= body.boundary
-    rows = [(part, each.nonzero()[:, 0]) for part, each in ((first, above), (second, ~above))]
-    rows = [(part, asked) for part, asked in rows if len(asked)]
-    answers = torch.cat([call(part, asked) for part, asked in rows])
-    return answers[torch.cat([asked for _, asked in rows]).argsort()]
+    return routed([(partial(call, first), above), (partial(call, second), ~above)])

@@ -39,6 +39,12 @@ def simulated(world: World, cond: Cond, rng: Generator, nfe: int) -> tuple[Tenso
     return data_from_velocity(x, student(x, t, cond), t), t
 
 
+def denoised(world: World, batch: Batch, t: Tensor, noises: Generator) -> Tensor:
+    """The student's x0hat [B, ...] of data that are noised to t [B]; at t = 1 they are noise alone."""
+    x_t = mix(batch["x0"], normal_like(batch["x0"], noises), t)
+    return data_from_velocity(x_t, world.nets["student"](x_t, t, batch["cond"]), t)
+
+
 def noised(x0: Tensor, times: Generator, noises: Generator, low: float = 0.0, high: float = 1.0) -> tuple[Tensor, ...]:
     """x_t [B, ...], t [B] uniform in [low, high) and eps [B, ...]."""
     t, eps = uniform(len(x0), times, x0, low, high), normal_like(x0, noises)
@@ -118,11 +124,14 @@ def critic_loss(world: World, batch: Batch, rng: Generator, *, nfe: int, judges:
     }
 
 
+def doubted(logits: Tensor, gan: Gan) -> Tensor:
+    """[B]: what a head loses by logits [B] of what it is to take for made."""
+    return softplus(logits) if gan == "log" else relu(1 + logits)
+
+
 def told_apart(of_made: Tensor, of_real: Tensor, gan: Gan) -> Tensor:
     """The head's loss of logits [B] of samples and of data."""
-    if gan == "log":
-        return softplus(of_made).mean() + softplus(-of_real).mean()
-    return relu(1 + of_made).mean() + relu(1 - of_real).mean()
+    return doubted(of_made, gan).mean() + doubted(-of_real, gan).mean()
 
 
 def taken_for_data(logits: Tensor, gan: Gan) -> Tensor:

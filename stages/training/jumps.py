@@ -11,7 +11,7 @@ import torch
 from torch import Generator, Tensor
 
 from stages.core.matching import per_sample
-from stages.core.path import data_from_velocity, expand, noise_from_velocity, transition
+from stages.core.path import data_from_velocity, expand, noise_from_velocity, transition, transition_residual
 from stages.core.rng import fork, normal_like, uniform
 from stages.core.spec import even
 from stages.core.types import Batch, World
@@ -116,17 +116,6 @@ def importance(jump: Jump, v: Tensor, to: Landing) -> Tensor:
     return (0.5 * (per_sample(jump.eps.square()) - per_sample(eta.square()))).exp()
 
 
-def fake_residual(jump: Jump, to: Landing, v_fake: Tensor) -> Tensor:
-    """The fake's velocity at x_tau minus the exact conditional one given x_m, times beta / tau.
-
-    The target is -x_m / (1 - m) + (eps / beta) (tau + m^2 a / (1 - m)); the factor, a weight, keeps the
-    residual bounded as beta -> 0 and is 1 where m = 0.
-    """
-    m, tau = expand(jump.m, v_fake), expand(jump.tau, v_fake)
-    slope = (tau + m.square() * to.a / (1 - m)) / tau
-    return to.beta / tau * (v_fake + to.x_m / (1 - m)) - slope * jump.eps
-
-
 def fake_loss(world: World, batch: Batch, rng: Generator, cfg: Faking) -> Loss:
     """The fake's regression on the student's samples, at the noise levels that their jumps are matched on."""
     jump = draw_jump(batch["states"], rng, cfg)
@@ -135,7 +124,7 @@ def fake_loss(world: World, batch: Batch, rng: Generator, cfg: Faking) -> Loss:
         to = land(jump, v)
     v_fake = world.nets["fake"](to.x_tau, jump.tau, batch["cond"])
     if cfg.fake_target == "exact":
-        error = per_sample(fake_residual(jump, to, v_fake).square()).mean()
+        error = per_sample(transition_residual(v_fake, to.x_m, jump.m, jump.tau, jump.eps).square()).mean()
     else:
         target = (to.x_tau - to.x0hat) / expand(jump.tau, v)
         error = (importance(jump, v, to) * per_sample((v_fake - target).square())).mean()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from stages.core.config import check
-from stages.core.path import expand
+from stages.core.path import expand, transition_residual
 from stages.core.rng import stream
 from stages.distillers import tdm
 from stages.training import jumps
@@ -130,7 +130,7 @@ def test_fake_targets_have_the_predicted_slopes() -> None:
     scale = math.sin(1.1) + math.cos(1.1)  # x_tau on the VP path is this times ours
     assert slope(to.x0hat, to.x_tau) / scale == pytest.approx(0.27692, abs=2e-3)
     # the exact target, a velocity, recovered from the weighted residual of a zero fake
-    weighted = jumps.fake_residual(here, to, torch.zeros_like(v))
+    weighted = transition_residual(torch.zeros_like(v), to.x_m, here.m, here.tau, here.eps)
     v_star = -weighted * tau / to.beta
     assert slope(to.x_tau - tau * v_star, to.x_tau) / scale == pytest.approx(0.41403, abs=4e-3)
 
@@ -140,7 +140,7 @@ def test_exact_target_is_the_marginal_denoiser() -> None:
     to, tau = jumps.land(here, v), flow_time(1.1)
     variance = to.x_tau.var(correction=0).item()
     expected = (variance - tau**2) / ((1 - tau) * variance)
-    v_star = -jumps.fake_residual(here, to, torch.zeros_like(v)) * tau / to.beta
+    v_star = -transition_residual(torch.zeros_like(v), to.x_m, here.m, here.tau, here.eps) * tau / to.beta
     assert slope(to.x_tau - tau * v_star, to.x_tau) == pytest.approx(expected, abs=5e-3)
 
 
