@@ -20,6 +20,15 @@ Differs there: both losses are means over elements (theirs are sums, of weight 1
 whatever the size); the steps that samples are drawn with are the sampler's, of which one is drawn (theirs: 1 to 4 in
 turn, at drawn times); the fake regresses a velocity with weight 1; levels of matching are uniform (theirs: a shift of
 5); g is scm's, also where r < 1.
+
+With `adversarial` it is SANA-Sprint, Chen et al. 2025 (arXiv:2503.09641; NVlabs/Sana): a head on the teacher's features
+tells the student's samples from data, as in LADD. First the head learns, `head_updates` times; then one update
+of the student takes the consistency and, beside it, what the head thinks of samples that it has made of noised data,
+or, in a `noise_share`, of noise alone.
+Differs there: the samples that are judged come of a call of their own (theirs: of the consistency's, but where they are
+made of noise alone); features are those of one place (theirs: of four blocks); the head may learn more often (theirs:
+in turn); no embedded guidance, and the teacher is not tuned to another embedding of time first.
+UNVERIFIED: the weight of data under another row's prompt, which are negatives of theirs too.
 UNVERIFIED on networks of this size: the law of times; the paper's (mean -1 + log 2, std 1.4) is for images.
 """
 
@@ -33,13 +42,26 @@ from stages.core import trigflow
 from stages.core.config import config
 from stages.core.derivative import Derivative, along
 from stages.core.guidance import guided
-from stages.core.matching import per_sample
-from stages.core.path import expand
+from stages.core.matching import per_sample, unlearning
+from stages.core.path import expand, mix
 from stages.core.ranges import Decay, Guidance, NonNegative, Part, Positive, Rate, Steps, Unit, Weight, check_levels
-from stages.core.rng import fork, normal_like
+from stages.core.rng import fork, normal_like, uniform
 from stages.core.spec import SamplerSpec, even
-from stages.core.types import Batch, World
-from stages.training.critics import critic_loss, estimates, matched, noised, simulated
+from stages.core.types import Batch, Cond, World
+from stages.training import critics
+from stages.training.critics import (
+    Gan,
+    accuracy,
+    critic_loss,
+    doubted,
+    estimates,
+    features,
+    matched,
+    noised,
+    simulated,
+    taken_for_data,
+    told_apart,
+)
 from stages.training.method import Loss, Needs, Phase, Role, Trained, unprepared
 
 NEEDS: Needs = "images"
@@ -67,6 +89,26 @@ class Matching:
 
 
 @config
+class Adversarial:
+    """SANA-Sprint's: samples that a head on the teacher's features takes for data."""
+
+    weight: NonNegative
+    """Beside the consistency; with 0 there is no head. SANA-Sprint takes .5."""
+    gan: Gan
+    head_updates: Steps
+    """Updates of the head for each of the student."""
+    noise_share: Unit
+    """Of samples that are made of noise alone; the others' data are noised by the consistency's law of times."""
+    misaligned: NonNegative
+    """Of data under another row's prompt, which the head is to tell from data too; 0 is none."""
+    time_mean: Weight
+    """Of the normal law of log(t / (1 - t)) at which samples and data are judged."""
+    time_std: Positive
+    head_lr: Rate
+    """AdamW's step size for the head."""
+
+
+@config
 class Config:
     """Knobs of continuous-time consistency."""
 
@@ -86,6 +128,7 @@ class Config:
     """c of the tangent's normalisation, beside its norm over a whole sample."""
     derivative: Derivative
     matching: Matching
+    adversarial: Adversarial
     student_lr: Rate
     """AdamW's step size."""
     betas: tuple[Decay, Decay]
@@ -107,11 +150,16 @@ def normalised(g: Tensor, floor: float) -> Tensor:
     return g / (expand(g.flatten(1).norm(dim=1), g) + floor)
 
 
+def levels(x0: Tensor, rng: Generator, law: Config | Adversarial) -> Tensor:
+    """t [B] in (0, 1), whose log(t / (1 - t)) is normal."""
+    return (law.time_mean + law.time_std * normal_like(x0.flatten(1)[:, 0], rng)).sigmoid()
+
+
 def consistency(world: World, batch: Batch, rng: Generator, cfg: Config) -> Loss:
     """The mean squared gap between F and F + g, which is g's size; its gradient is what counts."""
     times, noises = fork(rng, "times", "noises")
     student, x0, cond = world.nets["student"], batch["x0"], batch["cond"]
-    a = trigflow.angle((cfg.time_mean + cfg.time_std * normal_like(x0.flatten(1)[:, 0], times)).sigmoid())
+    a = trigflow.angle(levels(x0, times, cfg))
     z = normal_like(x0, noises)
     sin, cos = expand(a.sin(), x0), expand(a.cos(), x0)
     x = cos * x0 + sin * z
@@ -136,18 +184,68 @@ def consistency(world: World, batch: Batch, rng: Generator, cfg: Config) -> Loss
 
 
 def loss(world: World, batch: Batch, rng: Generator, cfg: Config) -> Loss:
-    """The consistency and, where it has weight by now, the matching."""
-    if not cfg.matching.weight or world.progress < cfg.matching.start:
+    """The consistency and, where they have weight by now, the matching and the head's opinion."""
+    matches = cfg.matching.weight > 0 and world.progress >= cfg.matching.start
+    if not matches and not cfg.adversarial.weight:
         return consistency(world, batch, rng, cfg)
-    along_path, samples, times, noises = fork(rng, "consistency", "samples", "times", "noises")
+    along_path, samples, times, noises, judge = fork(rng, "consistency", "samples", "times", "noises", "judge")
     value, found = consistency(world, batch, along_path, cfg)
-    cond = batch["cond"]
+    found = {**found, "consistency": value.detach()}
+    if matches:
+        more, seen = matching(world, batch["cond"], (samples, times, noises), cfg)
+        value, found = value + cfg.matching.weight * more, {**found, **seen}
+    if cfg.adversarial.weight:
+        more, seen = pleasing(world, batch, judge, cfg)
+        value, found = value + cfg.adversarial.weight * more, {**found, **seen}
+    return value, found
+
+
+def matching(world: World, cond: Cond, rngs: tuple[Generator, Generator, Generator], cfg: Config) -> Loss:
+    """DMD's loss of samples drawn as in use; a generator each for them, for times and for noises."""
+    samples, times, noises = rngs
     x0hat, _ = simulated(world, cond, samples, cfg.nfe)
     with torch.no_grad():
         x_t, t, _ = noised(x0hat, times, noises, cfg.matching.t_min, cfg.matching.t_max)
         real, fake = estimates(world, x_t, t, cond, cfg.guidance)
-    matching, seen = matched(x0hat, real, fake)
-    return value + cfg.matching.weight * matching, {**found, **seen, "consistency": value.detach()}
+    return matched(x0hat, real, fake)
+
+
+def denoised(world: World, batch: Batch, rng: Generator, cfg: Config) -> Tensor:
+    """The student's x0hat [B, ...] of data at the consistency's times, or of noise alone."""
+    which, times, noises = fork(rng, "which", "times", "noises")
+    t = levels(batch["x0"], times, cfg)
+    t = torch.where(uniform(len(t), which, t) < cfg.adversarial.noise_share, 1.0, t)
+    return critics.denoised(world, batch, t, noises)
+
+
+def pleasing(world: World, batch: Batch, rng: Generator, cfg: Config) -> Loss:
+    """What is left of the head's doubt that the samples are data; the head learns nothing."""
+    samples, times, noises = fork(rng, "samples", "times", "noises")
+    x0hat = denoised(world, batch, samples, cfg)
+    t = levels(x0hat, times, cfg.adversarial)
+    seen = features(world, mix(x0hat, normal_like(x0hat, noises), t), t, batch["cond"])
+    value = taken_for_data(unlearning(world.nets["head"], seen), cfg.adversarial.gan)
+    return value, {"gan_loss": value.detach()}
+
+
+def head_loss(world: World, batch: Batch, rng: Generator, cfg: Config) -> Loss:
+    """The loss of telling samples from data at the same level and noise, and data from those of another prompt."""
+    samples, times, noises = fork(rng, "samples", "times", "noises")
+    x0, cond, head, how = batch["x0"], batch["cond"], world.nets["head"], cfg.adversarial
+    t, eps, other = levels(x0, times, how), normal_like(x0, noises), cond.roll(1, 0)
+    with torch.no_grad():
+        made = features(world, mix(denoised(world, batch, samples, cfg), eps, t), t, cond)
+        x_t = mix(x0, eps, t)
+        real = features(world, x_t, t, cond)
+    of_made, of_real = head(made), head(real)
+    judged = told_apart(of_made, of_real, how.gan)
+    found = {"head_loss": judged.detach(), "head_accuracy": accuracy(of_made, of_real)}
+    if not how.misaligned:
+        return judged, found
+    with torch.no_grad():
+        astray = features(world, x_t, t, other)
+    doubt = doubted(head(astray), how.gan) * (other != cond)[:, 0]
+    return judged + how.misaligned * doubt.mean(), found
 
 
 def fake_loss(world: World, batch: Batch, rng: Generator, cfg: Config) -> Loss:
@@ -156,22 +254,27 @@ def fake_loss(world: World, batch: Batch, rng: Generator, cfg: Config) -> Loss:
 
 
 def roles(cfg: Config) -> dict[str, Role]:
-    """The student, and the fake where it matches distributions."""
+    """The student, the fake where it matches distributions, and the head where it is judged."""
     nets: dict[str, Role] = {"student": Trained(start="init", lr=cfg.student_lr, betas=cfg.betas)}
-    fake = Trained(start="teacher", lr=cfg.matching.fake_lr, betas=cfg.betas)
-    return nets | ({"fake": fake} if cfg.matching.weight else {})
+    if cfg.matching.weight:
+        nets["fake"] = Trained(start="teacher", lr=cfg.matching.fake_lr, betas=cfg.betas)
+    if cfg.adversarial.weight:
+        nets["head"] = Trained(start="head", lr=cfg.adversarial.head_lr, betas=cfg.betas)
+    return nets
 
 
 prepare = unprepared
 
 
 def phases(cfg: Config) -> tuple[Phase, ...]:
-    """The fake first, so that the student sees it fresh."""
-    student, matching = Phase(name="student", trains=("student",), loss=loss), cfg.matching
-    if not matching.weight:
-        return (student,)
-    repeats, start = matching.fake_updates, matching.start
-    return Phase(name="fake", trains=("fake",), loss=fake_loss, repeats=repeats, start=start), student
+    """The fake and the head first, so that the student sees them fresh."""
+    found = []
+    if cfg.matching.weight:
+        repeats, start = cfg.matching.fake_updates, cfg.matching.start
+        found.append(Phase(name="fake", trains=("fake",), loss=fake_loss, repeats=repeats, start=start))
+    if cfg.adversarial.weight:
+        found.append(Phase(name="head", trains=("head",), loss=head_loss, repeats=cfg.adversarial.head_updates))
+    return (*found, Phase(name="student", trains=("student",), loss=loss))
 
 
 def sampler(cfg: Config) -> SamplerSpec:

@@ -11,11 +11,14 @@ from stages.core.matching import rms_huber
 from stages.core.path import expand
 from stages.core.rng import fork, normal_like, stream
 from stages.distillers import ect
+from stages.training.method import Frozen
 from tests.training.gaussian import tokens, world
 
 ECT = ect.Ect(name="ect", base=2.0, spread=8.0, decline=1.0, num_stages=8)
 ICT = ect.Ict(name="ict", first=10, last=1280)
+NONE = ect.Truncation(level=0.0, boundary_share=0.25, boundary_weight=0.1)
 CONFIG = ect.Config(
+    truncation=NONE,
     method="ect", nfe=2, schedule=ECT, level_mean=-1.1, level_std=2.0, apart="levels", huber_c=1e-2, student_lr=1e-3,
     betas=(0.9, 0.999),
 )  # fmt: skip
@@ -112,3 +115,67 @@ def test_a_level_of_nothing_is_denoising() -> None:
     assert value.item() == pytest.approx(expected.mean().item(), rel=1e-9)
     by_time = ect.loss(world(student=net, teacher=net), given, stream(0, "l"), replace(cfg, apart="times"))[0]
     assert by_time.item() == pytest.approx((expected * (1 + s)).mean().item(), rel=1e-9), "t = s / (1 + s)"
+
+
+CUT = replace(CONFIG, nfe=1, level_mean=0.5, level_std=1.5, truncation=replace(NONE, level=1.0))
+
+
+def test_levels_are_of_the_laws_part_above_the_cut() -> None:
+    s, r = ect.drawn(torch.zeros(40_000, 1, dtype=F64), 0.5, stream(0, "s"), CUT)
+    assert (s[:10_000] == 1).all()
+    assert (r[:10_000] < 1).all()
+    above = s[10_000:].log()
+    law = torch.distributions.Normal(torch.tensor(0.5, dtype=F64), torch.tensor(1.5, dtype=F64))
+    below = law.cdf(torch.zeros((), dtype=F64))
+    quantiles = ((law.cdf(above) - below) / (1 - below)).sort().values
+    assert above.min() >= 0
+    assert (quantiles - torch.linspace(0, 1, 30_000, dtype=F64)).abs().max() < 0.015, (
+        "uniform, as its own quantiles are"
+    )
+    assert ect.boundary_rows(1, CUT) == 0, "one is left for the others"
+
+
+class Noted(Lines):
+    """Keeps the times that it is asked at."""
+
+    def forward(self, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+        self.asked = [*getattr(self, "asked", []), t]
+        return super().forward(x, t, cond)
+
+
+def test_below_the_cut_the_initial_model_answers_and_above_it_the_student() -> None:
+    """The loss by hand; f is a x_edm, with another a in each of the two networks."""
+    student, initial, given = Noted(0.3, 0.3, 1.0), Noted(0.6, 0.6, 1.0), batch(400)
+    nets = replace(world(student=student, initial=initial, teacher=initial), progress=0.3)
+    value, _ = ect.loss(nets, given, stream(0, "l"), CUT)
+    assert min(t.min().item() for t in student.asked) >= 0.5
+    assert max(t.max().item() for t in initial.asked) < 0.5
+    levels, noises = fork(stream(0, "l"), "levels", "noises")
+    s, r = ect.drawn(given["x0"], 0.3, levels, CUT)
+    assert 0 < (r[100:] < 1).double().mean() < 1, "some others cross the boundary too"
+    eps = normal_like(given["x0"], noises)
+    slope = 0.3 + 0.3 * (r < 1).double()
+    noisy, cleaner = (given["x0"] + expand(level, eps) * eps for level in (s, r))
+    each = rms_huber(0.3 * noisy - expand(slope, eps) * cleaner, CUT.huber_c) / (s - r)
+    expected = each[100:].mean() + 0.1 * each[:100].mean()
+    assert value.item() == pytest.approx(expected.item(), rel=1e-7)
+    found = torch.autograd.grad(value, [student.upper, student.lower, initial.upper], allow_unused=True)
+    assert (found[0] + found[1]) != 0
+    assert found[2] is None
+
+
+def test_the_initial_model_is_a_role_of_its_own_and_stays() -> None:
+    assert ect.roles(CUT)["initial"] == Frozen()
+    assert list(ect.roles(CONFIG)) == ["student"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"nfe": 3}, "nfe=3: its last call is at t = 0.33, below truncation.level=1, where the student is not trained"),
+        ({"schedule": ICT}, "truncation.level=1: rows at one level need a schedule without a grid; take ect"),
+    ],
+)
+def test_a_truncation_that_cannot_be_is_refused(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(CUT, **changes)

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from stages.distill import Common
-from stages.distillers import METHODS, diff_instruct, ladd, sim
+from stages.distillers import METHODS, diff_instruct, ladd, scm, sim
 from stages.io.params import compose
 from stages.training import arm
 
@@ -33,8 +33,8 @@ def test_a_preset_is_an_arm_of_another_methods(name: str, arms: dict[str, Any]) 
 
 
 def test_presets_are_what_they_are_called_after(arms: dict[str, Any]) -> None:
-    names = ("sid", "swiftbrush", "snoopi", "add")
-    sid, swiftbrush, snoopi, add = (configured(name, arms[name]).settings for name in names)
+    names = ("sid", "swiftbrush", "snoopi", "add", "sana_sprint")
+    sid, swiftbrush, snoopi, add, sana_sprint = (configured(name, arms[name]).settings for name in names)
     assert isinstance(sid, sim.Config)
     assert isinstance(sid.distance, sim.Squared)
     assert isinstance(swiftbrush, diff_instruct.Config)
@@ -43,3 +43,9 @@ def test_presets_are_what_they_are_called_after(arms: dict[str, Any]) -> None:
     assert (snoopi.guides, snoopi.guidance, snoopi.guidance + snoopi.guidance_range) == ("both", 0.5, 4.0)
     assert isinstance(add, ladd.Config)
     assert (add.gan, add.distillation.weight) == ("hinge", 2.5)
+    assert isinstance(sana_sprint, scm.Config)
+    assert (sana_sprint.adversarial.weight, sana_sprint.adversarial.gan, sana_sprint.matching.weight) == (
+        0.5,
+        "hinge",
+        0,
+    )

@@ -1,5 +1,6 @@
 """Continuous-time consistency on Gaussians: the method sheet's numbers are for data of std .4 in units of sd = .5."""
 
+import math
 from dataclasses import asdict, replace
 
 import pytest
@@ -12,12 +13,24 @@ from stages.core.derivative import Difference, Forward, along
 from stages.core.path import expand
 from stages.core.rng import fork, stream
 from stages.distillers import dmd2, scm
-from tests.training.gaussian import GaussianAverage, GaussianVelocity, slopes, tokens, world
-from tests.training.tiny import TinyNet
+from tests.training.gaussian import (
+    AffineStudent,
+    GaussianAverage,
+    GaussianVelocity,
+    LogRatio,
+    Pixels,
+    slopes,
+    tokens,
+    world,
+)
+from tests.training.tiny import TinyHead, TinyNet
 
 NONE = scm.Matching(weight=0.0, start=0.0, fake_updates=4, t_min=0.02, t_max=0.98, fake_lr=1e-3)
+NOBODY = scm.Adversarial(
+    weight=0.0, gan="hinge", head_updates=2, noise_share=0.5, misaligned=0.0, time_mean=-0.6, time_std=1.0, head_lr=1e-3
+)
 CONFIG = scm.Config(
-    matching=NONE,
+    matching=NONE, adversarial=NOBODY,
     method="scm", nfe=2, velocity="teacher", guidance=1.0, time_mean=0.0, time_std=1.0, tangent_warmup=0.0,
     tangent_floor=0.1, derivative=Forward(name="jvp"), student_lr=1e-3, betas=(0.9, 0.99),
 )  # fmt: skip
@@ -62,6 +75,9 @@ def test_a_flow_is_trigflow_by_a_change_of_variables() -> None:
     x = X / (A.sin() + A.cos())
     end = x - t * FlowMap(MEAN, STD)(x, t, tokens(1))
     torch.testing.assert_close(trigflow.data(X, exact, A), end)
+    assert x.item() == pytest.approx(1.272928, abs=1e-6)
+    v = GaussianVelocity(MEAN, STD)(x, t, tokens(1))
+    torch.testing.assert_close((f - expand(1 - 2 * t, X) * X) * expand(A.sin() + A.cos(), X), v)
 
 
 def test_tangents_at_the_golden_point() -> None:
@@ -187,6 +203,85 @@ def test_rcm_is_scm_until_its_matching_starts() -> None:
     assert list(scm.roles(CONFIG)) == ["student"]
 
 
+JUDGED = replace(CONFIG, adversarial=replace(NOBODY, weight=0.5))
+REAL, MADE, LEVEL = (0.3, 1.2), (-0.5, 1.2), math.log(4 / 3)
+"""Laws of data and of samples, and the level of noise at which the sheet's numbers are."""
+
+
+def test_an_optimal_head_pulls_as_the_reverse_kl() -> None:
+    """The hinge's is alpha (s_made - s_real) itself: alpha^2 (b - m) / V on average, which the sheet has."""
+    how = replace(JUDGED.adversarial, noise_share=1.0, time_mean=LEVEL, time_std=1e-9)
+    student = AffineStudent(*MADE[::-1])
+    nets = world(student=student, teacher=Pixels(*REAL), head=LogRatio(REAL, MADE))
+    given = {"x0": torch.zeros(400_000, 1, 1, 1, dtype=F64), "cond": tokens(400_000)}
+    for gan, share in (("hinge", 1.0), ("log", 0.523717)):
+        cfg = replace(JUDGED, adversarial=replace(how, gan=gan))
+        value, _ = scm.pleasing(nets, given, stream(0, "l"), cfg)
+        assert slopes(value, student)["shift"] == pytest.approx(-0.441989 * 0.36 / 0.64 * share, abs=1e-3)
+
+
+def test_sana_sprint_adds_the_gradient_of_the_heads_opinion() -> None:
+    teacher, student, head = TinyNet(0), TinyNet(1), TinyHead(2)
+    x0 = torch.randn(8, 1, 4, 4, dtype=F64, generator=stream(0, "x0"))
+    nets, given = world(student=student, teacher=teacher, head=head), {"x0": x0, "cond": tokens(8, 2)}
+    weights = list(student.parameters())
+    path, judge = fork(stream(0, "l"), "consistency", "judge")
+    parts = scm.consistency(nets, given, path, JUDGED)[0], scm.pleasing(nets, given, judge, JUDGED)[0]
+    expected = torch.autograd.grad(parts[0] + 0.5 * parts[1], weights)
+    value, _ = scm.loss(nets, given, stream(0, "l"), JUDGED)
+    torch.testing.assert_close(torch.autograd.grad(value, weights, retain_graph=True), expected)
+    assert all(g is None for g in torch.autograd.grad(value, list(head.parameters()), allow_unused=True))
+    judged, _ = scm.head_loss(nets, given, stream(0, "h"), JUDGED)
+    assert all(g is None for g in torch.autograd.grad(judged, weights, allow_unused=True, retain_graph=True))
+    assert any(g.abs().sum() > 0 for g in torch.autograd.grad(judged, list(head.parameters())))
+
+
+def test_samples_that_are_judged_are_made_of_noise_in_their_share() -> None:
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    class Watched(GaussianVelocity):
+        def forward(self, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+            seen.append((x.flatten(), t))
+            return super().forward(x, t, cond)
+
+    cfg = replace(JUDGED, time_mean=0.7, time_std=0.2, adversarial=replace(NOBODY, noise_share=0.3))
+    given = {"x0": torch.full((20_000, 1, 1, 1), 50.0, dtype=F64), "cond": tokens(20_000)}
+    scm.denoised(world(student=Watched(0.0, 1.0)), given, stream(0, "l"), cfg)
+    [(x, t)] = seen
+    alone = t == 1
+    assert alone.double().mean().item() == pytest.approx(0.3, abs=0.01)
+    assert x[alone].mean().item() == pytest.approx(0, abs=0.05)
+    assert (t / (1 - t))[~alone].log().mean().item() == pytest.approx(0.7, abs=0.01)
+    torch.testing.assert_close(x[~alone], 50 * (1 - t[~alone]), atol=5, rtol=0)
+
+
+def test_a_head_is_shown_data_under_other_prompts_too() -> None:
+    class Asked(GaussianVelocity):
+        """Its features are the prompt."""
+
+        def features(self, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+            return cond[:, :, None].to(x)
+
+    class First(nn.Module):
+        def forward(self, features: Tensor) -> Tensor:
+            return features[:, 0, 0]
+
+    given = {"x0": torch.zeros(4, 1, 1, 1, dtype=F64), "cond": torch.tensor([[1], [1], [0], [3]])}
+    nets = world(student=Asked(0.0, 1.0), teacher=Asked(0.0, 1.0), head=First())
+    cfg = replace(JUDGED, adversarial=replace(NOBODY, misaligned=2.0))
+    plain, more = (scm.head_loss(nets, given, stream(0, "l"), each)[0].item() for each in (JUDGED, cfg))
+    assert plain == pytest.approx((2 + 2 + 1 + 4) / 4 + (0 + 0 + 1 + 0) / 4)
+    assert more - plain == pytest.approx(2.0 * ((1 + 3) + 0 + (1 + 1) + (1 + 0)) / 4), "but where they are the same"
+
+
+def test_without_a_weight_there_is_no_head() -> None:
+    assert list(scm.roles(CONFIG)) == ["student"]
+    assert [phase.name for phase in scm.phases(CONFIG)] == ["student"]
+    both = replace(MATCHED, adversarial=JUDGED.adversarial)
+    assert list(scm.roles(both)) == ["student", "fake", "head"]
+    assert [(phase.name, phase.repeats) for phase in scm.phases(both)] == [("fake", 4), ("head", 2), ("student", 1)]
+
+
 def test_the_derivative_of_attention_is_exact() -> None:
     """The closed form for one query, two keys: softmax(0, 1) of the values 0 and 1, and its derivative."""
     k = torch.tensor([[[0.0], [1.0]]], dtype=F64)
@@ -200,5 +295,6 @@ def test_the_derivative_of_attention_is_exact() -> None:
 def test_data_guide_nobody() -> None:
     section = {name: getattr(CONFIG, name) for name in CONFIG.__dataclass_fields__}
     section |= {"velocity": "data", "guidance": 2.0, "derivative": {"name": "jvp"}, "matching": asdict(NONE)}
+    section |= {"adversarial": asdict(NOBODY)}
     with pytest.raises(ValueError, match="guidance=2: data guide nobody; set it to 1, or velocity to teacher"):
         check(scm.Config, section, "arms.x")
