@@ -26,7 +26,7 @@ class Look:
     @property
     def forward(self) -> int:
         """Samples that go through the network, a look."""
-        return self.num_samples * calls(self.model.spec)
+        return round(self.num_samples * calls(self.model.spec))
 
     @property
     def scored(self) -> int:

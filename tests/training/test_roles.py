@@ -26,7 +26,8 @@ DMD2 = dmd2.Config(
     fake_lr=1e-2, head_lr=1e-2,
 )  # fmt: skip
 DGPO = dgpo.Config(
-    method="dgpo", rollout_steps=2, nfe=2, advantage_scale="group", num_draws=1,
+    method="dgpo", rollout_steps=2, nfe=2, guidance=1.0, reference="frozen", reference_guidance=1.0,
+    advantage_scale="group", summed="rewards", num_draws=1,
     levels="any", t_min=0.0, t_max=1.0, beta=10.0, beta_kl=0.1,
     clip_range=0.01, old_decay=0.3, old_decay_rate=1e-3, student_lr=1e-2,
 )  # fmt: skip

@@ -8,6 +8,7 @@ from flows.cli.main import main
 SMALL = ["experiment=smoke", "~rl.arms.flow_grpo", "~distill.arms.cd"]
 
 
+@pytest.mark.slow
 def test_it_tells_of_every_stage_and_changes_nothing(capsys, monkeypatch, tmp_path):
     before = (plan.Path("params.yaml")).read_bytes()
     assert main(["plan", *SMALL]) == 0
@@ -18,6 +19,7 @@ def test_it_tells_of_every_stage_and_changes_nothing(capsys, monkeypatch, tmp_pa
     assert plan.Path("params.yaml").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_told_with_the_switch_that_helps(capsys):
     assert main(["plan", *SMALL, "--memory", "0.0008"]) == 1
     said = capsys.readouterr().out
@@ -27,6 +29,7 @@ def test_what_does_not_fit_is_told_with_the_switch_that_helps(capsys):
     assert "teacher: fits into 8 GB" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_what_cannot_be_trained_is_refused_before_anything_is_told(capsys):
     assert main(["plan", *SMALL, "distill.arms.tdm1.student_lr=0"]) == 1
     told = capsys.readouterr()

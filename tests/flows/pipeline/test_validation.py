@@ -78,11 +78,11 @@ DRAW = {"num_pairs": 8, "sampler": SAMPLER}
         ),
         (
             {ARM + "sampler": SAMPLER | {"field": {"name": "tea_cache", "threshold": 0.2, "polynomial": [1.0, 0.0]}}},
-            "distill.arms.kd: sampler rule euler under field tea_cache asks for more than a network's answer: a saved",
+            "distill.arms.kd: sampler rule euler under field tea_cache calls ",
         ),
         (
             {POLICY + "sampler": SAMPLER | {"field": {"name": "early_exit", "blocks": [1]}}},
-            "rl.arms.dgpo: sampler rule euler under field early_exit asks for more than a network's answer: a saved",
+            "rl.arms.dgpo: sampler rule euler under field early_exit asks a network for more than its answer: a saved",
         ),
         (
             {"trajectories__sampler__field": {"name": "guidance_interval", "until": 0.0, "since": 0.5}},
