@@ -118,6 +118,13 @@ def test_what_has_changed_is_measured_from_the_last_whole_call():
         field.velocity(X, i)
         costs.append(field.cost)
     assert costs == pytest.approx([1, 1 + 1 / 3, 2 + 1 / 3])
+    other = X.clone()
+    other[0] *= 3  # of another state from node 1 on: it alone is called there, and the others at node 2
+    field, calls = over(field_of(cached((one + two) / 2)))(Prompted(NET, COND), grid, X), [0, 3, 1]
+    for i, left_out in enumerate(calls):
+        before = field.cost
+        field.velocity(other if i else X, i)
+        assert field.cost - before == pytest.approx(1 - left_out / 4 * 2 / 3)
 
 
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
