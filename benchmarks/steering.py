@@ -21,9 +21,11 @@ import yaml
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.pages import ask_for, line, put  # noqa: E402
 from stages.core.trainings import Spread, spread, welch  # noqa: E402
 from stages.io.artefacts import sha256_of  # noqa: E402
 
+PRESET = "experiment=digits"
 MODELS = {"teacher": "data/teacher", "dgpo": "data/rl/dgpo"}
 """The teacher, and an RL arm of it."""
 BUDGETS, SEEDS, STEPS, PROMPTS = (8, 16, 32, 64), (0, 1, 2), 8, 180
@@ -36,7 +38,6 @@ SHOWN = ("calls", "reward_calls", "seconds")
 """What a sample cost."""
 KEPT = Path(".fewstep/steering")
 PAGE, FIGURE = Path("docs/steering.md"), Path("docs/images/steering.png")
-BEGIN, END = "<!-- written by benchmarks/steering.py -->", "<!-- up to here -->"
 Ask = tuple[dict[str, Any], dict[str, Any], int]
 """A step rule, what differs from the steering's preset, and the number of steps."""
 
@@ -74,9 +75,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=len(SEEDS), help=f"of noise ({len(SEEDS)})")
     args = parser.parse_args()
-    for needed in ("data/dataset", "data/encode", "data/verifier", *MODELS.values()):
-        if not (Path(needed) / "manifest.json").is_file():
-            parser.exit(1, f"{needed}: not made; run `fewstep run experiment=digits` first\n")
+    ask_for(["dataset", "encode", "verifier", *(name.removeprefix("data/") for name in MODELS.values())], PRESET)
     KEPT.mkdir(parents=True, exist_ok=True)
     told: dict[tuple[str, str, int], list[dict[str, float]]] = {}
     for seed in SEEDS[: args.seeds]:
@@ -84,10 +83,7 @@ def main() -> None:
             for budget in BUDGETS:
                 for name, ask in asked(budget).items():
                     told.setdefault((model, name, budget), []).append(numbers(folder, ask, seed))
-    text = (ROOT / PAGE).read_text(encoding="utf-8")
-    before, after = text.split(BEGIN)[0], text.split(END)[1]
-    written = f"{table(told)}\n\n{compared(told)}"
-    (ROOT / PAGE).write_text(f"{before}{BEGIN}\n\n{written}\n\n{END}{after}", encoding="utf-8")
+    put(ROOT / PAGE, "steering.py", f"{table(told)}\n\n{compared(told)}")
     draw(told, ROOT / FIGURE)
     print(f"{PAGE} and {FIGURE} written")
 
@@ -161,11 +157,11 @@ Told = Mapping[tuple[str, str, int], Sequence[Mapping[str, float]]]
 def table(told: Told) -> str:
     """A row a model, steering and budget, with Student's 95 % interval over seeds."""
     head = ["model", "steering", "network calls", "reward calls", *NUMBERS.values()]
-    lines = [f"| {' | '.join(head)} |", f"| {' | '.join(['---'] * len(head))} |"]
+    lines = [line(head), line(["---"] * len(head))]
     for (model, name, _), rows in sorted(told.items(), key=lambda item: (item[0][0] != "teacher", item[0][2])):
         cost = [f"{sum(row[what] for row in rows) / len(rows):.3g}" for what in ("calls", "reward_calls")]
         cells = [shown([row[number] for row in rows]) for number in NUMBERS]
-        lines.append(f"| {' | '.join([model, name, *cost, *cells])} |")
+        lines.append(line([model, name, *cost, *cells]))
     return "\n".join(lines)
 
 
@@ -185,11 +181,11 @@ PAIRS = (
 def compared(told: Told) -> str:
     """Differences of the mean reward at equal budgets, and Welch's p."""
     head = ["model", "at equal calls", *(f"{budget} calls" for budget in BUDGETS[1:])]
-    lines = [f"| {' | '.join(head)} |", f"| {' | '.join(['---'] * len(head))} |"]
+    lines = [line(head), line(["---"] * len(head))]
     for model in MODELS:
         for one, other in PAIRS:
             cells = [_difference(told, model, (one, other), budget) for budget in BUDGETS[1:]]
-            lines.append(f"| {model} | {one} less {other} | {' | '.join(cells)} |")
+            lines.append(line([model, f"{one} less {other}", *cells]))
     return "\n".join(lines)
 
 

@@ -5,6 +5,7 @@ import json
 import pytest
 import yaml
 
+from benchmarks import pages
 from benchmarks import steering as bench
 from stages.core.config import check
 from stages.core.spec import even
@@ -48,7 +49,7 @@ def test_the_page_has_a_row_for_each_and_keeps_what_people_wrote(tmp_path, monke
     monkeypatch.setattr(bench, "measured", measured)
     monkeypatch.setattr(bench, "ROOT", tmp_path)
     (tmp_path / "docs").mkdir()
-    (tmp_path / bench.PAGE).write_text(f"before\n{bench.BEGIN}\nold\n{bench.END}\nafter\n")
+    (tmp_path / bench.PAGE).write_text(f"before\n{pages.begin('steering.py')}\nold\n{pages.END}\nafter\n")
     bench.main()
     text = (tmp_path / bench.PAGE).read_text()
     assert text.startswith("before\n")
