@@ -13,6 +13,7 @@ from stages.policies import (
     nft,
     pso,
     reward_instruct,
+    tdm_r1,
 )
 
 POLICIES = MappingProxyType(
@@ -27,5 +28,6 @@ POLICIES = MappingProxyType(
         "pso": pso,
         "direct": direct,
         "reward_instruct": reward_instruct,
+        "tdm_r1": tdm_r1,
     }
 )
