@@ -105,7 +105,7 @@ ADDED = {
         "AnySchedule",
         (("from stages.samplers.schedules.shifted",
           "from stages.samplers.schedules.power import Power\nfrom stages.samplers.schedules.shifted"),
-         ("| LogUniform | Explicit,", "| LogUniform | Explicit {},")),
+         ("| AlignYourSteps | Explicit,", "| AlignYourSteps | Explicit {},")),
     ),
     "Add a reward": Added(
         "stages/rewards/ink.py", "params/reward/ink.yaml", "stages/rewards/__init__.py", "REWARDS",

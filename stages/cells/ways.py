@@ -90,7 +90,8 @@ def _in_steps(own: SamplerSpec, nfe: int, arm: str) -> dict[str, Any]:
 
 def _further(cfg: Asked, arm: Mapping[str, Any]) -> set[int]:
     """In how many steps an RL arm of the teacher is shown beside `rl_nfe`."""
-    steps = {"rollout": arm["rollout_steps"], "full": max(cfg.teacher_nfe)}
+    own = arm.get("rollout_steps", arm.get("nfe"))  # some roll out in the steps of use, and have no other word
+    steps = {"rollout": own, "full": max(cfg.teacher_nfe)}
     return {steps[which] for which in cfg.rl_steps} - {cfg.rl_nfe}
 
 

@@ -4,11 +4,12 @@ import shutil
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from stages import evaluate
-from stages.cells import identity
+from stages.cells import identity, ways
 from stages.core.config import check
 from stages.io import artefacts, code
 from stages.io.job import Job
@@ -74,6 +75,13 @@ def test_every_cell_has_a_key_of_its_own(root):
 def test_a_parameter_changes_the_cells_that_depend_on_it(root, parameters, expected):
     job = job_on(root)
     assert changed(job, with_section(job, **parameters)) == expected
+
+
+def test_an_arm_without_a_word_for_its_roll_outs_rolls_out_as_it_is_used():
+    cfg = SimpleNamespace(rl_nfe=8, rl_steps=["rollout", "full"], teacher_nfe=[8, 32])
+    assert ways._further(cfg, {"rollout_steps": 16, "nfe": 8}) == {16, 32}
+    assert ways._further(cfg, {"nfe": 4}) == {4, 32}
+    assert ways._further(SimpleNamespace(rl_nfe=8, rl_steps=[], teacher_nfe=[8]), {"nfe": 4}) == set()
 
 
 @pytest.mark.parametrize("name", ["num_samples", "batch_size", "fd_repeats", "neighbours"])
