@@ -127,7 +127,14 @@ def test_a_group_is_never_cut():
         "slices": 4,
     }
     sizes = {"prompts_per_iteration": 6, "group_size": 4}
-    kept = {"init": "data/teacher", "rewards": {}, "sampler": None, "tune": {"kind": "full"}, "stop": None}
+    kept = {
+        "init": "data/teacher",
+        "teacher": None,
+        "rewards": {},
+        "sampler": None,
+        "tune": {"kind": "full"},
+        "stop": None,
+    }
     section = {**kept, "budget": budget, **sizes}
     with pytest.raises(ValueError, match=r"budget.slices=4 does not divide prompts_per_iteration=6"):
         check(rl.Common, section, "rl.arms.dgpo")
