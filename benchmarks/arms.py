@@ -46,9 +46,14 @@ def told(numbers: Numbers, name: str) -> str:
     value = numbers.get(name)
     if value is None:
         return ""
-    digits = 2 if name == DISTANCE else 3
+    digits, around = 2 if name == DISTANCE else 3, reach(numbers, name)
+    return f"{value:.{digits}f}" + (f" ± {around:.{digits}f}" if around is not None else "")
+
+
+def reach(numbers: Numbers, name: str) -> float | None:
+    """From the mean to an end of that interval; None of a single training."""
     low = numbers.get(f"{name}_trainings_low")
-    return f"{value:.{digits}f}" + (f" ± {value - low:.{digits}f}" if low is not None else "")
+    return None if low is None else numbers[name] - low
 
 
 def with_spread(name: str, values: Sequence[float]) -> dict[str, float]:

@@ -22,7 +22,7 @@ import yaml
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.arms import DISTANCE, SCORE, Claim, Row, claims, rows_of, told  # noqa: E402
+from benchmarks.arms import DISTANCE, SCORE, Claim, Row, claims, reach, rows_of, told  # noqa: E402
 from benchmarks.pages import line, put  # noqa: E402
 from stages.io.params import compose  # noqa: E402
 from stages.training.cost import Cost  # noqa: E402
@@ -199,10 +199,10 @@ def _draw(rows: Sequence[Row], file: Path) -> None:
     figure, panels = plt.subplots(1, 2, figsize=(10, 1.2 + 0.3 * len(names)), sharey=True, layout="constrained")
     for axes, number in zip(panels, (DISTANCE, SCORE), strict=True):
         for row in students:
-            value, low = row.numbers[number], row.numbers.get(f"{number}_trainings_low")
+            value, around = row.numbers[number], reach(row.numbers, number) or 0.0
             place = names.index(row.name) + 0.16 * (calls.index(row.nfe) - (len(calls) - 1) / 2)
-            reach = min(value - low, 0.95 * value) if low is not None else 0.0  # a distance is above 0
-            axes.errorbar(value, place, xerr=reach, color=colours[row.nfe], marker="o", markersize=4, capsize=2)
+            shown = min(around, 0.95 * value)  # a distance is above 0
+            axes.errorbar(value, place, xerr=shown, color=colours[row.nfe], marker="o", markersize=4, capsize=2)
         for row in teachers:
             if row.nfe in calls or row.nfe == most:
                 axes.axvline(row.numbers[number], color=colours.get(row.nfe, "0.5"), linewidth=0.9, linestyle=":")

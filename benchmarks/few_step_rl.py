@@ -22,10 +22,10 @@ import yaml
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.pages import ask_for, line, put  # noqa: E402
+from benchmarks.pages import ask_for, line, manifests, put  # noqa: E402
 from benchmarks.tasks import side_by_side  # noqa: E402
 from stages.core.trainings import Spread, spread  # noqa: E402
-from stages.io.artefacts import sha256_of  # noqa: E402
+from stages.io.artefacts import sha256_of, write_json  # noqa: E402
 from stages.io.params import compose  # noqa: E402
 
 PRESET = "experiment=few_step_rl"
@@ -88,8 +88,8 @@ def section(name: str, calls: int) -> Section:
 
 def file_of(section: Section, seed: int) -> Path:
     """Where a training's numbers are kept: called after all that decides them."""
-    start = json.loads((Path(section["init"]) / "manifest.json").read_text())
-    name = sha256_of({"section": section, "seed": seed, "start": start, "marks": MARKS})[:16]
+    of = manifests(["dataset", "encode", "verifier", section["init"].removeprefix("data/")])
+    name = sha256_of({"section": section, "seed": seed, "of": of, "marks": MARKS})[:16]
     return (KEPT / name).with_suffix(".json").resolve()
 
 
@@ -122,9 +122,7 @@ def follow(section: Section, seed: int, file: str, project: str) -> None:
         while trainer.iteration < mark:
             trainer.step(batch_at(trainer.iteration))
         rows.append({"iteration": mark, **seen(bench, init, trainer.weights.nets["student"], judge)})
-    aside = Path(file).with_suffix(".part")
-    aside.write_text(json.dumps(rows))
-    aside.rename(file)
+    write_json(Path(file), rows)
 
 
 def seen(bench: Any, model: Any, net: Any, judge: Any) -> dict[str, float]:

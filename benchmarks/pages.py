@@ -1,8 +1,12 @@
 """What benches that write a page of docs/ do alike: ask for what they start from, and put tables between marks."""
 
+import json
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
+
+from stages.core.trainings import spread
 
 END = "<!-- up to here -->"
 
@@ -17,6 +21,17 @@ def put(page: Path, script: str, text: str) -> None:
     mark = begin(script)
     before, after = page.read_text(encoding="utf-8").split(mark)
     page.write_text(f"{before}{mark}\n\n{text}\n\n{END}{after.split(END, 1)[1]}", encoding="utf-8")
+
+
+def manifests(artefacts: Iterable[str]) -> dict[str, Any]:
+    """What data/ has of each: results are called after it, so that those of others are not taken for theirs."""
+    return {name: json.loads((Path("data") / name / "manifest.json").read_text()) for name in artefacts}
+
+
+def averaged(values: Sequence[float], form: str = ".3g") -> str:
+    """The mean of values, and Student's 95 % interval of it where there are several."""
+    around = f" ± {spread(values).reach:.2g}" if len(values) > 1 else ""
+    return f"{sum(values) / len(values):{form}}{around}"
 
 
 def line(cells: Sequence[str]) -> str:

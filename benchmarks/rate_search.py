@@ -32,7 +32,7 @@ from benchmarks.arms import DISTANCE, SCORE  # noqa: E402
 from benchmarks.pages import ask_for  # noqa: E402
 from benchmarks.tasks import side_by_side  # noqa: E402
 from stages.cells.ways import euler  # noqa: E402
-from stages.io.artefacts import sha256_of  # noqa: E402
+from stages.io.artefacts import sha256_of, write_json  # noqa: E402
 from stages.io.params import compose  # noqa: E402
 
 Stage = Literal["distill", "rl"]
@@ -152,7 +152,7 @@ def attempt(stage: Stage, section: Section, file: str, evaluate: Mapping[str, An
             found[rl.GAIN] = rl.gain(found, _frontier(bench, evaluate))
     for folder in (out, work):
         shutil.rmtree(folder, ignore_errors=True)
-    _keep(Path(file), {**found, "student_lr": section["student_lr"], "method": section["method"]})
+    write_json(Path(file), {**found, "student_lr": section["student_lr"], "method": section["method"]})
 
 
 def _measured(bench: Any, model: Path, evaluate: Mapping[str, Any], sampler: Any) -> dict[str, Any]:
@@ -168,14 +168,8 @@ def _frontier(bench: Any, evaluate: Mapping[str, Any]) -> list[Mapping[str, floa
     file = KEPT / f"frontier-{sha256_of([evaluate, _digest(Path('data/teacher'))])[:16]}.json"
     if not file.is_file():
         ways = [euler(evaluate["guidance_nfe"], scale) for scale in evaluate["guidance_scales"]]
-        _keep(file, [_measured(bench, Path("data/teacher/model"), evaluate, way) for way in ways])
+        write_json(file, [_measured(bench, Path("data/teacher/model"), evaluate, way) for way in ways])
     return json.loads(file.read_text())
-
-
-def _keep(file: Path, found: Any) -> None:
-    aside = file.with_suffix(f".{os.getpid()}.part")
-    aside.write_text(json.dumps(found))
-    aside.rename(file)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 
 import torch
 import yaml
@@ -21,9 +22,8 @@ from torch import Tensor
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.pages import ask_for, line, put  # noqa: E402
+from benchmarks.pages import ask_for, averaged, line, put  # noqa: E402
 from stages.core.prompts import EMPTY  # noqa: E402
-from stages.core.trainings import spread  # noqa: E402
 from stages.io import replicates  # noqa: E402
 from stages.io.params import compose  # noqa: E402
 from stages.models import Student, TextTable, load  # noqa: E402
@@ -97,17 +97,10 @@ def page(found: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
     head = ["policy", "gain", "KL, nats", "least KL for that gain", "its share", "standard deviation, times"]
     lines = [line([*head, "trainings"]), line(["---"] * (len(head) + 1))]
 
-    def mean(rows: Sequence[Mapping[str, float]], number: str) -> float:
-        return sum(row[number] for row in rows) / len(rows)
-
-    for arm, rows in sorted(found.items(), key=lambda item: -mean(item[1], "share")):
-        cells = [f"{mean(rows, number):.3f}{_around([row[number] for row in rows])}" for number in NUMBERS]
+    for arm, rows in sorted(found.items(), key=lambda item: -fmean(row["share"] for row in item[1])):
+        cells = [averaged([row[number] for row in rows], ".3f") for number in NUMBERS]
         lines.append(line([f"`{arm}`", *cells, str(len(rows))]))
     return "\n".join(lines)
-
-
-def _around(values: Sequence[float]) -> str:
-    return f" ± {spread(values).reach:.2g}" if len(values) > 1 else ""
 
 
 if __name__ == "__main__":

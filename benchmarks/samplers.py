@@ -23,13 +23,13 @@ import torch
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.pages import ask_for, put  # noqa: E402
-from benchmarks.samplers_models import FINE_STEPS, MIXTURE_SAMPLES, Digits, Mixture, Sampled  # noqa: E402
+from benchmarks.pages import ask_for, manifests, put  # noqa: E402
+from benchmarks.samplers_models import FINE_STEPS, GRID_STEPS, MIXTURE_SAMPLES, Digits, Mixture, Sampled  # noqa: E402
 from benchmarks.samplers_page import BEST_NODES, CALLS, SCHEDULES, WAYS, Found, Results, draw, page  # noqa: E402
 from benchmarks.tasks import side_by_side  # noqa: E402
 from stages.core.config import check  # noqa: E402
 from stages.core.spec import SamplerSpec  # noqa: E402
-from stages.io.artefacts import sha256_of  # noqa: E402
+from stages.io.artefacts import sha256_of, write_json  # noqa: E402
 from stages.samplers.spec import Sampler, calls  # noqa: E402
 
 PRESET = "experiment=bench_samplers"
@@ -122,8 +122,9 @@ def runs() -> Iterator[Run]:
 
 def _file(model: str, guidance: float, rule: str, schedule: str) -> Path:
     """Where numbers are kept: called after all that decides them."""
-    of = None if model == "mixture" else json.loads((Path("data") / model / "manifest.json").read_text())
-    decides = [of, guidance, RULES[rule], SCHEDULES.get(schedule, schedule), CALLS, FINE_STEPS, MIXTURE_SAMPLES]
+    of = None if model == "mixture" else manifests(["dataset", "verifier", model, model.replace("teacher", "encode")])
+    sizes = [CALLS, FINE_STEPS, GRID_STEPS, MIXTURE_SAMPLES]
+    decides = [of, guidance, RULES[rule], SCHEDULES.get(schedule, schedule), *sizes]
     return (KEPT / sha256_of(decides)[:16]).with_suffix(".json").resolve()
 
 
@@ -134,9 +135,7 @@ def follow(model: str, guidance: float, runs: Sequence[Run], project: str) -> No
     seen = Mixture() if model == "mixture" else Digits(model, guidance)
     for run in runs:
         specs = {most: fitting(RULES[run.rule], run.schedule, most, seen) for most in CALLS}
-        aside = Path(run.file).with_suffix(".part")
-        aside.write_text(json.dumps({most: seen.numbers(spec) for most, spec in specs.items() if spec}))
-        aside.rename(run.file)
+        write_json(Path(run.file), {str(most): seen.numbers(spec) for most, spec in specs.items() if spec})
 
 
 def fitting(rule: Mapping[str, Any], schedule: str, most: int, model: Sampled) -> SamplerSpec | None:
@@ -149,10 +148,7 @@ def fitting(rule: Mapping[str, Any], schedule: str, most: int, model: Sampled) -
             chosen = {**SCHEDULES[schedule], "steps": steps}
         if chosen["name"] == "log_uniform" and steps < 2:  # it needs both its ends
             return None
-        try:
-            spec = check(Sampler, {"rule": rule, "schedule": chosen, "guidance": 1.0, "field": field}, "sampler").spec
-        except ValueError:  # a field that so few steps have no use for
-            return None
+        spec = check(Sampler, {"rule": rule, "schedule": chosen, "guidance": 1.0, "field": field}, "sampler").spec
         if calls(spec) <= most:
             return spec
     return None

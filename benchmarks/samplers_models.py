@@ -1,5 +1,6 @@
 """What the samplers' bench samples: a mixture in closed form, and teachers of the digits."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +15,7 @@ from stages.core.prompts import EMPTY
 from stages.core.rng import normal_at, stream
 from stages.core.spec import SamplerSpec
 from stages.metrics.energy import energy_distance
-from stages.metrics.judgement import correctness, likeness
+from stages.metrics.frechet import frechet_distance
 from stages.models import load
 from stages.models.mixture import GaussianMixture
 from stages.samplers import Solution, drive, rule_of
@@ -23,8 +24,9 @@ from stages.samplers.fields import field_of, over
 from stages.samplers.grid import build
 from stages.samplers.search import best_nodes, jump_costs
 from stages.samplers.spec import Sampler
+from stages.steering.noisy import why_not_noisy
 
-ERROR, DISTANCE, RECALL, SCORE = "error", "distance", "recall", "score"
+ERROR, DISTANCE = "error", "distance"
 FINE_STEPS = 250
 """Of Heun's rule, whose end the errors are measured from."""
 GRID_STEPS = 32
@@ -32,43 +34,42 @@ GRID_STEPS = 32
 MIXTURE_SAMPLES = 4096
 
 
-class Sampled:
+class Sampled(ABC):
     """A model that is sampled from the same noise by every rule."""
 
     noise: Tensor
     network: Prompted
 
-    def judge(self, samples: Tensor) -> dict[str, float]:
-        """How like the real thing they are."""
-        raise NotImplementedError
+    @abstractmethod
+    def distance(self, samples: Tensor) -> float:
+        """How far they are from the real thing."""
 
     @torch.no_grad()
-    def run(self, spec: SamplerSpec, keep: Sequence[int] = ()) -> tuple[Solution, bool]:
-        """From `noise` on; and whether the rule drew any more of it."""
-        drew = []
+    def run(self, spec: SamplerSpec, keep: Sequence[int] = ()) -> Solution:
+        """From `noise` on."""
 
         def draw(node: int, x: Tensor) -> Tensor:
-            drew.append(node)
             return normal_at(1, f"node{node}", 0, len(x), tuple(x.shape[1:])).to(x)
 
         field = over(field_of(spec.field))(self.network, build(LINEAR, spec.times), self.noise)
-        return drive(field, self.noise, rule_of(spec.rule), keep=keep, rng=draw), bool(drew)
+        return drive(field, self.noise, rule_of(spec.rule), keep=keep, rng=draw)
 
     def numbers(self, spec: SamplerSpec) -> dict[str, float]:
         """Of a rule; its error too, if it draws no noise."""
-        found, drew = self.run(spec)
-        told = self.judge(found.x0)
-        return told if drew else {**told, ERROR: (found.x0 - self.exact).square().mean().sqrt().item()}
+        x0 = self.run(spec).x0
+        told = {DISTANCE: self.distance(x0)}
+        draws_noise = why_not_noisy(spec) is None
+        return told if draws_noise else {**told, ERROR: (x0 - self.exact).square().mean().sqrt().item()}
 
     @cached_property
     def exact(self) -> Tensor:
         """Where the flow leads, nearly."""
-        return self.run(plain("heun", FINE_STEPS))[0].x0
+        return self.run(plain("heun", FINE_STEPS)).x0
 
     @cached_property
     def _costs(self) -> Tensor:
         spec = plain("euler", GRID_STEPS)
-        states = self.run(spec, range(len(spec.times)))[0].states
+        states = self.run(spec, range(len(spec.times))).states
         return jump_costs(states, torch.tensor(spec.times, dtype=torch.float64))
 
     def best_nodes(self, steps: int) -> list[float]:
@@ -94,9 +95,9 @@ class Mixture(Sampled):
         self.cond = torch.full((MIXTURE_SAMPLES, 1), EMPTY)
         self.network = Prompted(self.law, self.cond)
 
-    def judge(self, samples: Tensor) -> dict[str, float]:
-        """The energy distance to as many exact samples, in the root of data units."""
-        return {DISTANCE: energy_distance(samples, self.law.sample(self.cond, stream(0, "truth")))}
+    def distance(self, samples: Tensor) -> float:
+        """The energy distance to as many exact samples."""
+        return energy_distance(samples, self.law.sample(self.cond, stream(0, "truth")))
 
 
 class Digits(Sampled):
@@ -107,13 +108,11 @@ class Digits(Sampled):
         self.bench = Bench.load(Path("data/dataset"), table, Path("data/verifier"), "cpu")
         model = load(Path("data") / folder / "model", self.bench.table, "cpu")
         self.space = model.space
-        self.places = self.bench.compared_places(1, 0)
-        self.network = Prompted(model.net, self.bench.dataset.rows(self.places), guidance)
-        self.noise = normal_at(0, "noise", 0, len(self.places), model.space.shape)
+        cond = self.bench.dataset.rows(self.bench.compared_places(1, 0))
+        self.network = Prompted(model.net, cond, guidance)
+        self.noise = normal_at(0, "noise", 0, len(cond), model.space.shape)
 
-    def judge(self, samples: Tensor) -> dict[str, float]:
-        """The Fréchet distance to the test images, the recall of them, and the score."""
-        images = self.space.decode(samples)
-        alike = likeness(self.bench.verifier, images, self.bench.dataset.test_images, k=3)
-        right = correctness(self.bench.verifier, images, self.bench.prompts(self.places), "test")
-        return {DISTANCE: alike["frechet_distance"], RECALL: alike["recall"], SCORE: right["score_test"]}
+    def distance(self, samples: Tensor) -> float:
+        """The Fréchet distance to the test images, on the verifier's features."""
+        see = self.bench.verifier.features
+        return frechet_distance(see(self.space.decode(samples)), see(self.bench.dataset.test_images))

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.pages import line
+from benchmarks.pages import averaged, line
 from benchmarks.samplers_models import DISTANCE, ERROR
 from stages.core.trainings import Spread, spread
 
@@ -44,13 +44,6 @@ class Results:
         return min(known.items(), key=lambda item: sum(item[1])) if known else None
 
 
-def told(values: Sequence[float]) -> str:
-    """A mean, and Student's 95 % interval where there are several."""
-    mean = sum(values) / len(values)
-    around = f" ± {spread(values).reach:.2g}" if len(values) > 1 else ""
-    return f"{mean:.3g}{around}"
-
-
 def page(bench: Results) -> str:
     """A table a way and a number, and the claims."""
     parts = []
@@ -69,7 +62,7 @@ def title(way: tuple[str, float]) -> str:
 
 
 def _table(bench: Results, way: tuple[str, float], number: str) -> str:
-    """A row a rule, each number on the schedule where it is least, the least of a column in bold."""
+    """A row a rule, each number on the schedule where it is least, with its letter, the least of a column in bold."""
     lines = [line(["rule", *(f"{most} calls" for most in CALLS)]), line(["---"] * (len(CALLS) + 1))]
     scale = 1000 if way[0] == "mixture" and number == DISTANCE else 1
     known = {(rule, most): bench.best(way, rule, most, number) for rule in bench.rules for most in CALLS}
@@ -81,14 +74,11 @@ def _table(bench: Results, way: tuple[str, float], number: str) -> str:
             if found is None:
                 cells.append("")
                 continue
-            text = told([scale * value for value in found[1]])
-            cells.append(f"{f'**{text}**' if sum(found[1]) == least else text} ({SHORT[found[0]]})")
+            text = averaged([scale * value for value in found[1]])
+            cells.append(f"{f'**{text}**' if sum(found[1]) == least else text} ({found[0][0]})")
         if any(cells):
             lines.append(line([f"`{rule}`", *cells]))
     return "\n".join(lines)
-
-
-SHORT = {"uniform": "u", "shifted 3": "s", "log_uniform": "l"}
 
 
 CLAIMS: Sequence[tuple[str, tuple[str, float], str, tuple[int, ...], str, str]] = (
@@ -116,14 +106,14 @@ def _claims(bench: Results) -> str:
             ours, theirs = (bench.best(way, rule, most, number) for rule in (better, worse))
             if ours is None or theirs is None:
                 continue
-            found = f"`{better}` {told(ours[1])} against `{worse}` {told(theirs[1])}"
+            found = f"`{better}` {averaged(ours[1])} against `{worse}` {averaged(theirs[1])}"
             where = f"{title(way)}, {'error' if number == ERROR else DISTANCES[way[0]]}"
             lines.append(line([words, where, str(most), found, verdict(ours[1], theirs[1], exact=way[0] == "mixture")]))
     for way in WAYS:
         for most in CALLS[:3]:
             ours, theirs = (bench.values(way, "euler", schedule, most, ERROR) for schedule in (BEST_NODES, "uniform"))
             if ours is not None and theirs is not None:
-                found = f"best nodes {told(ours)} against even ones {told(theirs)}"
+                found = f"best nodes {averaged(ours)} against even ones {averaged(theirs)}"
                 words = ["BOSS's nodes are ahead of even ones for Euler's rule", f"{title(way)}, error", str(most)]
                 lines.append(line([*words, found, verdict(ours, theirs, exact=way[0] == "mixture")]))
     return "\n".join(lines)
@@ -149,11 +139,13 @@ def draw(bench: Results, file: Path) -> None:
     for column, way in enumerate(WAYS):
         for axes, number in zip(panels[:, column], (ERROR, DISTANCE), strict=True):
             for index, rule in enumerate(bench.rules):
-                known = [(most, found[1]) for most in CALLS if (found := bench.best(way, rule, most, number))]
+                known = {most: found[1] for most in CALLS if (found := bench.best(way, rule, most, number))}
+                means = {most: sum(values) / len(values) for most, values in known.items()}
                 style = {"color": shades[index % 20], "linestyle": "-" if index < 20 else "--"}
-                means = [sum(values) / len(values) for _, values in known]
-                if known and min(means) > 0:
-                    axes.plot([most for most, _ in known], means, marker="o", markersize=3, label=rule, **style)
+                # An unbiased distance may fall below 0, where it is noise: there the line has a gap.
+                shown = [mean if mean > 0 else float("nan") for mean in means.values()]
+                if shown:
+                    axes.plot(means.keys(), shown, marker="o", markersize=3, label=rule, **style)
             axes.set_xscale("log", base=2)
             axes.set_yscale("log")
             axes.set_xticks(CALLS, [str(most) for most in CALLS])

@@ -14,6 +14,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import yaml
@@ -21,11 +22,12 @@ import yaml
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.pages import ask_for, line, put  # noqa: E402
+from benchmarks.pages import ask_for, averaged, line, manifests, put  # noqa: E402
 from stages.core.trainings import Spread, spread, welch  # noqa: E402
-from stages.io.artefacts import sha256_of  # noqa: E402
+from stages.io.artefacts import sha256_of, write_json  # noqa: E402
 
 PRESET = "experiment=digits"
+SHARED = ("dataset", "encode", "verifier")
 MODELS = {"teacher": "data/teacher", "dgpo": "data/rl/dgpo"}
 """The teacher, and an RL arm of it."""
 BUDGETS, SEEDS, STEPS, PROMPTS = (8, 16, 32, 64), (0, 1, 2), 8, 180
@@ -34,8 +36,7 @@ EULER = {"name": "euler"}
 NOISY = {"name": "flow_sde", "noise_level": 0.7}
 MEMORYLESS = {"name": "flow_sde", "noise_level": 1.4142135623730951}
 NUMBERS = {"reward": "reward", "score": "score", "distance": "Fréchet distance", "recall": "recall"}
-SHOWN = ("calls", "reward_calls", "seconds")
-"""What a sample cost."""
+COSTS = ("calls", "reward_calls")
 KEPT = Path(".fewstep/steering")
 PAGE, FIGURE = Path("docs/steering.md"), Path("docs/images/steering.png")
 Ask = tuple[dict[str, Any], dict[str, Any], int]
@@ -75,7 +76,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=len(SEEDS), help=f"of noise ({len(SEEDS)})")
     args = parser.parse_args()
-    ask_for(["dataset", "encode", "verifier", *(name.removeprefix("data/") for name in MODELS.values())], PRESET)
+    ask_for([*SHARED, *(name.removeprefix("data/") for name in MODELS.values())], PRESET)
     KEPT.mkdir(parents=True, exist_ok=True)
     told: dict[tuple[str, str, int], list[dict[str, float]]] = {}
     for seed in SEEDS[: args.seeds]:
@@ -90,22 +91,16 @@ def main() -> None:
 
 def numbers(folder: str, ask: Ask, seed: int) -> dict[str, float]:
     """Of one model, steering and seed, measured unless they are there."""
-    of = sha256_of({"ask": ask, "seed": seed, "prompts": PROMPTS, "reward": REWARD, "model": _manifest(folder)})
-    file = KEPT / f"{of[:16]}.json"
+    of = manifests([*SHARED, folder.removeprefix("data/")])
+    name = sha256_of({"ask": ask, "seed": seed, "prompts": PROMPTS, "reward": REWARD, "of": of})
+    file = KEPT / f"{name[:16]}.json"
     if not file.is_file():
-        aside = file.with_suffix(".part")
-        aside.write_text(json.dumps(measured(folder, ask, seed)))
-        aside.rename(file)
+        write_json(file, measured(folder, ask, seed))
     return json.loads(file.read_text())
-
-
-def _manifest(folder: str) -> Any:
-    return json.loads((Path(folder) / "manifest.json").read_text())
 
 
 def measured(folder: str, ask: Ask, seed: int) -> dict[str, float]:
     """The numbers of samples for PROMPTS prompts, seen and held out in turn."""
-    import time
     from dataclasses import replace
 
     import torch
@@ -130,7 +125,7 @@ def measured(folder: str, ask: Ask, seed: int) -> dict[str, float]:
     chosen = {key: value for key, value in rule.items() if key != "name"}
     model = replace(model, spec=even(steps, rule=rule["name"], **chosen))
     places = [place for split in SPLITS for place in in_turn(bench.dataset, split, PROMPTS // len(SPLITS))]
-    prompts, begin = bench.prompts(places), time.process_time()
+    prompts = bench.prompts(places)
     found = [
         *steered(
             model, bench.dataset.rows(places), prompts, Noise(seed, "steering"), steering=steering, reward=reward,
@@ -138,7 +133,6 @@ def measured(folder: str, ask: Ask, seed: int) -> dict[str, float]:
         )
     ]  # fmt: skip
     images = model.space.decode(torch.cat([each.found.x0 for each in found]))
-    spent = time.process_time() - begin
     alike = likeness(bench.verifier, images, bench.dataset.test_images, k=5)
     return {
         "reward": reward(images, prompts).double().mean().item(),
@@ -147,7 +141,6 @@ def measured(folder: str, ask: Ask, seed: int) -> dict[str, float]:
         "recall": alike["recall"],
         "calls": torch.cat([each.task.calls for each in found]).double().mean().item(),
         "reward_calls": torch.cat([each.task.scored for each in found]).double().mean().item(),
-        "seconds": spent,
     }
 
 
@@ -159,16 +152,10 @@ def table(told: Told) -> str:
     head = ["model", "steering", "network calls", "reward calls", *NUMBERS.values()]
     lines = [line(head), line(["---"] * len(head))]
     for (model, name, _), rows in sorted(told.items(), key=lambda item: (item[0][0] != "teacher", item[0][2])):
-        cost = [f"{sum(row[what] for row in rows) / len(rows):.3g}" for what in ("calls", "reward_calls")]
-        cells = [shown([row[number] for row in rows]) for number in NUMBERS]
+        cost = [f"{fmean(row[what] for row in rows):.3g}" for what in COSTS]
+        cells = [averaged([row[number] for row in rows]) for number in NUMBERS]
         lines.append(line([model, name, *cost, *cells]))
     return "\n".join(lines)
-
-
-def shown(values: Sequence[float]) -> str:
-    """A mean, and its reach."""
-    mean = sum(values) / len(values)
-    return f"{mean:.3g} ± {spread(values).reach:.2g}" if len(values) > 1 else f"{mean:.3g}"
 
 
 PAIRS = (
@@ -209,10 +196,10 @@ def draw(told: Told, file: Path) -> None:
         above, below = panels[0][column], panels[1][column]
         for shade, name in enumerate(names):
             rows = [told[model, name, budget] for budget in BUDGETS if (model, name, budget) in told]
-            mean = {what: [sum(row[what] for row in each) / len(each) for each in rows] for what in (*NUMBERS, *SHOWN)}
+            means = {what: [fmean(row[what] for row in each) for each in rows] for what in (*NUMBERS, "calls")}
             style = {"color": f"C{shade}", "marker": "o", "markersize": 4, "label": name}
-            above.plot(mean["calls"], mean["reward"], **style, linewidth=2.5 if name == "best of N" else 1.2)
-            below.plot(mean["reward"], mean["distance"], **style, linewidth=1)
+            above.plot(means["calls"], means["reward"], **style, linewidth=2.5 if name == "best of N" else 1.2)
+            below.plot(means["reward"], means["distance"], **style, linewidth=1)
         above.set_xscale("log", base=2)
         above.set_title(model)
         above.set_xlabel("network calls a sample")

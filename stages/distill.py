@@ -29,7 +29,7 @@ from stages.training import needs as training
 from stages.training.cost import Cost, Meter
 from stages.training.drawn import Draw, drawn, is_best, on_nodes
 from stages.training.loop import Budget
-from stages.training.method import Trained, needs_of
+from stages.training.method import Trained, goes_on, needs_of
 from stages.training.networks import RoleNetwork
 from stages.training.outcome import gather, record
 from stages.training.roles import Start
@@ -89,6 +89,7 @@ def expect(cfg: arm.Arm[Common], job: Job, inputs: Inputs) -> Expected | None:
         lambda: init and begins(tune, job.where, init),
         lambda: init and _may_be_fresh(cfg.common, job, init),
         lambda: init and _may_be_several(cfg, job, init),
+        lambda: init and goes_on(cfg.method, cfg.settings) and _is_a_student(cfg, job, init),
     )
     made, data = made_of(init, tune), outline(inputs)
     if made and data and (made.sketch is None or cfg.common.fresh):
@@ -104,6 +105,14 @@ def _holds_a_model(common: Common, job: Job, name: str, given: Expected | None) 
     if given and given.model is None:
         raise ValueError(
             f"{job.where}.{name}={getattr(common, name)}: holds no model; name data/teacher, or the folder of an arm"
+        )
+
+
+def _is_a_student(cfg: arm.Arm[Common], job: Job, init: Expected) -> None:
+    if not init.is_student:
+        raise ValueError(
+            f"{job.where}.init={cfg.common.init}: {cfg.name} goes on from a student of its kind, and this is none; "
+            "name the folder of an arm that makes one"
         )
 
 

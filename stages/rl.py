@@ -69,7 +69,7 @@ def configure(job: Job) -> arm.Arm[Common]:
         lambda: arm.configure(job.section, Common, POLICIES, job.where, "RL algorithm"),
         lambda: rewards.terms(job.section.get("rewards"), join(job.where, "rewards")),
     )
-    if differentiates(made.method, made.settings):
+    if differentiates(made.method):
         together(*(lambda term=term: _refuse(made.name, term) for term in rewards.rigid(terms)))
     if made.common.teacher is not None and not distils(made.method):
         known = listed(sorted(name for name, method in POLICIES.items() if distils(method)))
@@ -107,7 +107,7 @@ def _knows_its_steps(cfg: arm.Arm[Common], job: Job) -> None:
         raise ValueError(
             f"{job.where}.kernel.name={kernel.name}: {cfg.common.init} is distilled, and answers samples or velocities "
             "of paired noise, of which this is no step: its samples would not be the student's. Take kernel anchored "
-            "or cps (student_grpo, pso), or an algorithm that needs no density (reward_instruct, direct)"
+            "or cps (student_grpo, pso), or an algorithm that needs no density (reward_instruct, tdm_r1, direct)"
         )
 
 
@@ -147,7 +147,7 @@ def plan(cfg: arm.Arm[Common], _job: Job) -> list[dict[str, Any]]:
     weights = sources.digests(cfg.common.rewards)
     own = {"id": f"weights-{sha256_of(weights)[:16]}", "weights": weights} if weights else {"id": "all"}
     # A gradient does not come back from workers: such a reward runs where training does.
-    return [own if differentiates(cfg.method, cfg.settings) else {**own, "judged": True}]
+    return [own if differentiates(cfg.method) else {**own, "judged": True}]
 
 
 def reward(cfg: arm.Arm[Common], job: Job, _unit: Mapping[str, Any]) -> Reward:

@@ -20,17 +20,20 @@ class Pull(Sampled):
     noise = torch.ones(2, 1, dtype=torch.float64)
     network = Prompted(lambda x, _t, _cond: x, torch.zeros(2, 1, dtype=torch.int64))
 
-    def judge(self, samples):
-        return {DISTANCE: samples.mean().item()}
+    def distance(self, samples):
+        return samples.mean().item()
 
 
-def test_no_rule_makes_more_calls_than_are_allowed():
-    assert max(len(choice) for choice in bench.RULES.values()) > 1
-    for choice in bench.RULES.values():
+def test_a_rule_has_as_many_steps_as_fit_into_the_calls():
+    for name, choice in bench.RULES.items():
         for schedule in SCHEDULES:
-            for most in CALLS[:3]:
+            for most in CALLS:
                 spec = bench.fitting(choice, schedule, most, Pull())
-                assert spec is None or most - 2 <= calls(spec) <= most or "intervals" in choice, (choice, schedule)
+                if name == "restart" and most < 12 and spec is None:
+                    continue  # its repeats alone make more
+                assert spec is not None, (name, schedule, most)
+                rest = most - calls(spec)
+                assert 0 <= rest <= (3 if name == "restart" else 1), (name, schedule, most)
 
 
 def test_an_error_is_the_distance_to_where_the_flow_leads():
@@ -66,7 +69,8 @@ def test_the_page_has_a_row_for_each_rule_and_keeps_what_people_wrote(tmp_path, 
         bench.main()
     assert ended.value.code == 1
     assert "data/dataset: not made; run `fewstep run experiment=bench_samplers` first" in capsys.readouterr().err
-    for name in ("dataset", "encode", "verifier", "teacher", "teacher-replicates/r2", "teacher-replicates/r3"):
+    further = [f"{stage}-replicates/{name}" for stage in ("teacher", "encode") for name in ("r2", "r3")]
+    for name in ("dataset", "encode", "verifier", "teacher", *further):
         (tmp_path / "data" / name).mkdir(parents=True)
         (tmp_path / "data" / name / "manifest.json").write_text(json.dumps({"of": name}))
     bench.KEPT.mkdir(parents=True)

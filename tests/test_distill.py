@@ -40,6 +40,15 @@ def test_a_network_cannot_be_moved_towards_one_of_another_size() -> None:
         expected("dmd2", "fake_follows=0.1", teacher=sized(64), init=sized(32))
 
 
+def test_truncation_goes_on_from_a_student() -> None:
+    student = Expected(model="trained", is_student=True)
+    assert expected("tcm", init=student).model == expected("ect").model == "trained"
+    with pytest.raises(
+        ValueError, match=r"distill\.arms\.x\.init=data/teacher: ect goes on from a student of its kind"
+    ):
+        expected("tcm")
+
+
 def test_what_goes_together_is_not_refused() -> None:
     assert expected("boss").model == expected("kd", "fresh=true").model == "trained"
 

@@ -24,6 +24,8 @@ def fits_own(asked: Steered, where: str) -> None:
 def is_steered(asked: Steered, job: Job, attributes: Sequence[str] | None, name: str) -> None:
     """There is such a model, and the reward can be given."""
     where = f"evaluate.steered.{name}"
+    with at(where):
+        replicates.stated(name)
     models = ["teacher", *(f"{stage}/{arm}" for stage in replicates.ARMED for arm in job.context[stage])]
     choose(dict.fromkeys(models), asked.of, "model", f"{where}.of")
     stated = rewards_of(asked.steering)

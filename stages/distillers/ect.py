@@ -119,6 +119,11 @@ class Config:
             )
 
 
+def goes_on(cfg: Config) -> bool:
+    """Under truncation from a consistency model, which answers below the level."""
+    return cfg.truncation.level > 0
+
+
 def drawn(x0: Tensor, progress: float, rng: Generator, cfg: Config) -> tuple[Tensor, Tensor]:
     """For each row of x0 [B, ...] the levels s and r < s [B] that are due after a share `progress` of the budget."""
     levels = cfg.schedule

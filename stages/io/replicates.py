@@ -48,7 +48,7 @@ def split(name: str) -> tuple[str, int]:
 def stated(arm: str) -> str:
     """`arm`, if params/ may call one so; ValueError if that is how a replicate is called."""
     if split(arm)[0] != arm:
-        raise ValueError("a name that ends in -r and a number is a replicate's; call the arm something else")
+        raise ValueError("a name that ends in -r and a number is a replicate's; call it something else")
     return arm
 
 

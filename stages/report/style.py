@@ -27,8 +27,7 @@ section > p { max-width: 78ch; margin: .3rem 0 1rem; color: var(--faint); }
 .card .unit { color: var(--faint); font-size: .82rem; }
 .card ul { margin: .5rem 0 0; padding: 0; list-style: none; font-size: .87rem; }
 .teacher { --accent: var(--teacher); } .guidance { --accent: var(--guidance); } .distill { --accent: var(--distill); }
-.rl { --accent: var(--rl); } .steered { --accent: var(--steered); }
- .real { --accent: var(--real); }
+.rl { --accent: var(--rl); } .steered { --accent: var(--steered); } .real { --accent: var(--real); }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .45rem 1.2rem; margin: .6rem 0 0; font-size: .93rem; }
 dt { font-weight: 600; } dd { margin: 0; color: var(--faint); max-width: 76ch; }
 @media (max-width: 640px) { dl { grid-template-columns: 1fr; gap: .1rem; } dd { margin-bottom: .5rem; } }

@@ -7,7 +7,7 @@ from typing import Literal
 
 from stages.core.config import config
 from stages.core.spec import SamplerSpec
-from stages.steering.rewarded import Particles, Rewards
+from stages.steering.rewarded import Number, Rewards
 from stages.steering.task import Found, Task, picked
 
 
@@ -17,7 +17,7 @@ class BestOfN:
 
     name: Literal["best_of_n"]
     reward: Rewards
-    particles: Particles
+    particles: Number
     """N."""
 
     def serves(self, _spec: SamplerSpec, /) -> None:

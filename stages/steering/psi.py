@@ -20,8 +20,7 @@ from stages.core.spec import SamplerSpec
 from stages.samplers import rule_of
 from stages.steering.chain import Chain, Process, chain, why_no_kernel
 from stages.steering.particles import Particles, Resampling
-from stages.steering.rewarded import Gradients, Several
-from stages.steering.rewarded import Particles as Number
+from stages.steering.rewarded import Gradients, Number, Several
 from stages.steering.task import Found, Task, inner, picked
 
 

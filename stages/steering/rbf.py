@@ -17,7 +17,7 @@ from stages.core.ranges import Count
 from stages.core.spec import SamplerSpec
 from stages.samplers import rule_of
 from stages.steering.chain import Chain, Process, chain, why_no_kernel
-from stages.steering.rewarded import Particles, Rewards
+from stages.steering.rewarded import Number, Rewards
 from stages.steering.task import Found, Task, picked
 
 
@@ -29,9 +29,9 @@ class RBF:
     reward: Rewards
     calls: Count
     """Of the network, for a prompt; and of the reward."""
-    chains: Particles
+    chains: Number
     """Searches of a prompt, side by side."""
-    initial: Particles
+    initial: Number
     """States of pure noise that a chain begins with the best of."""
     process: Process
 

@@ -32,7 +32,7 @@ def rewards_of(steering: object) -> dict[str, dict[str, Any]]:
     return getattr(steering, "reward", {})
 
 
-Particles = Annotated[int, Field(ge=1, le=65536)]
-"""That are followed for a prompt, at a time."""
+Number = Annotated[int, Field(ge=1, le=65536)]
+"""Of particles, that are followed for a prompt at a time."""
 Several = Annotated[int, Field(ge=2, le=65536)]
 """The same where one has nothing to be weighed against."""

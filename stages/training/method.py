@@ -93,9 +93,9 @@ class Phase:
 class Method(Protocol):
     """The interface of every module in `stages/distillers` and `stages/policies`.
 
-    A policy that descends the reward's own gradient, by the images, says so with `DIFFERENTIATES = True`, or by a
-    `differentiates(cfg)` where knobs decide it; one that distils a many-step teacher beside the reward, so that what it
-    starts from may be a student, with `DISTILS = True`.
+    A policy that descends the reward's own gradient, by the images, says so with `DIFFERENTIATES = True`; one
+    that distils a many-step teacher beside the reward, so that what it starts from may be a student, with
+    `DISTILS = True`. A distiller that starts from a student says so with a `goes_on(cfg)`.
     """
 
     Config: type[Any]
@@ -122,16 +122,19 @@ def needs_of(method: Method, cfg: Any) -> Needs:
     return method.needs(cfg) if hasattr(method, "needs") else method.NEEDS  # type: ignore[attr-defined]
 
 
-def differentiates(method: Method, cfg: Any) -> bool:
+def differentiates(method: Method) -> bool:
     """Whether the method takes the reward's gradient, which only some rewards have, and only where training runs."""
-    if hasattr(method, "differentiates"):
-        return method.differentiates(cfg)  # type: ignore[attr-defined]
     return getattr(method, "DIFFERENTIATES", False)
 
 
 def distils(method: Method) -> bool:
     """Whether the policy looks at a teacher that is not the model it starts from."""
     return getattr(method, "DISTILS", False)
+
+
+def goes_on(method: Method, cfg: Any) -> bool:
+    """Whether the method goes on from what a student has learnt, so that another model is no beginning for it."""
+    return hasattr(method, "goes_on") and method.goes_on(cfg)  # type: ignore[attr-defined]
 
 
 def unprepared(_world: World, batch: Batch, _rng: Generator, _cfg: Any) -> Batch:

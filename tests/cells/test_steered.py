@@ -85,3 +85,9 @@ def test_what_does_not_exist_is_no_model_and_no_attribute(job, changes, message)
     cfg, attributes = check(evaluate.Config, section, "evaluate"), ["digit", "weight", "slant"]
     with pytest.raises(ValueError, match=message):
         is_steered(cfg.steered["best"], job, attributes, "best")
+
+
+def test_a_row_is_not_called_as_a_replicate_is(job):
+    cfg = check(evaluate.Config, asked(), "evaluate")
+    with pytest.raises(ValueError, match=r"evaluate\.steered\.best-r2: a name that ends in -r and a number"):
+        is_steered(cfg.steered["best"], job, ["digit", "weight", "slant"], "best-r2")

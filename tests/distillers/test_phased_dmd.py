@@ -45,7 +45,7 @@ def test_the_conditional_velocity_is_that_of_the_law_on_average(s: float, tau: f
 
 
 def test_one_phase_of_one_step_is_dmd2_without_its_gan() -> None:
-    """To the last bit, with the same random numbers."""
+    """To rounding, with the same random numbers."""
     teacher, student, fake = (TinyNet(seed) for seed in range(3))
     cfg = dmd2.Config(
         guidance_levels="shared", fake_follows=0.0, method="dmd2", nfe=1, guidance=1.0, critic_updates=1,

@@ -38,7 +38,7 @@ def test_a_name_goes_both_ways(arm, number, name):
 
 @pytest.mark.parametrize("name", ["a-r2", "resnet-r50", "a-r1", "a-r02"])
 def test_an_arm_may_not_be_called_like_a_replicate(name):
-    with pytest.raises(ValueError, match="is a replicate's; call the arm something else"):
+    with pytest.raises(ValueError, match="is a replicate's; call it something else"):
         replicates.stated(name)
 
 

@@ -82,7 +82,8 @@ def truth(job):
     places[:4] = dataset.train_prompts[:4]
     prompts = [dataset.prompts[place] for place in places.tolist()]
     rewards = run.reward(job, {})(images, prompts)
-    assert len(set(rewards.tolist())) > 1
+    assert rewards.shape == (9, 1)
+    assert len(rewards.unique()) > 1
     return images, prompts, rewards
 
 
@@ -209,5 +210,5 @@ def test_a_reward_whose_package_clashes_with_ours_has_an_environment_of_its_own(
     prompts = [Prompt('it says "of another environment"'), Prompt('it says "zzzz"')]
     reading = replace(job, section={**job.section, "rewards": {"it": {"kind": "ocr", "weight": 1.0}}})
     with reward_workers.seated(bench(workers=1, python=str(environment)), reading.to_json(), {}) as (panel, _):
-        assert panel(images, prompts).tolist() == [1.0, 0.0]
-    assert run.reward(reading, {})(images, prompts).tolist() == [0.0, 0.0], "our own sees no text there"
+        assert panel(images, prompts).tolist() == [[1.0], [0.0]]
+    assert run.reward(reading, {})(images, prompts).tolist() == [[0.0], [0.0]], "our own sees no text there"

@@ -1,17 +1,20 @@
 """What every family holds to, on a tiny random checkpoint that is read from its folder like any other."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from torch import Tensor
 
+from stages.core.config import check
 from stages.core.prompts import Prompt
 from stages.core.rng import stream
 from stages.core.spec import even
 from stages.distillers import METHODS
+from stages.io import params
 from stages.models import Student, TextTable, adapters, export, load, save, space_of
 from stages.models.families.noise import NoiseSchedule
 from stages.models.latents import Latents
@@ -25,6 +28,7 @@ from stages.training.tune import Lora, tuning
 from tests.models.families import stock, tiny
 from tests.test_contracts import changed, on_nodes, settings, underway
 
+PARAMS = Path(__file__).parents[3] / "params"
 FAMILIES = list(tiny.BUILDERS)
 
 
@@ -43,6 +47,8 @@ WHOLE = ("sd3", "sdxl")
 """Families that every method takes a step on; on the others those below do."""
 OTHERS = ("cd", "dmd2", "tdm", "dgpo")
 """Of images and of prompts, with a follower, with a head on features, with a critic, with a reward."""
+VARIANTS = {"rcm": "scm", "sana_sprint": "scm", "tcm": "ect"}
+"""Presets with networks that the knobs of their method leave out -> that method."""
 STEPS = [
     pytest.param(family, name, marks=[] if family == "sd3" else pytest.mark.slow)
     for family in FAMILIES
@@ -178,18 +184,33 @@ def test_a_prompt_that_is_cut_is_told_by_how_much(rig: Rig) -> None:
 
 @pytest.mark.parametrize(("rig", "name"), STEPS, indirect=["rig"])
 def test_every_method_takes_a_step(rig: Rig, name: str) -> None:
+    takes_a_step(rig, MODULES[name], settings(name, rollout_steps=4))
+
+
+@pytest.mark.parametrize("rig", ONE, indirect=True)
+@pytest.mark.parametrize("preset", VARIANTS)
+def test_a_preset_with_further_networks_takes_a_step(rig: Rig, preset: str) -> None:
+    section = yaml.safe_load(params.compose(PARAMS, ["experiment=smoke", f"+distiller@distill.arms.it={preset}"]))
+    method, own = METHODS[VARIANTS[preset]], section["distill"]["arms"]["it"]
+    known = {field.name for field in fields(method.Config)}
+    cfg = check(method.Config, {key: value for key, value in own.items() if key in known}, preset)
+    assert len(method.roles(cfg)) > len(method.roles(settings(VARIANTS[preset])))
+    takes_a_step(rig, method, cfg)
+
+
+def takes_a_step(rig: Rig, method: Any, cfg: Any) -> None:
+    """With adapters; nothing but them changes, and the student's among them."""
     base = {key: value.clone() for key, value in rig.net.state_dict().items()}
     group = torch.arange(2).repeat_interleave(2)
     x0, noise = (rig.space.noise(4, stream(n, "batch")) for n in range(2))
     batch = {"x0": x0, "noise": noise, **on_nodes(noise, x0), "cond": group[:, None] + 1, "group": group}
     prompts = [Prompt(text) for text in rig.table.prompts]
     start = Start(rig.net, rig.net, rig.space, lambda images, _prompts: images.flatten(1).mean(1), prompts)
-    cfg = settings(name, rollout_steps=4)
-    if any(isinstance(role, Trained) and role.second_time for role in MODULES[name].roles(cfg).values()):
+    if any(isinstance(role, Trained) and role.second_time for role in method.roles(cfg).values()):
         with pytest.raises(ValueError, match="a checkpoint's network has one time"):
-            Trainer(MODULES[name], cfg, BUDGET, start, seed=0, device="cpu", tuning=tuning(LORA, 0))
+            Trainer(method, cfg, BUDGET, start, seed=0, device="cpu", tuning=tuning(LORA, 0))
         return
-    made = underway(Trainer(MODULES[name], cfg, BUDGET, start, seed=0, device="cpu", tuning=tuning(LORA, 0)))
+    made = underway(Trainer(method, cfg, BUDGET, start, seed=0, device="cpu", tuning=tuning(LORA, 0)))
     metrics = made.step(batch)
     assert all(torch.as_tensor(value).isfinite() for value in metrics.values())
     own = changed(made)
