@@ -88,8 +88,16 @@ class Config:
             raise ValueError(f"guidance_scales={list(self.guidance_scales)}: two are the same in six digits; drop one")
         together(
             *(lambda name=name: metrics.chosen(self.metrics[name], f"metrics.{name}") for name in self.metrics),
-            *(lambda name=name: rewards.terms({name: self.rewards[name]}, "rewards") for name in self.rewards),
+            *(lambda name=name: _says_something(self.rewards[name], name) for name in self.rewards),
             *(lambda name=name: checks.fits_own(self.steered[name], f"steered.{name}") for name in self.steered),
+        )
+
+
+def _says_something(section: dict[str, Any], name: str) -> None:
+    (term,) = rewards.terms({name: section}, "rewards")
+    if rewards.compares(term):
+        raise ValueError(
+            f"{term.where}: compares samples of one model with each other, which tells no two models apart"
         )
 
 
@@ -156,7 +164,7 @@ def _cells(cfg: Config, job: Job) -> Iterator[tuple[dict[str, Any], Cell]]:
         cell = Cell(kind=kind, settings={name: getattr(cfg, name) for name in of}, seed=job.seed, asked=section)
         for group, name, source, how in every:
             unit = {"id": f"{kind}.{names[0]}.{group}.{name}", "group": kind, "input": source, "sampler": how}
-            own = {"of": f"{group}.{name}", "names": names, **({"judged": True} if kind == "reward" else {})}
+            own = {"of": f"{group}.{name}", "names": names, **({"judged": "samples"} if kind == "reward" else {})}
             yield unit | own, replace(cell, sampler=how)
 
 

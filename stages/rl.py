@@ -69,12 +69,22 @@ def configure(job: Job) -> arm.Arm[Common]:
         lambda: arm.configure(job.section, Common, POLICIES, job.where, "RL algorithm"),
         lambda: rewards.terms(job.section.get("rewards"), join(job.where, "rewards")),
     )
+    _watches_a_number(made.common, terms)
     if differentiates(made.method):
         together(*(lambda term=term: _refuse(made.name, term) for term in rewards.rigid(terms)))
     if made.common.teacher is not None and not distils(made.method):
         known = listed(sorted(name for name, method in POLICIES.items() if distils(method)))
         raise ValueError(f"{join(job.where, 'teacher')}: {made.name} distils no teacher, {known} do; leave it out")
     return made
+
+
+def _watches_a_number(common: Common, terms: Sequence[rewards.Term]) -> None:
+    compared = [term for term in terms if rewards.compares(term)]
+    if compared and common.stop and (common.stop.plateau is not None or common.stop.heldout):
+        raise ValueError(
+            f"{compared[0].where}: compares a group's samples, so that its mean never moves, and stop.plateau and "
+            "stop.heldout would look at that; set them to null and keep stop.drift"
+        )
 
 
 def _refuse(method: str, term: rewards.Term) -> None:
@@ -142,12 +152,14 @@ def _has_heldout(common: Common, job: Job, count: int) -> None:
         raise ValueError(f"{job.where}.stop.heldout: no prompts are held out; hold some out, or set it to null")
 
 
-def plan(cfg: arm.Arm[Common], _job: Job) -> list[dict[str, Any]]:
+def plan(cfg: arm.Arm[Common], job: Job) -> list[dict[str, Any]]:
     """One unit. With pretrained rewards it is called after their bytes: nobody goes on with what others had judged."""
     weights = sources.digests(cfg.common.rewards)
     own = {"id": f"weights-{sha256_of(weights)[:16]}", "weights": weights} if weights else {"id": "all"}
     # A gradient does not come back from workers: such a reward runs where training does.
-    return [own if differentiates(cfg.method) else {**own, "judged": True}]
+    if differentiates(cfg.method):
+        return [own]
+    return [{**own, "judged": "groups" if any(map(rewards.compares, _terms(cfg.common, job))) else "samples"}]
 
 
 def reward(cfg: arm.Arm[Common], job: Job, _unit: Mapping[str, Any]) -> Reward:

@@ -12,6 +12,7 @@ from stages.io import params, run
 from stages.io.expected import Expected, Outline
 from stages.io.job import Job
 from tests.cells.rigs import SILENT, make_inputs, right
+from tests.rewards.servers import service
 
 PARAMS = Path(__file__).parents[1] / "params"
 
@@ -62,6 +63,26 @@ def test_held_out_prompts_have_to_be_there() -> None:
     job = Job(stage="rl", arm="dgpo", seed=0, section=section(*STOPPED), inputs={})
     with pytest.raises(ValueError, match=r"rl\.arms\.dgpo\.stop\.heldout: no prompts are held out"):
         rl.expect(rl.configure(job), job, inputs)
+
+
+PREFERENCE = {
+    "kind": "vlm_preference", "weight": 1.0, "model": "m", "question": "Which shows {prompt}?", "both_orders": False,
+    "top_logprobs": 5, "service": service("http://h"),
+}  # fmt: skip
+
+
+def test_a_reward_that_compares_is_given_whole_groups_and_no_rule_on_its_mean() -> None:
+    def job(*words: str) -> Job:
+        rewards = {**right(all=1.0), "liked": PREFERENCE}
+        return Job(stage="rl", arm="dgpo", seed=0, section={**section(*words), "rewards": rewards}, inputs={})
+
+    for words in ([], [*STOPPED, ".stop.heldout=null", ".stop.drift=1.0"]):
+        (unit,) = rl.plan(rl.configure(job(*words)), job(*words))
+        assert unit["judged"] == "groups"
+    message = r"rl\.arms\.dgpo\.rewards\.liked: compares a group's samples"
+    for words in (STOPPED, ["+stop@rl.arms.dgpo.stop=rules", ".stop.heldout=null", ".stop.plateau=0.1"]):
+        with pytest.raises(ValueError, match=message):
+            rl.configure(job(*words))
 
 
 def test_a_teacher_is_for_those_that_distil_one() -> None:

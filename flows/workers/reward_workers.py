@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from itertools import accumulate
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from flows.project.resources import Compute
@@ -96,23 +96,30 @@ class Judge:
 class Panel:
     """Judges as one reward: each scores a part of the samples. It can be sent to other workers."""
 
-    def __init__(self, judges: Sequence[Any], silence_s: float) -> None:
-        self._judges, self._silence_s = judges, silence_s
+    def __init__(self, judges: Sequence[Any], silence_s: float, *, whole_groups: bool) -> None:
+        self._judges, self._silence_s, self._whole_groups = judges, silence_s, whole_groups
 
     def __call__(self, images: "Tensor", prompts: "Sequence[Prompt]") -> "Tensor":
         """Rewards [B], in the order of the images. Raises what a judge raised, Passing where one is lost."""
         import torch
 
-        parts = images.detach().cpu().tensor_split(len(self._judges))
-        ends = list(accumulate(map(len, parts)))
-        asked = [prompts[end - len(part) : end] for end, part in zip(ends, parts, strict=True)]
+        sent = images.detach().cpu()
         calls = [
-            judge.score.remote(part, texts)
-            for judge, part, texts in zip(self._judges, parts, asked, strict=True)
-            if len(part)
+            judge.score.remote(sent[part], prompts[part])
+            for judge, part in zip(self._judges, self._parts(prompts), strict=False)  # few samples leave some idle
         ]
         scores = _answers(calls, self._silence_s)
         return torch.cat(scores).to(images.device)
+
+    def _parts(self, prompts: "Sequence[Prompt]") -> list[slice]:
+        """Of about as many samples each; samples that are compared with each other are in one."""
+        import torch
+
+        from stages.core.prompts import runs
+
+        ends = [run.stop for run in runs(prompts)] if self._whole_groups else range(1, len(prompts) + 1)
+        shares = torch.tensor(ends).tensor_split(len(self._judges))
+        return [slice(*two) for two in pairwise([0, *(int(share[-1]) for share in shares if len(share))])]
 
 
 @contextmanager
@@ -136,7 +143,7 @@ def seated(bench: Bench, job: Mapping[str, Any], unit: Mapping[str, Any]) -> Ite
     judge = ray.remote(max_restarts=_RESTARTS, max_task_retries=_RESTARTS)(Judge)
     judges = [judge.options(**options, **_seat(number)).remote(told, unit) for number in range(bench.count)]
     try:
-        yield Panel(judges, bench.silence_s), _places(judges, bench)
+        yield Panel(judges, bench.silence_s, whole_groups=unit.get("judged") == "groups"), _places(judges, bench)
     finally:
         for each in judges:
             ray.kill(each)  # type: ignore[arg-type] (ray has two types of handles)

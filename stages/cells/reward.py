@@ -19,7 +19,7 @@ from stages.io import replicates
 from stages.io.artefacts import as_text
 from stages.io.dataset import Split
 from stages.io.job import Job
-from stages.rewards import Given, expected, is_judged, terms, weighted
+from stages.rewards import Given, compares, expected, is_judged, terms, weighted
 from stages.rewards.verifier import ALL
 from stages.training.checks import finite
 
@@ -96,6 +96,14 @@ def judged(job: Job, numbers: Mapping[str, float]) -> dict[str, float]:
 
 
 def _stated(job: Job) -> dict[str, Section]:
-    """The rewards of each RL arm, whose replicates have the same, and those of the parameters, by name."""
+    """The rewards of each RL arm, whose replicates have the same, and those of the parameters, by name.
+
+    Without those that compare samples of a model with each other: their mean is the same for every model.
+    """
     firsts = {arm: own["rewards"] for arm, own in job.context["rl"].items() if replicates.split(arm)[1] == 1}
-    return firsts | {name: {name: section} for name, section in job.section["rewards"].items()}
+    stated = firsts | {name: {name: section} for name, section in job.section["rewards"].items()}
+    kept = {
+        name: {term.name: section[term.name] for term in terms(section, name) if not compares(term)}
+        for name, section in stated.items()
+    }
+    return {name: section for name, section in kept.items() if section}

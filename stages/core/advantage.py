@@ -19,6 +19,16 @@ def summed(parts: Tensor, weights: Sequence[float]) -> Tensor:
     return torch.stack([weight * column for weight, column in zip(weights, parts.unbind(dim=1), strict=True)]).sum(0)
 
 
+def win_rate(reward: Tensor) -> Tensor:
+    """Of rewards [G, K] the share of the group's others that each is above, in [0, 1]; a tie is half a win.
+
+    Pref-GRPO (Wang et al. 2025, arXiv:2508.20751): a lead of a hair, which standardising would blow up, is one place.
+    NaN where K is 1.
+    """
+    ahead = (reward[:, :, None] - reward[:, None, :]).sign()
+    return (1 + ahead.sum(dim=2) / (reward.shape[1] - 1)) / 2
+
+
 def numbered(group: Tensor) -> Tensor:
     """[B]: 0, 0, .., 1, 1, .., for groups that may begin with any number, as those of a slice do."""
     return torch.unique_consecutive(group, return_inverse=True)[1]

@@ -1,7 +1,8 @@
 """What is asked for: a string, and what is known of it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate, groupby
 from typing import Any
 
 EMPTY = 0
@@ -19,3 +20,10 @@ class Prompt:
     """What is not to be shown, where that was said."""
     id: str | None = None
     """What its data set calls it, where that has names."""
+
+
+def runs(prompts: Sequence[Prompt]) -> list[slice]:
+    """Where the same prompt stands several times in a row: the samples that a group has of it."""
+    sizes = [len(list(same)) for _, same in groupby(prompts)]
+    ends = list(accumulate(sizes))
+    return [slice(end - size, end) for size, end in zip(sizes, ends, strict=True)]

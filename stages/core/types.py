@@ -23,7 +23,8 @@ Sink = Callable[[int, Mapping[str, float]], None]
 Reward = Callable[[Tensor, Sequence[Prompt]], Tensor]
 """(images [B, C, H, W] in [0, 1], or videos [B, C, T, H, W], or points; B prompts) -> reward [B]. NaN: no verdict.
 
-All values that it is given are finite. One that keeps R rewards apart answers [B, R].
+All values that it is given are finite. One that keeps R rewards apart answers [B, R]. One that compares samples takes
+those of a prompt that follow each other for a group, so whoever hands it parts of a batch keeps them together.
 """
 
 Scored = Callable[[Tensor, Cond], Tensor]

@@ -41,6 +41,7 @@ from stages.rewards import (
     soft_verifier,
     verifier,
     vlm_judge,
+    vlm_preference,
 )
 
 
@@ -56,7 +57,8 @@ class Given:
 class Kind(Protocol):
     """The interface of every module in `stages/rewards`.
 
-    One whose reward has a gradient by the images says so with `DIFFERENTIABLE = True`.
+    One whose reward has a gradient by the images says so with `DIFFERENTIABLE = True`; one that compares a prompt's
+    samples with each other, so that its mean says nothing of a model, with `COMPARES = True`.
     """
 
     Config: type[Any]
@@ -83,6 +85,7 @@ REWARDS: Mapping[str, Any] = MappingProxyType(
         "detection": detection,
         "ocr": ocr,
         "vlm_judge": vlm_judge,
+        "vlm_preference": vlm_preference,
         "http": http,
     }
 )
@@ -155,7 +158,8 @@ def weighted(chosen: Sequence[Term], given: Given) -> Reward:
 
 
 def apart(chosen: Sequence[Term], given: Given) -> Reward:
-    """All R of them without their weights, [B, R]. Of a video [B, C, T, H, W], the mean over its frames.
+    """All R of them without their weights, [B, R]. Of a video [B, C, T, H, W], the mean over its frames; frames that
+    are compared are those of one time.
 
     They have a gradient by the images where each has one.
     """
@@ -164,12 +168,27 @@ def apart(chosen: Sequence[Term], given: Given) -> Reward:
     def reward(images: Tensor, prompts: Sequence[Prompt]) -> Tensor:
         if len(images) != len(prompts):
             raise ValueError(f"rewards: {len(images)} images and {len(prompts)} prompts; give each image its own")
-        frames = images.transpose(1, 2).flatten(0, 1) if images.dim() == 5 else images
-        each = [prompt for prompt in prompts for _ in range(len(frames) // len(images))] if len(images) else []
-        found = torch.stack([part(frames, each).to(images) for part in parts], dim=1)
-        return found.reshape(len(images), -1, len(parts)).mean(dim=1)
+        if images.dim() != 5:
+            return torch.stack([part(images, prompts).to(images) for part in parts], dim=1)
+        at_once = torch.stack(
+            [_over_frames(part, term, images, prompts) for part, term in zip(parts, chosen, strict=True)]
+        )
+        return at_once.mean(dim=2).T
 
     return torch.no_grad()(reward) if rigid(chosen) else reward
+
+
+def _over_frames(part: Reward, term: Term, videos: Tensor, prompts: Sequence[Prompt]) -> Tensor:
+    """[B, T]: the reward of each frame of videos [B, C, T, H, W]."""
+    if compares(term):
+        return torch.stack([part(frame, prompts).to(videos) for frame in videos.unbind(dim=2)], dim=1)
+    each = [prompt for prompt in prompts for _ in range(videos.shape[2])]
+    return part(videos.transpose(1, 2).flatten(0, 1), each).to(videos).reshape(len(videos), -1)
+
+
+def compares(term: Term) -> bool:
+    """Whether a sample's reward depends on the prompt's other samples."""
+    return getattr(term.kind, "COMPARES", False)
 
 
 def rigid(chosen: Sequence[Term]) -> list[Term]:

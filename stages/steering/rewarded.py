@@ -8,7 +8,9 @@ from stages import rewards
 
 
 def _known(section: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    rewards.terms(section, "")
+    for term in rewards.terms(section, ""):
+        if rewards.compares(term):
+            raise ValueError(f"{term.name}: compares a prompt's samples, and a search weighs each by itself")
     return section
 
 

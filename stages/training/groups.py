@@ -10,7 +10,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Generator, Tensor
 
-from stages.core.advantage import Scale, group_advantage, grouped, numbered, summed
+from stages.core.advantage import Scale, group_advantage, grouped, numbered, summed, win_rate
 from stages.core.guidance import guided
 from stages.core.rng import fork, normal_like, uniform
 from stages.core.spec import even
@@ -22,8 +22,9 @@ Levels = Literal["any", "steps"]
 """Where samples are noised: at any level in [t_min, t_max], or at those of the roll-out's own steps that lie there."""
 
 
-Summed = Literal["rewards", "advantages"]
-"""What an arm's rewards are added up as, by their weights: themselves, or the advantages that each alone would give."""
+Summed = Literal["rewards", "wins", "advantages"]
+"""What an arm's rewards are added up as, by their weights: themselves, the shares of its group that a sample is better
+than by each, or the advantages that each alone would give."""
 
 
 class RollOut(Protocol):
@@ -100,15 +101,19 @@ def scored_apart(world: World, x0: Tensor, cond: Tensor, method: str) -> Tensor:
 def judged(world: World, x0: Tensor, batch: Batch, cfg: Judging, method: str) -> tuple[Tensor, Tensor]:
     """The reward [B] of samples x0 [B, ...], and their advantage [B] over their group.
 
-    Advantages that are summed are each reward's own, of one scale whatever the range of that reward.
+    Wins, and advantages that are summed, are each reward's own, of one scale whatever the range of that reward.
     """
     cond, group, scale = batch["cond"], batch["group"], cfg.advantage_scale
     if cfg.summed == "rewards":
         reward = scored(world, x0, cond, method)
         return reward, group_advantage(grouped(reward, group), scale).flatten()
     parts = scored_apart(world, x0, cond, method)
-    each = [group_advantage(grouped(column, group), scale).flatten() for column in parts.unbind(dim=1)]
-    return summed(parts, world.weights), summed(torch.stack(each, dim=1), world.weights)
+    reward, own = summed(parts, world.weights), [grouped(column, group) for column in parts.unbind(dim=1)]
+    if cfg.summed == "wins":
+        wins = summed(torch.stack([win_rate(each).flatten() for each in own], dim=1), world.weights)
+        return reward, group_advantage(grouped(wins, group), scale).flatten()
+    each = [group_advantage(column, scale).flatten() for column in own]
+    return reward, summed(torch.stack(each, dim=1), world.weights)
 
 
 @torch.no_grad()

@@ -18,6 +18,7 @@ from stages.metrics.kernel import mmd2
 from stages.models.verifier import load_verifier
 from stages.rewards import jpeg
 from tests.cells.rigs import SECTION, SILENT, job_on, make_inputs
+from tests.rewards.servers import service
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +53,27 @@ def test_a_reward_that_the_verifier_cannot_tell_is_measured_on_every_model_and_o
     assert flat["real.images.reward_dgpo"] == pytest.approx(expected)
     assert flat["real.images.reward_tuned"] == 2, "the verifier tells the others"
     assert "reward: dgpo" in (out / "report.html").read_text()
+
+
+PREFERENCE = {
+    "kind": "vlm_preference", "weight": 1.0, "model": "m", "question": "Which shows {prompt}?", "both_orders": False,
+    "top_logprobs": 5, "service": service("http://h"),
+}  # fmt: skip
+
+
+def test_a_reward_that_compares_samples_is_measured_on_no_model(beside):
+    job = beside[0]
+    plain = evaluate.plan(check(evaluate.Config, job.section, "evaluate"), job)
+    own = job.context["rl"]["dgpo"]
+    for rewards_of, left in (({**own["rewards"], "liked": PREFERENCE}, True), ({"liked": PREFERENCE}, False)):
+        arms = {**job.context["rl"], "dgpo": {**own, "rewards": rewards_of}}
+        units = evaluate.plan(
+            check(evaluate.Config, job.section, "evaluate"), replace(job, context={**job.context, "rl": arms})
+        )
+        scored = [unit["id"] for unit in units if unit["id"].startswith("reward.dgpo")]
+        assert scored == [unit["id"] for unit in plain if unit["id"].startswith("reward.dgpo") and left]
+    with pytest.raises(ValueError, match=r"rewards\.liked: compares samples of one model with each other"):
+        check(evaluate.Config, {**job.section, "rewards": {"liked": PREFERENCE}}, "evaluate")
 
 
 def test_a_reward_sees_the_very_samples_that_are_scored(beside, monkeypatch, tmp_path):

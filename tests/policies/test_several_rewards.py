@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from stages.core.advantage import group_advantage
+from stages.core.advantage import group_advantage, win_rate
 from stages.core.rng import stream
 from stages.core.types import World
 from stages.training.cost import Meter
@@ -51,6 +51,28 @@ def test_advantages_add_up_whatever_the_range_of_a_reward() -> None:
         torch.testing.assert_close(advantage, first - 0.5 * second)
         torch.testing.assert_close(reward, x0[:, 0, 0, 0] - 0.5 * scale * x0[:, 0, 0, 1])
     assert advantage.reshape(3, 8).sum(dim=1).abs().max() < 1e-12, "a group's still sum to zero"
+
+
+def test_wins_are_places_in_a_group() -> None:
+    """The sheet's golden numbers: a lead of a hair counts as much as any, a wide one no more."""
+    scores = torch.tensor([[0.81, 0.801, 0.8, 0.799]], dtype=torch.float64)
+    torch.testing.assert_close(
+        group_advantage(scores, "group"), torch.tensor([[1.709, -0.342, -0.570, -0.798]]).double(), atol=1e-3, rtol=0
+    )
+    torch.testing.assert_close(
+        group_advantage(win_rate(scores), "group"), torch.tensor([[1.342, 0.447, -0.447, -1.342]]).double(),
+        atol=1e-3, rtol=0,
+    )  # fmt: skip
+    assert win_rate(torch.tensor([[2.0, 2.0, 1.0]])).tolist() == [[0.75, 0.75, 0.0]], "a tie is half a win"
+
+
+def test_wins_add_up_by_the_weights_of_their_rewards() -> None:
+    x0, given = samples()
+    first, second = (win_rate(x0[:, 0, 0, i].reshape(3, 8)) for i in (0, 1))
+    for scale in (1.0, 1e3):
+        reward, advantage = judged(world(scale), x0, given, replace(SUMMED, summed="wins"), "dgpo")
+        torch.testing.assert_close(advantage, group_advantage(first - 0.5 * second, "group").flatten())
+        torch.testing.assert_close(reward, x0[:, 0, 0, 0] - 0.5 * scale * x0[:, 0, 0, 1])
 
 
 def test_of_one_reward_both_are_the_same() -> None:

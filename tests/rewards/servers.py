@@ -1,6 +1,9 @@
 """Servers that rewards ask: the docs' scorer as a process, and one that answers as a test says."""
 
+import base64
+import io
 import json
+import math
 import subprocess
 import sys
 import threading
@@ -11,6 +14,8 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 from tests.ports import free_port
 from tests.waiting import wait_for
@@ -83,6 +88,22 @@ def answering(answer: Answer) -> Iterator[str]:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+def preferring(path: str, content: Any) -> tuple[int, Any]:
+    """A language model that likes the brighter of two images, and the first one whatever it shows."""
+    if content is None:
+        return (200, {"data": []}) if path.endswith("/models") else (404, {})
+    first, second = (_brightness(each["image_url"]["url"]) for each in content["messages"][0]["content"][:2])
+    ahead = 5 * (first - second) + 0.3
+    tokens = [{"token": "1", "logprob": -math.log1p(math.exp(-ahead))}]
+    tokens += [{"token": " 2", "logprob": -math.log1p(math.exp(ahead))}]
+    return 200, {"choices": [{"logprobs": {"content": [{"top_logprobs": tokens}]}}]}
+
+
+def _brightness(url: str) -> float:
+    image = Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).convert("L")
+    return sum(image.tobytes()) / (255 * image.width * image.height)
 
 
 def judging(path: str, content: Any) -> tuple[int, Any]:

@@ -11,7 +11,7 @@ import yaml
 from stages import rewards
 from stages.io.dataset import Dataset
 from tests.cells.rigs import ATTRIBUTES, make_inputs
-from tests.rewards.servers import answering, judging, scorer, service
+from tests.rewards.servers import answering, judging, preferring, scorer, service
 from tests.tiny_pretrained import save_clip, save_detector, save_head
 
 SILENT = ("detection", "ocr")
@@ -26,9 +26,14 @@ def root(tmp_path_factory):
     save_clip(root / "clip")
     save_detector(root / "yolos", ["0", "1", "2"])
     save_head(root / "head.safetensors")
-    with pytest.MonkeyPatch.context() as patch, scorer() as there, answering(judging) as judge:
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        scorer() as there,
+        answering(judging) as judge,
+        answering(preferring) as other,
+    ):
         patch.setenv("FEWSTEP_CACHE", str(root / "cache"))
-        (root / "urls.json").write_text(json.dumps({"http": there, "vlm_judge": judge}))
+        (root / "urls.json").write_text(json.dumps({"http": there, "vlm_judge": judge, "vlm_preference": other}))
         yield root
 
 
@@ -39,6 +44,7 @@ def section(kind, root):
     unstated = {
         "http": {"service": service(urls["http"])},
         "vlm_judge": {"service": service(urls["vlm_judge"]), "model": "m"},
+        "vlm_preference": {"service": service(urls["vlm_preference"]), "model": "m"},
         "verifier": {"attributes": {"all": 1.0}},
         "soft_verifier": {"attributes": {"all": 1.0}},
         "linear": {"direction": [1.0]},
@@ -59,7 +65,7 @@ def built(kind, root):
     return rewards.weighted(terms(kind, root), rewards.Given(root / "verifier", "cpu"))
 
 
-@pytest.mark.parametrize("kind", rewards.REWARDS)
+@pytest.mark.parametrize("kind", [name for name, kind in rewards.REWARDS.items() if not hasattr(kind, "COMPARES")])
 def test_an_image_has_a_number_whatever_is_scored_beside_it(kind, root):
     data, reward = Dataset.load(root / "dataset"), built(kind, root)
     prompts = [data.prompts[place] for place in data.test_prompts.tolist()]

@@ -10,10 +10,10 @@ from flows.runtime import errors
 from stages.core.errors import AwayError
 from stages.core.prompts import Prompt
 from stages.io import services
+from stages.io.chat import share
 from stages.rewards import Given, terms, weighted
-from stages.rewards.vlm_judge import share_of_yes
 from tests.ports import free_port
-from tests.rewards.servers import answering, judging, scorer, service
+from tests.rewards.servers import answering, judging, preferring, scorer, service
 
 PROMPTS = [Prompt("a day"), Prompt("a night"), Prompt("a day", {"n": 1})]
 IMAGES = torch.stack([torch.full((3, 4, 4), value) for value in (0.2, 0.4, 0.8)])
@@ -155,10 +155,78 @@ def test_a_judge_that_gives_no_logprobs_is_refused(cache):
             judge(url)(IMAGES, PROMPTS)
 
 
-def test_yes_and_no_are_found_whatever_their_letters():
+def test_a_word_is_found_whatever_its_letters():
     half = math.log(0.25)
-    assert share_of_yes([("Yes", half), (" yes", half), ("NO.", half), ("maybe", 0.0)]) == pytest.approx(2 / 3)
-    assert math.isnan(share_of_yes([("maybe", -0.1)]))
+    assert share([("Yes", half), (" yes", half), ("NO.", half), ("maybe", 0.0)], "yes", "no") == pytest.approx(2 / 3)
+    assert math.isnan(share([("maybe", -0.1)], "yes", "no"))
+
+
+def preference(url, **more):
+    stated = {"kind": "vlm_preference", "weight": 1.0, "service": service(f"{url}/v1"), "model": "m"}
+    stated |= {"question": "Which is {prompt}?", "both_orders": True, "top_logprobs": 5}
+    return weighted(terms({"it": stated | more}, "r"), Given(None, "cpu"))
+
+
+GROUPS = [Prompt("a day")] * 3 + [Prompt("a night")] * 2
+SHADES = torch.stack([torch.full((3, 4, 4), value) for value in (0.8, 0.2, 0.4, 0.6, 0.2)])
+
+
+def sigmoid(x):
+    return 1 / (1 + math.exp(-x))
+
+
+def test_a_preference_is_the_share_of_its_group_that_a_sample_is_better_than(cache):
+    """Both orders cancel what the judge gives to a place, up to the curve of its answers."""
+    asked = []
+
+    def noted(path, content):
+        asked.append(content)
+        return preferring(path, content)
+
+    with answering(noted) as url:
+        found = preference(url)(SHADES, GROUPS)
+        assert sum(content is not None for content in asked) == 3 * 2 + 2 * 1
+        assert "Which is a night?" in str(asked)
+        alone = preference(url)(SHADES[3:], GROUPS[3:])
+        other = preference(url, both_orders=False)(SHADES, GROUPS)
+        turned = preference(url)(SHADES.flip(0), GROUPS[::-1])
+    bright = [round(255 * value) / 255 for value in (0.8, 0.2, 0.4, 0.6, 0.2)]
+
+    def beats(i, j):
+        lead = 5 * (bright[i] - bright[j])
+        return (sigmoid(lead + 0.3) + sigmoid(lead - 0.3)) / 2
+
+    expected = [(beats(i, j) + beats(i, k)) / 2 for i, j, k in ((0, 1, 2), (1, 0, 2), (2, 0, 1))]
+    torch.testing.assert_close(found, torch.tensor([*expected, beats(3, 4), beats(4, 3)]), atol=1e-4, rtol=0)
+    assert torch.equal(alone, found[3:]), "other groups change nothing"
+    torch.testing.assert_close(turned.flip(0), found)
+    assert found[:3].mean().item() == pytest.approx(0.5)
+    assert other[0] > found[0], "shown first, it has what the judge gives to that place"
+    assert other[4] < found[4]
+
+
+def test_the_first_preference_stands(cache):
+    with answering(preferring) as url:
+        first = preference(url)(SHADES, GROUPS)
+        with answering(lambda path, _: (200, {}) if path.endswith("/models") else (500, {})):
+            assert torch.equal(preference(url)(SHADES, GROUPS), first)
+
+
+def test_without_a_comparison_there_is_no_preference(cache):
+    silent = {"choices": [{"logprobs": {"content": [{"top_logprobs": [{"token": "both", "logprob": 0.0}]}]}}]}
+    with answering(lambda _path, _content: (200, silent)) as url:
+        assert preference(url)(SHADES, GROUPS).isnan().all()
+        assert preference(url)(SHADES[:1], GROUPS[:1]).isnan().all(), "alone there is nothing to compare"
+        assert preference(url)(SHADES[:0], []).shape == (0,)
+
+
+def test_of_videos_frames_of_one_time_are_compared(cache):
+    """Shown as films whose second frame turns the order round, all are as good."""
+    films = torch.stack([SHADES[:3], SHADES[:3].flip(0)], dim=2)
+    with answering(preferring) as url:
+        still = preference(url)(SHADES[:3], GROUPS[:3])
+        film = preference(url)(films, GROUPS[:3])
+    torch.testing.assert_close(film, (still + still.flip(0)) / 2)
 
 
 def test_a_question_has_a_place_for_the_prompt():

@@ -16,7 +16,7 @@ from flows.project.nodes import STAGES, Node
 from flows.project.resources import JUDGED, Compute
 from flows.runtime.errors import Passing
 from flows.workers import reward_workers, train_group
-from flows.workers.reward_workers import Bench
+from flows.workers.reward_workers import Bench, Panel
 from stages.core.prompts import Prompt
 from stages.io import run
 from stages.io.dataset import Dataset
@@ -46,9 +46,18 @@ def test_judges_are_for_stages_that_sample():
     assert compute(workers=2).judges_of("rl") == 2
     assert compute(workers=2).judges_of("teacher") == 0
     assert bench(workers=2).beside({"id": "rl.dgpo"}).count == 0, "of evaluate's units only those that score"
-    assert bench(workers=2).beside({"id": "reward.a.rl.dgpo", "judged": True}).count == 2
+    assert bench(workers=2).beside({"id": "reward.a.rl.dgpo", "judged": "samples"}).count == 2
     with pytest.raises(ValueError, match=r"compute\.rewards\.workers: .*greater than or equal to 0"):
         compute(workers=-1)
+
+
+def test_samples_that_are_compared_go_to_one_judge():
+    a, b, c = map(Prompt, "abc")
+    prompts, two = [a] * 4 + [b] * 2 + [c] * 2, [None, None]
+    assert Panel(two, 1.0, whole_groups=False)._parts(prompts) == [slice(0, 4), slice(4, 8)]
+    assert Panel(two, 1.0, whole_groups=True)._parts(prompts) == [slice(0, 6), slice(6, 8)]
+    assert Panel(two, 1.0, whole_groups=False)._parts([a] * 5) == [slice(0, 3), slice(3, 5)]
+    assert Panel(two, 1.0, whole_groups=True)._parts([a] * 5) == [slice(0, 5)], "the other has nothing to do"
 
 
 @pytest.fixture(scope="module")
