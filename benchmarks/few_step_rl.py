@@ -14,6 +14,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -77,13 +78,18 @@ def main() -> None:
 def section(name: str, calls: int) -> Section:
     """The RL arm's parameters."""
     policy, knobs = LOSSES[name]
-    words = [PRESET, f"+policy@rl.arms.it={policy}", "+reward@rl.arms.it.rewards.right=verifier"]
-    made = yaml.safe_load(compose(ROOT / "params", words))["rl"]["arms"]["it"]
+    made = yaml.safe_load(_composed(policy))["rl"]["arms"]["it"]
     made.pop("replicates")
     made["rewards"]["right"]["attributes"] = {"each": 1.0}
     at = {"init": f"data/distill/tdm{calls}", "rollout_steps": calls, "nfe": calls, "levels": "steps"}
     budget = {**made["budget"], "iterations": max(MARKS), "ema": 0.0, "warmup": 0}
     return {**made, **at, "student_lr": LR, "budget": budget, **knobs}
+
+
+@cache
+def _composed(policy: str) -> str:
+    words = [PRESET, f"+policy@rl.arms.it={policy}", "+reward@rl.arms.it.rewards.right=verifier"]
+    return compose(ROOT / "params", words)
 
 
 def file_of(section: Section, seed: int) -> Path:

@@ -6,6 +6,7 @@ YAML states every field, so there is one place to read a value; the class says w
 import dataclasses
 import json
 from collections.abc import Iterator, Mapping
+from functools import cache
 from types import NoneType
 from typing import Annotated, Any, TypeVar, dataclass_transform, get_args, get_origin, get_type_hints
 
@@ -32,16 +33,20 @@ def check(cls: type[T], section: object, where: str) -> T:
     if not isinstance(section, Mapping):
         raise ValueError(f"{where}: should be a mapping of parameters (got {shown(section)})")
     faults = list(_not_plain(section, where))
-    adapter = pydantic.TypeAdapter(cls)
     try:
         # Through JSON, since that is where the values come from: lists become tuples, 4.5 is no int.
-        made = adapter.validate_json(json.dumps(dict(section), default=str, skipkeys=True), strict=True)
+        made = _adapter(cls).validate_json(json.dumps(dict(section), default=str, skipkeys=True), strict=True)
     except pydantic.ValidationError as error:
         faults += [_explain(fault, cls, where) for fault in error.errors(include_url=False)]
     else:
         if not faults:
             return made
     raise ValueError("\n".join(dict.fromkeys(faults)))
+
+
+@cache
+def _adapter(cls: type[T]) -> pydantic.TypeAdapter[T]:
+    return pydantic.TypeAdapter(cls)  # which takes milliseconds, and a search over samplers checks thousands
 
 
 def _not_plain(value: object, where: str) -> Iterator[str]:

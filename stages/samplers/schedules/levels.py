@@ -16,10 +16,12 @@ def fall(hi: float, lo: float) -> None:
 def times_at(rho: Tensor, path: Path, *, last: float = 1.0) -> Tensor:
     """The times in [0, last] at which sigma/alpha, which grows with t, is `rho`; by bisection."""
     low, high = torch.zeros_like(rho), torch.full_like(rho, last)
-    for _ in range(200):  # ends when neighbouring float64 numbers are reached, whatever the scale of t
+    for _ in range(200):  # until neighbouring float64 numbers are reached, whatever the scale of t
         middle = 0.5 * (low + high)
         below = path.sigma(middle) < rho * path.alpha(middle)
-        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+        before, (low, high) = (low, high), (torch.where(below, middle, low), torch.where(below, high, middle))
+        if torch.equal(low, before[0]) and torch.equal(high, before[1]):
+            break
     return 0.5 * (low + high)
 
 
