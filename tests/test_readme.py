@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -121,6 +122,11 @@ ADDED = {
         "stages/policies/raft.py", "params/policy/raft.yaml", "stages/policies/__init__.py", "POLICIES",
         (("    pso,\n", "    pso,\n    raft,\n"), ('        "dgpo": dgpo,\n', '        "dgpo": dgpo,\n        {},\n')),
     ),
+    "Add a steering": Added(
+        "stages/steering/soft_best.py", "params/steering/soft_best.yaml", "stages/steering/__init__.py", "AnySteering",
+        (("from stages.steering.steady", "from stages.steering.soft_best import SoftBest\nfrom stages.steering.steady"),
+         ("| SelfGuided | Steady,", "| SelfGuided | Steady {},")),
+    ),
 }  # fmt: skip
 
 
@@ -164,7 +170,7 @@ def call(tree: Path, *command: str) -> None:
 
 @pytest.mark.slow
 def test_the_files_are_such_as_the_linter_passes(tree):
-    folders = [f"stages/{name}" for name in ("distillers", "rewards", "metrics", "policies", "samplers")]
+    folders = [f"stages/{name}" for name in ("distillers", "rewards", "metrics", "policies", "samplers", "steering")]
     call(tree, "-m", "ruff", "check", *folders)
     call(tree, "-m", "ruff", "format", "--check", *folders)
 
@@ -189,7 +195,7 @@ def test_an_arm_of_the_method_trains(tree):
 
 
 @pytest.mark.slow
-def test_the_algorithm_trains_on_a_reward_and_both_rewards_and_the_metric_are_measured(tree, tmp_path):
+def test_the_algorithm_trains_and_is_measured_by_rewards_and_metric_and_steered(tree, tmp_path):
     titles = ("Add a reward", "Add a metric", "Add an algorithm")
     words = [word for title in titles for word in entry(title, r"\$ fewstep run (.*)\n").split()]
     root = tmp_path / "tree"
@@ -207,6 +213,8 @@ def test_the_algorithm_trains_on_a_reward_and_both_rewards_and_the_metric_are_me
     }
     assert found["reward.raft.rl.dgpo"] < 0
     assert found["metric.variety.rl.raft"] >= 1
+    call(root, "-m", "flows", *shlex.split(entry("Add a steering", r"\$ fewstep (sample .*)\n")), "--out", "it.png")
+    assert (root / "it.png").is_file()
 
 
 @pytest.mark.slow
