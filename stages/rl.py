@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field
+from torch import Tensor
 
 from stages import rewards
 from stages.core.advantage import summed
 from stages.core.config import config
 from stages.core.messages import join, listed, together
 from stages.core.needs import Needs
+from stages.core.prompts import Prompt
 from stages.core.ranges import Count
 from stages.core.types import Reward, Run
 from stages.io import sources
@@ -27,6 +29,7 @@ from stages.samplers.program import program
 from stages.samplers.spec import Sampler
 from stages.training import arm, data
 from stages.training import needs as training
+from stages.training.gallery import Gallery, Looking
 from stages.training.heldout import Look
 from stages.training.loop import Budget
 from stages.training.method import differentiates, distils
@@ -56,6 +59,8 @@ class Common:
     budget: Budget
     stop: Stop | None
     """What ends it before its budget; null is nothing."""
+    gallery: Gallery | None
+    """Samples of the same prompts while it trains, for trackers; null shows none."""
 
     def __post_init__(self) -> None:
         self.budget.check_slices("prompts_per_iteration", self.prompts_per_iteration)  # a group is never cut
@@ -195,19 +200,20 @@ def work(cfg: arm.Arm[Common], job: Job, unit: Mapping[str, Any], run: Run) -> N
         device=job.device,
     )
     spec = cfg.common.sampler.spec if cfg.common.sampler else cfg.method.sampler(cfg.settings)
-    watch = cfg.common.stop and Watch(
-        cfg.common.stop,
-        Look(
-            replace(init, spec=spec),
-            dataset,
-            lambda images, prompts: summed(judge(images, prompts), factors),
-            cfg.common.stop.heldout.num_samples,
-            job.seed,
-        )
-        if cfg.common.stop.heldout
-        else None,
+    sampled = replace(init, spec=spec)
+
+    def total(images: Tensor, prompts: Sequence[Prompt]) -> Tensor:
+        return summed(judge(images, prompts), factors)
+
+    stop, gallery = cfg.common.stop, cfg.common.gallery
+    look = stop and stop.heldout and Look(sampled, dataset, total, stop.heldout.num_samples, job.seed)
+    outcome = trainer.run(
+        batch_at,
+        resume=run.resume,
+        sink=run.sink,
+        watch=stop and Watch(stop, look),
+        gallery=gallery and Looking(gallery, sampled, dataset, total, job.seed, run.show),
     )
-    outcome = trainer.run(batch_at, resume=run.resume, sink=run.sink, watch=watch)
     made = replace(init, net=outcome.student, spec=spec)
     record(run.out, outcome, made, program(spec))
     if weights:

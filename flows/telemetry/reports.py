@@ -1,23 +1,28 @@
 """The lines that units report while they compute, and who may read them where."""
 
+import base64
+import io
 import json
 import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flows.project.nodes import Node
 from flows.runtime.environment import HOME
 from stages.io.artefacts import write_json
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 FOLDER = HOME / "records"
 """One file a node that runs: where its units report, for whoever follows."""
 
 
 def beside(report: Path, kind: str) -> Path:
-    """Where a unit that reports to `report` puts lines of another kind: system, events."""
+    """Where a unit that reports to `report` puts lines of another kind: system, events, pictures."""
     return report.with_suffix(f".{kind}.jsonl")
 
 
@@ -70,3 +75,23 @@ def reporter(stream: Any, log: Any = None) -> Callable[[int, Mapping[str, float]
             last_news = now
 
     return sink
+
+
+def painter(report: Path) -> Callable[[int, str, "Image"], None]:
+    """What a unit shows pictures with: lines of their own, as PNG in base64, beside its report."""
+
+    def show(step: int, name: str, picture: "Image") -> None:
+        png = io.BytesIO()
+        picture.save(png, "PNG")
+        line = {"step": step, "time": time.time(), "name": name, "png": base64.b64encode(png.getvalue()).decode()}
+        with beside(report, "pictures").open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(line) + "\n")
+
+    return show
+
+
+def picture(line: Mapping[str, Any]) -> "Image":
+    """Of such a line."""
+    from PIL import Image
+
+    return Image.open(io.BytesIO(base64.b64decode(line["png"])))

@@ -80,7 +80,8 @@ def alone(job: dict[str, Any], unit: dict[str, Any], place: str, report: Path, r
     report.touch()  # it has started, whatever an earlier attempt left
     vital = system_metrics.sampled(reports.beside(report, "system"), job["device"])
     with vital, report.open("a", encoding="utf-8") as stream:
-        run.run_unit(Job(**job), unit, place, reporter(stream, get_run_logger()), reward=reward)
+        told = reporter(stream, get_run_logger())
+        run.run_unit(Job(**job), unit, place, told, reward=reward, show=reports.painter(report))
 
 
 @task(name="finish", **_SETTINGS)

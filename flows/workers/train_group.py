@@ -112,12 +112,15 @@ def rank(told: Mapping[str, Any]) -> None:
         job = replace(job, device=str(get_device()))  # its own among those of the machine
     ranks = Ranks(context.get_world_rank(), context.get_world_size())
     if not ranks.leads:
-        run.run_unit(job, told["unit"], told["place"], lambda _step, _metrics: None, ranks, told["reward"])
+        run.run_unit(job, told["unit"], told["place"], lambda _step, _metrics: None, ranks=ranks, reward=told["reward"])
         return
     with collector.posted(told["report"]) as near:
         vital = system_metrics.sampled(reports.beside(Path(near), "system"), job.device)
         with vital, Path(near).open("a", encoding="utf-8") as stream:
-            run.run_unit(job, told["unit"], told["place"], reporter(stream), ranks, told["reward"])
+            show = reports.painter(Path(near))
+            run.run_unit(
+                job, told["unit"], told["place"], reporter(stream), ranks=ranks, reward=told["reward"], show=show
+            )
 
 
 def _cause(failures: Mapping[int, Exception], trace: str) -> Exception:

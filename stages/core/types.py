@@ -3,12 +3,15 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from torch import Generator, Tensor, nn
 
 from stages.core.prompts import Prompt
 from stages.core.ranks import ALONE, Ranks
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 Cond = Tensor
 """Prompts inside, int64 [B, 1]: rows of a model's text table, of which row 0 is the empty prompt. They may be indexed,
@@ -19,6 +22,14 @@ Batch = Mapping[str, Tensor]
 
 Sink = Callable[[int, Mapping[str, float]], None]
 """Where a computation reports: (step, metrics). The caller decides what becomes of it."""
+
+Show = Callable[[int, str, "Image"], None]
+"""Where it shows pictures: (step, name, picture)."""
+
+
+def unseen(_step: int, _name: str, _picture: "Image") -> None:
+    """Nobody looks."""
+
 
 Reward = Callable[[Tensor, Sequence[Prompt]], Tensor]
 """(images [B, C, H, W] in [0, 1], or videos [B, C, T, H, W], or points; B prompts) -> reward [B]. NaN: no verdict.
@@ -40,6 +51,7 @@ class Run:
     resume: Path
     """Where an interrupted training left its state, and leaves it."""
     sink: Sink
+    show: Show = unseen
     ranks: Ranks = ALONE
     """This process's place among those that share the unit."""
     reward: Reward | None = None

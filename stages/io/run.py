@@ -18,7 +18,7 @@ from typing import Any
 from stages.core.config import check
 from stages.core.needs import Needs
 from stages.core.ranks import ALONE, Ranks
-from stages.core.types import Reward, Run, Sink
+from stages.core.types import Reward, Run, Show, Sink, unseen
 from stages.io import artefacts, cells, places
 from stages.io.expected import Expected, Inputs
 from stages.io.job import Job
@@ -76,11 +76,20 @@ def kept(job: Job, units: Sequence[Unit]) -> list[str]:
     return [name for name, folder in zip(at, found, strict=True) if folder is not None]
 
 
-def run_unit(job: Job, unit: Unit, place: str, sink: Sink, ranks: Ranks = ALONE, reward: Reward | None = None) -> None:
+def run_unit(  # noqa: PLR0913 - what a unit is given
+    job: Job,
+    unit: Unit,
+    place: str,
+    sink: Sink,
+    *,
+    ranks: Ranks = ALONE,
+    reward: Reward | None = None,
+    show: Show = unseen,
+) -> None:
     """Compute `unit` at `place`, a folder or a place in a store, unless that was done before.
 
-    Of several workers that share it, the first writes to `place` and to `sink`; what others write is dropped. `reward`
-    scores its samples, if one is appointed.
+    Of several workers that share it, the first writes to `place`, `sink` and `show`; what others write is dropped.
+    `reward` scores its samples, if one is appointed.
     """
     import torch
 
@@ -88,7 +97,7 @@ def run_unit(job: Job, unit: Unit, place: str, sink: Sink, ranks: Ranks = ALONE,
     use(job.endpoint)
 
     def body(out: Path, told: Sink) -> None:
-        given = Run(out=out, resume=out / places.RESUME, sink=told, ranks=ranks, reward=reward)
+        given = Run(out=out, resume=out / places.RESUME, sink=told, show=show, ranks=ranks, reward=reward)
         module_of(job).work(configure(job), job, unit, given)
 
     if ranks.leads:

@@ -20,6 +20,7 @@ from stages.core.types import Batch, Sink, World
 from stages.training import checkpoint
 from stages.training.checks import finite
 from stages.training.cost import SCORED, Cost, Meter
+from stages.training.gallery import Looking
 from stages.training.method import Method, Phase, Trained
 from stages.training.networks import Precision, world_of
 from stages.training.parallel import Metric, Pairwise, Team, give_gradient, take_gradient
@@ -115,10 +116,19 @@ class Trainer:
         self.updates = dict.fromkeys(self.optimisers, 0)
         self.watch: Watch | None = None
 
-    def run(self, batch_at: Callable[[int], Batch], *, resume: Path, sink: Sink, watch: Watch | None = None) -> Outcome:
+    def run(
+        self,
+        batch_at: Callable[[int], Batch],
+        *,
+        resume: Path,
+        sink: Sink,
+        watch: Watch | None = None,
+        gallery: Looking | None = None,
+    ) -> Outcome:
         """Train to the end of the budget, or until `watch` ends it, from `resume` if an interrupted run left its state.
 
         `batch_at(iteration)` must be a pure function, which makes a resumed run bitwise the uninterrupted one.
+        `gallery` looks on, and what it finds is reported too.
         Of several workers only the first writes or reports. Raises ValueError when a loss or weight stops being
         finite or workers differ, ConnectionError when another worker is lost.
         """
@@ -127,14 +137,17 @@ class Trainer:
         checkpoint.restore(self, resume)
         self.team.agree(self.weights.state(), "before training")
         report = dict[str, float]()
+        if gallery and not self.iteration:
+            sink(0, self._looked(gallery))
         with checkpoint.Saver(resume, self.iteration) as saver:
             while self.iteration < self.budget.iterations and not stopped:
                 metrics = self.step(batch_at(self.iteration))
                 stopped = watch and self._seen(watch, metrics)
                 last = self.iteration == self.budget.iterations or bool(stopped)
-                if self.iteration % REPORT_EVERY == 0 or last:
+                due = bool(gallery and gallery.due(self.iteration, last=last))
+                if self.iteration % REPORT_EVERY == 0 or last or due:
                     report = self._checked(metrics, saver)
-                    sink(self.iteration, report)
+                    sink(self.iteration, report | (self._looked(gallery) if gallery and due else {}))
                 if self.team.ranks.leads and not last and saver.due():
                     self._checked(metrics, saver)
                     saver.save(self)
@@ -179,9 +192,17 @@ class Trainer:
         if watch.probe and watch.looks(self.iteration):
             own = watch.probe(self.weights.average) if self.team.ranks.leads else 0.0
             look = self.team.total(torch.tensor([own], dtype=torch.float64, device=self.device)).item()
-            for name, count in (("student/forward", watch.probe.forward), (SCORED, watch.probe.scored)):
-                self.counted[self.meter.names.index(name)] += count
+            self._count(watch.probe.forward, watch.probe.scored)
         return watch.see(numbers, look)
+
+    def _looked(self, gallery: Looking) -> dict[str, float]:
+        self._count(gallery.forward, gallery.scored)
+        return gallery(self.weights.average, self.iteration) if self.team.ranks.leads else {}
+
+    def _count(self, forward: int, scored: int) -> None:
+        """What a look takes, which is no iteration's."""
+        for name, count in (("student/forward", forward), (SCORED, scored)):
+            self.counted[self.meter.names.index(name)] += count
 
     def _slices(self, batch: Batch) -> list[tuple[Batch, Generator]]:
         """This worker's slices of the batch, each with its random numbers."""

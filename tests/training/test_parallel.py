@@ -134,6 +134,7 @@ def test_a_group_is_never_cut():
         "sampler": None,
         "tune": {"kind": "full"},
         "stop": None,
+        "gallery": None,
     }
     section = {**kept, "budget": budget, **sizes}
     with pytest.raises(ValueError, match=r"budget.slices=4 does not divide prompts_per_iteration=6"):

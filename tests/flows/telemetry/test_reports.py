@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from flows.project.nodes import Node
 from flows.telemetry import jsonl, reports
@@ -40,6 +41,16 @@ def test_reports_outlive_the_work_folder(home):
     reports.forget(NODE)
     assert not reports.of(NODE)
     assert not any(file.exists() for file in kept)
+
+
+def test_a_picture_comes_out_as_it_was_shown(home):
+    shades = Image.effect_noise((9, 7), 50)
+    for step in (0, 20):
+        reports.painter(home / "all.jsonl")(step, "gallery", shades)
+    lines = jsonl.Tail(reports.beside(home / "all.jsonl", "pictures")).lines()
+    assert [(line["step"], line["name"]) for line in lines] == [(0, "gallery"), (20, "gallery")]
+    assert all(reports.picture(line).tobytes() == shades.tobytes() for line in lines)
+    assert not (home / "all.jsonl").exists(), "who counts progress is not bothered"
 
 
 def test_a_full_disk_leaves_what_was_announced_before(home, monkeypatch):
