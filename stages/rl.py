@@ -122,7 +122,8 @@ def _knows_its_steps(cfg: arm.Arm[Common], job: Job) -> None:
         raise ValueError(
             f"{job.where}.kernel.name={kernel.name}: {cfg.common.init} is distilled, and answers samples or velocities "
             "of paired noise, of which this is no step: its samples would not be the student's. Take kernel anchored "
-            "or cps (student_grpo, pso), or an algorithm that needs no density (reward_instruct, tdm_r1, direct)"
+            "or cps (student_grpo, student_spo, pso), or an algorithm that needs no density (reward_instruct, tdm_r1, "
+            "direct)"
         )
 
 

@@ -13,6 +13,7 @@ from stages.policies import (
     nft,
     pso,
     reward_instruct,
+    spo,
     tdm_r1,
 )
 
@@ -26,6 +27,7 @@ POLICIES = MappingProxyType(
         "crd": crd,
         "g2rpo": g2rpo,
         "pso": pso,
+        "spo": spo,
         "direct": direct,
         "reward_instruct": reward_instruct,
         "tdm_r1": tdm_r1,

@@ -8,27 +8,33 @@ Sources, by `route`:
 
 One iteration: `num_updates` times, roll samples out by Euler steps, without gradient before the cut; then
  loss = -mean r(x0) + beta_kl mean |v - v_ref|^2 at the steps that have a gradient.
+Its gradient is autograd's, whose graph holds all calls of the route at once, or the adjoint's, with one at a time
+(`stages/samplers/adjoint.py`): `discrete`, the same gradient, for as many calls forward again; or `continuous`, which
+keeps no states either and errs by the step (AdjointDPM: Pan et al. 2023, arXiv:2307.10711).
 The reward must have a gradient by the image (`soft_verifier`), and runs where training does.
 
 Differs: the drift to the reference is ours, without which rewards are hacked fast (DRaFT and AlignProp: adapters alone;
 ReFL: the loss of pre-training beside it); rewards are not cut at a ceiling (ReFL: 2, AlignProp: 10) nor weighed by 1e-3
 or .01, which AdamW would undo; AlignProp's K is uniform (its code: normal about a mean); steps are Euler's (DRaFT and
-AlignProp: DDIM, the latter with noise). DRaFT-LV, with more noises at the last step, is not here.
+AlignProp: DDIM, the latter with noise). DRaFT-LV, with more noises at the last step, is not here. AdjointDPM goes along
+sigma / alpha, which is infinite at noise, by solvers of several orders; ours goes along t by Euler's steps.
 """
 
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
-from torch import Generator
+from torch import Generator, Tensor
 
 from stages.core.config import config
 from stages.core.guidance import guided
-from stages.core.path import data_from_velocity
 from stages.core.ranges import Guidance, NonNegative, Rate, Steps
 from stages.core.rng import fork
 from stages.core.spec import SamplerSpec, even
-from stages.core.types import Batch, World
+from stages.core.types import Batch, Cond, World
+from stages.samplers.adjoint import Call, carried, standing_for, swept
 from stages.samplers.rollout import at, moved, rolled_out
 from stages.training.groups import scored
 from stages.training.method import Frozen, Loss, Needs, Phase, Role, Trained, unprepared
@@ -93,6 +99,8 @@ class Config:
     """w: classifier-free guidance in training as in use; 1 is none."""
     route: Annotated[Last | Random | Early, Field(discriminator="name")]
     """Which calls the gradient goes through."""
+    gradient: Literal["autograd", "continuous", "discrete"]
+    """How it comes back: through a graph of all these calls, or by an adjoint, with a graph of one at a time."""
     num_updates: Steps
     """Updates an iteration, each on samples of its own."""
     beta_kl: NonNegative
@@ -114,17 +122,47 @@ def loss(world: World, batch: Batch, rng: Generator, cfg: Config) -> Loss:
     """Less the mean reward, and the drift of the calls with a gradient."""
     starts, stops = fork(rng, "starts", "stops")
     cond, times = batch["cond"], even(cfg.nfe).times
-    student, reference = (guided(world.nets[role], cfg.guidance) for role in ("student", "reference"))
+    student = guided(world.nets["student"], cfg.guidance)
     nodes = cfg.route.nodes(cfg.nfe, stops)
     x = rolled_out(student, world.space.noise(len(cond), starts), times[: nodes.start + 1], cond)[:, -1]
-    drift, x0 = x.new_zeros(()), x
-    for node in nodes:
-        t, t_next = at(times[node], x), at(times[node + 1], x)
+    path = (*times[nodes.start : nodes.stop], 0.0)  # an early stop goes from its one node to the data seen there
+    by = followed if cfg.gradient == "autograd" else adjoined
+    value, reward, drift = by(world, x, path, cond, cfg)
+    return value, {"reward": reward.detach(), "drift": drift.detach()}
+
+
+def call(world: World, cond: Cond, cfg: Config, share: float) -> Call:
+    """The student's velocity, and `share` of how far the reference's is from it, mean |v - v_ref|^2."""
+    student, reference = (guided(world.nets[role], cfg.guidance) for role in ("student", "reference"))
+
+    def called(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         v = student(x, t, cond)
-        drift = drift + (v - reference(x, t, cond)).square().mean() / len(nodes)
-        x, x0 = moved(x, v, t, t_next), data_from_velocity(x, v, t)
-    reward = scored(world, x0, cond, cfg.method).mean()
-    return cfg.beta_kl * drift - reward, {"reward": reward.detach(), "drift": drift.detach()}
+        return v, share * (v - reference(x, t, cond)).square().mean()
+
+    return called
+
+
+def followed(world: World, x: Tensor, path: Sequence[float], cond: Cond, cfg: Config) -> tuple[Tensor, Tensor, Tensor]:
+    """The loss with its graph, the mean reward and the mean drift, from x at path[0]."""
+    called, drift = call(world, cond, cfg, 1 / (len(path) - 1)), x.new_zeros(())
+    for time, then in pairwise(path):
+        v, away = called(x, at(time, x))
+        x, drift = moved(x, v, at(time, x), at(then, x)), drift + away
+    reward = scored(world, x, cond, cfg.method).mean()
+    return cfg.beta_kl * drift - reward, reward, drift
+
+
+def adjoined(world: World, x: Tensor, path: Sequence[float], cond: Cond, cfg: Config) -> tuple[Tensor, Tensor, Tensor]:
+    """The same with its gradient by the student's weights found already."""
+    assert cfg.gradient != "autograd"
+    states = carried(guided(world.nets["student"], cfg.guidance), x, path, cond, cfg.gradient)
+    end = states[-1].requires_grad_()
+    reward = scored(world, end, cond, cfg.method).mean()
+    (slope,) = torch.autograd.grad(-reward, end)
+    learnt = [p for p in world.nets["student"].parameters() if p.requires_grad]
+    called = call(world, cond, cfg, 1 / (len(path) - 1))
+    _, gradient, drift = swept(called, states, path, slope, learnt, weight=cfg.beta_kl)
+    return standing_for(cfg.beta_kl * drift - reward, learnt, gradient), reward, drift
 
 
 def roles(cfg: Config) -> dict[str, Role]:

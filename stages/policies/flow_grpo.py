@@ -70,7 +70,7 @@ from stages.samplers.schedules.shifted import pushed
 from stages.training.groups import Summed, judged
 from stages.training.kept import Kept
 from stages.training.method import Frozen, Loss, Needs, Phase, Role, Trained
-from stages.training.rollouts import along, clipped, guided, masked, rolled_by
+from stages.training.rollouts import along, check_kernel, clipped, guided, masked, rolled_by
 from stages.training.windows import Drawn, Every, Sliding, Window, check_window
 
 NEEDS: Needs = "prompts"
@@ -135,25 +135,6 @@ class Config:
                 f"steps_per_update={self.steps_per_update} exceeds the {stochastic} stochastic steps of "
                 f"rollout_steps={self.rollout_steps}; lower it, or raise that of the roll-out or its window"
             )
-
-
-def check_kernel(cfg: Config) -> None:
-    """ValueError for a kernel without noise, and where a student would not be rolled out as it is used."""
-    for knob in ("noise_level", "depth"):
-        if getattr(cfg.kernel, knob, None) == 0:
-            raise ValueError(f"kernel.{knob}=0.0: a roll-out without noise has no densities; raise it")
-    if not isinstance(cfg.kernel, Anchored):
-        return
-    if cfg.rollout_steps != cfg.nfe:
-        raise ValueError(
-            f"rollout_steps={cfg.rollout_steps} differs from nfe={cfg.nfe}: kernel.name=anchored is for a student that "
-            "maps, and knows no steps but those of its use; make them one, or take a kernel of velocities"
-        )
-    if cfg.guidance != 1:
-        raise ValueError(
-            f"guidance={cfg.guidance}: kernel.name=anchored is for a student that maps, which has its guidance within; "
-            "set it to 1.0, or take a kernel of velocities"
-        )
 
 
 def times_of(cfg: Config) -> tuple[float, ...]:

@@ -17,7 +17,6 @@ renoising, and none for its ancestral Euler; a group of equals teaches nothing. 
 image with a sample, is not here. The paper's headline figures are UNVERIFIED.
 """
 
-import math
 from dataclasses import asdict, replace
 from typing import Annotated, Literal
 
@@ -37,6 +36,7 @@ from stages.samplers.kernels import grid_like
 from stages.samplers.rollout import rolled_out
 from stages.training.groups import ordered, scored
 from stages.training.method import Frozen, Loss, Needs, Phase, Role, Trained
+from stages.training.rollouts import bounded
 
 NEEDS: Needs = "prompts"
 
@@ -97,14 +97,14 @@ def loss(world: World, batch: Batch, _rng: Generator, cfg: Config) -> Loss:
     with torch.no_grad():
         reference = step.log_prob(x_next, step.mean(x, world.nets["reference"](x, times[index], cond)))
     log_ratio = log_prob - reference
-    held = log_ratio.clamp(math.log(1 - cfg.clip_range) if cfg.clip_range < 1 else None, math.log(1 + cfg.clip_range))
+    held, is_clipped = bounded(log_ratio, cfg.clip_range)
     won, lost = held.reshape(cfg.nfe - 1, 2, -1).unbind(dim=1)
     margin = cfg.beta * (won - lost)
     return -(counts * logsigmoid(margin)).mean(), {
         "reward": batch["reward"].mean(),
         "pairs": counts.mean(),
         "accuracy": (counts * (margin > 0)).mean().detach() / counts.mean().clamp_min(1e-9),
-        "clipped": (held != log_ratio).to(held).mean(),
+        "clipped": is_clipped.to(held).mean(),
     }
 
 

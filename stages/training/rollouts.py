@@ -4,7 +4,9 @@ States and log-densities are remembered; an update evaluates its densities **at 
 ratio is exactly 1 before the first. Log-densities are means over a sample's elements.
 """
 
+import math
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Generator, Tensor, nn
@@ -13,7 +15,51 @@ from stages.core.path import expand
 from stages.core.prompts import EMPTY
 from stages.core.rng import normal_like
 from stages.core.types import Cond, Velocity
+from stages.samplers.anchored import Anchored
 from stages.samplers.kernels import Transitions
+
+
+class Stepping(Protocol):
+    """What a configuration says of a roll-out by a kernel, and of the model's use."""
+
+    @property
+    def kernel(self) -> Transitions:
+        """What makes steps stochastic."""
+        ...
+
+    @property
+    def rollout_steps(self) -> int:
+        """Of a roll-out."""
+        ...
+
+    @property
+    def nfe(self) -> int:
+        """Steps in use."""
+        ...
+
+    @property
+    def guidance(self) -> float:
+        """w of both."""
+        ...
+
+
+def check_kernel(cfg: Stepping) -> None:
+    """ValueError for a kernel without noise, and where a student would not be rolled out as it is used."""
+    for knob in ("noise_level", "depth"):
+        if getattr(cfg.kernel, knob, None) == 0:
+            raise ValueError(f"kernel.{knob}=0.0: a roll-out without noise has no densities; raise it")
+    if not isinstance(cfg.kernel, Anchored):
+        return
+    if cfg.rollout_steps != cfg.nfe:
+        raise ValueError(
+            f"rollout_steps={cfg.rollout_steps} differs from nfe={cfg.nfe}: kernel.name=anchored is for a student that "
+            "maps, and knows no steps but those of its use; make them one, or take a kernel of velocities"
+        )
+    if cfg.guidance != 1:
+        raise ValueError(
+            f"guidance={cfg.guidance}: kernel.name=anchored is for a student that maps, which has its guidance within; "
+            "set it to 1.0, or take a kernel of velocities"
+        )
 
 
 def guided(net: nn.Module, scale: float) -> Velocity:
@@ -72,6 +118,13 @@ def clipped(ratio: Tensor, advantage: Tensor, clip_range: float) -> tuple[Tensor
     """
     held = ratio.clamp(1 - clip_range, 1 + clip_range)
     return torch.minimum(advantage * ratio, advantage * held), held != ratio
+
+
+def bounded(log_ratio: Tensor, clip_range: float) -> tuple[Tensor, Tensor]:
+    """The log of a ratio clipped to 1 +- clip_range, beyond which it has no gradient, and where that is; both [B]."""
+    low = math.log(1 - clip_range) if clip_range < 1 else None
+    held = log_ratio.clamp(low, math.log(1 + clip_range))
+    return held, held != log_ratio
 
 
 def masked(ratio: Tensor, advantage: Tensor, kl: Tensor, bound: float) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,8 @@
 """Direct reward gradients against the chain rule on a Gaussian, finite differences, and where the graph is cut."""
 
+import weakref
 from dataclasses import asdict, replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -17,14 +19,14 @@ from stages.io.job import Job
 from stages.models.space import Points
 from stages.policies import direct
 from stages.samplers.rollout import rolled_out
-from tests.policies.groups import batch, mean_pixel, slope_of, tiny
+from tests.policies.groups import batch, gradient, mean_pixel, slope_of, tiny
 from tests.training.gaussian import GaussianVelocity, ShiftedVelocity, tokens
 from tests.training.tiny import TinyNet
 
 PARAMS = Path(__file__).parents[2] / "params/policy"
 CONFIG = direct.Config(
-    method="direct", nfe=4, guidance=1.0, route=direct.Last(name="last", steps=4), num_updates=1, beta_kl=0.0,
-    student_lr=1e-4,
+    method="direct", nfe=4, guidance=1.0, route=direct.Last(name="last", steps=4), gradient="autograd",
+    num_updates=1, beta_kl=0.0, student_lr=1e-4,
 )  # fmt: skip
 
 
@@ -144,6 +146,66 @@ def test_the_drift_is_that_of_the_calls_with_a_gradient() -> None:
         gap = world.nets["student"](states[:, k], t, cond) - world.nets["reference"](states[:, k], t, cond)
         gaps.append(gap.square().mean())
     torch.testing.assert_close(held - free, 0.3 * sum(gaps) / 2)
+
+
+ROUTES = [last(1), last(3), direct.Random(name="random", steps=4), direct.Early(name="early", steps=3)]
+
+
+@pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{route.name} {route.steps}")
+@pytest.mark.parametrize(("guidance", "beta_kl"), [(1.0, 0.0), (2.0, 0.4)])
+def test_the_discrete_adjoint_is_autograd_s_gradient(route: object, guidance: float, beta_kl: float) -> None:
+    found = []
+    for gradient_by in ("autograd", "discrete"):
+        cfg = replace(CONFIG, route=route, guidance=guidance, beta_kl=beta_kl, gradient=gradient_by)
+        world = tiny(direct, cfg)
+        value, metrics = direct.loss(world, batch(), stream(1, "loss"), cfg)
+        found.append((value.detach(), metrics["drift"], metrics["reward"], gradient(value, world.nets["student"])))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-14)
+
+
+def test_the_continuous_adjoint_nears_autograd_s_gradient_by_the_step() -> None:
+    gaps = []
+    for nfe in (16, 32, 64):
+        slopes = []
+        for gradient_by in ("autograd", "continuous"):
+            cfg = replace(CONFIG, nfe=nfe, route=last(nfe), beta_kl=0.4, gradient=gradient_by)
+            slopes.append(slope_of(direct, tiny(direct, cfg), batch(), cfg))
+        gaps.append(((slopes[0] - slopes[1]).norm() / slopes[0].norm()).item())
+    assert gaps[-1] < 0.05
+    assert [a / b for a, b in pairwise(gaps)] == pytest.approx([2, 2], rel=0.15), "of order 1"
+
+
+class Saved:
+    """A tensor that a graph keeps; it goes when the graph does."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+
+
+def most_kept(cfg: direct.Config) -> int:
+    """Numbers that graphs keep at once for their way back."""
+    alive: weakref.WeakSet[Saved] = weakref.WeakSet()
+    most = 0
+
+    def pack(tensor: Tensor) -> Saved:
+        nonlocal most
+        saved = Saved(tensor)
+        alive.add(saved)
+        most = max(most, sum(each.tensor.numel() for each in alive))
+        return saved
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda saved: saved.tensor):
+        direct.loss(tiny(direct, cfg), batch(), stream(0, "loss"), cfg)
+    return most
+
+
+@pytest.mark.parametrize("gradient_by", ["autograd", "discrete", "continuous"])
+def test_an_adjoint_holds_the_graph_of_one_call_whatever_the_steps(gradient_by: str) -> None:
+    few, many = (
+        most_kept(replace(CONFIG, nfe=nfe, route=last(nfe), gradient=gradient_by, beta_kl=0.3)) for nfe in (4, 16)
+    )
+    assert many / few == (pytest.approx(4, rel=0.1) if gradient_by == "autograd" else 1)
 
 
 def job(**rewards: dict[str, object]) -> Job:

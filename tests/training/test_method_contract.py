@@ -21,6 +21,7 @@ from stages.distillers.imagine_flash import Shifted
 from stages.models.space import Points
 from stages.policies import POLICIES
 from stages.policies.direct import Last
+from stages.policies.spo import Learnt
 from stages.training.cost import Meter
 from stages.training.kept import Ends
 from stages.training.method import Follower, Trained, needs_of
@@ -40,8 +41,8 @@ def section(name: str) -> dict[str, Any]:
     return {f.name: text[f.name] for f in fields(MODULES[name].Config)}
 
 
-WIDE = {"nfe": 2, "guidance": 1.5, "drift_bound": 1e3}
-"""Networks here are further apart than in a training."""
+WIDE = {"nfe": 2, "guidance": 1.5, "drift_bound": 1e3, "margin": 0.0}
+"""Networks here are further apart than in a training, and their heads surer of nothing."""
 
 
 def shipped(name: str) -> Any:
@@ -180,6 +181,7 @@ def turned(cfg: Any, field: str) -> Any:
         "kept": Ends(name="ends", share=0.5),
         "window": Sliding(name="sliding", size=3, passes=1.0, rest_share=1.0),
         "derivative": Forward(name="jvp"),
+        "judge": Learnt(name="learnt", first=0.2, updates=1, lr=1e-3),
         "goal": Shifted(name="shifted", high=0.8, low=0.2),
         "route": Last(name="last", steps=1),  # with two steps in all there is no longer one
         "target_clip": 1e-2,  # as with clip_range
