@@ -1,6 +1,6 @@
 """Pairs for straightening and distillation, made of recorded trajectories, and how straight the flow was before.
 
-Where asked for, also which few steps follow the teacher best.
+Where asked for, also which few steps follow the teacher best, and samplers that are fitted to it.
 """
 
 import json
@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field
 from torch import Generator, Tensor
 
 from stages.core.config import config
 from stages.core.guidance import guided
 from stages.core.path import LINEAR
+from stages.core.precision import Wide
 from stages.core.ranges import Count, Guidance, row_of
 from stages.core.ranges import Steps as NumSteps
 from stages.core.rng import stream
@@ -26,15 +28,20 @@ from stages.io.dataset import Dataset
 from stages.io.expected import Expected, Inputs, outline
 from stages.io.job import Job
 from stages.io.pairs import Pairs
-from stages.io.steps import Steps
+from stages.io.steps import Steps, fitted_at
 from stages.metrics.pairs import moments, pair_statistics
 from stages.metrics.straightness import straightness
-from stages.models import TextTable, load, samples, space_of
+from stages.models import Student, TextTable, load, samples, space_of
 from stages.samplers import sample
 from stages.samplers.aligned import aligned_costs
 from stages.samplers.field import VelocityAt
+from stages.samplers.fits import AnyFit, Fit
+from stages.samplers.fits.model import Fitting
 from stages.samplers.search import best_nodes, jump_costs
+from stages.samplers.spec import Sampler
 
+NAME = r"^[A-Za-z][A-Za-z0-9_-]{0,63}$"
+"""What a fitted sampler may be called."""
 _FOUND = "found.json"
 """What a unit tells `finish`."""
 
@@ -72,6 +79,8 @@ class Config:
     straightness: Straightness
     search: Search | None
     """null searches for no steps."""
+    samplers: dict[Annotated[str, Field(pattern=NAME)], AnyFit]
+    """Name -> how a sampler is fitted to the teacher, one of `stages/samplers/fits`."""
 
     def has_real(self, count: int) -> None:
         """ValueError where noise should go with real data and there is none."""
@@ -102,21 +111,25 @@ def expect(cfg: Config, _job: Job, inputs: Inputs) -> Expected:
 
 
 def plan(cfg: Config, job: Job) -> list[dict[str, Any]]:
-    """One unit a shard of trajectories, one for the teacher's straightness, and one for the search."""
+    """One unit a shard of trajectories, one for the teacher's straightness, one for the search, and one a sampler."""
     count = len(Pairs(job.input("trajectories")).rows)
     searches = [{"id": "search", "shard": None}] if cfg.search else []
+    fits = [{"id": f"sampler-{name}", "shard": None, "fit": name} for name in cfg.samplers]
     shards = [{"id": f"shard-{i:05d}", "shard": i} for i in range(count)]
-    return [{"id": "straightness", "shard": None}, *shards, *searches]
+    return [{"id": "straightness", "shard": None}, *shards, *searches, *fits]
 
 
 def work(cfg: Config, job: Job, unit: Mapping[str, Any], run: Run) -> None:
-    """Pair the rows of one shard, measure, or search."""
+    """Pair the rows of one shard, measure, search, or fit a sampler."""
     recorded = Pairs(job.input("trajectories"))
     if unit["id"] == "straightness":
         write_json(run.out / _FOUND, {"straightness_teacher": _straightness(cfg.straightness, job, recorded)})
     elif unit["id"] == "search":
         assert cfg.search is not None
         _search(cfg.search, job, recorded).write(run.out)
+    elif "fit" in unit:
+        fitted = _fit(cfg.samplers[unit["fit"]], job, recorded, unit["fit"])
+        write_json(fitted_at(run.out, unit["fit"]), fitted.stated)
     else:
         _pair(cfg, job, recorded, unit["shard"], run.out)
     run.sink(1, {})
@@ -173,6 +186,16 @@ def _search(cfg: Search, job: Job, recorded: Pairs) -> Steps:
     return Steps(times, nodes, [each / noise[0].numel() for each in left])
 
 
+def _fit(fit: Fit, job: Job, recorded: Pairs, name: str) -> Sampler:
+    """The sampler called `name`, fitted to the teacher on samples of its own."""
+    teacher, cond, noise = _start(job, recorded, fit.num_samples, "reflow/fit")
+    x0 = _first(recorded, fit.num_samples).to(noise)
+    with torch.no_grad():
+        return fit.fitted(
+            Fitting(Wide(teacher.net), cond, noise, x0, lambda word: stream(job.seed, f"reflow/fit/{name}/{word}"))
+        )
+
+
 def _first(recorded: Pairs, count: int) -> Tensor:
     """The samples of the first `count` trajectories, or of all if there are fewer."""
     found = list[Tensor]()
@@ -184,12 +207,17 @@ def _first(recorded: Pairs, count: int) -> Tensor:
 
 def _flow(job: Job, recorded: Pairs, count: int, name: str, guidance: float) -> tuple[VelocityAt, Tensor]:
     """The teacher's velocity under the prompts of the first `count` trajectories, and noise to start from."""
+    teacher, cond, noise = _start(job, recorded, count, name)
+    velocity = guided(teacher.net, guidance)
+    return lambda x, t: velocity(x, t, cond), noise
+
+
+def _start(job: Job, recorded: Pairs, count: int, name: str) -> tuple[Student, Tensor, Tensor]:
+    """The teacher, the prompts of the first `count` trajectories, and noise for them."""
     teacher = load(job.input("teacher") / "model", TextTable.load(job.input("encode")), job.device)
     dataset = Dataset.load(job.input("dataset"))
     cond = dataset.rows(dataset.place_of(recorded.first_prompts(count))).to(job.device)
-    noise = teacher.space.noise(len(cond), stream(job.seed, name)).to(job.device)
-    velocity = guided(teacher.net, guidance)
-    return lambda x, t: velocity(x, t, cond), noise
+    return teacher, cond, teacher.space.noise(len(cond), stream(job.seed, name)).to(job.device)
 
 
 def finish(_cfg: Config, job: Job, parts: Sequence[Path], out: Path) -> Mapping[str, float]:

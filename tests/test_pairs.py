@@ -8,14 +8,17 @@ import torch
 import yaml
 
 from flows.project.nodes import STAGES, Node
+from stages.core.config import check
 from stages.core.rng import normal_at
 from stages.couplings.minibatch_ot import assignment, squared_distances
 from stages.io import artefacts, params, run
 from stages.io.dataset import Dataset
 from stages.io.job import Job
 from stages.io.pairs import Pairs
+from stages.io.steps import fitted_at
 from stages.metrics.pairs import moments, pair_statistics
 from stages.models.store import sampler
+from stages.samplers.spec import Sampler
 
 ROOT = Path(__file__).parents[1]
 SHARDS = 4
@@ -188,6 +191,24 @@ def test_a_student_steps_on_the_nodes_that_the_search_found(base, tmp_path, cost
     assert list(sampler(out / "model").times) == [found["times"][i] for i in found["nodes"][1]]
     cost = json.loads((out / "cost.json").read_text())
     assert (cost["network_evaluations"], cost["backward_passes"]) == (24 * 8 + 32, 32)
+
+
+@pytest.mark.slow
+def test_samplers_are_fitted_to_the_teacher_and_whole(base, tmp_path):
+    root = beside(base, tmp_path, "dataset", "teacher", "encode", "trajectories")
+    v3, dc = "reflow.samplers.v3", "reflow.samplers.dc"
+    words = [f"+fit@{v3}=dpm_solver_v3", f"{v3}.num_samples=16", f"{v3}.num_levels=6", f"{v3}.guidance=2.0"]
+    composed = compose(*words, f"+fit@{dc}=dc_solver", f"{dc}.num_samples=8", f"{dc}.parts=2")
+    out = make(Node("reflow"), composed, root)
+    found = {name: json.loads(fitted_at(out, name).read_text()) for name in ("v3", "dc")}
+    for name, stated in found.items():
+        assert check(Sampler, stated, name).spec.num_steps == 8
+    assert found["v3"]["guidance"] == 2.0
+    table = found["v3"]["rule"]["statistics"]
+    assert [len(table[name]) for name in ("lam", "l", "s", "b")] == [6] * 4
+    assert table["l"][0] > 0.9, "where there is noise alone, the state is the noise"
+    assert table["l"][-1] < table["l"][0]
+    assert set(found["dc"]["rule"]["ratios"][:2]) == {1.0} != set(found["dc"]["rule"]["ratios"])
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import torch
 
 from stages.cells.bench import Bench
 from stages.cells.measure import Cell, Measured, drawn, opened
-from stages.metrics.table import Sampled, chosen
+from stages.metrics.table import Flow, Sampled, chosen
 from stages.training.checks import finite
 
 
@@ -29,17 +29,28 @@ def metric(cell: Cell, bench: Bench, model: Path | None, name: str) -> Measured:
     """
     data, settings = bench.dataset, Comparing(**cell.settings)
     kind, cfg = chosen(cell.asked, name)
+    if "flow" in kind.NEEDS and model is None:
+        return Measured({})  # real images have no flow
     lacks_real = not data.has_real and ("real" in kind.NEEDS or model is None)
     if lacks_real or ("verifier" in kind.NEEDS and not bench.verifier.attributes):
         return Measured({})
     if model is None:
         images, places = data.train_images, data.train_prompts.tolist()
+    elif "flow" in kind.NEEDS:
+        images, places = data.test_images[:0], []
     else:
         places = bench.compared_places(settings.fd_repeats, settings.num_samples)
         images, _ = drawn(bench, opened(cell, bench, model), "test", places, cell, name)
-    shown = Sampled(images, bench.prompts(places), data.test_images, bench.verifier)
+    flow = _flow(cell, bench, model) if model and "flow" in kind.NEEDS else None
+    shown = Sampled(images, bench.prompts(places), data.test_images, bench.verifier, flow)
     told = kind.measure(cfg, shown)
     if told is None:
         return Measured({})
     found = torch.as_tensor(told, dtype=torch.float64)
     return Measured({"metric": finite(found, name, "mend the metric, or take it out of evaluate.metrics").item()})
+
+
+def _flow(cell: Cell, bench: Bench, model: Path) -> Flow:
+    student = opened(cell, bench, model)
+    cond = bench.dataset.rows(bench.dataset.test_prompts.tolist()).to(bench.dataset.test_images.device)
+    return Flow(student.net, student.space, bench.dataset.space, cond)

@@ -22,7 +22,14 @@ def from_noise_to_data(times: Sequence[float]) -> Sequence[float]:
 def _named(choice: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(choice.get("name"), str):
         raise ValueError(f"should have a name beside its knobs (got {shown(choice)})")
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in choice.items()}  # as JSON has it
+    return _plain(choice)
+
+
+def _plain(value: Any) -> Any:
+    """As JSON has it."""
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    return [_plain(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 Choice = Annotated[dict[str, Any], AfterValidator(_named)]

@@ -1,4 +1,4 @@
-"""Nodes for a few steps, as a search over a fine grid of times found them: a file of the reflow artefact."""
+"""What searches found for a few steps: nodes of a fine grid, and whole samplers; files of the reflow artefact."""
 
 import json
 from collections.abc import Sequence
@@ -8,6 +8,11 @@ from pathlib import Path
 from stages.io.artefacts import write_json
 
 FILE = "steps.json"
+
+
+def fitted_at(folder: Path, name: str) -> Path:
+    """Where the artefact in `folder` has the sampler called `name`, as parameters state one."""
+    return folder / "samplers" / f"{name}.json"
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,22 @@ from torch import Tensor
 from stages.core.config import check
 from stages.core.messages import choose, join, listed, shown
 from stages.core.prompts import Prompt
-from stages.metrics import clip_score, cmmd, diversity, fd, kernel, manifold, sharpness, spread
+from stages.core.types import Velocity
+from stages.metrics import clip_score, cmmd, diversity, fd, kernel, likelihood, manifold, sharpness, spread
+from stages.models.space import Points
 from stages.models.verifier import Verifier
+
+
+@dataclass(frozen=True)
+class Flow:
+    """A model itself, for metrics that look at no samples of it."""
+
+    velocity: Velocity
+    space: Points
+    kind: str
+    """Of the space: pixels, points or latents."""
+    cond: Tensor
+    """[M, 1], the prompts of the test images."""
 
 
 @dataclass(frozen=True)
@@ -32,17 +46,19 @@ class Sampled:
     real: Tensor
     """[M, ...], the test images; none of them where the metric does not need them."""
     verifier: Verifier
+    flow: Flow | None = None
+    """Where the metric needs it; there are no samples then."""
 
 
-Need = Literal["real", "verifier", "repeats"]
-"""Test images; a verifier that sees; several samples of a prompt."""
+Need = Literal["real", "verifier", "repeats", "flow"]
+"""Test images; a verifier that sees; several samples of a prompt; the model's flow in the place of samples."""
 
 
 class Kind(Protocol):
     """The interface of every module in METRICS."""
 
     NEEDS: tuple[Need, ...]
-    """Without real images or a verifier it is left out; without repeats, which parameters state, it is refused."""
+    """Without real images, verifier or model it is left out; without repeats, which parameters state, it is refused."""
     Config: type[Any]
 
     def measure(self, cfg: Any, shown: Sampled) -> float | None:
@@ -53,6 +69,7 @@ class Kind(Protocol):
 METRICS: Mapping[str, Any] = MappingProxyType(
     {
         "kernel": kernel,
+        "likelihood": likelihood,
         "cmmd": cmmd,
         "fd": fd,
         "manifold": manifold,

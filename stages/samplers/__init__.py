@@ -22,8 +22,10 @@ from stages.samplers.bdia import BDIA
 from stages.samplers.churn import Churn
 from stages.samplers.cps import CPS
 from stages.samplers.dance_sde import DanceSDE
+from stages.samplers.dc_solver import DCSolver
 from stages.samplers.ddim import DDIM
 from stages.samplers.deis import DEIS
+from stages.samplers.dpm_solver_v3 import DPMSolverV3
 from stages.samplers.dpmpp_2m import Dpmpp2M
 from stages.samplers.dpmpp_2m_sde import Dpmpp2MSDE
 from stages.samplers.dpmpp_2s import Dpmpp2S
@@ -33,6 +35,7 @@ from stages.samplers.euler import Euler
 from stages.samplers.field import Draw, Field, Rule, State, Steering, VelocityAt, drawing
 from stages.samplers.flow_map import FlowMap
 from stages.samplers.flow_sde import FlowSDE
+from stages.samplers.gotta_go_fast import GottaGoFast
 from stages.samplers.gradient_estimation import GradientEstimation
 from stages.samplers.grid import build
 from stages.samplers.heun import EdmHeun, Heun
@@ -45,9 +48,11 @@ from stages.samplers.restart import Restart
 from stages.samplers.sa_solver import SASolver
 from stages.samplers.unipc import UniPC
 
-_Drawing = Renoise | FlowSDE | DanceSDE | CPS | Anchored | DDIM | Churn | Restart | Langevin
+_Drawing = Renoise | FlowSDE | DanceSDE | CPS | Anchored | DDIM | Churn | Restart | Langevin | GottaGoFast
 _Extrapolated = BDIA | PNDM | Momentum | GradientEstimation
-_Multistep = Dpmpp2M | Dpmpp2S | Dpmpp3M | Dpmpp2MSDE | UniPC | DEIS | _Extrapolated | ERSDE | SASolver
+_Multistep = (
+    Dpmpp2M | Dpmpp2S | Dpmpp3M | Dpmpp2MSDE | UniPC | DEIS | _Extrapolated | ERSDE | SASolver | DPMSolverV3 | DCSolver
+)
 FromNoise = Euler | Heun | PseudoCorrector | _Multistep | _Drawing | FlowMap
 """Those that can start where alpha = 0, as every sampler of a model does."""
 

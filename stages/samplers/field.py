@@ -5,7 +5,7 @@ The one place where a sampler calls a network, and where its calls are counted.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Generator, Tensor
@@ -141,6 +141,12 @@ class Field:
         """E[eps | x] at node i: one network call."""
         return combine(self.grid.noise[i], x, self.velocity(x, i))
 
+    def anywhere(self, x: Tensor, t: Tensor, rows: Tensor) -> Tensor:
+        """The network's velocity for some of the samples, `rows` int64 [n], at times of their own, t [n]: n calls."""
+        self._count(len(rows), self._passes)
+        of = self._velocity.take(rows) if isinstance(self._velocity, Prompted) else self._velocity
+        return of(x, t)
+
     def on(self, grid: Grid, x: Tensor) -> "Field":
         """The network itself on another grid, for a rule that leaves this one; its calls are counted here."""
         return Field(self._velocity, grid, x, self.counts)
@@ -187,6 +193,22 @@ class Rule(Protocol):
     def step(self, field: Field, state: State, i: int, draw: Draw, /) -> State:
         """The state at node i + 1 from that at node i. All that is remembered is in the state."""
         ...
+
+
+@runtime_checkable
+class Adaptive(Protocol):
+    """A rule that chooses its own steps, each sample for itself: what it calls is known when it has run."""
+
+    def most_calls(self, num_steps: int, /) -> int:
+        """Of a sample, from noise to data in so many steps of a grid."""
+        ...
+
+
+def fixed(rule: Rule, where: str) -> Rule:
+    """The rule; ValueError where it chooses its own steps."""
+    if isinstance(rule, Adaptive):
+        raise ValueError(f"{where}: rule {rule.name} chooses its own steps, and here they are given; take another rule")
+    return rule
 
 
 Steering = Callable[[Field, State, int], State]

@@ -25,3 +25,9 @@ def lagrange(nodes: Sequence[float], j: int, at: Tensor) -> Tensor:
         if k != j:
             value = value * (at - node) / (nodes[j] - node)
     return value
+
+
+def lagrange_weights(nodes: Sequence[float], at: float) -> list[float]:
+    """What each node's value weighs in the polynomial through all of them at `at`; they sum to 1."""
+    place = torch.tensor(at, dtype=torch.float64)
+    return [lagrange(nodes, j, place).item() for j in range(len(nodes))]

@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 from stages.core.path import expand
 from stages.core.types import Cond, Velocity
 from stages.samplers import sample
-from stages.samplers.field import Rule
+from stages.samplers.field import Rule, fixed
 
 
 def at(time: float, x: Tensor) -> Tensor:
@@ -34,6 +34,8 @@ def rolled_out(
     """
     if len(times) == 1:
         return x[:, None]
+    if not isinstance(rule, str):
+        fixed(rule, "roll-outs")
     solution = sample(
         lambda y, t, **until: velocity(y, t, cond, **until), x, times, rule, rng=rng, keep=range(len(times))
     )

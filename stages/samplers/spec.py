@@ -1,7 +1,7 @@
 """A sampler as parameters state it: a step rule, a schedule, guidance, maybe a field, each with the knobs it has."""
 
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, Any, Protocol, runtime_checkable
 
 import torch
 from pydantic import Field
@@ -11,19 +11,31 @@ from stages.core.path import LINEAR
 from stages.core.ranges import Guidance
 from stages.core.spec import SamplerSpec
 from stages.samplers import FromNoise, drive, rule_of
-from stages.samplers.field import Prompted
+from stages.samplers.field import Adaptive, Prompted
 from stages.samplers.fields import AnyField, field_of, over
 from stages.samplers.grid import build
 from stages.samplers.schedules import AnySchedule
 
 
 def calls(spec: SamplerSpec) -> float:
-    """Samples through a network that one sample takes, a guided call twice; the most, where the field looks at it."""
+    """Samples through a network that one sample takes, a guided call twice; the most, where the sampler looks at it."""
+    rule = rule_of(spec.rule)
+    if isinstance(rule, Adaptive):
+        return rule.most_calls(spec.num_steps) * (1 if spec.guidance == 1 else 2)
     stream, noise = torch.Generator().manual_seed(0), torch.zeros(1, 1)
     network = Prompted(lambda x, *_, **_until: x, torch.zeros(1, 1, dtype=torch.int64), spec.guidance)
     answers = field_of(spec.field)
     field = over(answers if answers and answers.fixed else None)(network, build(LINEAR, spec.times), noise)
-    return drive(field, noise, rule_of(spec.rule), rng=stream).cost
+    return drive(field, noise, rule, rng=stream).cost
+
+
+@runtime_checkable
+class ForSteps(Protocol):
+    """A rule whose knobs are those of so many steps."""
+
+    def fits(self, num_steps: int, /) -> None:
+        """ValueError where a sampler of `num_steps` has others."""
+        ...
 
 
 @config
@@ -38,14 +50,27 @@ class Sampler:
     """What answers for the velocity in the network's place; none is the network itself."""
 
     def __post_init__(self) -> None:
+        num_steps = len(self.schedule.times()) - 1
+        if isinstance(self.rule, ForSteps):
+            self.rule.fits(num_steps)
         if self.field is None:
             return
-        self.field.fits(len(self.schedule.times()) - 1, self.guidance)
+        self.field.fits(num_steps, self.guidance)
+        if isinstance(self.rule, Adaptive):
+            raise ValueError(
+                f"field={self.field.name}: rule {self.rule.name} calls the network between nodes, where no field "
+                "answers for it; leave the field out"
+            )
         if self.rule.name == "flow_map":
             raise ValueError(
                 f"field={self.field.name}: rule flow_map asks the network for averages, which no field answers for; "
                 "leave the field out"
             )
+
+    @property
+    def stated(self) -> dict[str, Any]:
+        """As parameters state it."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
     @property
     def spec(self) -> SamplerSpec:

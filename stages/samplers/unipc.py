@@ -9,9 +9,11 @@ its weights, as in 2M.
 import math
 from typing import Literal
 
+from torch import Tensor
+
 from stages.core.config import config
 from stages.samplers.field import Draw, Field, State
-from stages.samplers.grid import combine
+from stages.samplers.grid import Grid, combine
 
 SMALL = 0.1
 """Below this |u|, phi functions come from their series: the closed forms cancel."""
@@ -25,24 +27,42 @@ class UniPC:
 
     def step(self, field: Field, state: State, i: int, _draw: Draw) -> State:
         """From node i to node i + 1, corrected but for the last; remembers the data predictions at both."""
-        grid, older = field.grid, state.memory.get("older")
         data = state.memory["data"] if i else field.data(state.x, 0)
-        h, gain, x = grid.step[i], grid.gain(i), grid.jump(state.x, data, i)
-        slope = None if older is None else older - data
-        ratio = 0.0 if i == 0 else -h / grid.step[i - 1]  # 1 / r_1
-        predicted = x
-        if slope is not None and math.isfinite(h):
-            predicted = combine((1.0, 0.5 * gain * ratio), x, slope)
-        if i + 1 == grid.num_steps:
-            return State(predicted)
-        ahead = field.data(predicted, i + 1)
-        if slope is None:
-            x = combine((1.0, 0.5 * gain), x, ahead - data)
-        else:
-            weight_old, weight_new = corrector_weights(h, ratio)
-            x = combine((1.0, gain * weight_new), x, ahead - data)
-            x = combine((1.0, gain * weight_old * ratio), x, slope)
-        return State(x, {"older": data, "data": ahead})
+        return unipc_step(field, state.x, i, data, state.memory.get("older"))
+
+
+def unipc_step(field: Field, x: Tensor, i: int, data: Tensor, older: Tensor | None) -> State:
+    """From x at node i to node i + 1 with the data predictions there and at the node before."""
+    grid, jumped = field.grid, field.grid.jump(x, data, i)
+    slope = None if older is None else older - data
+    predicted = _predicted(grid, jumped, i, slope)
+    if i + 1 == grid.num_steps:
+        return State(predicted)
+    h, gain, ahead = grid.step[i], grid.gain(i), field.data(predicted, i + 1)
+    if slope is None:
+        x = combine((1.0, 0.5 * gain), jumped, ahead - data)
+    else:
+        ratio = _ratio(grid, i)
+        weight_old, weight_new = corrector_weights(h, ratio)
+        x = combine((1.0, gain * weight_new), jumped, ahead - data)
+        x = combine((1.0, gain * weight_old * ratio), x, slope)
+    return State(x, {"older": data, "data": ahead})
+
+
+def unipc_predicted(grid: Grid, x: Tensor, i: int, data: Tensor, older: Tensor) -> Tensor:
+    """Where the predictor goes from x at node i."""
+    return _predicted(grid, grid.jump(x, data, i), i, older - data)
+
+
+def _predicted(grid: Grid, jumped: Tensor, i: int, slope: Tensor | None) -> Tensor:
+    if slope is None or not math.isfinite(grid.step[i]):
+        return jumped
+    return combine((1.0, 0.5 * grid.gain(i) * _ratio(grid, i)), jumped, slope)
+
+
+def _ratio(grid: Grid, i: int) -> float:
+    """1 / r_1 of step i."""
+    return -grid.step[i] / grid.step[i - 1]
 
 
 def corrector_weights(h: float, ratio: float) -> tuple[float, float]:

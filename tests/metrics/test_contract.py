@@ -8,9 +8,15 @@ import pytest
 import torch
 import yaml
 
+from stages.core.derivative import Difference
+from stages.core.derivative import Forward as Jvp
 from stages.core.prompts import Prompt
+from stages.metrics.likelihood import Exact, Hutchinson
 from stages.metrics.seeing import Seeing
-from stages.metrics.table import METRICS, Sampled, chosen
+from stages.metrics.table import METRICS, Flow, Sampled, chosen
+from stages.models import space
+from stages.samplers.schedules.log_uniform import LogUniform
+from stages.samplers.schedules.uniform import Uniform
 from tests.tiny_pretrained import save_clip, save_dinov2
 
 PARAMS = Path(__file__).parents[2] / "params/metric"
@@ -31,7 +37,14 @@ class Pixels:
 def shown():
     rng = torch.Generator().manual_seed(0)
     prompts = [Prompt(f"{number % 3}") for number in range(20)]
-    return Sampled(torch.rand(20, 1, 2, 2, generator=rng), prompts, torch.rand(15, 1, 2, 2, generator=rng), Pixels())
+    images, real = torch.rand(20, 1, 2, 2, generator=rng), torch.rand(15, 1, 2, 2, generator=rng)
+    flow = Flow(bent, space.Pixels((1, 2, 2)), "pixels", torch.zeros(15, 1, dtype=torch.int64))
+    return Sampled(images, prompts, real, Pixels(), flow)
+
+
+def bent(x, t, _cond):
+    """A velocity without a closed form."""
+    return (x * (1 - t.reshape(-1, 1, 1, 1))).sin() + 0.2 * x.flip(2) * x
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +60,7 @@ def section(kind, root):
     """Its preset, with what that leaves to the experiment."""
     clip, dinov2 = {"source": str(root / "clip")}, {"kind": "dinov2", "source": str(root / "dinov2")}
     unstated = {"cmmd": clip, "clip_score": clip} | {name: {"features": dinov2} for name in ("fd", "diversity")}
+    unstated["likelihood"] = {"num_samples": 8}
     unstated["manifold"] = {"features": dinov2, "share": "density"}
     return yaml.safe_load((PARAMS / f"{kind}.yaml").read_text()) | unstated.get(kind, {})
 
@@ -55,7 +69,11 @@ def turned(value, root):
     """Another value of a knob."""
     if isinstance(value, Seeing):
         return Seeing(kind="clip", source=str(root / "clip"))
-    others = {str(root / "clip"): str(root / "other"), "density": "recall"}
+    if isinstance(value, Jvp | Hutchinson | LogUniform):
+        return {Jvp: Difference(name="difference", step=0.1), Hutchinson: Exact(name="exact")}.get(
+            type(value), Uniform(name="uniform", steps=4)
+        )
+    others = {"bits": "error", str(root / "clip"): str(root / "other"), "density": "recall"}
     return others[value] if isinstance(value, str) else 2 * value
 
 

@@ -106,11 +106,12 @@ def stated(rule, schedule, guidance=1.0, **field):
 
 SHIFTED = {"name": "shifted", "steps": 5, "shift": 3.0}
 EXPLICIT = {"name": "explicit", "at": [1.0, 0.6, 0.21, 0.0]}
+APART = {"edm_heun", "flow_map", "gotta_go_fast"}
 CARRIED = {
     "one step": even(1),
     "guided": even(3, guidance=2.0),
     "shifted": stated({"name": "euler"}, SHIFTED),
-    **{name: stated(choice("rule", name), SHIFTED) for name in sorted(RULES.keys() - {"edm_heun", "flow_map"})},
+    **{name: stated(choice("rule", name), SHIFTED) for name in sorted(RULES.keys() - APART)},
     **{
         name: stated({"name": "dpmpp_2m"}, SHIFTED, 2.0, field=choice("field", name))
         for name in ("taylor_seer", "guidance_interval")

@@ -1,0 +1,38 @@
+"""Samplers that are fitted to a model: what is measured or searched for becomes knobs, and the sampler is whole.
+
+A fit is its knobs and `fitted(model)`, the sampler that came of it, as parameters state one. The `reflow` stage makes
+those that `reflow.samplers` names; a new one is a new file and one line here. README.md above has the table.
+"""
+
+from types import MappingProxyType
+from typing import Annotated, Protocol
+
+import pydantic
+
+from stages.core.config import members
+from stages.samplers.fits.dc_solver import FitDCSolver
+from stages.samplers.fits.dpm_solver_v3 import FitDPMSolverV3
+from stages.samplers.fits.model import Fitting
+from stages.samplers.spec import Sampler
+
+AnyFit = Annotated[FitDPMSolverV3 | FitDCSolver, pydantic.Field(discriminator="name")]
+FITS = MappingProxyType(members(AnyFit))
+"""By name."""
+
+
+class Fit(Protocol):
+    """The interface of every row: its knobs, and what comes of them."""
+
+    @property
+    def name(self) -> str:
+        """In the table."""
+        ...
+
+    @property
+    def num_samples(self) -> int:
+        """Of the model, that it looks at."""
+        ...
+
+    def fitted(self, model: Fitting, /) -> Sampler:
+        """The sampler."""
+        ...
