@@ -133,12 +133,14 @@ def _may_be_several(cfg: arm.Arm[Common], job: Job, init: Expected) -> None:
             f"{word}: a checkpoint's pipeline, and an adapter's, asks one network for every prompt; set it to 1, or "
             "train an arm for each part of the prompts"
         )
-    if _has_two_times(cfg):
-        raise ValueError(f"{word}: {cfg.name} trains a network of two times, of which there is one; set it to 1")
+    if what := _averages(cfg):
+        raise ValueError(f"{word}: {cfg.name} trains a network {what}, of which there is one; set it to 1")
 
 
-def _has_two_times(cfg: arm.Arm[Common]) -> bool:
-    return any(isinstance(role, Trained) and role.second_time for role in cfg.method.roles(cfg.settings).values())
+def _averages(cfg: arm.Arm[Common]) -> str | None:
+    """What makes the student a network that answers averages, where it is one."""
+    student = cfg.method.roles(cfg.settings)["student"]
+    return student.averages if isinstance(student, Trained) else None
 
 
 def _can_blend(cfg: arm.Arm[Common], job: Job, student: Sketch, teacher: Sketch) -> None:
@@ -192,11 +194,11 @@ def _has_a_size(common: Common, job: Job, inputs: Inputs) -> None:
 
 
 def _has_the_times(cfg: arm.Arm[Common], job: Job, init: Expected) -> None:
-    averages = _has_two_times(cfg)
+    averages = _averages(cfg)
     if averages and init.model == "checkpoint":
         raise ValueError(
-            f"{job.where}.method={cfg.name}: it trains a network of two times, and {cfg.common.init} is a checkpoint, "
-            "whose pipeline has no word for the second; take a method of one time"
+            f"{job.where}.method={cfg.name}: it trains a network {averages}, and {cfg.common.init} is a checkpoint, "
+            "whose pipeline has no word for that; take a method of one time"
         )
     if cfg.common.sampler and cfg.common.sampler.rule.name == "flow_map" and not averages:
         raise ValueError(

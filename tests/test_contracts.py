@@ -1,7 +1,7 @@
 """The words between packages, each shown with something that nothing here was made for."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from types import ModuleType
@@ -20,6 +20,7 @@ from stages.core.spec import even
 from stages.distillers import METHODS
 from stages.models import Student
 from stages.models.conditioning import OneHot
+from stages.models.policy import made
 from stages.models.space import Pixels, Points
 from stages.policies import POLICIES
 from stages.rewards import Given, weighted
@@ -111,6 +112,13 @@ class HalfBase(nn.Module):
 
     def add_second_time(self, seed: int) -> None:
         """Its adapter sees the second time as it is."""
+
+    def add_policy(self, choice: Mapping[str, Any], seed: int) -> None:
+        """All fields are what it answers."""
+        self.policy = made(choice)
+
+    def fields(self, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+        return self(x, t, cond).repeat_interleave(self.policy.channels(x.shape[1]), dim=1)
 
     def forward(self, x: Tensor, t: Tensor, cond: Tensor, until: Tensor | None = None) -> Tensor:
         told = x if until is None else x * (1 + expand(t - until, x))

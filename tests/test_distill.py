@@ -73,7 +73,7 @@ def test_what_goes_together_is_not_refused() -> None:
         ("boss", ["nodes=even", "nfe=3"], {}, "its 64 steps are no multiple of the student's 3"),
         ("tdm", ["num_students=4"], {"init": Expected(model="checkpoint")}, "asks one network for every prompt"),
         ("meanflow", ["num_students=4"], {}, "meanflow trains a network of two times, of which there is one"),
-        ("oftsr", [], {"init": Expected(model="checkpoint")}, "no word for the second; take a method of one time"),
+        ("oftsr", [], {"init": Expected(model="checkpoint")}, "no word for that; take a method of one time"),
     ],
 )
 def test_what_does_not_is_refused_by_name(

@@ -23,6 +23,7 @@ from stages.distillers import (
     pcm,
     perflow,
     phased_dmd,
+    pi_flow,
     progressive,
     rectified,
     scm,
@@ -67,5 +68,6 @@ METHODS = MappingProxyType(
         "sfd": sfd,
         "imagine_flash": imagine_flash,
         "twinflow": twinflow,
+        "pi_flow": pi_flow,
     }
 )

@@ -15,11 +15,11 @@ class FewStepPipeline(DiffusionPipeline):
 
     `sampler` says what that is: times, step rule, guidance. `steps` are the rule's steps, written down: a value is
     known by its number, 0 is the noise, and the last is the image. Without them they are Euler's, at the times. A model
-    with a `second_time` is asked for the velocity on average between two.
+    with a `second_time`, or with a `policy`, is asked for the velocity on average between two.
     """
 
     # A list is what diffusers reads.
-    _optional_components = ["transformer", "unet", "second_time", "text_encoder", "tokenizer"]  # noqa: RUF012
+    _optional_components = ["transformer", "unet", "second_time", "policy", "text_encoder", "tokenizer"]  # noqa: RUF012
 
     def __init__(
         self,
@@ -27,6 +27,7 @@ class FewStepPipeline(DiffusionPipeline):
         unet=None,
         *,
         second_time=None,
+        policy=None,
         text_encoder=None,
         tokenizer=None,
         sampler=None,
@@ -42,7 +43,7 @@ class FewStepPipeline(DiffusionPipeline):
         super().__init__()
         sampler = sampler or {"times": [1.0, 0.0], "guidance": 1.0}
         steps = steps or euler(sampler["times"])
-        self.register_modules(transformer=transformer, unet=unet, second_time=second_time)
+        self.register_modules(transformer=transformer, unet=unet, second_time=second_time, policy=policy)
         self.register_modules(text_encoder=text_encoder, tokenizer=tokenizer)
         self.register_to_config(sampler=sampler, steps=steps, prompts=prompts, space=space, fold=fold)
 
@@ -93,6 +94,8 @@ class FewStepPipeline(DiffusionPipeline):
 
     def _call(self, x, times, hidden, pooled):
         times = [torch.full((len(x),), t, device=x.device, dtype=x.dtype) for t in times]
+        if self.policy is not None:
+            return self.policy.velocity(self._at(x, times[0] * 1000.0, hidden, pooled), x, *times)
         if self.second_time is None:
             return self._at(x, times[0] * 1000.0, hidden, pooled)
         layer = self.unet.time_embedding if self.transformer is None else self.transformer.time_text_embed

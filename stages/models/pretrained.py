@@ -43,6 +43,13 @@ class Pretrained(nn.Module):
             "method that trains a network of one time"
         )
 
+    def add_policy(self, _choice: object, _seed: int) -> None:
+        """ValueError: a pipeline has no word for it either."""
+        raise ValueError(
+            f"{self.at.folder}: a checkpoint's network answers a velocity, and its pipeline has no word for a policy; "
+            "take a method that trains a velocity"
+        )
+
     def rescale(self, guided: Tensor, with_prompt: Tensor) -> Tensor:
         """What the pipeline makes of the velocity under guidance, given also that without."""
         return self.at.family.rescale(guided, with_prompt)

@@ -30,6 +30,7 @@ MIXTURE = "mixture.safetensors"
 SAMPLER = "sampler.json"
 SCHEDULER = "scheduler"
 SECOND_TIME = "second_time"
+POLICY = "policy"
 
 
 @dataclass(frozen=True)
@@ -72,12 +73,15 @@ def save(folder: Path, model: Student, steps: Sequence[Any] | None = None) -> No
         _forget_origin(folder / net.component / "config.json")
     if net.second_time is not None:
         _save_ours(folder / SECOND_TIME, net.second_time)
+    if net.policy is not None:
+        _save_ours(folder / POLICY, net.policy)
     index = {
         "_class_name": ["pipeline", "FewStepPipeline"],
         "_diffusers_version": diffusers.__version__,
         **{name: [None, None] for name in ("transformer", "unet")},
         net.component: _named(net.body) if net.num_students > 1 else ["diffusers", type(net.body).__name__],
         SECOND_TIME: _named(net.second_time),
+        POLICY: _named(net.policy),
         "fold": getattr(net, "fold", 1),
         **_save_encoder(folder, model.encoder),
         "sampler": asdict(spec),
@@ -142,11 +146,15 @@ def load(folder: Path, text: TextTable | Sequence[str], device: str | torch.devi
 
 
 def _network(folder: Path, text: TextTable) -> Any:
+    from stages.models.policy import KINDS
     from stages.models.second_time import SecondTime
 
     net = _of_one_time(folder, text)
     if (folder / SECOND_TIME).is_dir():
         net.second_time = SecondTime.from_pretrained(folder / SECOND_TIME, local_files_only=True)
+    if (folder / POLICY).is_dir():
+        kind = next(kind for kind in KINDS.values() if kind.__name__ == _index(folder)[POLICY][1])
+        net.policy = kind.from_pretrained(folder / POLICY, local_files_only=True)
     return net
 
 

@@ -1,23 +1,53 @@
-"""What networks that are trained here have in common: one time, or two; one network, or several that share prompts."""
+"""What networks that are trained here have in common: one time, or two; a velocity, or the fields of a policy; one
+network, or several that share prompts.
+"""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from stages.core.precision import widened
+from stages.core.types import Cond
+
 if TYPE_CHECKING:  # see text.py
+    from stages.models.policy import Policy
     from stages.models.second_time import SecondTime
 
 
 class TwoTimes(nn.Module, ABC):
-    """A network of one time, until it is given a second one. Who does not name that gets the velocity at the first."""
+    """A network of one time, until it is given a second one, or a policy. Who names one gets the velocity there."""
 
     def __init__(self) -> None:
         super().__init__()
         self.second_time: SecondTime | None = None
+        self.policy: Policy | None = None
+
+    @abstractmethod
+    def asked(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        """What the body answers at (x [B, C, H, W], t [B])."""
+
+    @property
+    @abstractmethod
+    def last_layer(self) -> tuple[Any, int, int]:
+        """What makes the channels of an answer; rows of its weight that have a channel in common are so many apart,
+        and so many together.
+        """
+
+    def forward(self, x: Tensor, t: Tensor, cond: Cond, until: Tensor | None = None) -> Tensor:
+        """The velocity at (x [B, C, H, W], t [B]), on average from t to `until` where the network answers averages."""
+        if self.policy is not None:
+            return self.policy.velocity(widened(self.fields(x, t, cond)), x, t, until)
+        with self.told(t, until):
+            return self.asked(x, t, cond)
+
+    def fields(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        """[B, H, ...]: all that a network with a policy answers, for the policy to make velocities of."""
+        with self.told(t, None):
+            return self.asked(x, t, cond)
 
     @property
     @abstractmethod
@@ -32,12 +62,11 @@ class TwoTimes(nn.Module, ABC):
     def divide(self, count: int) -> None:
         """Make it `count` networks that share the prompts, unless it is so many; no answer changes.
 
-        ValueError where it is another number of them, or has two times.
+        ValueError where it is another number of them, has two times or answers a policy.
         """
         if self.num_students == count:
             return
-        if self.num_students > 1 or self.second_time is not None:
-            what = "of two times" if self.second_time is not None else f"of {self.num_students} students"
+        if what := self._more_than_one_velocity():
             raise ValueError(f"num_students={count}: it starts from a model {what}; set it to 1, or start from another")
         from stages.models.several import Several
 
@@ -48,17 +77,62 @@ class TwoTimes(nn.Module, ABC):
         return self.body.by_member(words, call) if self.num_students > 1 else call(self.body, slice(None))  # pyright: ignore
 
     def add_second_time(self, seed: int) -> None:
-        """Give it the second time, unless it has one; no answer changes. ValueError where it is several networks."""
+        """Give it the second time, unless it has one; no answer changes.
+
+        ValueError where it is several networks, or answers a policy.
+        """
         if self.second_time is not None:
             return
-        if self.num_students > 1:
-            raise ValueError("a model of several students has one time; start a method of two times from another")
+        if what := self._more_than_one_velocity():
+            raise ValueError(f"a model {what} has one time; start a method of two times from another")
         from stages.models.second_time import SecondTime
 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             made = SecondTime(self.time_embedding[1])
         self.second_time = made.to(next(self.parameters()))  # pyright: ignore[reportArgumentType]
+
+    def add_policy(self, choice: Mapping[str, Any], seed: int) -> None:
+        """Have it answer the fields of a policy, unless it does; they begin as its velocity, or nearly.
+
+        `choice` is a policy's name with its knobs. ValueError where it answers another, has two times or is several.
+        """
+        from stages.models.policy import made
+
+        if self.policy is not None and self.policy.choice == choice:
+            return
+        if what := self._more_than_one_velocity():
+            raise ValueError(f"it starts from a model {what}, and is to answer another policy; start it from another")
+        policy = made(choice)
+        layer, before, together = self.last_layer
+        rows = lambda tensor: tensor.detach().unflatten(0, (before, -1, together))  # noqa: E731
+        noise = torch.randn(policy.copies * rows(layer.bias).shape[1], generator=torch.Generator().manual_seed(seed))
+        for name in ("weight", "bias"):
+            own = rows(getattr(layer, name))
+            copies = torch.cat([own] * policy.copies, dim=1)
+            others = own.new_zeros(before, len(policy.others), *own.shape[2:])
+            if name == "bias":
+                copies = copies + policy.apart * noise.to(own)[:, None]
+                others = others + torch.tensor(policy.others).to(own)[:, None]
+            setattr(layer, name, nn.Parameter(torch.cat([copies, others], dim=1).flatten(0, 2)))
+        rows_now = len(layer.bias)
+        setattr(layer, "out_channels" if hasattr(layer, "out_channels") else "out_features", rows_now)
+        self._says(rows_now // before)
+        self.policy = policy
+
+    def _says(self, channels: int) -> None:
+        """Have the body know of so many channels, as diffusers builds it again from what it knows."""
+        self.body.register_to_config(out_channels=channels)  # pyright: ignore
+        if "out_channels" in vars(self.body):
+            self.body.out_channels = channels  # pyright: ignore
+
+    def _more_than_one_velocity(self) -> str | None:
+        """What it is made into, for messages; None for one network with one velocity."""
+        if self.num_students > 1:
+            return f"of {self.num_students} students"
+        if self.policy is not None:
+            return "that answers a policy"
+        return None if self.second_time is None else "of two times"
 
     def told(self, t: Tensor, until: Tensor | None) -> AbstractContextManager[None]:
         """While it lasts, the embedding of t [B] is told of `until` [B].

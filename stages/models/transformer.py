@@ -121,23 +121,29 @@ class VelocityTransformer(TwoTimes):
         """Of t and the prompt as a whole."""
         return self.body.time_text_embed, self.feature_dim
 
-    def forward(self, x: Tensor, t: Tensor, cond: Cond, until: Tensor | None = None) -> Tensor:
-        """The velocity at (x [B, C, H, W], t [B]), on average from t to `until` where the network has two times."""
+    @property
+    def last_layer(self) -> tuple[nn.Module, int, int]:
+        """A linear one; a patch's pixels, each with its channels, follow each other."""
+        return self.body.proj_out, self.body.config["patch_size"] ** 2, 1
+
+    def asked(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        """Of the body as it is."""
         words = self.text(cond)
-        with self.told(t, until):
-            return self.body(
-                hidden_states=x,
-                timestep=t * DIFFUSERS_TIME,
-                encoder_hidden_states=words["hidden"],
-                pooled_projections=words["pooled"],
-                return_dict=False,
-            )[0]
+        return self.body(
+            hidden_states=x,
+            timestep=t * DIFFUSERS_TIME,
+            encoder_hidden_states=words["hidden"],
+            pooled_projections=words["pooled"],
+            return_dict=False,
+        )[0]
 
     @property
     def num_blocks(self) -> int:
-        """That a call goes through, one after the other; ValueError where it is several networks."""
+        """That a call goes through, one after the other; ValueError where it is several networks, or has a policy."""
         if self.num_students > 1:
             raise ValueError(f"a network of {self.num_students} students is not called block by block")
+        if self.policy is not None:
+            raise ValueError("a network that answers a policy is not called block by block")
         return len(self.body.transformer_blocks)
 
     def opened(self, x: Tensor, t: Tensor, cond: Cond) -> Opened:

@@ -112,11 +112,15 @@ class VelocityUNet(TwoTimes):
         """Of t alone."""
         return self.body.time_embedding, self.body.time_embedding.linear_2.out_features
 
-    def forward(self, x: Tensor, t: Tensor, cond: Cond, until: Tensor | None = None) -> Tensor:
-        """The velocity at (x [B, C, H, W], t [B]), on average from t to `until` where the network has two times."""
+    @property
+    def last_layer(self) -> tuple[nn.Module, int, int]:
+        """A convolution; the pixels of a square are together."""
+        return self.body.conv_out, 1, self.fold**2
+
+    def asked(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        """Unfolded."""
         words = self.text(cond)["hidden"]
-        with self.told(t, until):
-            answer = self.body(self._folded(x), t * DIFFUSERS_TIME, encoder_hidden_states=words, return_dict=False)[0]
+        answer = self.body(self._folded(x), t * DIFFUSERS_TIME, encoder_hidden_states=words, return_dict=False)[0]
         return F.pixel_shuffle(answer, self.fold)
 
     def features(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:

@@ -43,6 +43,16 @@ class Trained:
     second_time: bool = False
     """Whether it answers averages, from t down to `until`; a network of one time is given the second. What follows it
     has one too."""
+    policy: Mapping[str, Any] | None = None
+    """Of `stages/models/policy.py`, by its name with its knobs: what makes averages, without another call, of what it
+    answers as `fields`. A network that answers a velocity is made to answer these."""
+
+    @property
+    def averages(self) -> str | None:
+        """What makes it a network that answers averages too, for messages."""
+        if self.policy is not None:
+            return "that answers a policy"
+        return "of two times" if self.second_time else None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ neither knows a method. Left out: what frozen networks hold for a moment, a VAE,
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from itertools import pairwise
@@ -146,12 +146,22 @@ class _Nothing(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(()))
+        self._num_fields = 1
 
     def add_second_time(self, _seed: int) -> None:
         """It is never looked at."""
 
+    def add_policy(self, choice: Mapping[str, Any], _seed: int) -> None:
+        """Its fields are all the same."""
+        from stages.models.policy import made
+
+        self._num_fields = made(choice).channels(_SIZE[0])
+
     def forward(self, x: Tensor, _t: Tensor, _cond: Cond, **_more: Any) -> Tensor:
         return self.weight * x
+
+    def fields(self, x: Tensor, _t: Tensor, _cond: Cond) -> Tensor:
+        return (self.weight * x).repeat_interleave(self._num_fields, dim=1)
 
     def features(self, x: Tensor, _t: Tensor, _cond: Cond, **_more: Any) -> Tensor:
         return self.weight * x.flatten(1)[:, None, : self.feature_dim]

@@ -54,6 +54,10 @@ class RoleNetwork(nn.Module):
         """
         return self._answer(self.net, inputs, more, "")
 
+    def fields(self, *inputs: Tensor) -> Tensor:
+        """[B, H, ...], all that a network with a policy answers."""
+        return self._answer(self.net.fields, inputs, {}, "")  # type: ignore[arg-type]
+
     def features(self, *inputs: Tensor, **more: Any) -> Tensor:
         """[B, T, F], from a part of the network."""
         return self._answer(self.net.features, inputs, more, "_part")  # type: ignore[arg-type]

@@ -203,6 +203,8 @@ def _begun(role: Trained, start: Start, *, seed: int, device: str, tuning: Tunin
         net.divide(start.num_students)  # type: ignore[operator]
     if role.second_time:
         net.add_second_time(seed)  # type: ignore[operator]
+    if role.policy:
+        net.add_policy(role.policy, seed)  # type: ignore[operator]
     return net.requires_grad_(False)
 
 

@@ -112,7 +112,7 @@ def test_there_is_a_prompt_for_each_and_one_time(net: nn.Module) -> None:
     timed.add_second_time(0)
     with pytest.raises(ValueError, match="num_students=2: it starts from a model of two times; set it to 1"):
         timed.divide(2)
-    with pytest.raises(ValueError, match="a model of several students has one time"):
+    with pytest.raises(ValueError, match="a model of 3 students has one time"):
         shared(net).add_second_time(0)
 
 

@@ -210,6 +210,9 @@ class Rounded(nn.Module):
         wide = (x.float() if x.is_floating_point() else x for x in inputs)
         return self.net(*wide, **{name: x.float() for name, x in more.items()}).to(BF16).to(self.told)
 
+    def fields(self, *inputs: Tensor) -> Tensor:
+        return self.net.fields(*inputs).to(BF16).to(self.told)
+
     def features(self, *inputs: Tensor) -> Tensor:
         return self.net.features(*inputs).to(BF16).to(self.told)
 

@@ -1,11 +1,13 @@
 """The smallest honest networks: a conditional velocity with features, and a discriminator head."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from stages.core.path import expand
+from stages.models.policy import made
 from stages.training.method import Follower, Role, Trained
 
 PROMPTS = 9
@@ -18,6 +20,7 @@ class TinyNet(nn.Module):
         super().__init__()
         self.sample_shape, self.feature_dim = sample_shape, 8
         self.interval: nn.Parameter | None = None  # where it has a second time: what it has learnt of it
+        self.policy: Any = None  # where it answers one
         size = torch.Size(sample_shape).numel()
         with torch.random.fork_rng():
             torch.manual_seed(seed)
@@ -37,7 +40,20 @@ class TinyNet(nn.Module):
         if self.interval is None:
             self.interval = nn.Parameter(0.1 * torch.ones_like(self.outer.bias[:1]))
 
+    def add_policy(self, choice: Mapping[str, Any], seed: int) -> None:
+        if self.policy is None:
+            self.policy, size = made(choice), torch.Size(self.sample_shape[1:]).numel()
+            with torch.random.fork_rng():
+                torch.manual_seed(seed)
+                width = self.policy.channels(self.sample_shape[0]) * size
+                self.outer = nn.Linear(2 * self.feature_dim, width).to(self.outer.weight)
+
+    def fields(self, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+        return self.outer(self.hidden(x, t, cond)).reshape(len(x), -1, *x.shape[2:])
+
     def forward(self, x: Tensor, t: Tensor, cond: Tensor, until: Tensor | None = None) -> Tensor:
+        if self.policy is not None:
+            return self.policy.velocity(self.fields(x, t, cond), x, t, until)
         answer = self.outer(self.hidden(x, t, cond)).reshape(x.shape)
         if until is None:
             return answer
@@ -61,11 +77,13 @@ class TinyHead(nn.Module):
 
 
 def of_roles(roles: Mapping[str, Role]) -> dict[str, nn.Module]:
-    """A network for the teacher and for each role, no two the same, of two times where the role is."""
+    """A network for the teacher and for each role, no two the same, of two times or a policy where the role is."""
     nets: dict[str, nn.Module] = {"teacher": TinyNet(0)}
     for seed, (name, role) in enumerate(roles.items(), 1):
         nets[name] = TinyHead(seed) if isinstance(role, Trained) and role.start == "head" else TinyNet(seed)
         origin = roles.get(role.of) if isinstance(role, Follower) else role
         if isinstance(origin, Trained) and origin.second_time:
             nets[name].add_second_time(seed)  # type: ignore[operator]
+        if isinstance(origin, Trained) and origin.policy:
+            nets[name].add_policy(origin.policy, seed)  # type: ignore[operator]
     return nets
