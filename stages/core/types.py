@@ -1,7 +1,7 @@
 """The words that packages use between them."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -117,3 +117,5 @@ class World:
     weights: tuple[float, ...] = (1.0,)
     progress: float = 0.0
     """Share of the budget that is spent, in [0, 1)."""
+    carried: Mapping[str, Tensor] = field(default_factory=dict)
+    """What a method that says so kept of the batch before, for `prepare`; nothing in the first iteration."""

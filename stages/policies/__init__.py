@@ -10,6 +10,7 @@ from stages.policies import (
     direct,
     flow_grpo,
     g2rpo,
+    implicit_diffusion,
     nft,
     pso,
     reward_instruct,
@@ -29,6 +30,7 @@ POLICIES = MappingProxyType(
         "pso": pso,
         "spo": spo,
         "direct": direct,
+        "implicit_diffusion": implicit_diffusion,
         "reward_instruct": reward_instruct,
         "tdm_r1": tdm_r1,
     }

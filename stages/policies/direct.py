@@ -34,8 +34,9 @@ from stages.core.ranges import Guidance, NonNegative, Rate, Steps
 from stages.core.rng import fork
 from stages.core.spec import SamplerSpec, even
 from stages.core.types import Batch, Cond, World
-from stages.samplers.adjoint import Call, carried, standing_for, swept
+from stages.samplers.adjoint import carried
 from stages.samplers.rollout import at, moved, rolled_out
+from stages.training.descent import call, descended
 from stages.training.groups import scored
 from stages.training.method import Frozen, Loss, Needs, Phase, Role, Trained, unprepared
 
@@ -126,43 +127,21 @@ def loss(world: World, batch: Batch, rng: Generator, cfg: Config) -> Loss:
     nodes = cfg.route.nodes(cfg.nfe, stops)
     x = rolled_out(student, world.space.noise(len(cond), starts), times[: nodes.start + 1], cond)[:, -1]
     path = (*times[nodes.start : nodes.stop], 0.0)  # an early stop goes from its one node to the data seen there
-    by = followed if cfg.gradient == "autograd" else adjoined
-    value, reward, drift = by(world, x, path, cond, cfg)
+    if cfg.gradient == "autograd":
+        value, reward, drift = followed(world, x, path, cond, cfg)
+    else:
+        value, reward, drift = descended(world, carried(student, x, path, cond, cfg.gradient), path, cond, cfg)
     return value, {"reward": reward.detach(), "drift": drift.detach()}
-
-
-def call(world: World, cond: Cond, cfg: Config, share: float) -> Call:
-    """The student's velocity, and `share` of how far the reference's is from it, mean |v - v_ref|^2."""
-    student, reference = (guided(world.nets[role], cfg.guidance) for role in ("student", "reference"))
-
-    def called(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        v = student(x, t, cond)
-        return v, share * (v - reference(x, t, cond)).square().mean()
-
-    return called
 
 
 def followed(world: World, x: Tensor, path: Sequence[float], cond: Cond, cfg: Config) -> tuple[Tensor, Tensor, Tensor]:
     """The loss with its graph, the mean reward and the mean drift, from x at path[0]."""
-    called, drift = call(world, cond, cfg, 1 / (len(path) - 1)), x.new_zeros(())
+    called, drift = call(world, cond, cfg, len(path) - 1), x.new_zeros(())
     for time, then in pairwise(path):
         v, away = called(x, at(time, x))
         x, drift = moved(x, v, at(time, x), at(then, x)), drift + away
     reward = scored(world, x, cond, cfg.method).mean()
     return cfg.beta_kl * drift - reward, reward, drift
-
-
-def adjoined(world: World, x: Tensor, path: Sequence[float], cond: Cond, cfg: Config) -> tuple[Tensor, Tensor, Tensor]:
-    """The same with its gradient by the student's weights found already."""
-    assert cfg.gradient != "autograd"
-    states = carried(guided(world.nets["student"], cfg.guidance), x, path, cond, cfg.gradient)
-    end = states[-1].requires_grad_()
-    reward = scored(world, end, cond, cfg.method).mean()
-    (slope,) = torch.autograd.grad(-reward, end)
-    learnt = [p for p in world.nets["student"].parameters() if p.requires_grad]
-    called = call(world, cond, cfg, 1 / (len(path) - 1))
-    _, gradient, drift = swept(called, states, path, slope, learnt, weight=cfg.beta_kl)
-    return standing_for(cfg.beta_kl * drift - reward, learnt, gradient), reward, drift
 
 
 def roles(cfg: Config) -> dict[str, Role]:

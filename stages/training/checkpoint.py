@@ -37,6 +37,7 @@ class Training(Protocol):
     iteration: int
     updates: dict[str, int]
     watch: Watch | None
+    carried: list[dict[str, Tensor]]
 
     @property
     def weights(self) -> Weights: ...  # noqa: D102
@@ -128,6 +129,9 @@ def restore(trainer: Training, folder: Path) -> bool:
         content = optimiser.state_dict()
         content["state"] = _nested({k: v for k, v in kept.items() if k.startswith(f"{name}!")})
         optimiser.load_state_dict(content)
+    for index, carried in enumerate(trainer.carried):
+        prefix = _carried(index)
+        carried |= {name.removeprefix(prefix): tensor for name, tensor in kept.items() if name.startswith(prefix)}
     trainer.iteration, trainer.updates = facts["iteration"], facts["updates"]
     if trainer.watch:
         trainer.watch.seen = facts["seen"]
@@ -140,7 +144,14 @@ def _tensors(trainer: Training) -> dict[str, Tensor]:
     for name, optimiser in trainer.optimisers.items():
         for index, state in optimiser.state_dict()["state"].items():
             found |= {f"{name}!{index}!{key}": value for key, value in state.items()}
+    for index, carried in enumerate(trainer.carried):
+        found |= {f"{_carried(index)}{name}": tensor for name, tensor in carried.items()}
     return found
+
+
+def _carried(index: int) -> str:
+    """How names begin of what slice `index` carries."""
+    return f"carried?{index}?"
 
 
 def _nested(flat: dict[str, Tensor]) -> dict[int, dict[str, Any]]:

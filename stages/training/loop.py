@@ -21,7 +21,7 @@ from stages.training import checkpoint
 from stages.training.checks import finite
 from stages.training.cost import SCORED, Cost, Meter
 from stages.training.gallery import Looking
-from stages.training.method import Method, Phase, Trained
+from stages.training.method import Method, Phase, Trained, carries
 from stages.training.networks import Precision, world_of
 from stages.training.parallel import Metric, Pairwise, Team, give_gradient, take_gradient
 from stages.training.roles import FULL, Start, Tuning, Weights, heads_of
@@ -114,6 +114,8 @@ class Trainer:
         self.counted = torch.zeros(len(self.meter.names), dtype=torch.float64)
         """What `meter` names, over all workers, up to the last whole iteration."""
         self.updates = dict.fromkeys(self.optimisers, 0)
+        self.carried: list[dict[str, torch.Tensor]] = [{} for _ in range(budget.slices)]
+        """What the method goes on from in the next iteration, of every slice."""
         self.watch: Watch | None = None
 
     def run(
@@ -168,11 +170,14 @@ class Trainer:
         world = replace(self.world, progress=self.iteration / self.budget.iterations)
         phases = self.method.phases(self.cfg)
         parts, sources = [], []
-        for part, rng in self._slices(batch):
+        for index, (part, rng) in zip(self.own, self._slices(batch), strict=True):
             prepared, *source = fork(rng, "prepare", *(phase.name for phase in phases))
             with torch.no_grad():
-                parts.append(self.method.prepare(world, part, prepared, self.cfg))
+                given = replace(world, carried=self.carried[index])
+                parts.append(self.method.prepare(given, part, prepared, self.cfg))
             sources.append(source)
+        if names := carries(self.method):
+            self.carried = self.team.gathered([{name: part[name] for name in names} for part in parts])
         metrics: dict[str, list[Metric]] = {}
         for index, phase in enumerate(phases):
             if self.iteration % phase.every or not phase.start <= world.progress < phase.stop:

@@ -105,7 +105,9 @@ class Method(Protocol):
 
     A policy that descends the reward's own gradient, by the images, says so with `DIFFERENTIATES = True`; one
     that distils a many-step teacher beside the reward, so that what it starts from may be a student, with
-    `DISTILS = True`. A distiller that starts from a student says so with a `goes_on(cfg)`.
+    `DISTILS = True`. A method whose `prepare` goes on from what it left in the iteration before names that, among what
+    it gives, as `CARRIES`; it comes back as `world.carried`. A distiller that starts from a student says so with a
+    `goes_on(cfg)`.
     """
 
     Config: type[Any]
@@ -140,6 +142,11 @@ def differentiates(method: Method) -> bool:
 def distils(method: Method) -> bool:
     """Whether the policy looks at a teacher that is not the model it starts from."""
     return getattr(method, "DISTILS", False)
+
+
+def carries(method: Method) -> tuple[str, ...]:
+    """What of a prepared batch the next one is prepared from."""
+    return getattr(method, "CARRIES", ())
 
 
 def goes_on(method: Method, cfg: Any) -> bool:

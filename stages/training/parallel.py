@@ -72,6 +72,21 @@ class Team:
         _heard(lambda: dist.all_gather(list(whole.view(world, size)), part))
         return whole[: len(own)]
 
+    def gathered(self, own: Sequence[Mapping[str, Tensor]]) -> list[dict[str, Tensor]]:
+        """The tensors of all slices, in their order, from this worker's `own`, of which all have the same shapes."""
+        if self.ranks.world == 1:
+            return [dict(each) for each in own]
+        kinds = [(name, tensor) for each in own for name, tensor in each.items()]
+        mine = torch.cat([tensor.flatten().double() for _, tensor in kinds])
+        whole = mine.new_zeros(self.ranks.world, len(mine))
+        whole[self.ranks.rank] = mine
+        found = []
+        for row in self.total(whole.flatten()).view_as(whole):  # exact, since all other terms are zero
+            rows = row.split([tensor.numel() for _, tensor in kinds])
+            told = [(name, part.view_as(like).to(like.dtype)) for (name, like), part in zip(kinds, rows, strict=True)]
+            found += [dict(told[first : first + len(own[0])]) for first in range(0, len(told), len(own[0]))]
+        return found
+
     def receive(self, file: Path) -> None:
         """Give every worker the leader's `file`, or none if the leader has none."""
         if self.ranks.world == 1:

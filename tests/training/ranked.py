@@ -17,7 +17,7 @@ from stages.distillers import dmd2
 from stages.models.network import seeded_build
 from stages.models.space import Pixels
 from stages.models.transformer import TransformerConfig
-from stages.policies import dgpo
+from stages.policies import dgpo, implicit_diffusion
 from stages.training import flow_matching
 from stages.training.loop import Budget, Trainer
 from stages.training.roles import Start
@@ -40,6 +40,9 @@ DGPO = dgpo.Config(
     levels="any", t_min=0.0, t_max=1.0, beta=100.0, beta_kl=0.05,
     clip_range=0.01, old_decay=0.3, old_decay_rate=1e-3, student_lr=1e-3,
 )  # fmt: skip
+IMPLICIT = implicit_diffusion.Config(
+    method="implicit_diffusion", nfe=4, guidance=1.0, steps=2, beta_kl=0.5, student_lr=1e-3,
+)  # fmt: skip
 NUM_PROMPTS, GROUP = 12, 3
 ITERATIONS = 6
 CASES = {
@@ -48,6 +51,7 @@ CASES = {
     "flow, 6 slices": (flow_matching, FLOW, 6),
     "dmd2, 2 slices": (dmd2, DMD2, 2),
     "dgpo, 4 slices": (dgpo, DGPO, 4),
+    "implicit, 4 slices": (implicit_diffusion, IMPLICIT, 4),
 }
 
 

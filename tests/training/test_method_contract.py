@@ -177,6 +177,7 @@ def turned(cfg: Any, field: str) -> Any:
         "t_max": 0.7,
         "nfe": 4,  # some take powers of two
         "num_steps": 16,
+        "steps": 1,
         "num_phases": 1,
         "kept": Ends(name="ends", share=0.5),
         "window": Sliding(name="sliding", size=3, passes=1.0, rest_share=1.0),

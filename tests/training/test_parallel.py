@@ -18,7 +18,7 @@ from tests.training import ranked
 from tests.waiting import PATIENCE_S
 
 ROOT = Path(__file__).parents[2]
-RESUMED, RESUMED_AT = "flow, 4 slices", 2
+RESUMED, RESUMED_AT = ("flow, 4 slices", "implicit, 4 slices"), 2
 EXACT = [name for name in ranked.CASES if "6 slices" not in name]
 
 
@@ -28,10 +28,11 @@ def folders(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as the workers: the bits of a matrix product depend on it
-    first = ranked.trainer(RESUMED)
-    for iteration in range(RESUMED_AT):
-        first.step(ranked.batch_at(iteration))
-    checkpoint.State.of(first).write(folder / "resume" / RESUMED)
+    for name in RESUMED:
+        first = ranked.trainer(name)
+        for iteration in range(RESUMED_AT):
+            first.step(ranked.batch_at(iteration))
+        checkpoint.State.of(first).write(folder / "resume" / name)
     other = subprocess.Popen([sys.executable, "-m", "tests.training.ranked", "1", "2", str(folder)], cwd=ROOT)
     try:
         for name in ranked.CASES:
@@ -61,18 +62,19 @@ def test_two_workers_leave_bitwise_what_one_leaves(folders, name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in EXACT if name != RESUMED])
+@pytest.mark.parametrize("name", [name for name in EXACT if name not in RESUMED])
 def test_cost_is_counted_over_all_workers(folders, name):
     assert facts(folders / "rank1", name)["cost"] == facts(folders / "alone", name)["cost"]
     assert facts(folders / "alone", name)["cost"]["networks"]["student"]["forward"] > 0
 
 
 @pytest.mark.slow
-def test_all_workers_resume_from_the_first_ones_checkpoint(folders):
-    assert len(facts(folders / "rank1", RESUMED)["curve"]) == ranked.ITERATIONS - RESUMED_AT, (
+@pytest.mark.parametrize("name", RESUMED)
+def test_all_workers_resume_from_the_first_ones_checkpoint(folders, name):
+    assert len(facts(folders / "rank1", name)["curve"]) == ranked.ITERATIONS - RESUMED_AT, (
         "only the missing iterations may run"
     )
-    assert facts(folders / "rank1", RESUMED)["cost"] == facts(folders / "alone", RESUMED)["cost"]
+    assert facts(folders / "rank1", name)["cost"] == facts(folders / "alone", name)["cost"]
 
 
 @pytest.mark.slow
