@@ -128,8 +128,9 @@ def work(cfg: Config, job: Job, unit: Mapping[str, Any], run: Run) -> None:
         assert cfg.search is not None
         _search(cfg.search, job, recorded).write(run.out)
     elif "fit" in unit:
-        fitted = _fit(cfg.samplers[unit["fit"]], job, recorded, unit["fit"])
-        write_json(fitted_at(run.out, unit["fit"]), fitted.stated)
+        fitted, file = _fit(cfg.samplers[unit["fit"]], job, recorded, unit["fit"]), fitted_at(run.out, unit["fit"])
+        file.parent.mkdir()
+        write_json(file, fitted.stated)
     else:
         _pair(cfg, job, recorded, unit["shard"], run.out)
     run.sink(1, {})

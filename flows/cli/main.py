@@ -23,6 +23,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "plan": "what each stage will take, before anything starts: memory, network calls, disk",
         "status": "each stage: up to date, changed and why, running",
         "logs": "what happened, of all stages or of one",
+        "search": "fit a sampler to the teacher, and keep it for models to be sampled by",
         "sample": "pictures from a student or the teacher",
         "lineage": "what an artefact was made from, each step confirmed",
         "rerun": "make a recorded run again in a folder of its own, and compare the bytes",

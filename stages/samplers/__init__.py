@@ -41,6 +41,7 @@ from stages.samplers.grid import build
 from stages.samplers.heun import EdmHeun, Heun
 from stages.samplers.langevin import Langevin
 from stages.samplers.momentum import Momentum
+from stages.samplers.paradigms import Paradigms
 from stages.samplers.pndm import PNDM
 from stages.samplers.pseudo_corrector import PseudoCorrector
 from stages.samplers.renoise import Renoise
@@ -48,7 +49,7 @@ from stages.samplers.restart import Restart
 from stages.samplers.sa_solver import SASolver
 from stages.samplers.unipc import UniPC
 
-_Drawing = Renoise | FlowSDE | DanceSDE | CPS | Anchored | DDIM | Churn | Restart | Langevin | GottaGoFast
+_Drawing = Renoise | FlowSDE | DanceSDE | CPS | Anchored | DDIM | Churn | Restart | Langevin | GottaGoFast | Paradigms
 _Extrapolated = BDIA | PNDM | Momentum | GradientEstimation
 _Multistep = (
     Dpmpp2M | Dpmpp2S | Dpmpp3M | Dpmpp2MSDE | UniPC | DEIS | _Extrapolated | ERSDE | SASolver | DPMSolverV3 | DCSolver
@@ -88,6 +89,8 @@ class Solution:
     """Network calls a sample; a guided call counts once."""
     cost: float
     """Passes through the network a sample: a guided call is two, and part of a network its share."""
+    rounds: int
+    """Calls of the network one after another, each for all samples, and all nodes, that are ready for it."""
 
 
 def sample(  # noqa: PLR0913 - what a run is; five are always given
@@ -136,7 +139,7 @@ def drive(
         if node + 1 in keep:
             kept[node + 1] = state.x
     states = torch.stack([kept[index] for index in keep]) if keep else noise.new_empty(0, *noise.shape)
-    return Solution(x0=state.x, states=states, nfe=field.nfe, cost=field.cost)
+    return Solution(x0=state.x, states=states, nfe=field.nfe, cost=field.cost, rounds=field.counts.rounds)
 
 
 def _steered(steer: Steering, field: Field, state: State, node: int) -> State:

@@ -94,6 +94,8 @@ class Counts:
     """That went through the network, be it in part; a guided one once."""
     passes: float = 0.0
     """The same with a guided one twice, and one that went through a part of the network as that part's share."""
+    rounds: int = 0
+    """One after another, be they of many samples or few."""
 
 
 class Field:
@@ -162,6 +164,7 @@ class Field:
     def _count(self, samples: int, passes: float) -> None:
         self.counts.calls += samples
         self.counts.passes += samples * passes
+        self.counts.rounds += 1
 
 
 def _each(total: float, count: int) -> float:
@@ -197,7 +200,7 @@ class Rule(Protocol):
 
 @runtime_checkable
 class Adaptive(Protocol):
-    """A rule that chooses its own steps, each sample for itself: what it calls is known when it has run."""
+    """A rule that calls the network at times of its own, as often as each sample needs: known when it has run."""
 
     def most_calls(self, num_steps: int, /) -> int:
         """Of a sample, from noise to data in so many steps of a grid."""
@@ -205,9 +208,12 @@ class Adaptive(Protocol):
 
 
 def fixed(rule: Rule, where: str) -> Rule:
-    """The rule; ValueError where it chooses its own steps."""
+    """The rule; ValueError where the samples decide what it calls."""
     if isinstance(rule, Adaptive):
-        raise ValueError(f"{where}: rule {rule.name} chooses its own steps, and here they are given; take another rule")
+        raise ValueError(
+            f"{where}: rule {rule.name} calls the network as often as a sample needs, and here the calls are given; "
+            "take another rule"
+        )
     return rule
 
 

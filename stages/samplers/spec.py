@@ -58,8 +58,8 @@ class Sampler:
         self.field.fits(num_steps, self.guidance)
         if isinstance(self.rule, Adaptive):
             raise ValueError(
-                f"field={self.field.name}: rule {self.rule.name} calls the network between nodes, where no field "
-                "answers for it; leave the field out"
+                f"field={self.field.name}: rule {self.rule.name} calls the network at times of its own, where "
+                "no field answers for it; leave the field out"
             )
         if self.rule.name == "flow_map":
             raise ValueError(

@@ -151,13 +151,15 @@ def test_off_the_flow_path_it_is_refused():
 def test_what_needs_given_steps_refuses_it():
     rule = fast()
     spec = even(2, rule="gotta_go_fast", absolute=0.01, relative=0.0, first=0.1, hi=80.0, most=100)
-    with pytest.raises(ValueError, match="a saved pipeline: rule gotta_go_fast chooses its own steps"):
+    with pytest.raises(
+        ValueError, match="a saved pipeline: rule gotta_go_fast calls the network as often as a sample needs"
+    ):
         program(spec)
-    with pytest.raises(ValueError, match="roll-outs: rule gotta_go_fast chooses its own steps"):
+    with pytest.raises(ValueError, match="roll-outs: rule gotta_go_fast calls the network as often as a sample needs"):
         rolled_out(lambda x, _t, _c: x, torch.zeros(2, 1), (1.0, 0.5), torch.zeros(2, 1), rule=rule)
     field = {"name": "taylor_seer", "every": 2, "warm_up": 1, "order": 0, "differences": "newton"}
     stated = {"rule": spec.rule, "schedule": {"name": "uniform", "steps": 2}, "guidance": 1.0}
-    with pytest.raises(ValueError, match="calls the network between nodes, where no field answers for it"):
+    with pytest.raises(ValueError, match="calls the network at times of its own, where no field answers for it"):
         check(Sampler, {**stated, "field": field}, "sampler")
     assert calls(spec) == 2 + 2 * 100 * 2
     assert calls(check(Sampler, {**stated, "guidance": 3.0}, "sampler").spec) == 2 * calls(spec)

@@ -53,6 +53,7 @@ class _Cached(Field):
             called = change > self._knobs.threshold
         rows = called.nonzero()[:, 0]
         self.counts.calls += len(x)
+        self.counts.rounds += 1
         self.counts.passes += (len(added) + (count - 1) * len(rows)) / count
         kept = kept or {"first": added, "others": torch.zeros_like(added)}
         tokens = first.tokens + kept["others"]

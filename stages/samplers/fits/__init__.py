@@ -13,9 +13,10 @@ from stages.core.config import members
 from stages.samplers.fits.dc_solver import FitDCSolver
 from stages.samplers.fits.dpm_solver_v3 import FitDPMSolverV3
 from stages.samplers.fits.model import Fitting
+from stages.samplers.fits.search import FitSearch
 from stages.samplers.spec import Sampler
 
-AnyFit = Annotated[FitDPMSolverV3 | FitDCSolver, pydantic.Field(discriminator="name")]
+AnyFit = Annotated[FitDPMSolverV3 | FitDCSolver | FitSearch, pydantic.Field(discriminator="name")]
 FITS = MappingProxyType(members(AnyFit))
 """By name."""
 
