@@ -22,6 +22,7 @@ from stages.samplers.bdia import BDIA
 from stages.samplers.churn import Churn
 from stages.samplers.cps import CPS
 from stages.samplers.dance_sde import DanceSDE
+from stages.samplers.ddgan import DDGAN
 from stages.samplers.ddim import DDIM
 from stages.samplers.deis import DEIS
 from stages.samplers.dpmpp_2m import Dpmpp2M
@@ -48,7 +49,7 @@ from stages.samplers.unipc import UniPC
 _Drawing = Renoise | FlowSDE | DanceSDE | CPS | Anchored | DDIM | Churn | Restart | Langevin
 _Extrapolated = BDIA | PNDM | Momentum | GradientEstimation
 _Multistep = Dpmpp2M | Dpmpp2S | Dpmpp3M | Dpmpp2MSDE | UniPC | DEIS | _Extrapolated | ERSDE | SASolver
-FromNoise = Euler | Heun | PseudoCorrector | _Multistep | _Drawing | FlowMap
+FromNoise = Euler | Heun | PseudoCorrector | _Multistep | _Drawing | DDGAN | FlowMap
 """Those that can start where alpha = 0, as every sampler of a model does."""
 
 AnyRule = Annotated[FromNoise | EdmHeun, pydantic.Field(discriminator="name")]

@@ -41,9 +41,10 @@ class Sampler:
         if self.field is None:
             return
         self.field.fits(len(self.schedule.times()) - 1, self.guidance)
-        if self.rule.name == "flow_map":
+        asked = {"flow_map": "for averages", "ddgan": "with noise of its own"}.get(self.rule.name)
+        if asked:
             raise ValueError(
-                f"field={self.field.name}: rule flow_map asks the network for averages, which no field answers for; "
+                f"field={self.field.name}: rule {self.rule.name} asks the network {asked}, which no field answers for; "
                 "leave the field out"
             )
 

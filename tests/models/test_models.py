@@ -110,7 +110,9 @@ CARRIED = {
     "one step": even(1),
     "guided": even(3, guidance=2.0),
     "shifted": stated({"name": "euler"}, SHIFTED),
-    **{name: stated(choice("rule", name), SHIFTED) for name in sorted(RULES.keys() - {"edm_heun", "flow_map"})},
+    **{
+        name: stated(choice("rule", name), SHIFTED) for name in sorted(RULES.keys() - {"edm_heun", "flow_map", "ddgan"})
+    },
     **{
         name: stated({"name": "dpmpp_2m"}, SHIFTED, 2.0, field=choice("field", name))
         for name in ("taylor_seer", "guidance_interval")

@@ -32,8 +32,8 @@ def choice(group: str, name: str) -> dict[str, Any]:
     return yaml.safe_load(file.read_text()) if file.is_file() else {"name": name}
 
 
-EVERY: dict[str, Rule] = {name: rule_of(choice("rule", name)) for name in RULES if name != "flow_map"}
-"""That step with a velocity; flow_map asks for averages, see test_flow_map.py."""
+EVERY: dict[str, Rule] = {name: rule_of(choice("rule", name)) for name in RULES if name not in ("flow_map", "ddgan")}
+"""That step with a velocity; flow_map asks for averages, see test_flow_map.py, and ddgan with noise, test_ddgan.py."""
 KERNELS = frozenset(name for name, rule in EVERY.items() if hasattr(rule, "transition"))
 NOISY = KERNELS | {"churn", "ddim", "dpmpp_2m_sde", "er_sde", "langevin", "restart", "sa_solver"}
 CALLS = {"heun": 7, "churn": 6, "pndm": 5, "restart": 12, "langevin": 7}
