@@ -133,14 +133,14 @@ def _may_be_several(cfg: arm.Arm[Common], job: Job, init: Expected) -> None:
             f"{word}: a checkpoint's pipeline, and an adapter's, asks one network for every prompt; set it to 1, or "
             "train an arm for each part of the prompts"
         )
-    if what := _averages(cfg):
+    if what := _student_of(cfg).told_more:
         raise ValueError(f"{word}: {cfg.name} trains a network {what}, of which there is one; set it to 1")
 
 
-def _averages(cfg: arm.Arm[Common]) -> str | None:
-    """What makes the student a network that answers averages, where it is one."""
+def _student_of(cfg: arm.Arm[Common]) -> Trained:
     student = cfg.method.roles(cfg.settings)["student"]
-    return student.averages if isinstance(student, Trained) else None
+    assert isinstance(student, Trained)
+    return student
 
 
 def _can_blend(cfg: arm.Arm[Common], job: Job, student: Sketch, teacher: Sketch) -> None:
@@ -194,13 +194,18 @@ def _has_a_size(common: Common, job: Job, inputs: Inputs) -> None:
 
 
 def _has_the_times(cfg: arm.Arm[Common], job: Job, init: Expected) -> None:
-    averages = _averages(cfg)
-    if averages and init.model == "checkpoint":
+    student, rule = _student_of(cfg), cfg.common.sampler and cfg.common.sampler.rule.name
+    if (what := student.told_more) and init.model == "checkpoint":
         raise ValueError(
-            f"{job.where}.method={cfg.name}: it trains a network {averages}, and {cfg.common.init} is a checkpoint, "
+            f"{job.where}.method={cfg.name}: it trains a network {what}, and {cfg.common.init} is a checkpoint, "
             "whose pipeline has no word for that; take a method of one time"
         )
-    if cfg.common.sampler and cfg.common.sampler.rule.name == "flow_map" and not averages:
+    if rule == "ddgan" and not student.latent_variable:
+        raise ValueError(
+            f"{job.where}.sampler.rule=ddgan: {cfg.name} trains a network that is told no noise; take another rule, or "
+            "a method whose student is, such as ddgan"
+        )
+    if rule == "flow_map" and not student.averages:
         raise ValueError(
             f"{job.where}.sampler.rule=flow_map: {cfg.name} trains a network of one time; take another rule, or a "
             "method of two times, such as meanflow"

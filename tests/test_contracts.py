@@ -113,6 +113,9 @@ class HalfBase(nn.Module):
     def add_second_time(self, seed: int) -> None:
         """Its adapter sees the second time as it is."""
 
+    def add_latent_variable(self, size: int, seed: int) -> None:
+        """Its adapter sees the noise as it is."""
+
     def add_policy(self, choice: Mapping[str, Any], seed: int) -> None:
         """All fields are what it answers."""
         self.policy = made(choice)
@@ -120,8 +123,10 @@ class HalfBase(nn.Module):
     def fields(self, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
         return self(x, t, cond).repeat_interleave(self.policy.channels(x.shape[1]), dim=1)
 
-    def forward(self, x: Tensor, t: Tensor, cond: Tensor, until: Tensor | None = None) -> Tensor:
-        told = x if until is None else x * (1 + expand(t - until, x))
+    def forward(
+        self, x: Tensor, t: Tensor, cond: Tensor, until: Tensor | None = None, z: Tensor | None = None
+    ) -> Tensor:
+        told = (x if until is None else x * (1 + expand(t - until, x))) + (0 if z is None else z)
         moved = (told.flatten(1) @ self.adapter).reshape(x.shape)
         return self.base(x.to(torch.bfloat16), t.to(torch.bfloat16), cond) + moved.to(torch.bfloat16)
 

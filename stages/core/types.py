@@ -62,8 +62,8 @@ class Run:
 class Velocity(Protocol):
     """dx/dt at (x [B, C, H, W] or [B, C, T, H, W], t [B]) under the prompts cond [B, 1].
 
-    Some take more: `until` [B], a second time t or below, asks a student that was trained for it for the average along
-    its trajectory from t down to there.
+    Some students take more, which they were trained for: `until` [B], a second time t or below, asks for the average
+    along their trajectory from t down to there, and `z`, standard normal and like x, makes an answer one of many.
     """
 
     def __call__(self, x: Tensor, t: Tensor, cond: Cond, /, **more: Tensor) -> Tensor:  # noqa: D102 - the class says it

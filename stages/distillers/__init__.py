@@ -8,6 +8,7 @@ from stages.distillers import (
     boss,
     cd,
     ctm,
+    ddgan,
     diff_instruct,
     disback,
     dmd,
@@ -69,5 +70,6 @@ METHODS = MappingProxyType(
         "imagine_flash": imagine_flash,
         "twinflow": twinflow,
         "pi_flow": pi_flow,
+        "ddgan": ddgan,
     }
 )

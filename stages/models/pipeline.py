@@ -15,11 +15,13 @@ class FewStepPipeline(DiffusionPipeline):
 
     `sampler` says what that is: times, step rule, guidance. `steps` are the rule's steps, written down: a value is
     known by its number, 0 is the noise, and the last is the image. Without them they are Euler's, at the times. A model
-    with a `second_time`, or with a `policy`, is asked for the velocity on average between two.
+    with a `second_time`, or with a `policy`, is asked for the velocity on average between two; one with a
+    `latent_variable` is told noise.
     """
 
     # A list is what diffusers reads.
-    _optional_components = ["transformer", "unet", "second_time", "policy", "text_encoder", "tokenizer"]  # noqa: RUF012
+    _optional_components = ["transformer", "unet", "second_time", "policy", "latent_variable"]  # noqa: RUF012
+    _optional_components += ["text_encoder", "tokenizer"]
 
     def __init__(
         self,
@@ -28,6 +30,7 @@ class FewStepPipeline(DiffusionPipeline):
         *,
         second_time=None,
         policy=None,
+        latent_variable=None,
         text_encoder=None,
         tokenizer=None,
         sampler=None,
@@ -44,6 +47,7 @@ class FewStepPipeline(DiffusionPipeline):
         sampler = sampler or {"times": [1.0, 0.0], "guidance": 1.0}
         steps = steps or euler(sampler["times"])
         self.register_modules(transformer=transformer, unet=unet, second_time=second_time, policy=policy)
+        self.register_modules(latent_variable=latent_variable)
         self.register_modules(text_encoder=text_encoder, tokenizer=tokenizer)
         self.register_to_config(sampler=sampler, steps=steps, prompts=prompts, space=space, fold=fold)
 
@@ -73,6 +77,8 @@ class FewStepPipeline(DiffusionPipeline):
         for name, *given in steps:
             if name in ("velocity", "plain"):
                 x = self._velocity(values[given[0]], given[1:], text, 1 if name == "plain" else scale)
+            elif name == "varied":
+                x = self._velocity(values[given[0]], given[2:], text, scale, values[given[1]])
             elif name == "noise":
                 x = torch.randn(shape, generator=generator, dtype=dtype).to(device)
             elif name == "scale":
@@ -80,25 +86,29 @@ class FewStepPipeline(DiffusionPipeline):
             elif name == "add":
                 x = torch.add(values[given[0]], values[given[1]], alpha=given[2])
             else:
-                raise ValueError(f"step {name!r}: this pipeline knows velocity, plain, noise, scale and add")
+                raise ValueError(f"step {name!r}: this pipeline knows velocity, plain, varied, noise, scale and add")
             values.append(x)
         return ImagePipelineOutput(images=x if output_type == "pt" else [self._picture(image) for image in x])
 
-    def _velocity(self, x, times, text, scale):
+    def _velocity(self, x, times, text, scale, z=None):
         asked = list(range(1, len(x) + 1))
         if scale == 1:
-            return self._call(x, times, *(part[asked] for part in text))
-        both = self._call(torch.cat([x, x]), times, *(part[asked + [0] * len(x)] for part in text))
+            return self._call(x, times, *(part[asked] for part in text), z)
+        twice = None if z is None else torch.cat([z, z])
+        both = self._call(torch.cat([x, x]), times, *(part[asked + [0] * len(x)] for part in text), twice)
         with_prompt, without = both.chunk(2)
         return without + scale * (with_prompt - without)
 
-    def _call(self, x, times, hidden, pooled):
+    def _call(self, x, times, hidden, pooled, z):
         times = [torch.full((len(x),), t, device=x.device, dtype=x.dtype) for t in times]
         if self.policy is not None:
             return self.policy.velocity(self._at(x, times[0] * 1000.0, hidden, pooled), x, *times)
-        if self.second_time is None:
+        if self.second_time is None and self.latent_variable is None:
             return self._at(x, times[0] * 1000.0, hidden, pooled)
         layer = self.unet.time_embedding if self.transformer is None else self.transformer.time_text_embed
+        if self.latent_variable is not None:
+            with self.latent_variable.joins(layer, torch.zeros_like(x) if z is None else z):
+                return self._at(x, times[0] * 1000.0, hidden, pooled)
         with self.second_time.joins(layer, times[0] - times[-1]):
             return self._at(x, times[0] * 1000.0, hidden, pooled)
 

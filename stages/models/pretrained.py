@@ -50,6 +50,13 @@ class Pretrained(nn.Module):
             "take a method that trains a velocity"
         )
 
+    def add_latent_variable(self, _size: int, _seed: int) -> None:
+        """ValueError: nor for that."""
+        raise ValueError(
+            f"{self.at.folder}: a checkpoint's network is told no noise of its own, for which its pipeline has no "
+            "word; take a method whose student has none"
+        )
+
     def rescale(self, guided: Tensor, with_prompt: Tensor) -> Tensor:
         """What the pipeline makes of the velocity under guidance, given also that without."""
         return self.at.family.rescale(guided, with_prompt)

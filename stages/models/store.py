@@ -31,6 +31,7 @@ SAMPLER = "sampler.json"
 SCHEDULER = "scheduler"
 SECOND_TIME = "second_time"
 POLICY = "policy"
+LATENT_VARIABLE = "latent_variable"
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,8 @@ def save(folder: Path, model: Student, steps: Sequence[Any] | None = None) -> No
         _save_ours(folder / SECOND_TIME, net.second_time)
     if net.policy is not None:
         _save_ours(folder / POLICY, net.policy)
+    if net.latent_variable is not None:
+        _save_ours(folder / LATENT_VARIABLE, net.latent_variable)
     index = {
         "_class_name": ["pipeline", "FewStepPipeline"],
         "_diffusers_version": diffusers.__version__,
@@ -82,6 +85,7 @@ def save(folder: Path, model: Student, steps: Sequence[Any] | None = None) -> No
         net.component: _named(net.body) if net.num_students > 1 else ["diffusers", type(net.body).__name__],
         SECOND_TIME: _named(net.second_time),
         POLICY: _named(net.policy),
+        LATENT_VARIABLE: _named(net.latent_variable),
         "fold": getattr(net, "fold", 1),
         **_save_encoder(folder, model.encoder),
         "sampler": asdict(spec),
@@ -146,6 +150,7 @@ def load(folder: Path, text: TextTable | Sequence[str], device: str | torch.devi
 
 
 def _network(folder: Path, text: TextTable) -> Any:
+    from stages.models.latent_variable import LatentVariable
     from stages.models.policy import KINDS
     from stages.models.second_time import SecondTime
 
@@ -155,6 +160,8 @@ def _network(folder: Path, text: TextTable) -> Any:
     if (folder / POLICY).is_dir():
         kind = next(kind for kind in KINDS.values() if kind.__name__ == _index(folder)[POLICY][1])
         net.policy = kind.from_pretrained(folder / POLICY, local_files_only=True)
+    if (folder / LATENT_VARIABLE).is_dir():
+        net.latent_variable = LatentVariable.from_pretrained(folder / LATENT_VARIABLE, local_files_only=True)
     return net
 
 

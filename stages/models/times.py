@@ -1,5 +1,5 @@
-"""What networks that are trained here have in common: one time, or two; a velocity, or the fields of a policy; one
-network, or several that share prompts.
+"""What networks that are trained here have in common: one time, or two; a velocity, or the fields of a policy; noise of
+their own, or none; one network, or several that share prompts.
 """
 
 from abc import ABC, abstractmethod
@@ -14,17 +14,22 @@ from stages.core.precision import widened
 from stages.core.types import Cond
 
 if TYPE_CHECKING:  # see text.py
+    from stages.models.latent_variable import LatentVariable
     from stages.models.policy import Policy
     from stages.models.second_time import SecondTime
 
 
 class TwoTimes(nn.Module, ABC):
-    """A network of one time, until it is given a second one, or a policy. Who names one gets the velocity there."""
+    """A network of one time, until it is given a second one, a policy or a latent variable.
+
+    Who names one time gets the velocity there, and who names no noise that of no noise.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.second_time: SecondTime | None = None
         self.policy: Policy | None = None
+        self.latent_variable: LatentVariable | None = None
 
     @abstractmethod
     def asked(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
@@ -37,11 +42,13 @@ class TwoTimes(nn.Module, ABC):
         and so many together.
         """
 
-    def forward(self, x: Tensor, t: Tensor, cond: Cond, until: Tensor | None = None) -> Tensor:
-        """The velocity at (x [B, C, H, W], t [B]), on average from t to `until` where the network answers averages."""
+    def forward(self, x: Tensor, t: Tensor, cond: Cond, until: Tensor | None = None, z: Tensor | None = None) -> Tensor:
+        """The velocity at (x [B, C, H, W], t [B]), on average from t to `until` where the network answers averages, and
+        told noise `z` [B, C, H, W] where it has a latent variable.
+        """
         if self.policy is not None:
             return self.policy.velocity(widened(self.fields(x, t, cond)), x, t, until)
-        with self.told(t, until):
+        with self.told(t, until, z):
             return self.asked(x, t, cond)
 
     def fields(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
@@ -120,6 +127,22 @@ class TwoTimes(nn.Module, ABC):
         self._says(rows_now // before)
         self.policy = policy
 
+    def add_latent_variable(self, size: int, seed: int) -> None:
+        """Tell it noise of so many numbers, unless it is told some; no answer changes.
+
+        ValueError where it has two times, answers a policy or is several networks.
+        """
+        if self.latent_variable is not None:
+            return
+        if what := self._more_than_one_velocity():
+            raise ValueError(f"a model {what} is told no noise of its own; start from another")
+        from stages.models.latent_variable import LatentVariable
+
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            made = LatentVariable(size, self.time_embedding[1])
+        self.latent_variable = made.to(next(self.parameters()))  # pyright: ignore[reportArgumentType]
+
     def _says(self, channels: int) -> None:
         """Have the body know of so many channels, as diffusers builds it again from what it knows."""
         self.body.register_to_config(out_channels=channels)  # pyright: ignore
@@ -132,13 +155,23 @@ class TwoTimes(nn.Module, ABC):
             return f"of {self.num_students} students"
         if self.policy is not None:
             return "that answers a policy"
+        if self.latent_variable is not None:
+            return "that is told noise"
         return None if self.second_time is None else "of two times"
 
-    def told(self, t: Tensor, until: Tensor | None) -> AbstractContextManager[None]:
-        """While it lasts, the embedding of t [B] is told of `until` [B].
+    def told(self, t: Tensor, until: Tensor | None, z: Tensor | None = None) -> AbstractContextManager[None]:
+        """While it lasts, the embedding of t [B] is told of `until` [B], or of noise z.
 
-        ValueError where a network of one time is asked for an average.
+        ValueError where a network of one time is asked for an average, or one without a latent variable is told noise.
         """
+        if self.latent_variable is not None and until is None:
+            size = self.latent_variable.size
+            return self.latent_variable.joins(self.time_embedding[0], t.new_zeros(len(t), size) if z is None else z)
+        if z is not None:
+            raise ValueError(
+                "the network has no latent variable, and was told noise; the sampler rule ddgan is for students of "
+                "methods that train one, such as ddgan"
+            )
         if self.second_time is not None:
             return self.second_time.joins(self.time_embedding[0], torch.zeros_like(t) if until is None else t - until)
         if until is None:

@@ -23,6 +23,7 @@ from stages.samplers.churn import Churn
 from stages.samplers.cps import CPS
 from stages.samplers.dance_sde import DanceSDE
 from stages.samplers.dc_solver import DCSolver
+from stages.samplers.ddgan import DDGAN
 from stages.samplers.ddim import DDIM
 from stages.samplers.deis import DEIS
 from stages.samplers.dpm_solver_v3 import DPMSolverV3
@@ -54,7 +55,7 @@ _Extrapolated = BDIA | PNDM | Momentum | GradientEstimation
 _Multistep = (
     Dpmpp2M | Dpmpp2S | Dpmpp3M | Dpmpp2MSDE | UniPC | DEIS | _Extrapolated | ERSDE | SASolver | DPMSolverV3 | DCSolver
 )
-FromNoise = Euler | Heun | PseudoCorrector | _Multistep | _Drawing | FlowMap
+FromNoise = Euler | Heun | PseudoCorrector | _Multistep | _Drawing | DDGAN | FlowMap
 """Those that can start where alpha = 0, as every sampler of a model does."""
 
 AnyRule = Annotated[FromNoise | EdmHeun, pydantic.Field(discriminator="name")]

@@ -18,7 +18,7 @@ from stages.core.types import Cond, Velocity
 from stages.samplers.grid import Grid, combine
 
 VelocityAt = Callable[..., Tensor]
-"""(x [B, ...], t [B]) -> dx/dt [B, ...], on average down to a keyword `until` [B]; prompts and guidance are inside."""
+"""(x [B, ...], t [B]) -> dx/dt [B, ...]; prompts and guidance are inside. Some take more, see `Velocity`."""
 Draw = Callable[[int, Tensor], Tensor]
 """(node, x) -> standard normal noise like x, for the state at that node of the grid, from 1 on.
 
@@ -38,9 +38,9 @@ class Prompted:
         """Samples through the network that one sample of a call takes."""
         return 1 if self.guidance == 1 else 2
 
-    def __call__(self, x: Tensor, t: Tensor, **until: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, t: Tensor, **more: Tensor) -> Tensor:
         """The guided velocity."""
-        return self._guided(x, t, self.cond, **until)
+        return self._guided(x, t, self.cond, **more)
 
     def plain(self, x: Tensor, t: Tensor) -> Tensor:
         """The velocity with the prompts, without guidance: one pass."""
@@ -135,6 +135,10 @@ class Field:
         """The average of dx/dt along the trajectory from node i down to a time `until`: one network call."""
         return self._call(x, self._labels[i], until=torch.full_like(self._labels[i], until))
 
+    def varied(self, x: Tensor, i: int, z: Tensor) -> Tensor:
+        """dx/dt at node i of a network that is told noise z, like x: one network call."""
+        return self._call(x, self._labels[i], z=z)
+
     def data(self, x: Tensor, i: int) -> Tensor:
         """D = E[x0 | x] at node i: one network call."""
         return combine(self.grid.data[i], x, self.velocity(x, i))
@@ -157,9 +161,9 @@ class Field:
         """Its samples are now the `rows`, int64 [B], of what they were."""
         self.memory = {name: kept[rows] for name, kept in self.memory.items()}
 
-    def _call(self, x: Tensor, t: Tensor, **until: Tensor) -> Tensor:
+    def _call(self, x: Tensor, t: Tensor, **more: Tensor) -> Tensor:
         self._count(len(x), self._passes)
-        return self._velocity(x, t, **until)
+        return self._velocity(x, t, **more)
 
     def _count(self, samples: int, passes: float) -> None:
         self.counts.calls += samples

@@ -5,6 +5,7 @@ in which they come; 0 is the noise that sampling starts from, and the last is th
 
     ["velocity", i, t]   the network's velocity at value i and time t; with a second time, on average down to that
     ["plain", i, t]      the same without guidance
+    ["varied", i, j, t]  the network's velocity at value i and time t, told value j as its noise z
     ["noise"]            fresh standard normal noise
     ["scale", i, a]      a times value i
     ["add", i, j, a]     value i plus a times value j
@@ -47,7 +48,9 @@ class _Tape(TorchDispatchMode):
         self._values = [noise]  # kept alive: a value is known by its identity
         self._steps: list[Step] = []
 
-    def velocity(self, x: Tensor, t: Tensor, **until: Tensor) -> Tensor:
+    def velocity(self, x: Tensor, t: Tensor, *, z: Tensor | None = None, **until: Tensor) -> Tensor:
+        if z is not None:
+            return self._note(torch.zeros_like(x), "varied", self._place(x), self._place(z), t.item())
         times = (time.item() for time in (t, *until.values()))
         return self._note(torch.zeros_like(x), "velocity", self._place(x), *times)
 
@@ -94,8 +97,8 @@ class _Noted(Prompted):
     def passes(self) -> int:
         return 1
 
-    def __call__(self, x: Tensor, t: Tensor, **until: Tensor) -> Tensor:
-        return self._tape.velocity(x, t, **until)
+    def __call__(self, x: Tensor, t: Tensor, **more: Tensor) -> Tensor:
+        return self._tape.velocity(x, t, **more)
 
     def plain(self, x: Tensor, t: Tensor) -> Tensor:
         return self._tape.plain(x, t)

@@ -61,9 +61,10 @@ class Sampler:
                 f"field={self.field.name}: rule {self.rule.name} calls the network at times of its own, where "
                 "no field answers for it; leave the field out"
             )
-        if self.rule.name == "flow_map":
+        asked = {"flow_map": "for averages", "ddgan": "with noise of its own"}.get(self.rule.name)
+        if asked:
             raise ValueError(
-                f"field={self.field.name}: rule flow_map asks the network for averages, which no field answers for; "
+                f"field={self.field.name}: rule {self.rule.name} asks the network {asked}, which no field answers for; "
                 "leave the field out"
             )
 

@@ -36,7 +36,7 @@ class Trained:
 
     start: str
     """A builder of `roles.py`: "init" and "teacher" copy the arm's initial model or its teacher, "head" is a
-    fresh discriminator on the teacher's features."""
+    fresh discriminator on the teacher's features, "pair" one on those of two inputs side by side."""
     lr: float
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.0
@@ -47,12 +47,20 @@ class Trained:
     """Of `stages/models/policy.py`, by its name with its knobs: what makes averages, without another call, of what it
     answers as `fields`. A network that answers a velocity is made to answer these."""
 
+    latent_variable: bool = False
+    """Whether it is told noise `z` like a sample; a network that is told none is given the variable."""
+
     @property
     def averages(self) -> str | None:
         """What makes it a network that answers averages too, for messages."""
         if self.policy is not None:
             return "that answers a policy"
         return "of two times" if self.second_time else None
+
+    @property
+    def told_more(self) -> str | None:
+        """What makes it more than a network of one time, one velocity and no noise, for messages."""
+        return "that is told noise" if self.latent_variable else self.averages
 
 
 @dataclass(frozen=True, kw_only=True)

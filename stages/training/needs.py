@@ -151,6 +151,9 @@ class _Nothing(nn.Module):
     def add_second_time(self, _seed: int) -> None:
         """It is never looked at."""
 
+    def add_latent_variable(self, _size: int, _seed: int) -> None:
+        """Nor is that."""
+
     def add_policy(self, choice: Mapping[str, Any], _seed: int) -> None:
         """Its fields are all the same."""
         from stages.models.policy import made

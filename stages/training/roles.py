@@ -6,6 +6,7 @@ the others is the `Tuning`'s to say.
 """
 
 import copy
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -107,9 +108,13 @@ def _head(start: Start, seed: int) -> nn.Module:
     return Discriminator(start.teacher.feature_dim, seed)  # type: ignore[arg-type]
 
 
+def _pair(start: Start, seed: int) -> nn.Module:
+    return Discriminator(2 * start.teacher.feature_dim, seed)  # type: ignore[arg-type]
+
+
 COPIED: Mapping[str, Builder] = MappingProxyType({"init": lambda start, _seed: start.init, "teacher": _teacher})
 """Networks that a trained role may begin as a twin of."""
-HEADS: Mapping[str, Builder] = MappingProxyType({"head": _head})
+HEADS: Mapping[str, Builder] = MappingProxyType({"head": _head, "pair": _pair})
 """Small networks, made anew, that judge the features of another and see no sample."""
 
 
@@ -203,6 +208,8 @@ def _begun(role: Trained, start: Start, *, seed: int, device: str, tuning: Tunin
         net.divide(start.num_students)  # type: ignore[operator]
     if role.second_time:
         net.add_second_time(seed)  # type: ignore[operator]
+    if role.latent_variable:
+        net.add_latent_variable(math.prod(start.space.shape), seed)  # type: ignore[operator]
     if role.policy:
         net.add_policy(role.policy, seed)  # type: ignore[operator]
     return net.requires_grad_(False)

@@ -33,9 +33,12 @@ def choice(group: str, name: str) -> dict[str, Any]:
 
 
 EVERY: dict[str, Rule] = {
-    name: rule_of(choice("rule", name)) for name in RULES if name not in ("flow_map", "gotta_go_fast", "paradigms")
+    name: rule_of(choice("rule", name))
+    for name in RULES
+    if name not in ("flow_map", "ddgan", "gotta_go_fast", "paradigms")
 }
-"""That take the grid's steps with a velocity; flow_map asks for averages, the others for times of their own."""
+"""That take the grid's steps with a velocity; flow_map asks for averages, ddgan with noise, the others at times of
+their own: each has a file of tests."""
 KERNELS = frozenset(name for name, rule in EVERY.items() if hasattr(rule, "transition"))
 NOISY = KERNELS | {"churn", "ddim", "dpmpp_2m_sde", "er_sde", "langevin", "restart", "sa_solver"}
 CALLS = {"heun": 7, "churn": 6, "pndm": 5, "restart": 12, "langevin": 7}

@@ -170,7 +170,7 @@ def turned(cfg: Any, field: str) -> Any:
         return next(word for word in get_args(kind) if word != value)
     words = {
         "reach": (0.5, 0.6),
-        "betas": (0.5, 0.9),
+        "betas": (0.4, 0.8),
         "advantage_clip": 0.3,  # below any group's largest
         "clip_range": 1e3,  # networks this far apart are clipped everywhere at the shipped value
         "t_min": 0.31,

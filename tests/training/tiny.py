@@ -20,6 +20,7 @@ class TinyNet(nn.Module):
         super().__init__()
         self.sample_shape, self.feature_dim = sample_shape, 8
         self.interval: nn.Parameter | None = None  # where it has a second time: what it has learnt of it
+        self.chance: nn.Parameter | None = None  # where it is told noise: what it has learnt of that
         self.policy: Any = None  # where it answers one
         size = torch.Size(sample_shape).numel()
         with torch.random.fork_rng():
@@ -40,6 +41,10 @@ class TinyNet(nn.Module):
         if self.interval is None:
             self.interval = nn.Parameter(0.1 * torch.ones_like(self.outer.bias[:1]))
 
+    def add_latent_variable(self, _size: int, _seed: int) -> None:
+        if self.chance is None:
+            self.chance = nn.Parameter(0.3 * torch.ones_like(self.outer.bias[:1]))
+
     def add_policy(self, choice: Mapping[str, Any], seed: int) -> None:
         if self.policy is None:
             self.policy, size = made(choice), torch.Size(self.sample_shape[1:]).numel()
@@ -51,10 +56,15 @@ class TinyNet(nn.Module):
     def fields(self, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
         return self.outer(self.hidden(x, t, cond)).reshape(len(x), -1, *x.shape[2:])
 
-    def forward(self, x: Tensor, t: Tensor, cond: Tensor, until: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, t: Tensor, cond: Tensor, until: Tensor | None = None, z: Tensor | None = None
+    ) -> Tensor:
         if self.policy is not None:
             return self.policy.velocity(self.fields(x, t, cond), x, t, until)
         answer = self.outer(self.hidden(x, t, cond)).reshape(x.shape)
+        if z is not None:
+            assert self.chance is not None, "told noise, without a latent variable"
+            answer = answer + self.chance * z * torch.cos(x)
         if until is None:
             return answer
         assert self.interval is not None, "asked for an average, with one time"
@@ -80,10 +90,13 @@ def of_roles(roles: Mapping[str, Role]) -> dict[str, nn.Module]:
     """A network for the teacher and for each role, no two the same, of two times or a policy where the role is."""
     nets: dict[str, nn.Module] = {"teacher": TinyNet(0)}
     for seed, (name, role) in enumerate(roles.items(), 1):
-        nets[name] = TinyHead(seed) if isinstance(role, Trained) and role.start == "head" else TinyNet(seed)
+        dims = {"head": 8, "pair": 16}.get(role.start) if isinstance(role, Trained) else None
+        nets[name] = TinyHead(seed, dims) if dims else TinyNet(seed)
         origin = roles.get(role.of) if isinstance(role, Follower) else role
         if isinstance(origin, Trained) and origin.second_time:
             nets[name].add_second_time(seed)  # type: ignore[operator]
+        if isinstance(origin, Trained) and origin.latent_variable:
+            nets[name].add_latent_variable(0, seed)  # type: ignore[operator]
         if isinstance(origin, Trained) and origin.policy:
             nets[name].add_policy(origin.policy, seed)  # type: ignore[operator]
     return nets

@@ -206,8 +206,9 @@ def takes_a_step(rig: Rig, method: Any, cfg: Any) -> None:
     batch = {"x0": x0, "noise": noise, **on_nodes(noise, x0), "cond": group[:, None] + 1, "group": group}
     prompts = [Prompt(text) for text in rig.table.prompts]
     start = Start(rig.net, rig.net, rig.space, lambda images, _prompts: images.flatten(1).mean(1), prompts)
-    if any(isinstance(role, Trained) and role.averages for role in method.roles(cfg).values()):
-        with pytest.raises(ValueError, match=r"a checkpoint's network (has one time|answers a velocity)"):
+    if any(isinstance(role, Trained) and role.told_more for role in method.roles(cfg).values()):
+        reason = r"a checkpoint's network (has one time|answers a velocity|is told no noise)"
+        with pytest.raises(ValueError, match=reason):
             Trainer(method, cfg, BUDGET, start, seed=0, device="cpu", tuning=tuning(LORA, 0))
         return
     made = underway(Trainer(method, cfg, BUDGET, start, seed=0, device="cpu", tuning=tuning(LORA, 0)))
