@@ -33,6 +33,7 @@ from stages.core.ranges import Decay, NonNegative, Positive, Rate, Steps, Unit
 from stages.core.spec import SamplerSpec, even
 from stages.core.types import Batch, World
 from stages.training.groups import Levels, Summed, apart, check_levels, held, rolled
+from stages.training.kept import Kept, chosen
 from stages.training.method import Follower, Frozen, Loss, Needs, Phase, Role, Trained
 
 NEEDS: Needs = "prompts"
@@ -55,6 +56,8 @@ class Config:
     """What several rewards are added up as, by their weights: themselves, or the advantages of each."""
     learns_from: Literal["all", "winners"]
     """Winners alone leaves out the contrast: advantages below 0 count as 0."""
+    kept: Kept
+    """Samples that are trained on: `all`, the `ends` of each group, or those whose advantages `spread` most."""
     num_draws: Steps
     """Updates an iteration, each with its own times and noises."""
     levels: Levels
@@ -86,7 +89,7 @@ class Config:
 
 def prepare(world: World, batch: Batch, rng: Generator, cfg: Config) -> Batch:
     """Adds x0 [B, ...], the student's samples, with advantage and reward [B]."""
-    return rolled(world, batch, rng, cfg)
+    return chosen(rolled(world, batch, rng, cfg), cfg.kept, world.progress)
 
 
 def draw(batch: Batch, rng: Generator, cfg: Config) -> tuple[Tensor, Tensor]:

@@ -32,6 +32,7 @@ from stages.core.ranges import Decay, Guidance, NonNegative, Positive, Rate, Ste
 from stages.core.spec import SamplerSpec, even
 from stages.core.types import Batch, World
 from stages.training.groups import Levels, Summed, check_levels, held, rolled, together
+from stages.training.kept import KeptInGroups, chosen
 from stages.training.method import Follower, Frozen, Loss, Needs, Phase, Role, Trained
 
 NEEDS: Needs = "prompts"
@@ -50,6 +51,8 @@ class Config:
     """Rewards are centred in their group and divided by the standard deviation of group or batch."""
     summed: Summed
     """What several rewards are added up as, by their weights: themselves, or the advantages of each."""
+    kept: KeptInGroups
+    """Samples that are trained on: `all`, or the `ends` of each group, which are compared with each other alone."""
     num_draws: Steps
     """Updates an iteration, each with its own times and noises."""
     levels: Levels
@@ -79,7 +82,7 @@ class Config:
 
 def prepare(world: World, batch: Batch, rng: Generator, cfg: Config) -> Batch:
     """Adds x0 [B, ...], the student's samples, with advantage and reward [B]."""
-    return rolled(world, batch, rng, cfg)
+    return chosen(rolled(world, batch, rng, cfg), cfg.kept, world.progress)
 
 
 def draw(batch: Batch, rng: Generator, cfg: Config) -> tuple[Tensor, Tensor]:

@@ -39,6 +39,7 @@ from stages.samplers.kernels import grid_like
 from stages.samplers.rollout import rolled_out
 from stages.samplers.schedules.shifted import pushed
 from stages.training.groups import Summed, judged
+from stages.training.kept import Kept
 from stages.training.method import Loss, Needs, Phase, Role, Trained
 from stages.training.rollouts import clipped, guided
 
@@ -72,6 +73,9 @@ class Config:
     """Sums of advantages beyond it count as it."""
     clip_range: Positive
     """c: how far the ratio of mean densities may go from 1."""
+    kept: Kept
+    """Samples that are trained on at a branch, by their advantages there: `all`, the `ends` of each group, or those
+    that `spread` most."""
     student_lr: Rate
     """AdamW's step size."""
 
@@ -101,7 +105,8 @@ def onward(nodes: tuple[float, ...], k: int, granularity: int) -> tuple[float, .
 def prepare(world: World, batch: Batch, rng: Generator, cfg: Config) -> Batch:
     """Adds parents [G, K, ...], the anchor's states at K steps, and of samples x_next [B, K, ...], log_prob [B, K].
 
-    Also advantage [B, K], and reward [B], the mean over branches and granularities.
+    Also advantage [B, K], rows int64 [N, K], those that are kept, and reward [B], the mean over branches and
+    granularities.
     """
     starts, noises = fork(rng, "starts", "noises")
     cond, velocity, nodes = batch["cond"], guided(world.nets["student"], cfg.guidance), times_of(cfg)
@@ -123,12 +128,15 @@ def prepare(world: World, batch: Batch, rng: Generator, cfg: Config) -> Batch:
         found, gained = zip(*(judged(world, x0, batch, cfg, cfg.method) for x0 in ends), strict=True)
         rewards.append(torch.stack(found).mean(dim=0))
         advantages.append(torch.stack(gained).sum(dim=0))
+    advantage = torch.stack(advantages, dim=1)
+    rows = [cfg.kept.rows(each, batch["group"], world.progress) for each in advantage.unbind(dim=1)]
     return {
         **batch,
+        "rows": torch.stack(rows, dim=1),
         "parents": parents,
         "x_next": torch.stack(successors, dim=1),
         "log_prob": torch.stack(log_probs, dim=1),
-        "advantage": torch.stack(advantages, dim=1).clamp(-cfg.advantage_clip, cfg.advantage_clip),
+        "advantage": advantage.clamp(-cfg.advantage_clip, cfg.advantage_clip),
         "reward": torch.stack(rewards).mean(dim=0),
     }
 
@@ -141,14 +149,14 @@ def _heads(of: Tensor) -> Tensor:
 
 def loss(world: World, batch: Batch, _rng: Generator, cfg: Config, *, k: int) -> Loss:
     """The clipped surrogate of the branches at step k."""
-    parents, of = batch["parents"][:, k], numbered(batch["group"])
-    heads, times = _heads(of), grid_like(times_of(cfg), parents)
+    parents, of, rows = batch["parents"][:, k], numbered(batch["group"]), batch["rows"][:, k]
+    heads, of, times = _heads(of), of[rows], grid_like(times_of(cfg), parents)
     velocity = guided(world.nets["student"], cfg.guidance)
     v = velocity(parents, times[k].expand(len(heads)), batch["cond"][heads])
     step = cfg.kernel.transition(times, torch.full((len(of),), k, device=of.device))
     mean = step.mean(parents[of], v[of])
-    ratio = (step.log_prob(batch["x_next"][:, k], mean) - batch["log_prob"][:, k]).exp()
-    surrogate, is_clipped = clipped(ratio, batch["advantage"][:, k], cfg.clip_range)
+    ratio = (step.log_prob(batch["x_next"][rows, k], mean) - batch["log_prob"][rows, k]).exp()
+    surrogate, is_clipped = clipped(ratio, batch["advantage"][rows, k], cfg.clip_range)
     return -surrogate.mean(), {
         "reward": batch["reward"].mean(),
         "ratio_gap": (ratio.detach() - 1).abs().max(),

@@ -30,6 +30,7 @@ from stages.core.ranges import Decay, NonNegative, Positive, Rate, Steps, Unit
 from stages.core.spec import SamplerSpec, even
 from stages.core.types import Batch, World
 from stages.training.groups import Levels, Summed, apart, check_levels, held, rolled
+from stages.training.kept import Kept, chosen
 from stages.training.method import Follower, Frozen, Loss, Needs, Phase, Role, Trained
 
 NEEDS: Needs = "prompts"
@@ -52,6 +53,8 @@ class Config:
     """What several rewards are added up as, by their weights: themselves, or the advantages of each."""
     advantage_clip: Positive
     """c: r, how good a sample is, rises from 0 to 1 between advantages of -c and c. What is cut breaks the zero sum."""
+    kept: Kept
+    """Samples that are trained on: `all`, the `ends` of each group, or those whose advantages `spread` most."""
     num_draws: Steps
     """Updates an iteration, each with its own times and noises."""
     levels: Levels
@@ -79,7 +82,7 @@ class Config:
 
 def prepare(world: World, batch: Batch, rng: Generator, cfg: Config) -> Batch:
     """Adds x0 [B, ...], samples of the old policy, with reward, advantage and good, r in [0, 1], [B]."""
-    made = rolled(world, batch, rng, cfg, role="old")
+    made = chosen(rolled(world, batch, rng, cfg, role="old"), cfg.kept, world.progress)
     return {**made, "good": goodness(made["advantage"], cfg.advantage_clip)}
 
 

@@ -1,4 +1,9 @@
-"""Which samples of a roll-out are trained on, once all of them have been judged: their advantages stay as they are."""
+"""Which samples of a roll-out are trained on, once all of them have been judged: their advantages stay as they are.
+
+A word of every algorithm whose loss is a mean over samples, each with an advantage. A loss that compares the samples of
+a group needs groups of one size, which `spread` does not leave; one whose advantages have to sum to zero in a group, or
+that takes a group's ends as it is, has no such word.
+"""
 
 from typing import Annotated, Literal
 
@@ -8,6 +13,7 @@ from torch import Tensor
 
 from stages.core.advantage import ends, grouped, spread
 from stages.core.config import config
+from stages.core.types import Batch
 
 Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 
@@ -54,3 +60,12 @@ class Spread:
 
 
 Kept = Annotated[All | Ends | Spread, Field(discriminator="name")]
+
+KeptInGroups = Annotated[All | Ends, Field(discriminator="name")]
+"""Of every group as many."""
+
+
+def chosen(made: Batch, kept: All | Ends | Spread, progress: float) -> Batch:
+    """The rows of a batch that is judged which are kept, but all of its rewards, which are reported."""
+    rows = kept.rows(made["advantage"], made["group"], progress)
+    return {**{key: value[rows] for key, value in made.items()}, "reward": made["reward"]}

@@ -11,10 +11,12 @@ from stages.core.path import mix
 from stages.core.rng import stream
 from stages.core.types import World
 from stages.policies import awm
+from stages.training.kept import All
 from tests.policies.conditional import asked, constant, gaussian_nodes, posterior, rows
 from tests.policies.groups import gradient, level, prepared, slope_of, tiny
 
 CONFIG = awm.Config(
+    kept=All(name="all"),
     method="awm", rollout_steps=4, nfe=8, advantage_scale="group", summed="rewards",
     learns_from="all", num_draws=3, levels="any",
     t_min=0.1, t_max=1.0, weighs="uniform", power=1.0, clip_range=1e9, beta_kl=0.0, beta_ema=0.0, ema_decay=0.3,

@@ -11,9 +11,11 @@ from stages.core.path import mix
 from stages.core.rng import stream
 from stages.core.types import World
 from stages.policies import crd
+from stages.training.kept import All
 from tests.policies.groups import gradient, level, prepared, slope_of, tiny
 
 CONFIG = crd.Config(
+    kept=All(name="all"),
     method="crd", rollout_steps=4, nfe=8, advantage_scale="group", summed="rewards",
     num_draws=4, levels="any", t_min=0.1, t_max=1.0,
     beta=3.0, sharpness=0.0, beta_kl=0.0, reference_guidance=1.0, old_decay=0.5, old_decay_rate=1e-3, student_lr=1e-4,

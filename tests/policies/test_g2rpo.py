@@ -13,11 +13,13 @@ from stages.core.types import World
 from stages.models.space import Points
 from stages.policies import g2rpo
 from stages.samplers.flow_sde import FlowSDE
+from stages.training.kept import All
 from tests.policies.groups import batch, gradient, mean_pixel
 from tests.training.gaussian import GaussianVelocity, ShiftedVelocity
 from tests.training.tiny import TinyNet
 
 CONFIG = g2rpo.Config(
+    kept=All(name="all"),
     method="g2rpo", rollout_steps=8, nfe=4, shift=3.0, kernel=FlowSDE(name="flow_sde", noise_level=0.7), branched=0.5,
     granularities=1, guidance=1.0, advantage_scale="none", summed="rewards",
     advantage_clip=5.0, clip_range=0.2, student_lr=1e-4,

@@ -11,11 +11,13 @@ from stages.core.path import mix
 from stages.core.rng import stream
 from stages.core.types import World
 from stages.policies import nft
+from stages.training.kept import All
 from tests.policies import conditional
 from tests.policies.conditional import asked, constant, gaussian_nodes, posterior
 from tests.policies.groups import gradient, level, prepared, slope_of, tiny
 
 CONFIG = nft.Config(
+    kept=All(name="all"),
     method="nft", rollout_steps=4, nfe=8, advantage_scale="group", summed="rewards",
     advantage_clip=5.0, num_draws=4, levels="any",
     t_min=0.1, t_max=1.0, beta=0.7, weighs="uniform", beta_kl=0.0, old_decay=0.5, old_decay_rate=1e-3, student_lr=1e-4,
