@@ -34,6 +34,11 @@ from stages.samplers.spec import Sampler, calls  # noqa: E402
 
 PRESET = "experiment=bench_samplers"
 SA = {"name": "sa_solver", "until": 0.2, "since": 0.8, "predictor": 3, "corrector": 4, "few_steps": False}
+V3 = {
+    "name": "dpm_solver_v3",
+    **{"order": 2, "predictor": "full", "corrector": "pseudo", "corrected_until": 1.0},
+    **{"num_levels": 32, "hi": 80.0, "lo": 0.02, "derivative": {"name": "difference", "step": 0.02}},
+}
 INTERVALS = [{"lo": 0.06, "hi": 0.3, "steps": 2, "repeats": 2}]
 EVERY_SECOND = {"name": "taylor_seer", "every": 2, "warm_up": 1, "differences": "newton"}
 SCALED = {"name": "epsilon_scaling", "scale": 1.005, "slope": 0.0}
@@ -47,6 +52,8 @@ RULES: Mapping[str, Mapping[str, Any]] = {
     "unipc": {"name": "unipc"},
     "deis 2": {"name": "deis", "order": 2, "basis": "t"},
     "deis 3": {"name": "deis", "order": 3, "basis": "t"},
+    "dpm_solver_v3, fitted": {"fit": V3},
+    "dc_solver, fitted": {"fit": {"name": "dc_solver", "parts": 16}},
     "pndm": {"name": "pndm", "order": 4, "warm_up": "improved_euler"},
     "gradient_estimation": {"name": "gradient_estimation", "gamma": 2.0, "mu": 0.0},
     "er_sde, no noise": {"name": "er_sde", "phi": "rho", "terms": "3"},
@@ -66,7 +73,8 @@ RULES: Mapping[str, Mapping[str, Any]] = {
     "ddim 1, scaled": {"name": "ddim", "noise_level": 1.0, "variance": "small", "field": SCALED},
     "dpmpp_2m, dual_fast": {"name": "dpmpp_2m", "field": {"name": "dual_fast", "most": 0.1, "anchor": 1}},
 }
-"""What a row is called, and the rule with its knobs; maybe a field, which answers for the network's velocity."""
+"""What a row is called, and the rule with its knobs; maybe a field, which answers for the network's velocity. Or a fit,
+which makes a rule for each model and each schedule, on samples and noise that no row is measured on."""
 KEPT = Path(".fewstep/samplers")
 PAGE, FIGURE = Path("docs/samplers.md"), Path("docs/images/samplers.png")
 
@@ -148,6 +156,8 @@ def fitting(rule: Mapping[str, Any], schedule: str, most: int, model: Sampled) -
             chosen = {**SCHEDULES[schedule], "steps": steps}
         if chosen["name"] == "log_uniform" and steps < 2:  # it needs both its ends
             return None
+        if "fit" in rule:
+            return model.fitted(rule["fit"], chosen)  # as many calls as steps
         spec = check(Sampler, {"rule": rule, "schedule": chosen, "guidance": 1.0, "field": field}, "sampler").spec
         if calls(spec) <= most:
             return spec

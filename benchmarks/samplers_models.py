@@ -1,9 +1,11 @@
 """What the samplers' bench samples: a mixture in closed form, and teachers of the digits."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,9 +20,11 @@ from stages.metrics.energy import energy_distance
 from stages.metrics.frechet import frechet_distance
 from stages.models import load
 from stages.models.mixture import GaussianMixture
-from stages.samplers import Solution, drive, rule_of
+from stages.samplers import Solution, drive, rule_of, sample
 from stages.samplers.field import Prompted
 from stages.samplers.fields import field_of, over
+from stages.samplers.fits import fit_of
+from stages.samplers.fits.model import Fitting
 from stages.samplers.grid import build
 from stages.samplers.search import best_nodes, jump_costs
 from stages.samplers.spec import Sampler
@@ -32,6 +36,8 @@ FINE_STEPS = 250
 GRID_STEPS = 32
 """Of Euler's rule: the grid that the best nodes are chosen from."""
 MIXTURE_SAMPLES = 4096
+FITTED_ON = 256
+"""Samples that a sampler is fitted on."""
 
 
 class Sampled(ABC):
@@ -60,6 +66,20 @@ class Sampled(ABC):
         told = {DISTANCE: self.distance(x0)}
         draws_noise = why_not_noisy(spec) is None
         return told if draws_noise else {**told, ERROR: (x0 - self.exact).square().mean().sqrt().item()}
+
+    def fitted(self, fit: Mapping[str, Any], schedule: Mapping[str, Any]) -> SamplerSpec:
+        """A sampler on `schedule` that is fitted to the model."""
+        chosen = {**fit, "schedule": schedule, "guidance": self.network.guidance, "num_samples": FITTED_ON}
+        with torch.no_grad():
+            return replace(fit_of(chosen).fitted(self._fitting).spec, guidance=1.0)  # `network` has it
+
+    @cached_property
+    def _fitting(self) -> Fitting:
+        of = torch.arange(FITTED_ON) % len(self.noise)
+        noise, network = normal_at(2, "fit", 0, FITTED_ON, tuple(self.noise.shape[1:])).to(self.noise), self.network
+        with torch.no_grad():
+            x0 = sample(network.take(of), noise, plain("heun", GRID_STEPS).times, "heun").x0
+        return Fitting(network.net, network.cond[of], noise, x0, lambda name: stream(2, name))
 
     @cached_property
     def exact(self) -> Tensor:

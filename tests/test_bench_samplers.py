@@ -100,4 +100,4 @@ def test_the_page_has_a_row_for_each_rule_and_keeps_what_people_wrote(tmp_path, 
 
 
 def test_every_rule_has_a_name_of_the_table():
-    assert {choice["name"] for choice in bench.RULES.values()} <= set(RULES)
+    assert {choice.get("fit", choice)["name"] for choice in bench.RULES.values()} <= set(RULES)

@@ -147,6 +147,10 @@ class Field:
         """E[eps | x] at node i: one network call."""
         return combine(self.grid.noise[i], x, self.velocity(x, i))
 
+    def at_time(self, x: Tensor, time: float) -> Tensor:
+        """The network's velocity with another time's label than any node has: one call."""
+        return self._call(x, torch.full_like(self._labels[0], time))
+
     def anywhere(self, x: Tensor, t: Tensor, rows: Tensor) -> Tensor:
         """The network's velocity for some of the samples, `rows` int64 [n], at times of their own, t [n]: n calls."""
         self._count(len(rows), self._passes)

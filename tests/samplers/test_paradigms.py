@@ -32,9 +32,14 @@ def drawn(count):
     return lambda node, x: normal_at(3, f"node{node}", 0, count, tuple(x.shape[1:])).to(x)
 
 
+def asked(count):
+    """Prompts that differ from sample to sample."""
+    return 1 + torch.arange(count)[:, None] % 3
+
+
 def run(rule, steps, count=16, guidance=1.0):
     x = torch.randn(count, 1, 1, 1, dtype=F64, generator=stream(0, "noise"))
-    network = Prompted(LAW, torch.ones(count, 1, dtype=torch.int64), guidance)
+    network = Prompted(LAW, asked(count), guidance)
     return drive(Field(network, build(LINEAR, uniform(steps)), x), x, rule, rng=drawn(count), keep=range(steps + 1))
 
 
@@ -88,7 +93,7 @@ def test_batches_leave_no_trace_and_samples_wait_for_each_other():
 
     def alone(row):
         x = torch.randn(6, 1, 1, 1, dtype=F64, generator=stream(0, "noise"))
-        field = Field(Prompted(LAW, torch.ones(1, 1, dtype=torch.int64)), build(LINEAR, uniform(24)), x[row : row + 1])
+        field = Field(Prompted(LAW, asked(6)[row : row + 1]), build(LINEAR, uniform(24)), x[row : row + 1])
         return drive(field, x[row : row + 1], rule, rng=lambda node, _x: drawn(6)(node, x)[row : row + 1])
 
     parts = [alone(row) for row in range(6)]

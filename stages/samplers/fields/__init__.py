@@ -25,12 +25,13 @@ from stages.samplers.fields.t_stitch import TStitch
 from stages.samplers.fields.taylor_seer import TaylorSeer
 from stages.samplers.fields.tea_cache import TeaCache
 from stages.samplers.fields.time_shift import TimeShift
+from stages.samplers.fields.time_tuner import TimeTuner
 from stages.samplers.grid import Grid
 
 _Whole = TaylorSeer | MagCache | TeaCache | SADA | GuidanceInterval | GuidanceReuse | TStitch
 _Cheaper = _Whole | FirstBlockCache | EarlyExit
 AnyField = Annotated[
-    _Cheaper | EpsilonScaling | TimeShift | DualFast,
+    _Cheaper | EpsilonScaling | TimeShift | TimeTuner | DualFast,
     pydantic.Field(discriminator="name"),
 ]
 FIELDS = MappingProxyType(members(AnyField))

@@ -4,21 +4,28 @@ A fit is its knobs and `fitted(model)`, the sampler that came of it, as paramete
 those that `reflow.samplers` names; a new one is a new file and one line here. README.md above has the table.
 """
 
+from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Annotated, Protocol
+from typing import Annotated, Any, Protocol
 
 import pydantic
 
-from stages.core.config import members
+from stages.core.config import check, members
 from stages.samplers.fits.dc_solver import FitDCSolver
 from stages.samplers.fits.dpm_solver_v3 import FitDPMSolverV3
 from stages.samplers.fits.model import Fitting
 from stages.samplers.fits.search import FitSearch
+from stages.samplers.fits.time_tuner import FitTimeTuner
 from stages.samplers.spec import Sampler
 
-AnyFit = Annotated[FitDPMSolverV3 | FitDCSolver | FitSearch, pydantic.Field(discriminator="name")]
+AnyFit = Annotated[FitDPMSolverV3 | FitDCSolver | FitTimeTuner | FitSearch, pydantic.Field(discriminator="name")]
 FITS = MappingProxyType(members(AnyFit))
 """By name."""
+
+
+def fit_of(choice: Mapping[str, Any]) -> "Fit":
+    """The fit that a name and its knobs choose; ValueError where there is no such fit or knob."""
+    return check(AnyFit, choice, "fit")  # type: ignore[arg-type]
 
 
 class Fit(Protocol):
