@@ -113,7 +113,11 @@ def budgets() -> list[Told]:
     from stages.samplers.spec import calls as sampler_calls
 
     made = arms_of_the_preset()
-    starts = {name: each.common.teacher.removeprefix("data/distill/") for name, each in made.items()}
+    # The arms that one starts from, each once: a teacher that it distils, and what its student begins as.
+    starts = {
+        name: {part.removeprefix("data/distill/") for part in (each.common.teacher, each.common.init)} & made.keys()
+        for name, each in made.items()
+    }
     passes, drawn = {}, {}
     for name, each in made.items():
         totals = _counted(each).totals
@@ -122,10 +126,10 @@ def budgets() -> list[Told]:
         drawn[name] = draw.num_pairs * sampler_calls(draw.sampler.spec) if draw else 0
 
     def all_of(name: str) -> int:
-        return passes[name] + before(name) if name in passes else 0
+        return passes[name] + before(name)
 
     def before(name: str) -> int:
-        return drawn[name] + all_of(starts[name])
+        return drawn[name] + sum(all_of(start) for start in starts[name])
 
     return [
         Told(
@@ -134,7 +138,7 @@ def budgets() -> list[Told]:
             iterations=made[name].common.budget.iterations,
             passes=passes[name],
             before=before(name),
-            is_last=name not in starts.values(),
+            is_last=not any(name in each for each in starts.values()),
         )
         for name in made
     ]

@@ -53,6 +53,9 @@ def test_what_goes_together_is_not_refused() -> None:
     assert expected("boss").model == expected("kd", "fresh=true").model == "trained"
 
 
+DDGAN = "sampler={rule: {name: ddgan}, schedule: {name: uniform, steps: 2}, guidance: 1.0, field: null}"
+
+
 @pytest.mark.parametrize(
     ("method", "words", "inputs", "message"),
     [
@@ -74,6 +77,11 @@ def test_what_goes_together_is_not_refused() -> None:
         ("tdm", ["num_students=4"], {"init": Expected(model="checkpoint")}, "asks one network for every prompt"),
         ("meanflow", ["num_students=4"], {}, "meanflow trains a network of two times, of which there is one"),
         ("oftsr", [], {"init": Expected(model="checkpoint")}, "no word for that; take a method of one time"),
+        ("pi_flow", ["num_students=4"], {}, "pi_flow trains a network that answers a policy, of which there is one"),
+        ("pi_flow", [], {"init": Expected(model="checkpoint")}, "a network that answers a policy, .*no word for that"),
+        ("ddgan", ["num_students=4"], {}, "ddgan trains a network that is told noise, of which there is one"),
+        ("ddgan", [], {"init": Expected(model="checkpoint")}, "a network that is told noise, .* no word for that"),
+        ("tdm", [DDGAN], {}, "sampler.rule=ddgan: tdm trains a network that is told no noise; take another rule"),
     ],
 )
 def test_what_does_not_is_refused_by_name(
