@@ -207,13 +207,14 @@ def work(cfg: arm.Arm[Common], job: Job, unit: Mapping[str, Any], run: Run) -> N
         return summed(judge(images, prompts), factors)
 
     stop, gallery = cfg.common.stop, cfg.common.gallery
-    look = stop and stop.heldout and Look(sampled, dataset, total, stop.heldout.num_samples, job.seed)
+    at_once = cfg.common.prompts_per_iteration * cfg.common.group_size // cfg.common.budget.slices  # as in training
+    look = stop and stop.heldout and Look(sampled, dataset, total, stop.heldout.num_samples, job.seed, at_once)
     outcome = trainer.run(
         batch_at,
         resume=run.resume,
         sink=run.sink,
         watch=stop and Watch(stop, look),
-        gallery=gallery and Looking(gallery, sampled, dataset, total, job.seed, run.show),
+        gallery=gallery and Looking(gallery, sampled, dataset, total, job.seed, at_once, run.show),
     )
     made = replace(init, net=outcome.student, spec=spec)
     record(run.out, outcome, made, program(spec))

@@ -49,6 +49,8 @@ class Looking:
     dataset: Dataset
     reward: Reward
     seed: int
+    batch_size: int
+    """Samples that go through the network together."""
     show: Show
 
     @property
@@ -78,7 +80,7 @@ class Looking:
         places, each = self.places, self.wanted.samples
         advice = "look at the samples and at the reward; lower student_lr"
         rows = self.dataset.rows([place for place in places for _ in range(each)])
-        made = draw(replace(self.model, net=net), rows, Noise(self.seed, "gallery"))
+        made = draw(replace(self.model, net=net), rows, Noise(self.seed, "gallery"), batch_size=self.batch_size)
         images = self.model.space.decode(finite(made, "samples of the gallery", advice))
         prompts = [self.dataset.prompts[place] for place in places]
         found = self.reward(images, [prompt for prompt in prompts for _ in range(each)])

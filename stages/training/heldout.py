@@ -22,6 +22,8 @@ class Look:
     reward: Reward
     num_samples: int
     seed: int
+    batch_size: int
+    """Samples that go through the network together."""
 
     @property
     def forward(self) -> int:
@@ -38,7 +40,8 @@ class Look:
         known = self.dataset.places("heldout")
         places = [known[i * len(known) // self.num_samples] for i in range(self.num_samples)]
         advice = "look at the samples and at the reward; lower student_lr"
-        made = draw(replace(self.model, net=net), self.dataset.rows(places), Noise(self.seed, "heldout"))
+        model, noise = replace(self.model, net=net), Noise(self.seed, "heldout")
+        made = draw(model, self.dataset.rows(places), noise, batch_size=self.batch_size)
         images = self.model.space.decode(finite(made, "samples of held-out prompts", advice))
         found = self.reward(images, [self.dataset.prompts[place] for place in places])
         return finite(found.double(), "reward of held-out prompts", advice).mean().item()

@@ -78,7 +78,7 @@ def test_half_of_the_prompts_are_held_out_where_there_are_enough(root: Path) -> 
 
     def places(count: int) -> list[int]:
         wanted = Gallery(every=1, prompts=count, samples=1)
-        return Looking(wanted, None, data, None, 0, None).places  # type: ignore[arg-type]
+        return Looking(wanted, None, data, None, 0, 8, None).places  # type: ignore[arg-type]
 
     four = places(4)
     assert set(four[:2]) <= set(seen)
