@@ -80,9 +80,10 @@ def loss(world: World, batch: Batch, rng: Generator, cfg: Config) -> Loss:
     t, eps = draw(batch, rng, cfg)
     x0, eps, t = torch.cat([batch["better"], batch["worse"]]), torch.cat([eps, eps]), torch.cat([t, t])
     cond, x_t, target = batch["pair_cond"].repeat(2, 1), mix(x0, eps, t), eps - x0
-    error = per_sample((world.nets["student"](x_t, t, cond) - target).square())
+    v = world.nets["student"](x_t, t, cond)
     with torch.no_grad():
-        reference = per_sample((world.nets["reference"](x_t, t, cond) - target).square())
+        v_reference = world.nets["reference"](x_t, t, cond)
+    error, reference = (per_sample((each - target).square()) for each in (v, v_reference))
     won, lost = (error - reference).chunk(2)
     margin = cfg.beta / 2 * (lost - won)
     counts = batch["counts"]
@@ -92,6 +93,7 @@ def loss(world: World, batch: Batch, rng: Generator, cfg: Config) -> Loss:
         "accuracy": (counts * (margin > 0)).sum().detach() / counts.sum().clamp_min(1),
         "won": won.mean().detach(),
         "lost": lost.mean().detach(),
+        "drift": (v - v_reference).square().mean().detach(),
     }
 
 

@@ -12,8 +12,7 @@ A queue holds K batches, the k-th at node k of Euler's K steps. In each iteratio
     made them, though the weights have moved since
 With weights that stand still it is `direct` with `gradient: discrete`, on samples that began K iterations ago.
 
-In the first iteration the queue is noise, which goes to its places by one long step each, so that an iteration always
-costs the same; what ends in the first K - 1 iterations took as few steps as that leaves it.
+In the first iteration the queue is filled by roll-outs to its places, so that all that ever ends went the whole way.
 Differs: a drift to the reference for the paper's KL; the ODE, no SDE. The Langevin form, which needs an energy and not
 a velocity, is not here. The authors' way through the queue's adjoint and their constants are UNVERIFIED.
 """
@@ -27,7 +26,7 @@ from stages.core.config import config
 from stages.core.guidance import guided
 from stages.core.ranges import Guidance, NonNegative, Rate, Steps
 from stages.core.spec import SamplerSpec, even
-from stages.core.types import Batch, World
+from stages.core.types import Batch, Velocity, World
 from stages.samplers.kernels import grid_like
 from stages.samplers.rollout import moved
 from stages.training.descent import descended
@@ -63,40 +62,38 @@ class Config:
 def prepare(world: World, batch: Batch, rng: Generator, cfg: Config) -> Batch:
     """Adds states [B, S + 1, ...] of what has ended, at its last nodes, and ended [B, 1], its prompts.
 
-    For the next iteration also trails [B, K - 1, S, ...], the last states of what is on its way, and asked [B, K - 1,
-    1], its prompts.
+    For the next iteration also trails [B, K - 1, S + 1, ...], the last states of what is on its way, and asked [B,
+    K - 1, 1], its prompts.
     """
     cond, carried, num_steps = batch["cond"], world.carried, cfg.nfe
     size = len(cond), 1 if carried else num_steps
     start = world.space.noise(size[0] * size[1], rng).unflatten(0, size)[:, :, None]
+    trails = start.expand(-1, -1, cfg.steps + 1, *start.shape[3:])
     asked, times = cond[:, None].expand(-1, size[1], -1), grid_like(even(num_steps).times, start)
-    now, trails = times[:-1] if carried else torch.ones_like(times[:-1]), start
+    velocity = guided(world.nets["student"], cfg.guidance)
     if carried:
-        entering = start.expand(-1, -1, cfg.steps, *start.shape[3:])
-        trails, asked = torch.cat([entering, carried["trails"]], dim=1), torch.cat([asked, carried["asked"]], dim=1)
-    x, now = trails[:, :, -1].flatten(0, 1), now.repeat(len(cond))
-    v = guided(world.nets["student"], cfg.guidance)(x, now, asked.flatten(0, 1))
-    if carried:
-        x_next = moved(x, v, now, times[1:].repeat(len(cond))).unflatten(0, (len(cond), num_steps))
-        went = torch.cat([trails, x_next[:, :, None]], dim=2)
+        trails, asked = torch.cat([trails, carried["trails"]], dim=1), torch.cat([asked, carried["asked"]], dim=1)
+        trails = advanced(velocity, trails, asked, times[:-1], times[1:])
     else:
-        went = on_lines(x, v, times, cfg.steps).unflatten(0, (len(cond), num_steps))
+        for k in range(num_steps):  # all that is to go beyond node k
+            on = advanced(velocity, trails[:, k:], asked[:, k:], times[k : k + 1], times[k + 1 : k + 2])
+            trails = torch.cat([trails[:, :k], on], dim=1)
     return {
         **batch,
-        "states": went[:, -1],
+        "states": trails[:, -1],
         "ended": asked[:, -1],
-        "trails": went[:, :-1, 1:],
+        "trails": trails[:, :-1],
         "asked": asked[:, :-1],
     }
 
 
-def on_lines(x: Tensor, v: Tensor, times: Tensor, steps: int) -> Tensor:
-    """[B K, S + 1, ...]: from noise x by v, both [B K, ...], where the last nodes up to the k-th lie on a line."""
-    num_steps = len(times) - 1
-    places = torch.arange(1, num_steps + 1, device=times.device)[:, None]
-    nodes = (places + torch.arange(-steps, 1, device=times.device)).clamp_min(0)  # [K, S + 1]
-    far = (1 - times[nodes]).repeat(len(x) // num_steps, 1)
-    return x[:, None] - far.reshape(*far.shape, *(1,) * (x.dim() - 1)) * v[:, None]
+def advanced(velocity: Velocity, trails: Tensor, asked: Tensor, now: Tensor, then: Tensor) -> Tensor:
+    """Trails [B, N, S + 1, ...] with their next state and without their oldest, by a call at now [N] or [1] each."""
+    x = trails[:, :, -1]
+    t, t_next = (each.expand(x.shape[1]).repeat(len(x)) for each in (now, then))
+    v = velocity(x.flatten(0, 1), t, asked.flatten(0, 1))
+    x_next = moved(x.flatten(0, 1), v, t, t_next).unflatten(0, x.shape[:2])
+    return torch.cat([trails[:, :, 1:], x_next[:, :, None]], dim=2)
 
 
 def loss(world: World, batch: Batch, _rng: Generator, cfg: Config) -> Loss:

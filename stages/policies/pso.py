@@ -93,9 +93,10 @@ def loss(world: World, batch: Batch, _rng: Generator, cfg: Config) -> Loss:
     step = cfg.kernel.transition(times, index)
     x, x_next = (part.transpose(0, 1).flatten(0, 1) for part in (states[:, :-1], states[:, 1:]))
     cond = batch["pair_cond"].repeat(2 * (cfg.nfe - 1), 1)
-    log_prob = step.log_prob(x_next, step.mean(x, world.nets["student"](x, times[index], cond)))
+    v = world.nets["student"](x, times[index], cond)
     with torch.no_grad():
-        reference = step.log_prob(x_next, step.mean(x, world.nets["reference"](x, times[index], cond)))
+        v_reference = world.nets["reference"](x, times[index], cond)
+    log_prob, reference = (step.log_prob(x_next, step.mean(x, each)) for each in (v, v_reference))
     log_ratio = log_prob - reference
     held, is_clipped = bounded(log_ratio, cfg.clip_range)
     won, lost = held.reshape(cfg.nfe - 1, 2, -1).unbind(dim=1)
@@ -105,6 +106,7 @@ def loss(world: World, batch: Batch, _rng: Generator, cfg: Config) -> Loss:
         "pairs": counts.mean(),
         "accuracy": (counts * (margin > 0)).mean().detach() / counts.mean().clamp_min(1e-9),
         "clipped": is_clipped.to(held).mean(),
+        "kl": step.kl(v, v_reference).mean().detach(),
     }
 
 

@@ -192,7 +192,9 @@ class Trainer:
         return self._pooled(metrics)
 
     def _seen(self, watch: Watch, metrics: Mapping[str, Metric]) -> str | None:
-        """The rule that ends the training, the same on every worker."""
+        """The rule that ends the training, the same on every worker; none before the student has begun to move."""
+        if not self.updates["student"]:
+            return None
         numbers, look = {name: float(value) for name, value in metrics.items()}, None
         if watch.probe and watch.looks(self.iteration):
             own = watch.probe(self.weights.average) if self.team.ranks.leads else 0.0

@@ -21,7 +21,7 @@ from stages.models.sketch import META, Sketch
 from stages.models.space import Points
 from stages.training.cost import Cost
 from stages.training.loop import Budget, Trainer
-from stages.training.method import Method, Trained
+from stages.training.method import Method, Trained, carries
 from stages.training.roles import Start, Tuning, Weights
 
 _ADAM = 2
@@ -183,7 +183,8 @@ def calls(method: Method, cfg: Any, budget: Budget, *, rows: int, group_size: in
     phases = method.phases(cfg)
     period = math.lcm(*(phase.every for phase in phases))
     turns = {math.ceil(share * budget.iterations) for phase in phases for share in (phase.start, phase.stop)}
-    edges = sorted({0, budget.iterations, *turns})
+    first = {1} if carries(method) else set()  # which may have to begin what is carried
+    edges = sorted({0, budget.iterations, *turns, *first})
     batch, total = _batch(rows, group_size), Cost({}, {}, 0)
     for begin, end in pairwise(edges):
         whole, rest = divmod(end - begin, period)

@@ -86,6 +86,9 @@ def test_the_loss_is_dpos_on_every_step_that_has_noise(kernel: Anchored | CPS) -
     torch.testing.assert_close(value, expected)
     torch.testing.assert_close(gradient(value, world.nets["student"]), gradient(expected, world.nets["student"]))
     assert 0 < float(metrics["clipped"]) < 1
+    assert float(metrics["kl"]) > 0
+    same = level(pso, cfg)
+    assert float(pso.loss(same, prepared(pso, same, cfg), stream(0, "loss"), cfg)[1]["kl"]) == 0
 
 
 def test_the_log_ratio_is_noise_times_the_step_less_half_its_square() -> None:

@@ -1,6 +1,7 @@
 """Rules that end a training: when each does, and that a resumed training ends where the whole one does."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from torch import nn
@@ -8,7 +9,7 @@ from torch import nn
 from stages.core.config import check
 from stages.training import checkpoint
 from stages.training.stopping import Heldout, Stop, Watch
-from tests.training.test_loop import batch_at, trainer
+from tests.training.test_loop import Adversarial, batch_at, trainer
 
 NONE = {"window": 2, "plateau": None, "drift": None, "heldout": None}
 
@@ -57,6 +58,24 @@ def test_a_rule_on_what_is_not_reported_says_so() -> None:
 def test_no_rule_at_all_is_refused() -> None:
     with pytest.raises(ValueError, match="no rule is stated"):
         check(Stop, NONE, "rl.arms.x.stop")
+
+
+class Late(Adversarial):
+    """Its student begins half-way, and says nothing until then."""
+
+    def phases(self, cfg):  # type: ignore[no-untyped-def]
+        critic, student = super().phases(cfg)
+        return replace(critic, every=1), replace(student, every=1, start=0.5)
+
+
+def test_rules_wait_until_the_student_has_begun_to_move() -> None:
+    """A method whose first part of the budget is a fake's, or a judge's, reports no reward and no drift till then."""
+    made = trainer(method=Late(), cfg=None, iterations=8)  # type: ignore[arg-type]
+    rules = watch(drift=0.1)
+    for iteration in range(4):
+        assert made._seen(rules, made.step(batch_at(iteration))) is None
+    with pytest.raises(ValueError, match=r"stop\.drift: this method reports no kl or drift"):
+        made._seen(rules, made.step(batch_at(4)))
 
 
 class Looking:
