@@ -129,7 +129,7 @@ def work(cfg: Config, job: Job, unit: Mapping[str, Any], run: Run) -> None:
         _search(cfg.search, job, recorded).write(run.out)
     elif "fit" in unit:
         fitted, file = _fit(cfg.samplers[unit["fit"]], job, recorded, unit["fit"]), fitted_at(run.out, unit["fit"])
-        file.parent.mkdir()
+        file.parent.mkdir(exist_ok=True)
         write_json(file, fitted.stated)
     else:
         _pair(cfg, job, recorded, unit["shard"], run.out)

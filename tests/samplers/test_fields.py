@@ -28,7 +28,7 @@ EVERY = {name: field_of(choice("field", name)) for name in FIELDS}
 X = torch.randn(6, 2, 2, 2, generator=stream(0, "fields"))
 COND = torch.tensor([[1], [2], [1], [3], [2], [1]])
 STEPS = 12
-WRITTEN = {"taylor_seer", "mag_cache", "guidance_interval", "epsilon_scaling", "dual_fast", "t_stitch"}
+WRITTEN = {"taylor_seer", "mag_cache", "guidance_interval", "epsilon_scaling", "dual_fast", "t_stitch", "time_tuner"}
 """Those that a saved model's own pipeline repeats."""
 NEUTRAL = {
     "taylor_seer": {"every": 1},
@@ -40,6 +40,7 @@ NEUTRAL = {
     "sada": {"most": 0, "interval": 1},
     "guidance_reuse": {"every": 1},
     "time_shift": {"half_width": 0.0},
+    "time_tuner": {"scales": (1.0,)},
     "t_stitch": {"share": 0.0},
     "early_exit": {"blocks": (3,)},
     "first_block_cache": {"threshold": 0.0},

@@ -102,6 +102,7 @@ def test_the_best_are_kept_once_each():
 @pytest.mark.parametrize(
     ("knobs", "message"),
     [
+        ({"rules": [{"name": "flow_map", "depth": 0.0}]}, "flow_map asks for averages, which no teacher answers"),
         ({"rules": [{"name": "renoise"}]}, "renoise draws noise, so that it does not follow the flow; take it out"),
         (
             {"rules": [{"name": "paradigms", "window": 2, "tolerance": 0.1, "noise_level": 0.0}]},

@@ -151,6 +151,8 @@ def _why_not(rule: Rule) -> str | None:
     """Why a rule has no error on the flow, if so."""
     if isinstance(rule, Adaptive):
         return "calls the network as often as a sample needs"
+    if rule.name == "flow_map":
+        return "asks for averages, which no teacher answers"
     drawn = list[int]()
 
     def draw(node: int, x: Tensor) -> Tensor:
