@@ -11,7 +11,7 @@ from torch import nn
 from stages.core.config import config
 from stages.core.ranges import Count, NonNegative, Positive
 
-DRIFTS = ("kl", "drift")
+DRIFTS = ("kl", "drift", "distance")
 """How policies call the distance to where they started, each in its own unit."""
 
 
@@ -38,7 +38,7 @@ class Stop:
     plateau: NonNegative | None
     """Ends where the reward of a window is not higher by this than that of the window before."""
     drift: Positive | None
-    """Ends where the mean KL, or drift, that the policy reports is above this for a window."""
+    """Ends where the mean KL, drift or distance that the policy reports is above this for a window."""
     heldout: Heldout | None
     """Ends where the reward on held-out prompts falls."""
 

@@ -16,10 +16,6 @@ def test_a_policy_reports_its_reward_and_its_distance_from_where_it_started(name
     module, cfg = POLICIES[name], shipped(name)
     nets = world(module, cfg)
     given = module.prepare(nets, batch(module, cfg), stream(0, "prepare"), cfg)
-    told = {
-        metric
-        for phase in module.phases(cfg)
-        for metric in phase.loss(nets, given, stream(0, phase.name), cfg)[1]
-    }
+    told = {metric for phase in module.phases(cfg) for metric in phase.loss(nets, given, stream(0, phase.name), cfg)[1]}
     assert "reward" in told
     assert bool(told & {*DRIFTS}) == (name not in WITHOUT_REFERENCE)

@@ -51,7 +51,9 @@ def test_held_out_rewards_have_to_stay_below_their_best() -> None:
 
 
 def test_a_rule_on_what_is_not_reported_says_so() -> None:
-    with pytest.raises(ValueError, match=r"stop\.drift: this method reports no kl or drift \(but loss, reward\)"):
+    with pytest.raises(
+        ValueError, match=r"stop\.drift: this method reports no kl or drift or distance \(but loss, reward\)"
+    ):
         watch(drift=0.1).see({"policy/loss": 1.0, "policy/reward": 0.5})
 
 
