@@ -51,6 +51,7 @@ def test_without_children_it_is_the_best_of_rules_on_schedules():
     found = fit().fitted(given)
     every = {(each.rule.name, each.schedule.name): error(each, model(64)) for each in fit().first()}
     assert len(every) == 4
+    assert all(calls(each.spec) == 6 for each in fit().first()), "as many steps as fit"
     assert (found.rule.name, found.schedule.name) == min(every, key=every.__getitem__)
 
 
