@@ -45,7 +45,7 @@ def check(cls: type[T], section: object, where: str) -> T:
 
 
 @cache
-def _adapter(cls: type[T]) -> pydantic.TypeAdapter[T]:
+def _adapter(cls: Any) -> pydantic.TypeAdapter[Any]:
     return pydantic.TypeAdapter(cls)  # which takes milliseconds, and a search over samplers checks thousands
 
 
