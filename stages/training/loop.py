@@ -20,12 +20,11 @@ from stages.core.types import Batch, Sink, World
 from stages.training import checkpoint
 from stages.training.checks import finite
 from stages.training.cost import SCORED, Cost, Meter
-from stages.training.gallery import Looking
 from stages.training.method import Method, Phase, Trained, carries
 from stages.training.networks import Precision, world_of
 from stages.training.parallel import Metric, Pairwise, Team, give_gradient, take_gradient
 from stages.training.roles import FULL, Start, Tuning, Weights, heads_of
-from stages.training.stopping import Watch
+from stages.training.stopping import Onlooker, Watch
 
 REPORT_EVERY = 10
 """Iterations between two reports, and between two looks for numbers that are not finite."""
@@ -125,7 +124,7 @@ class Trainer:
         resume: Path,
         sink: Sink,
         watch: Watch | None = None,
-        gallery: Looking | None = None,
+        gallery: Onlooker | None = None,
     ) -> Outcome:
         """Train to the end of the budget, or until `watch` ends it, from `resume` if an interrupted run left its state.
 
@@ -202,7 +201,7 @@ class Trainer:
             self._count(watch.probe.forward, watch.probe.scored)
         return watch.see(numbers, look)
 
-    def _looked(self, gallery: Looking) -> dict[str, float]:
+    def _looked(self, gallery: Onlooker) -> dict[str, float]:
         self._count(gallery.forward, gallery.scored)
         return gallery(self.weights.average, self.iteration) if self.team.ranks.leads else {}
 

@@ -60,6 +60,28 @@ class Probe(Protocol):
         ...
 
 
+class Onlooker(Protocol):
+    """Samples of a network that are shown now and then, and end nothing."""
+
+    @property
+    def forward(self) -> int:
+        """Samples that go through it, a look."""
+        ...
+
+    @property
+    def scored(self) -> int:
+        """Samples that the reward judges, a look."""
+        ...
+
+    def due(self, iteration: int, *, last: bool) -> bool:
+        """Whether there is a look after so many iterations."""
+        ...
+
+    def __call__(self, net: nn.Module, iteration: int) -> dict[str, float]:
+        """What is reported of it."""
+        ...
+
+
 class Watch:
     """One training, seen by its rules."""
 
