@@ -11,6 +11,7 @@ from flows.cli.main import main
 from stages.core.config import check
 from stages.io.params import compose
 from stages.io.steps import fitted_at
+from stages.samplers.fits import FITS
 from stages.samplers.spec import Sampler
 
 ROOT = Path(__file__).parents[3]
@@ -45,7 +46,7 @@ def test_words_of_the_fit_are_its_knobs_and_others_the_experiment_s(project):
 @pytest.mark.parametrize("words", [["calls=4"], ["sampler=nothing"], ["sampler=search", "sampler=dc_solver"]])
 def test_a_fit_that_is_none_is_refused(words, project, capsys):
     assert main(["search", *words]) == 1
-    assert "search: name one of dc_solver, dpm_solver_v3, search, as in sampler=dc_solver" in capsys.readouterr().err
+    assert f"search: name one of {', '.join(sorted(FITS))}, as in sampler=dc_solver" in capsys.readouterr().err
 
 
 def test_a_name_that_is_none_is_refused(project, capsys):
