@@ -12,7 +12,7 @@ from stages.io import params, run
 from stages.io.expected import Expected, Outline
 from stages.io.job import Job
 from tests.cells.rigs import SILENT, make_inputs, right
-from tests.rewards.servers import service
+from tests.rewards.servers import PREFERENCE
 
 PARAMS = Path(__file__).parents[1] / "params"
 
@@ -63,12 +63,6 @@ def test_held_out_prompts_have_to_be_there() -> None:
     job = Job(stage="rl", arm="dgpo", seed=0, section=section(*STOPPED), inputs={})
     with pytest.raises(ValueError, match=r"rl\.arms\.dgpo\.stop\.heldout: no prompts are held out"):
         rl.expect(rl.configure(job), job, inputs)
-
-
-PREFERENCE = {
-    "kind": "vlm_preference", "weight": 1.0, "model": "m", "question": "Which shows {prompt}?", "both_orders": False,
-    "top_logprobs": 5, "service": service("http://h"),
-}  # fmt: skip
 
 
 def test_a_reward_that_compares_is_given_whole_groups_and_no_rule_on_its_mean() -> None:

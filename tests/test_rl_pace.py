@@ -29,3 +29,11 @@ def test_the_table_says_who_is_there_first_and_who_is_not() -> None:
     assert rows["`dgpo`"][3] == "100", "of 8 that are judged"
     assert rows["`flow_grpo`"][2] == "1,917 (1 of 2)"
     assert rows["`ddpo`"][2] == "3,833 (1 of 2)"
+
+
+def test_without_results_it_says_what_to_run(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr("sys.argv", ["rl_pace.py", "--project", str(tmp_path)])
+    with pytest.raises(SystemExit) as ended:
+        bench.main()
+    assert ended.value.code == 1
+    assert "missing; run `fewstep run experiment=bench_rl` first" in capsys.readouterr().err

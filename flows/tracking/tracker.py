@@ -86,7 +86,7 @@ class Tracker:
                     self._send(run, metrics)
                 with self._tail(f"{run}:{unit}:pictures", reports.beside(file, "pictures")).once() as text:
                     for line in jsonl.parsed(text):
-                        picture, key = reports.picture(line), metric_name(prefix + line["name"])
+                        picture, key = reports.picture(line).convert("RGB"), metric_name(prefix + line["name"])
                         self.client.log_image(run, picture, key=key, step=line["step"])
                 for line in self._tail(f"{run}:{unit}:system", reports.beside(file, "system")).lines():
                     self._summary(run).add(line)

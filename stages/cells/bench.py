@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from stages.core.prompts import Prompt
-from stages.io.dataset import TENSORS, Dataset, Split
+from stages.io.dataset import TENSORS, Dataset, Split, evenly
 from stages.metrics.judgement import TASK
 from stages.models import TextTable
 from stages.models.verifier import Verifier, load_verifier
@@ -54,15 +54,8 @@ def in_turn(dataset: Dataset, split: Split, count: int) -> list[int]:
     for place in dataset.places(split):
         by_task.setdefault(dataset.prompts[place].facts.get(TASK), []).append(place)
     tasks = list(by_task.values())
-    chosen = [spread(known, -(-(count - number) // len(tasks))) for number, known in enumerate(tasks)]
+    chosen = [evenly(known, -(-(count - number) // len(tasks))) for number, known in enumerate(tasks)]
     return [chosen[i % len(tasks)][i // len(tasks)] for i in range(count)] if tasks else []
-
-
-def spread(places: Sequence[int], count: int) -> list[int]:
-    """`count` of them: at even distances, or in turn where there are no more than that."""
-    if len(places) <= count:
-        return [places[i % len(places)] for i in range(count)]
-    return [places[(2 * i + 1) * len(places) // (2 * count)] for i in range(count)]
 
 
 def kept(dataset: Dataset, num_samples: int) -> list[int]:
@@ -81,4 +74,4 @@ def chosen(dataset: Dataset, places: Sequence[int], count: int) -> list[int]:
     heldout = [place for place in places if dataset.splits[place] == "heldout"]
     seen = [place for place in places if dataset.splits[place] == "seen"]
     apart = min(len(heldout), count // 3)
-    return [*spread(seen, min(count - apart, len(seen))), *spread(heldout, apart)]
+    return [*evenly(seen, min(count - apart, len(seen))), *evenly(heldout, apart)]

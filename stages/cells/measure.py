@@ -12,11 +12,12 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from stages.cells.bench import SPLITS, Bench, in_turn, kept, spread
+from stages.cells.bench import SPLITS, Bench, in_turn, kept
 from stages.core.config import check
 from stages.core.rng import normal_at
 from stages.core.spec import SamplerSpec
 from stages.core.types import Sink
+from stages.io.dataset import evenly
 from stages.metrics.judgement import against_mixture, correctness, likeness
 from stages.metrics.straightness import straightness
 from stages.models import Student, load
@@ -196,7 +197,7 @@ def real(bench: Bench, settings: Sampling) -> Measured:
             asked = bench.prompts([places[i] for i in rows])
             numbers |= correctness(bench.verifier, data.test_images[rows], asked, name)
     every = range(len(data.train_images))
-    rows = list(spread(every, MOST) if len(every) > MOST else every)
+    rows = list(evenly(every, MOST) if len(every) > MOST else every)
     numbers |= _likeness(bench, data.train_images[rows], data.train_prompts[rows].tolist(), settings)
     shown = kept(data, settings.num_samples)
     images, of = torch.cat([data.test_images, data.train_images]), torch.cat([data.test_prompts, data.train_prompts])

@@ -29,19 +29,20 @@ def metric(cell: Cell, bench: Bench, model: Path | None, name: str) -> Measured:
     """
     data, settings = bench.dataset, Comparing(**cell.settings)
     kind, cfg = chosen(cell.asked, name)
-    if "flow" in kind.NEEDS and model is None:
+    of_flow = "flow" in kind.NEEDS
+    if of_flow and model is None:
         return Measured({})  # real images have no flow
     lacks_real = not data.has_real and ("real" in kind.NEEDS or model is None)
     if lacks_real or ("verifier" in kind.NEEDS and not bench.verifier.attributes):
         return Measured({})
     if model is None:
         images, places = data.train_images, data.train_prompts.tolist()
-    elif "flow" in kind.NEEDS:
+    elif of_flow:
         images, places = data.test_images[:0], []
     else:
         places = bench.compared_places(settings.fd_repeats, settings.num_samples)
         images, _ = drawn(bench, opened(cell, bench, model), "test", places, cell, name)
-    flow = _flow(cell, bench, model) if model and "flow" in kind.NEEDS else None
+    flow = _flow(cell, bench, model) if model and of_flow else None
     shown = Sampled(images, bench.prompts(places), data.test_images, bench.verifier, flow)
     told = kind.measure(cfg, shown)
     if told is None:

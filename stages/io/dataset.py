@@ -132,3 +132,10 @@ def _in_levels(images: Tensor) -> bool:
 
 IMAGES = ("train_images", "test_images")
 TENSORS = ("train_images", "train_prompts", "test_images", "test_prompts")
+
+
+def evenly(places: Sequence[int], count: int) -> list[int]:
+    """`count` of them: at even distances, or in turn where there are no more than that."""
+    if len(places) <= count:
+        return [places[i % len(places)] for i in range(count)]
+    return [places[(2 * i + 1) * len(places) // (2 * count)] for i in range(count)]

@@ -8,6 +8,7 @@ This file is copied into saved models as it is, hence it imports torch and diffu
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
@@ -23,7 +24,7 @@ SHORTEST, LOWEST = 1e-6, 1e-9
 """Of an interval over its upper end: its length, and its lower end."""
 
 
-class Policy(SchedulerMixin, ConfigMixin):
+class Policy(SchedulerMixin, ConfigMixin, ABC):
     """What both kinds share. Fields are [B, H, ...] for samples [B, C, ...]; times are [B]."""
 
     config_name = "config.json"
@@ -48,13 +49,13 @@ class Policy(SchedulerMixin, ConfigMixin):
         """[B, C, ...] where it was asked, at (x, t), or on average from there down to `until`."""
         return self.first(fields, x) if until is None else self.average(fields, x, t, x, t, until)
 
+    @abstractmethod
     def first(self, fields: Tensor, x: Tensor) -> Tensor:
         """[B, C, ...]: pi(x, t) where it was asked."""
-        raise NotImplementedError
 
+    @abstractmethod
     def average(self, fields: Tensor, x_s: Tensor, t_s: Tensor, x: Tensor, t: Tensor, until: Tensor) -> Tensor:
         """[B, C, ...]: pi on average along its own trajectory from (x, t) down to `until`, asked at (x_s, t_s)."""
-        raise NotImplementedError
 
 
 class DX(Policy):

@@ -6,7 +6,6 @@ where it says neither there is no verdict, NaN, and not 0. Its first answer abou
 """
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,27 +14,15 @@ from torch import Tensor
 from stages.core.config import config
 from stages.core.prompts import Prompt
 from stages.core.types import Reward
-from stages.io.chat import PLACE, ModelName, Question, TopLogprobs, first_tokens, share
-from stages.io.services import Service
-from stages.io.verdicts import Verdicts
+from stages.io.chat import Chat
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from stages.rewards import Given
 
 
 @config
-class Config:
-    """Who is asked, and what."""
-
-    service: Service
-    """Its url ends before /chat/completions, mostly in /v1."""
-    model: ModelName
-    question: Question
-    """With {prompt} in it; to be answered by yes or no."""
-    top_logprobs: TopLogprobs
-    """Among which yes and no are looked for."""
+class Config(Chat):
+    """Who is asked a question of yes or no."""
 
 
 def expect(_cfg: Config, _attributes: Sequence[str], _where: str) -> None:
@@ -44,19 +31,9 @@ def expect(_cfg: Config, _attributes: Sequence[str], _where: str) -> None:
 
 def build(cfg: Config, _given: "Given") -> Reward:
     """Shares of yes [B]. AwayError where the server does not answer."""
-    cfg.service.get("/models")
-    decides = {"url": cfg.service.url, "model": cfg.model, "question": cfg.question, "top": cfg.top_logprobs}
-    known = Verdicts({"kind": "vlm_judge", **decides})
-
-    def one(image: "Image", prompt: Prompt) -> float:
-        question = cfg.question.replace(PLACE, prompt.text)
-        return share(first_tokens(cfg.service, cfg.model, [image], question, cfg.top_logprobs), "yes", "no")
-
-    def ask(images: "list[Image]", prompts: list[Prompt]) -> list[float]:
-        with ThreadPoolExecutor(cfg.service.concurrency) as pool:
-            return list(pool.map(one, images, prompts))
+    sure = cfg.shares("vlm_judge", ("yes", "no"), lambda image: [image])
 
     def reward(images: Tensor, prompts: Sequence[Prompt]) -> Tensor:
-        return torch.tensor(known.of(images, prompts, ask), dtype=torch.float32, device=images.device)
+        return torch.tensor(sure(images, prompts), dtype=torch.float32, device=images.device)
 
     return reward

@@ -8,7 +8,6 @@ Such judges favour a place, so both orders can be asked for. Its first answer ab
 """
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from itertools import combinations
 from typing import TYPE_CHECKING
 
@@ -18,9 +17,7 @@ from torch import Tensor
 from stages.core.config import config
 from stages.core.prompts import Prompt, runs
 from stages.core.types import Reward
-from stages.io.chat import PLACE, ModelName, Question, TopLogprobs, first_tokens, share
-from stages.io.services import Service
-from stages.io.verdicts import Verdicts
+from stages.io.chat import Chat
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -31,19 +28,12 @@ COMPARES = True
 
 
 @config
-class Config:
-    """Who is asked, and what."""
+class Config(Chat):
+    """Who is asked for 1, the first image, or for 2, the second."""
 
-    service: Service
-    """Its url ends before /chat/completions, mostly in /v1."""
-    model: ModelName
-    question: Question
-    """With {prompt} in it; to be answered by 1 for the first image, or by 2 for the second."""
     both_orders: bool
     """Whether two images are shown a second time, the other first, and the answers averaged: K (K - 1) calls for a
     group of K, in place of half as many."""
-    top_logprobs: TopLogprobs
-    """Among which 1 and 2 are looked for."""
 
 
 def expect(_cfg: Config, _attributes: Sequence[str], _where: str) -> None:
@@ -52,31 +42,22 @@ def expect(_cfg: Config, _attributes: Sequence[str], _where: str) -> None:
 
 def build(cfg: Config, _given: "Given") -> Reward:
     """Shares of wins [B] among samples of a prompt in a row. AwayError where the server does not answer."""
-    cfg.service.get("/models")
-    decides = {"url": cfg.service.url, "model": cfg.model, "question": cfg.question, "top": cfg.top_logprobs}
-    known = Verdicts({"kind": "vlm_preference", **decides})
-
-    def one(pair: "Image", prompt: Prompt) -> float:
-        """That the left half is the better one."""
-        middle = pair.width // 2
-        two = [pair.crop((0, 0, middle, pair.height)), pair.crop((middle, 0, pair.width, pair.height))]
-        question = cfg.question.replace(PLACE, prompt.text)
-        return share(first_tokens(cfg.service, cfg.model, two, question, cfg.top_logprobs), "1", "2")
-
-    def ask(pairs: "list[Image]", prompts: list[Prompt]) -> list[float]:
-        with ThreadPoolExecutor(cfg.service.concurrency) as pool:
-            return list(pool.map(one, pairs, prompts))
+    first_wins = cfg.shares("vlm_preference", ("1", "2"), _halves)
 
     def reward(images: Tensor, prompts: Sequence[Prompt]) -> Tensor:
         two = [pair for run in runs(prompts) for pair in combinations(range(run.start, run.stop), 2)]
         shown = two + ([(right, left) for left, right in two] if cfg.both_orders else [])
         # Side by side they are one picture, which is what verdicts are kept of.
         pairs = [torch.cat([images[left], images[right]], dim=-1) for left, right in shown]
-        asked = [prompts[left] for left, _ in shown]
-        said = known.of(torch.stack(pairs), asked, ask) if pairs else []
+        said = first_wins(torch.stack(pairs), [prompts[left] for left, _ in shown]) if pairs else []
         return shares(shown, torch.tensor(said, dtype=torch.float32), len(images)).to(images.device)
 
     return reward
+
+
+def _halves(pair: "Image") -> "list[Image]":
+    middle = pair.width // 2
+    return [pair.crop((0, 0, middle, pair.height)), pair.crop((middle, 0, pair.width, pair.height))]
 
 
 def shares(shown: Sequence[tuple[int, int]], said: Tensor, count: int) -> Tensor:

@@ -4,17 +4,16 @@ import math
 from dataclasses import dataclass, replace
 from typing import Annotated
 
-import numpy as np
 import torch
 from PIL import Image
 from pydantic import Field
 from torch import Tensor, nn
 
 from stages.core.config import config
-from stages.core.pictures import levels
+from stages.core.pictures import pictures
 from stages.core.ranges import Count
 from stages.core.types import Reward, Show
-from stages.io.dataset import Dataset
+from stages.io.dataset import Dataset, evenly
 from stages.models import Student
 from stages.samplers.spec import calls
 from stages.samplers.student import Noise, draw
@@ -59,7 +58,7 @@ class Looking:
         seen, heldout = self.dataset.places("seen"), self.dataset.places("heldout")
         most = min(self.wanted.prompts, len(seen) + len(heldout))
         apart = min(len(heldout), max(most // 2, most - len(seen)))
-        return _spaced(seen, most - apart) + _spaced(heldout, apart)
+        return evenly(seen, most - apart) + evenly(heldout, apart)
 
     @property
     def forward(self) -> int:
@@ -84,7 +83,7 @@ class Looking:
         images = self.model.space.decode(finite(made, "samples of the gallery", advice))
         prompts = [self.dataset.prompts[place] for place in places]
         found = self.reward(images, [prompt for prompt in prompts for _ in range(each)])
-        if images.dim() > 3 and images.shape[1] in (1, 3):  # points are no pictures
+        if self.dataset.space != "points":
             self.show(iteration, "gallery", sheet(images, each))
         return {
             f"prompt/{number} {prompt.text[:WORDS]}": mean
@@ -94,25 +93,17 @@ class Looking:
         }
 
 
-def _spaced(known: list[int], count: int) -> list[int]:
-    return [known[i * len(known) // count] for i in range(count)]
-
-
 def sheet(images: Tensor, each: int) -> Image.Image:
     """A column a prompt of images [P * each, C, H, W], or of the middle frame of videos [P * each, C, T, H, W]."""
     still = images[:, :, images.shape[2] // 2] if images.dim() == 5 else images
     cells = torch.nn.functional.pad(_sized(still), (GAP,) * 4, value=1.0)
-    tall, wide = cells.shape[2:]
-    laid = cells.reshape(-1, each, *cells.shape[1:]).permute(2, 1, 3, 0, 4).reshape(cells.shape[1], each * tall, -1)
-    assert laid.shape[2] % wide == 0
-    shades = levels(laid)
-    return Image.fromarray(shades.repeat(3, axis=2) if shades.shape[2] == 1 else np.ascontiguousarray(shades))
+    columns = cells.unflatten(0, (-1, each)).permute(2, 1, 3, 0, 4)
+    return pictures(columns.flatten(1, 2).flatten(2, 3)[None])[0]
 
 
 def _sized(images: Tensor) -> Tensor:
     """Enlarged by whole pixels, or made smaller by their means."""
     side = max(images.shape[2:])
     if side < SIDE:
-        factor = SIDE // side
-        return images.repeat_interleave(factor, dim=2).repeat_interleave(factor, dim=3)
+        return torch.nn.functional.interpolate(images, scale_factor=SIDE // side)
     return torch.nn.functional.avg_pool2d(images.float(), math.ceil(side / SIDE), ceil_mode=True)

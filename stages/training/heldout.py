@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from stages.core.types import Reward
-from stages.io.dataset import Dataset
+from stages.io.dataset import Dataset, evenly
 from stages.models import Student
 from stages.samplers.spec import calls
 from stages.samplers.student import Noise, draw
@@ -37,8 +37,7 @@ class Look:
 
     def __call__(self, net: nn.Module) -> float:
         """The mean reward. ValueError where the samples or their rewards are not finite."""
-        known = self.dataset.places("heldout")
-        places = [known[i * len(known) // self.num_samples] for i in range(self.num_samples)]
+        places = evenly(self.dataset.places("heldout"), self.num_samples)
         advice = "look at the samples and at the reward; lower student_lr"
         model, noise = replace(self.model, net=net), Noise(self.seed, "heldout")
         made = draw(model, self.dataset.rows(places), noise, batch_size=self.batch_size)

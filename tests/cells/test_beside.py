@@ -18,7 +18,7 @@ from stages.metrics.kernel import mmd2
 from stages.models.verifier import load_verifier
 from stages.rewards import jpeg
 from tests.cells.rigs import SECTION, SILENT, job_on, make_inputs
-from tests.rewards.servers import service
+from tests.rewards.servers import PREFERENCE
 
 
 @pytest.fixture(scope="module")
@@ -53,12 +53,6 @@ def test_a_reward_that_the_verifier_cannot_tell_is_measured_on_every_model_and_o
     assert flat["real.images.reward_dgpo"] == pytest.approx(expected)
     assert flat["real.images.reward_tuned"] == 2, "the verifier tells the others"
     assert "reward: dgpo" in (out / "report.html").read_text()
-
-
-PREFERENCE = {
-    "kind": "vlm_preference", "weight": 1.0, "model": "m", "question": "Which shows {prompt}?", "both_orders": False,
-    "top_logprobs": 5, "service": service("http://h"),
-}  # fmt: skip
 
 
 def test_a_reward_that_compares_samples_is_measured_on_no_model(beside):

@@ -91,6 +91,14 @@ def test_points_have_bits_of_their_own_unit():
     assert few == pytest.approx(each[:10].mean().item(), abs=4e-3)
 
 
+def test_the_error_of_two_images_is_half_of_their_gap():
+    """As a standard error is that divides by one less than their number."""
+    x, _ = points(LAW, 2)
+    first, both = (likelihood.measure(knobs(steps=8, num_samples=n), shown(x)) for n in (1, 2))
+    error = likelihood.measure(knobs(steps=8, tells="error"), shown(x))
+    assert error == pytest.approx(abs(both - first), rel=1e-6)
+
+
 def test_pictures_have_the_bits_of_their_levels():
     """Of standard normal data: 8-bit data on [-1, 1] have log2(128) = 7 bits more than densities."""
     law = GaussianMixture.even([[0.0] * 4], [1.0])

@@ -106,6 +106,13 @@ def _brightness(url: str) -> float:
     return sum(image.tobytes()) / (255 * image.width * image.height)
 
 
+PREFERENCE = {
+    "kind": "vlm_preference", "weight": 1.0, "model": "m", "question": "Which shows {prompt}?", "both_orders": False,
+    "top_logprobs": 5, "service": service("http://h"),
+}  # fmt: skip
+"""The section of a reward that compares a prompt's samples."""
+
+
 def judging(path: str, content: Any) -> tuple[int, Any]:
     """A language model that is surer of yes the longer what it is asked is."""
     if content is None:

@@ -5,6 +5,7 @@ import torch
 
 from stages.core.path import LINEAR
 from stages.core.spec import even
+from tests.rewards.servers import PREFERENCE
 from tests.samplers.rigs import F64, gaussian
 from tests.steering.rigs import MEMORYLESS, MIXTURE, NORMAL, REWARD, SOFT, steering, task
 
@@ -83,6 +84,8 @@ def test_what_is_not_known_is_refused():
         steering("driftlite", target={"name": "anneal", "power": 2.0}, bases=["reward"])
     with pytest.raises(ValueError, match="has no gradient by the image"):
         steering("fkc", reward=REWARD)
+    with pytest.raises(ValueError, match="liked: compares a prompt's samples, and a search weighs each by itself"):
+        steering("best_of_n", reward={"liked": PREFERENCE})
     chosen = steering("fkc", reward=SOFT)
     assert "memoryless" in chosen.serves(even(8))
     assert "memoryless" in chosen.serves(even(8, rule="flow_sde", noise_level=0.7))

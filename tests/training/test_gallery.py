@@ -1,6 +1,7 @@
 """What is seen of a policy while it trains: the same samples, of the network as it is by then, and what they cost."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from stages.core.types import Run
 from stages.io import params
 from stages.io.dataset import Dataset
 from stages.io.job import Job
+from stages.models import TextTable, load
 from stages.training.gallery import GAP, Gallery, Looking, sheet
 from tests.cells.rigs import make_inputs
 
@@ -70,6 +72,18 @@ def test_the_same_samples_are_shown_now_and_then_and_change_nothing(root: Path, 
     looks, samples, calls = 4, 4 * 3, 2
     assert cost["network_evaluations"] - less["network_evaluations"] == looks * samples * calls
     assert cost["samples_scored"] - less["samples_scored"] == looks * samples
+
+
+@pytest.mark.parametrize(("space", "pictures"), [("pixels", 1), ("points", 0)])
+def test_points_have_numbers_and_no_picture(root: Path, space: Any, pictures: int) -> None:
+    shown: list[Any] = []
+    model, data = load(root / "teacher/model", TextTable.load(root / "encode")), Dataset.load(root / "dataset")
+    looking = Looking(
+        Gallery(every=1, prompts=2, samples=3), model, replace(data, space=space),
+        lambda images, _prompts: images.flatten(1).mean(dim=1), 0, 4, lambda *line: shown.append(line),
+    )  # fmt: skip
+    assert len(looking(model.net, 7)) == 2
+    assert len(shown) == pictures
 
 
 def test_half_of_the_prompts_are_held_out_where_there_are_enough(root: Path) -> None:
