@@ -85,11 +85,9 @@ def _leash() -> int:
     """The process that a driver of ours must not outlive: the dvc that runs our stages one by one, or this one."""
     import psutil
 
+    from flows.runtime import processes
+
     for process in psutil.Process().parents():
-        try:
-            words = process.cmdline()
-        except psutil.Error:  # it has ended, or is another user's
-            break
-        if any(Path(word).name == "dvc" for word in words[:3]):
+        if any(Path(word).name == "dvc" for word in processes.words(process)[:3]):
             return process.pid
     return os.getpid()

@@ -198,6 +198,14 @@ def ports(pid: int) -> set[int]:
     return found
 
 
+def words(process: psutil.Process) -> list[str]:
+    """Its command line; none of one that has ended meanwhile, or that is another user's."""
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
 def descendants(pid: int) -> list[psutil.Process]:
     """What it started, and what that started; none if it has ended."""
     try:

@@ -60,7 +60,8 @@ def main(num_cpus: int, state: Path) -> int:
 
 
 def _vital() -> dict[str, psutil.Process]:
-    found = {child.name(): child for child in psutil.Process().children() if child.name() in _VITAL}
+    named = {"".join(processes.words(child)[:1]): child for child in psutil.Process().children()}
+    found = {Path(program).name: child for program, child in named.items() if Path(program).name in _VITAL}
     if len(found) < len(_VITAL):
         raise RuntimeError(f"of {', '.join(_VITAL)} only {len(found)} run")
     return found

@@ -83,8 +83,8 @@ def start(node: Node, environment: Mapping[str, str]) -> Process:
 def stop(process: Process) -> None:
     """End the stage that DVC runs, so that DVC sees it fail and lets go of its locks; then DVC, if need be."""
     for child in processes.descendants(process.pid):
-        with contextlib.suppress(psutil.Error):  # it has ended meanwhile
-            if "flows" in child.cmdline():
+        if "flows" in processes.words(child):
+            with contextlib.suppress(psutil.NoSuchProcess):
                 child.terminate()
     try:
         process.wait(timeout=processes.PATIENCE_S)

@@ -4,6 +4,8 @@ import json
 
 import psutil
 
+from flows.runtime import processes
+
 
 def reported(clone):
     """The last step that the teacher reported, with a checkpoint beside it; 0 before."""
@@ -17,10 +19,4 @@ def reported(clone):
 def ranks(clone):
     """Its processes."""
     head = psutil.Process(json.loads((clone.root / ".fewstep/services/ray.json").read_text())["pid"])
-    found = []
-    for process in head.children(recursive=True):
-        try:
-            found += [process] if "RayTrainWorker" in " ".join(process.cmdline()) else []
-        except psutil.Error:
-            continue
-    return found
+    return [each for each in head.children(recursive=True) if "RayTrainWorker" in " ".join(processes.words(each))]

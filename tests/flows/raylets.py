@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 
+from flows.runtime import processes
 from tests.ports import free_port
 from tests.waiting import PATIENCE_S, wait_for
 
@@ -80,7 +81,7 @@ class Cluster:
     def kill(self, node: subprocess.Popen[bytes]) -> None:
         """SIGKILL its raylet, as a machine that loses power."""
         for child in psutil.Process(node.pid).children(recursive=True):
-            if child.name() == "raylet":
+            if processes.words(child)[:1] and processes.words(child)[0].endswith("/raylet"):
                 child.kill()
 
     def close(self) -> None:

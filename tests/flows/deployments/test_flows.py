@@ -14,6 +14,7 @@ import pytest
 
 from flows.deployments import setup
 from flows.deployments.child import of_run
+from flows.runtime import processes
 from tests import s3
 from tests.flows.clone import ROOT, Clone, ask
 from tests.ports import free_port
@@ -173,7 +174,7 @@ def test_hydra_s_refusal_is_the_runs_message_and_no_work_is_done(team):
 
 def test_a_cancelled_run_leaves_nothing_alive(team):
     run = team.begin(stage="dataset", experiment="smoke")
-    wait_for(lambda: any("raylet" in " ".join(each.cmdline()) for each in of_run(run)))
+    wait_for(lambda: any("raylet" in " ".join(processes.words(each)) for each in of_run(run)))
     team.ask(f"flow_runs/{run}/set_state", {"state": {"type": "CANCELLING"}})
     assert team.end(run)["type"] == "CANCELLED"
     assert not list(of_run(run))

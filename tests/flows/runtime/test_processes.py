@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from flows.runtime import processes
-from tests.waiting import PATIENCE_S
+from tests.waiting import PATIENCE_S, wait_for
 
 ROOT = Path(__file__).parents[3]
 
@@ -75,6 +75,14 @@ def test_a_process_that_ended_and_one_that_never_was_are_left_alone():
     assert process.returncode == 3
     with pytest.raises(FileNotFoundError, match="no-such-tool"):
         processes.launch(["no-such-tool"])
+
+
+def test_the_words_of_a_process_that_has_ended_meanwhile_are_none():
+    with subprocess.Popen(["sleep", "60"]) as process:
+        seen = psutil.Process(process.pid)
+        wait_for(lambda: processes.words(seen) == ["sleep", "60"])  # until then it is a copy of this one
+        process.kill()
+    assert processes.words(seen) == []
 
 
 def test_what_it_says_goes_to_its_log_and_it_sees_the_environment_that_it_is_given(tmp_path, monkeypatch):

@@ -14,6 +14,7 @@ import yaml
 
 from flows.project.nodes import STAGES, Node
 from flows.project.resources import JUDGED, Compute
+from flows.runtime import processes
 from flows.runtime.errors import Passing
 from flows.workers import reward_workers, train_group
 from flows.workers.reward_workers import Bench, Panel
@@ -98,13 +99,8 @@ def truth(job):
 
 def living():
     """The judges' processes."""
-    found = []
-    for process in psutil.Process().children(recursive=True):
-        try:
-            found += [process] if process.cmdline()[:1] and process.cmdline()[0].startswith("ray::Judge") else []
-        except psutil.Error:
-            continue
-    return found
+    found = psutil.Process().children(recursive=True)
+    return [each for each in found if "".join(processes.words(each)[:1]).startswith("ray::Judge")]
 
 
 @pytest.mark.integration
