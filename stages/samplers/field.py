@@ -115,7 +115,7 @@ class Field:
         self._passes = velocity.passes if isinstance(velocity, Prompted) else 1
         self._size = len(x)
         labels = grid.times.to(device=x.device, dtype=x.dtype)
-        self._labels = labels[:, None].expand(-1, len(x)).contiguous().unbind()  # `repeat` takes longer than the rest of a step
+        self._labels = labels[:, None].expand(-1, len(x)).contiguous().unbind()  # `repeat` is slower
 
     @property
     def nfe(self) -> float:
