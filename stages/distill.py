@@ -33,7 +33,7 @@ from stages.training.method import Trained, goes_on, needs_of
 from stages.training.networks import RoleNetwork
 from stages.training.outcome import gather, record
 from stages.training.roles import Start
-from stages.training.tune import Tune, begins, fits, made_of, same_base, tuning
+from stages.training.tune import Tune, begins, fits, learns, made_of, same_base, tuning
 
 
 @config
@@ -85,6 +85,7 @@ def expect(cfg: arm.Arm[Common], job: Job, inputs: Inputs) -> Expected | None:
         lambda: (known := outline(inputs)) and _has_images(cfg, job, known.num_train),
         lambda: _has_a_size(cfg.common, job, inputs),
         lambda: init and _has_the_times(cfg, job, init),
+        lambda: learns(tune, job.where, cfg.method, cfg.settings, cfg.common.num_students),
         lambda: teacher and fits(tune, job.where, teacher),
         lambda: init and begins(tune, job.where, init),
         lambda: init and _may_be_fresh(cfg.common, job, init),

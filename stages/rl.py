@@ -36,7 +36,7 @@ from stages.training.method import differentiates, distils
 from stages.training.outcome import gather, record
 from stages.training.roles import Start
 from stages.training.stopping import Stop, Watch
-from stages.training.tune import Tune, begins, fits, made_of, same_base, tuning
+from stages.training.tune import Tune, begins, fits, learns, made_of, same_base, tuning
 
 
 @config
@@ -105,6 +105,7 @@ def expect(cfg: arm.Arm[Common], job: Job, inputs: Inputs) -> Expected | None:
     judge, terms = inputs["verifier"], _terms(cfg.common, job)
     together(
         lambda: init and _has_weights(common, job, init.model),
+        lambda: learns(common.tune, job.where, cfg.method, cfg.settings),
         lambda: init and begins(common.tune, job.where, init),
         lambda: init and init.is_student and _knows_its_steps(cfg, job),
         lambda: common.teacher and (given := inputs["teacher"]) and _is_a_teacher(common, job, given),

@@ -66,7 +66,7 @@ class RewardWorkers:
 
 @config
 class Compute:
-    """Where stages compute. Nothing in here changes a result."""
+    """Where stages compute. Nothing in here changes a result, but the last bits of what is tuned `sharded`."""
 
     backend: Literal["local", "address"]
     address: str | None

@@ -1,6 +1,6 @@
 """What a stage will take, told before it does anything."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,11 @@ class Memory:
     def total(self) -> int:
         """All of it at once."""
         return self.weights + self.gradients + self.optimiser + self.activations
+
+    def parted(self, workers: int) -> "Memory":
+        """Of each of so many workers that hold a part of every network, on average."""
+        shared = {name: -(-getattr(self, name) // workers) for name in ("weights", "gradients", "optimiser")}
+        return replace(self, **shared)
 
 
 @dataclass(frozen=True)

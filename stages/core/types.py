@@ -117,5 +117,7 @@ class World:
     weights: tuple[float, ...] = (1.0,)
     progress: float = 0.0
     """Share of the budget that is spent, in [0, 1)."""
+    agreed: Callable[[int], int] = lambda count: count
+    """Of a drawn number that decides how often networks are called: that of all slices, where they must agree."""
     carried: Mapping[str, Tensor] = field(default_factory=dict)
     """What a method that says so kept of the batch before, for `prepare`; nothing in the first iteration."""

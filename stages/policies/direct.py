@@ -125,6 +125,7 @@ def loss(world: World, batch: Batch, rng: Generator, cfg: Config) -> Loss:
     cond, times = batch["cond"], even(cfg.nfe).times
     student = guided(world.nets["student"], cfg.guidance)
     nodes = cfg.route.nodes(cfg.nfe, stops)
+    nodes = range(world.agreed(nodes.start), world.agreed(nodes.stop))
     x = rolled_out(student, world.space.noise(len(cond), starts), times[: nodes.start + 1], cond)[:, -1]
     path = (*times[nodes.start : nodes.stop], 0.0)  # an early stop goes from its one node to the data seen there
     if cfg.gradient == "autograd":
@@ -142,6 +143,11 @@ def followed(world: World, x: Tensor, path: Sequence[float], cond: Cond, cfg: Co
         x, drift = moved(x, v, at(time, x), at(then, x)), drift + away
     reward = scored(world, x, cond, cfg.method).mean()
     return cfg.beta_kl * drift - reward, reward, drift
+
+
+def takes_whole(cfg: Config) -> bool:
+    """An adjoint does, for each call's derivative."""
+    return cfg.gradient != "autograd"
 
 
 def roles(cfg: Config) -> dict[str, Role]:

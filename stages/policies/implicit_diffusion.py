@@ -103,6 +103,11 @@ def loss(world: World, batch: Batch, _rng: Generator, cfg: Config) -> Loss:
     return value, {"reward": reward.detach(), "drift": drift.detach()}
 
 
+def takes_whole(_cfg: Config) -> bool:
+    """For each call's derivative."""
+    return True
+
+
 def roles(cfg: Config) -> dict[str, Role]:
     """The student, and where it started."""
     return {"student": Trained(start="init", lr=cfg.student_lr), "reference": Frozen()}

@@ -79,7 +79,7 @@ def judged_sample(world: World, cond: Cond, rng: Generator, cfg: Config) -> Tens
     times = even(cfg.nfe).times
     last = cfg.nfe - 1
     if cfg.route == "one":
-        last = int(torch.randint(cfg.nfe, (), generator=which, device=which.device))
+        last = world.agreed(int(torch.randint(cfg.nfe, (), generator=which, device=which.device)))
     x = world.space.noise(len(cond), starts)
     for node in range(last):
         with torch.set_grad_enabled(cfg.route == "whole"):
@@ -125,6 +125,11 @@ def loss(world: World, batch: Batch, rng: Generator, cfg: Config) -> Loss:
         "reward": sum(weight * part.mean() for weight, part in zip(world.weights, parts.unbind(dim=1), strict=True)),
         "distance": apart.detach(),
     }
+
+
+def takes_whole(_cfg: Config) -> bool:
+    """Whose distance from where they started is in the loss."""
+    return True
 
 
 def roles(cfg: Config) -> dict[str, Role]:

@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 from stages.core import tensors
 from stages.training.cost import Meter
 from stages.training.roles import Weights
+from stages.training.shards import part, whole
 from stages.training.stopping import Watch
 
 STATE = "state.safetensors"
@@ -56,12 +57,12 @@ class State:
 
     @classmethod
     def of(cls, trainer: Training) -> "State":
-        """As `trainer` is now, in this machine's memory."""
+        """As `trainer` is now, in this machine's memory; where workers hold parts, all of them must call this."""
         counted = dict(zip(trainer.meter.names, trainer.counted.tolist(), strict=True))
         facts = {"iteration": trainer.iteration, "counted": counted, "updates": dict(trainer.updates)}
         if trainer.watch:
             facts["seen"] = {name: list(values) for name, values in trainer.watch.seen.items()}
-        return cls({name: tensor.to("cpu", copy=True) for name, tensor in _tensors(trainer).items()}, facts)
+        return cls({name: whole(tensor).to("cpu", copy=True) for name, tensor in _tensors(trainer).items()}, facts)
 
     def write(self, folder: Path) -> None:
         """In the place of what was there."""
@@ -74,11 +75,12 @@ class State:
 class Saver:
     """Keeps `folder` a while behind a training: copies its state now and then, and writes the copy in a thread.
 
-    `iteration` is that of the state which the folder holds already, 0 for none.
+    `iteration` is that of the state which the folder holds already, 0 for none. Without `writes` it keeps nothing: what
+    it copies is another worker's to write.
     """
 
-    def __init__(self, folder: Path, iteration: int) -> None:
-        self._folder, self._pool = folder, ThreadPoolExecutor(1, "checkpoint")
+    def __init__(self, folder: Path, iteration: int, *, writes: bool = True) -> None:
+        self._folder, self._writes, self._pool = folder, writes, ThreadPoolExecutor(1, "checkpoint")
         self._kept = iteration
         """Of the state in `folder`; 0 where there is none."""
         self._writing: Future[None] | None = None
@@ -94,7 +96,9 @@ class Saver:
         if self._writing:
             self._writing.result()
         begin = time.monotonic()
-        self._writing = self._pool.submit(State.of(trainer).write, self._folder)
+        state = State.of(trainer)
+        if self._writes:
+            self._writing = self._pool.submit(state.write, self._folder)
         self._copied, self._kept = time.monotonic(), trainer.iteration
         self._took = self._copied - begin
 
@@ -124,10 +128,17 @@ def restore(trainer: Training, folder: Path) -> bool:
         facts = json.loads(state.metadata()["facts"])
         kept = {name: state.get_tensor(name) for name in state.keys()}
     for name, tensor in trainer.weights.state().items():
-        tensor.copy_(kept[name])
+        tensor.copy_(part(kept[name], tensor))
     for name, optimiser in trainer.optimisers.items():
         content = optimiser.state_dict()
-        content["state"] = _nested({k: v for k, v in kept.items() if k.startswith(f"{name}!")})
+        moved = trainer.weights.parameters(name)
+        content["state"] = {
+            index: {
+                key: part(value, moved[index]) if value.shape == moved[index].shape else value
+                for key, value in states.items()
+            }
+            for index, states in _nested({k: v for k, v in kept.items() if k.startswith(f"{name}!")}).items()
+        }
         optimiser.load_state_dict(content)
     for index, carried in enumerate(trainer.carried):
         prefix = _carried(index)

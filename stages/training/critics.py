@@ -32,7 +32,7 @@ def simulated(world: World, cond: Cond, rng: Generator, nfe: int) -> tuple[Tenso
     """
     start, which, noises = fork(rng, "start", "which", "noises")
     student, times = world.nets["student"], even(nfe).times
-    last = int(torch.randint(nfe, (), generator=which, device=which.device))
+    last = world.agreed(int(torch.randint(nfe, (), generator=which, device=which.device)))
     noise = world.space.noise(len(cond), start)
     x = rolled_out(student, noise, times[: last + 1], cond, rule="renoise", rng=noises)[:, -1]
     t = at(times[last], x)

@@ -22,8 +22,9 @@ from stages.training.checks import finite
 from stages.training.cost import SCORED, Cost, Meter
 from stages.training.method import Method, Phase, Trained, carries
 from stages.training.networks import Precision, world_of
-from stages.training.parallel import Metric, Pairwise, Team, give_gradient, take_gradient
+from stages.training.parallel import Agreed, Metric, Pairwise, Team, give_gradient, take_gradient
 from stages.training.roles import FULL, Start, Tuning, Weights, heads_of
+from stages.training.shards import whole
 from stages.training.stopping import Onlooker, Watch
 
 REPORT_EVERY = 10
@@ -94,7 +95,12 @@ class Trainer:
     ) -> None:
         self.method, self.cfg, self.budget, self.seed, self.device = method, cfg, budget, seed, device
         self.roles = dict(method.roles(cfg))
-        self.weights = Weights(self.roles, start, seed=seed, device=device, tuning=tuning)
+        self.in_parts = tuning.in_parts and ranks.world > 1
+        """Whether this worker holds a part of each network alone, so that none can call one by itself."""
+        place = "cpu" if self.in_parts else device  # whole networks may not fit where their parts do
+        self.weights = Weights(self.roles, start, seed=seed, device=place, tuning=tuning)
+        if self.in_parts:
+            self.weights.divide(device)
         self.optimisers = {
             name: torch.optim.AdamW(
                 self.weights.parameters(name), lr=role.lr, betas=role.betas, weight_decay=role.weight_decay, fused=True
@@ -108,6 +114,9 @@ class Trainer:
         judge = start.reward and (start.reward, start.prompts, start.weights)
         self.world = world_of(nets, start.space, judge, self.meter, precision=budget.precision, device=device)
         self.team = Team(ranks, device)
+        self.agreed = Agreed(self.team)
+        if tuning.in_parts:  # whatever their number is now: what is drawn must not depend on it
+            self.world = replace(self.world, agreed=self.agreed)
         self.own = self.team.ranks.share(budget.slices)
         self.iteration = 0
         self.counted = torch.zeros(len(self.meter.names), dtype=torch.float64)
@@ -136,11 +145,11 @@ class Trainer:
         self.watch, stopped = watch, None
         self.team.receive(resume / checkpoint.STATE)
         checkpoint.restore(self, resume)
-        self.team.agree(self.weights.state(), "before training")
+        self._agree("before training")
         report = dict[str, float]()
         if gallery and not self.iteration:
             sink(0, self._looked(gallery))
-        with checkpoint.Saver(resume, self.iteration) as saver:
+        with checkpoint.Saver(resume, self.iteration, writes=self.team.ranks.leads) as saver:
             while self.iteration < self.budget.iterations and not stopped:
                 metrics = self.step(batch_at(self.iteration))
                 stopped = watch and self._seen(watch, metrics)
@@ -149,11 +158,11 @@ class Trainer:
                 if self.iteration % REPORT_EVERY == 0 or last or due:
                     report = self._checked(metrics, saver)
                     sink(self.iteration, report | (self._looked(gallery) if gallery and due else {}))
-                if self.team.ranks.leads and not last and saver.due():
+                if not last and self._saves(saver):
                     self._checked(metrics, saver)
                     saver.save(self)
-        self.team.agree(self.weights.state(), "after training")
-        return Outcome(self.weights.average, self.cost, report, self.iteration, stopped)
+        self._agree("after training")
+        return Outcome(self.weights.made(), self.cost, report, self.iteration, stopped)
 
     @property
     def cost(self) -> Cost:
@@ -169,12 +178,14 @@ class Trainer:
         world = replace(self.world, progress=self.iteration / self.budget.iterations)
         phases = self.method.phases(self.cfg)
         parts, sources = [], []
+        self.agreed.begin()
         for index, (part, rng) in zip(self.own, self._slices(batch), strict=True):
             prepared, *source = fork(rng, "prepare", *(phase.name for phase in phases))
             with torch.no_grad():
                 given = replace(world, carried=self.carried[index])
                 parts.append(self.method.prepare(given, part, prepared, self.cfg))
             sources.append(source)
+            self.agreed.next()
         if names := carries(self.method):
             self.carried = self.team.gathered([{name: part[name] for name in names} for part in parts])
         metrics: dict[str, list[Metric]] = {}
@@ -190,20 +201,36 @@ class Trainer:
         self.iteration += 1
         return self._pooled(metrics)
 
+    def _agree(self, when: str) -> None:
+        """ValueError unless all workers have the same weights; of parts nobody has another's."""
+        if not self.in_parts:
+            self.team.agree(self.weights.state(), when)
+
+    def _saves(self, saver: checkpoint.Saver) -> bool:
+        """Whether this worker copies its state now: the leader, or all of them where each has a part."""
+        due = self.team.ranks.leads and saver.due()
+        return bool(self.team.told(due)) if self.in_parts else due
+
+    @property
+    def _looks(self) -> bool:
+        """Whether this worker takes part in a look at the student."""
+        return self.team.ranks.leads or self.in_parts
+
     def _seen(self, watch: Watch, metrics: Mapping[str, Metric]) -> str | None:
         """The rule that ends the training, the same on every worker; none before the student has begun to move."""
         if not self.updates["student"]:
             return None
         numbers, look = {name: float(value) for name, value in metrics.items()}, None
         if watch.probe and watch.looks(self.iteration):
-            own = watch.probe(self.weights.average) if self.team.ranks.leads else 0.0
+            found = watch.probe(self.weights.average) if self._looks else 0.0
+            own = found if self.team.ranks.leads else 0.0
             look = self.team.total(torch.tensor([own], dtype=torch.float64, device=self.device)).item()
             self._count(watch.probe.forward, watch.probe.scored)
         return watch.see(numbers, look)
 
     def _looked(self, gallery: Onlooker) -> dict[str, float]:
         self._count(gallery.forward, gallery.scored)
-        return gallery(self.weights.average, self.iteration) if self.team.ranks.leads else {}
+        return gallery(self.weights.average, self.iteration) if self._looks else {}
 
     def _count(self, forward: int, scored: int) -> None:
         """What a look takes, which is no iteration's."""
@@ -227,15 +254,20 @@ class Trainer:
         found: list[Mapping[str, Metric]] = []
         gradient = Pairwise()
         with self.weights.learning(phase.trains) as parameters:
+            self.agreed.begin()
             for part, rng in zip(parts, rngs, strict=True):
                 loss, metrics = phase.loss(world, part, rng, self.cfg)
                 loss.backward()
+                self.agreed.next()
                 found.append({"loss": loss.detach(), "grad_norm": 0.0, **metrics})
-                if self.budget.slices > 1:
+                if self.budget.slices > 1 and not self.in_parts:
                     gradient.add(take_gradient(parameters))
-            if self.budget.slices > 1:
+            if self.in_parts:  # the mean over workers of the sums over each one's slices
+                for p in parameters:
+                    _ = p.grad is None or p.grad.div_(len(parts))
+            elif self.budget.slices > 1:
                 give_gradient(parameters, self.team.total(gradient.total()).div_(self.budget.slices))
-            norm = nn.utils.clip_grad_norm_(parameters, self.budget.clip)
+            norm = whole(nn.utils.clip_grad_norm_(parameters, self.budget.clip))
             for name in phase.trains:
                 self.optimisers[name].step()
                 self.optimisers[name].zero_grad()
@@ -266,7 +298,7 @@ class Trainer:
         for name, number in numbers.items():
             finite(torch.tensor(number), f"{where}: {name}", advice)
         for name in self.optimisers:
-            weights = torch.stack([p.detach().sum() for p in self.weights.parameters(name)])
+            weights = torch.stack([whole(p.detach().sum()) for p in self.weights.parameters(name)])
             finite(weights, f"{where}: weights of {name}", advice)
         return numbers
 

@@ -157,6 +157,11 @@ def carries(method: Method) -> tuple[str, ...]:
     return getattr(method, "CARRIES", ())
 
 
+def takes_whole(method: Method, cfg: Any) -> bool:
+    """Whether its losses take derivatives by the weights themselves, which each worker must have whole for that."""
+    return hasattr(method, "takes_whole") and method.takes_whole(cfg)  # type: ignore[attr-defined]
+
+
 def goes_on(method: Method, cfg: Any) -> bool:
     """Whether the method goes on from what a student has learnt, so that another model is no beginning for it."""
     return hasattr(method, "goes_on") and method.goes_on(cfg)  # type: ignore[attr-defined]

@@ -19,6 +19,7 @@ from stages.core.prompts import Prompt
 from stages.core.types import Batch, Cond
 from stages.models.sketch import META, Sketch
 from stages.models.space import Points
+from stages.training import shards
 from stages.training.cost import Cost
 from stages.training.loop import Budget, Trainer
 from stages.training.method import Method, Trained, carries
@@ -100,7 +101,7 @@ def _activations(sketch: Sketch, made: Weights, rows: int) -> int:
             return tensor
 
         kept: list[Tensor] = []
-        hooks = [block.register_forward_pre_hook(_noting(blocks), with_kwargs=True) for block in _blocks(net)]
+        hooks = [block.register_forward_pre_hook(_noting(blocks), with_kwargs=True) for block in shards.blocks(net)]
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             sketch.call(net, rows)
         for hook in hooks:
@@ -109,13 +110,6 @@ def _activations(sketch: Sketch, made: Weights, rows: int) -> int:
     if not is_recomputed or not blocks:
         return whole
     return sum(blocks) + whole // len(blocks)  # what goes into each block, and one block at a time
-
-
-def _blocks(net: nn.Module) -> list[nn.Module]:
-    """Those that are recomputed one by one, about: the elements of the outermost lists of modules."""
-    lists = [each for each in net.modules() if isinstance(each, nn.ModuleList) and len(each) > 1]
-    outermost = [each for each in lists if not any(each in other.modules() for other in lists if other is not each)]
-    return [block for each in outermost for block in each]
 
 
 def _noting(into: list[int]) -> Callable[..., None]:

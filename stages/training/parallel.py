@@ -72,6 +72,10 @@ class Team:
         _heard(lambda: dist.all_gather(list(whole.view(world, size)), part))
         return whole[: len(own)]
 
+    def told(self, number: int) -> int:
+        """The leader's number, which is below 2^24."""
+        return int(self.total(torch.tensor([float(number if self.ranks.leads else 0)], device=self.device)))
+
     def gathered(self, own: Sequence[Mapping[str, Tensor]]) -> list[dict[str, Tensor]]:
         """The tensors of all slices, in their order, from this worker's `own`, of which all have the same shapes."""
         if self.ranks.world == 1:
@@ -122,6 +126,28 @@ class Team:
                     f"{when}, worker {rank} of {self.ranks.world} has another {unlike[0]} than worker 0; see that all "
                     "machines have the same versions, or train with one worker"
                 )
+
+
+class Agreed:
+    """Numbers that every slice draws for itself, and of which all take the first's: `World.agreed`."""
+
+    def __init__(self, team: Team) -> None:
+        self._team, self._numbers, self._place = team, list[int](), 0
+
+    def begin(self) -> None:
+        """A turn of all slices begins."""
+        self._numbers, self._place = [], 0
+
+    def next(self) -> None:
+        """Its next slice does."""
+        self._place = 0
+
+    def __call__(self, number: int) -> int:
+        """The number in the place of this slice's own."""
+        if self._place == len(self._numbers):
+            self._numbers.append(self._team.told(number))
+        self._place += 1
+        return self._numbers[self._place - 1]
 
 
 def take_gradient(parameters: Sequence[nn.Parameter]) -> Tensor:

@@ -21,6 +21,7 @@ from stages.core.prompts import Prompt
 from stages.core.types import Reward, Space
 from stages.models.discriminator import Discriminator
 from stages.models.ema import follow, warm
+from stages.training import shards
 from stages.training.method import Follower, Frozen, Role, Trained
 
 AVERAGE = "average"
@@ -44,7 +45,12 @@ class Start:
 
 
 class Tuning(Protocol):
-    """Which weights of a trained network are its own."""
+    """Which weights of a trained network are its own, and whether each worker has all of them."""
+
+    @property
+    def in_parts(self) -> bool:
+        """Whether workers that train together hold a part of every network each."""
+        ...
 
     def twin(self, net: nn.Module) -> nn.Module:
         """A network that begins as `net` and can be trained beside it."""
@@ -57,6 +63,8 @@ class Tuning(Protocol):
 
 class Full:
     """Every role is a copy of a whole network."""
+
+    in_parts = False
 
     def twin(self, net: nn.Module) -> nn.Module:
         """A deep copy."""
@@ -71,12 +79,29 @@ FULL = Full()
 
 
 @dataclass(frozen=True)
+class Parted(Full):
+    """Every role is a copy, of which each worker holds a part."""
+
+    in_parts = True
+    ready: Callable[[nn.Module], None] = lambda _net: None
+    """Makes a twin ready to be trained."""
+
+    def twin(self, net: nn.Module) -> nn.Module:
+        """A deep copy, ready."""
+        made = super().twin(net)
+        self.ready(made)
+        return made
+
+
+@dataclass(frozen=True)
 class Adapters:
     """Twins on one base: modules apart, whose base tensors are the same and whose adapters are their own.
 
     Each role has its own module tree, and none is ever switched: under activation checkpointing the backward pass runs
     a network again, and would see whatever adapter had been switched on meanwhile.
     """
+
+    in_parts = False
 
     is_adapter: Callable[[str], bool]
     """By a tensor's name."""
@@ -130,9 +155,11 @@ class Weights:
     """By role; "teacher" is always there."""
     average: nn.Module
     """What training makes."""
+    _empty: nn.Module | None
+    """Takes the average's weights at the end, where they are held in parts."""
 
     def __init__(self, roles: Mapping[str, Role], start: Start, *, seed: int, device: str, tuning: Tuning) -> None:
-        self.roles, self._tuning = roles, tuning
+        self.roles, self._tuning, self._empty = roles, tuning, None
         tunings = dict.fromkeys([*roles, AVERAGE], tuning)
         self.nets = {"teacher": _frozen(start.teacher, device)}
         for name, role in roles.items():
@@ -149,15 +176,31 @@ class Weights:
                 tunings[name] = tunings[role.of]
                 self.nets[name] = tunings[name].twin(self.nets[role.of])
         self.average = tuning.twin(self.nets["student"])
+        self._tunings = tunings
+        self._look()
+
+    def _look(self) -> None:
+        """Note what each network that changes owns."""
         changing = {**self.nets, AVERAGE: self.average}
-        for name, role in {"teacher": Frozen(), **roles}.items():
+        for name, role in {"teacher": Frozen(), **self.roles}.items():
             if isinstance(role, Frozen):
                 del changing[name]
-        self._own = {name: tunings[name].own(net) for name, net in changing.items()}
+        self._own = {name: self._tunings[name].own(net) for name, net in changing.items()}
         self._learnt = {
             name: [tensor for tensor in own.values() if isinstance(tensor, nn.Parameter)]
             for name, own in self._own.items()
         }
+
+    def divide(self, device: str) -> None:
+        """Keep this worker's part of every network, on `device`; all workers must call this, before any optimiser."""
+        self._empty = shards.hollow(self.average)
+        for net in {id(net): net for net in [*self.nets.values(), self.average]}.values():
+            shards.split(net, device)
+        self._look()
+
+    def made(self) -> nn.Module:
+        """The student's average, whole; where weights are held in parts, all workers must call this."""
+        return shards.filled(self._empty, self.average) if self._empty else self.average
 
     @property
     def changing(self) -> list[Tensor]:

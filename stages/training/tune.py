@@ -1,7 +1,7 @@
 """Which weights of a network a training changes, as parameters state it."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from torch import nn
@@ -10,8 +10,10 @@ from stages.core.config import config
 from stages.core.ranges import Positive, Size
 from stages.io.expected import Expected
 from stages.models import adapters
+from stages.models.experts import Experts
 from stages.models.pretrained import Pretrained
-from stages.training.roles import FULL, Adapters, Tuning
+from stages.training.method import Method, takes_whole
+from stages.training.roles import FULL, Adapters, Parted, Tuning
 
 
 @config
@@ -37,20 +39,42 @@ class Lora:
     """Whether the network's repeated blocks are compiled, which takes minutes once and pays in long trainings."""
 
 
-Tune = Annotated[Whole | Lora, Field(discriminator="kind")]
+@config
+class Sharded:
+    """All of them, of each of which every worker of `compute.workers` holds a part; one worker alone holds them whole.
+
+    Sums of gradients are taken in another order than by whole copies, so what comes of it is not bitwise the same for
+    any number of workers.
+    """
+
+    kind: Literal["sharded"]
+    checkpointing: bool
+    """Whether the backward pass computes what the network holds inside again; for checkpoints."""
 
 
-def tuning(tune: Whole | Lora, seed: int) -> Tuning:
+AnyTune = Whole | Lora | Sharded
+Tune = Annotated[AnyTune, Field(discriminator="kind")]
+
+
+def tuning(tune: AnyTune, seed: int) -> Tuning:
     """What a training does about its networks' weights; fresh adapters come of `seed`."""
-    return FULL if isinstance(tune, Whole) else Adapters(adapters.is_adapter, _Ready(tune, seed))
+    match tune:
+        case Whole():
+            return FULL
+        case Sharded():
+            return Parted(_recompute) if tune.checkpointing else Parted()
+        case Lora():
+            return Adapters(adapters.is_adapter, _Ready(tune, seed))
 
 
-def fits(tune: Whole | Lora, where: str, given: Expected) -> None:
+def fits(tune: AnyTune, where: str, given: Expected) -> None:
     """ValueError unless training can start from the model `given`, tuned so."""
     if given.fault:
         raise ValueError(f"{where}: {given.fault}")
     if isinstance(tune, Whole) or given.model is None:
         return
+    if isinstance(tune, Sharded):
+        return _can_be_parted(tune, where, given)
     if given.model != "checkpoint":
         raise ValueError(
             f"{where}.tune.kind=lora: adapters are for checkpoints, this model is {given.model}; set it to full"
@@ -61,12 +85,47 @@ def fits(tune: Whole | Lora, where: str, given: Expected) -> None:
         )
 
 
-def begins(tune: Whole | Lora, where: str, init: Expected) -> None:
+def learns(tune: AnyTune, where: str, method: Method, settings: Any, num_students: int = 1) -> None:
+    """ValueError unless the method can train networks that are tuned so."""
+    if not isinstance(tune, Sharded):
+        return
+    if takes_whole(method, settings):
+        raise ValueError(
+            f"{where}.tune.kind=sharded: {settings.method}, set so, takes derivatives by the weights themselves, of "
+            "which no worker then has all; set it to full or lora"
+        )
+    if num_students > 1:
+        raise ValueError(
+            f"{where}.tune.kind=sharded: workers must call networks alike, and each of num_students={num_students} is "
+            "asked for its own prompts; set it to full or lora"
+        )
+
+
+def _can_be_parted(tune: Sharded, where: str, given: Expected) -> None:
+    if tune.checkpointing and given.model != "checkpoint":
+        raise ValueError(
+            f"{where}.tune.checkpointing=true: it is for checkpoints, this model is {given.model}; set it to false"
+        )
+    if given.sketch and any(_asks_some(each) for each in given.sketch.build().modules()):
+        raise ValueError(
+            f"{where}.tune.kind=sharded: this model is several networks, each asked for some samples, and workers that "
+            "hold parts must call them alike; set it to full or lora"
+        )
+
+
+def _asks_some(module: nn.Module) -> bool:
+    """Whether it is several networks."""
+    from stages.models.several import Several  # which imports diffusers
+
+    return isinstance(module, Experts | Several)
+
+
+def begins(tune: AnyTune, where: str, init: Expected) -> None:
     """ValueError unless a student can begin as the model `init`, tuned so: no weights are saved beside adapters."""
     fits(tune, where, init)
-    if isinstance(tune, Whole) and init.rank is not None:
+    if not isinstance(tune, Lora) and init.rank is not None:
         raise ValueError(
-            f"{where}.tune.kind=full: the model it starts from has adapters; set it to lora, of rank {init.rank}"
+            f"{where}.tune.kind={tune.kind}: the model it starts from has adapters; set it to lora, of rank {init.rank}"
         )
 
 
@@ -93,13 +152,18 @@ class _Ready:
             net.compile_blocks()
 
 
+def _recompute(net: nn.Module) -> None:
+    assert isinstance(net, Pretrained)
+    net.body.enable_gradient_checkpointing()  # type: ignore[operator]
+
+
 def same_base(where: str, init: nn.Module, teacher: nn.Module) -> None:
     """ValueError unless what is made of checkpoints, a student and its teacher, is made of one."""
     if isinstance(init, Pretrained) and not (isinstance(teacher, Pretrained) and init.at.files == teacher.at.files):
         raise ValueError(f"{where}.init: made of another checkpoint than {where}.teacher; name one of the same")
 
 
-def made_of(init: Expected | None, tune: Whole | Lora) -> Expected | None:
+def made_of(init: Expected | None, tune: AnyTune) -> Expected | None:
     """What a training that starts from `init` makes; None where nothing is known of that."""
     if init is None:
         return None

@@ -3,7 +3,10 @@
 import pytest
 
 from flows.cli.commands import plan
+from flows.cli.commands.compose import composed
 from flows.cli.main import main
+from flows.pipeline import planning
+from stages.io import params
 
 SMALL = ["experiment=smoke", "~rl.arms.flow_grpo", "~distill.arms.cd"]
 
@@ -35,6 +38,24 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_told(capsys):
     told = capsys.readouterr()
     assert "student_lr" in told.err
     assert "forward" not in told.out
+
+
+@pytest.mark.slow
+def test_workers_that_hold_parts_need_less_each_and_that_is_a_way_out():
+    def dmd2(*overrides):
+        more = ("distill.arms.dmd2.budget.slices=2", "+compute.workers.distill=2", *overrides)
+        content = params.parse(composed([*SMALL, *more]), "params")
+        return next(row for row in planning.planned(content) if row.node.name == "distill@dmd2")
+
+    whole, parts = dmd2(), dmd2("+tune@distill.arms.dmd2.tune=sharded")
+    one, half = whole.needs.memory, parts.needs.memory
+    assert (one.trained, one.activations) == (half.trained, half.activations)
+    assert half.weights == -(-one.weights // 2)
+    assert half.optimiser == -(-one.optimiser // 2)
+    room = one.weights + one.optimiser // 2  # for no slice of whole networks, however small
+    said, takes = planning.remedy(whole, room)
+    assert said[0] == "+tune@distill.arms.dmd2.tune=sharded"
+    assert takes <= room
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,13 @@
 """Two workers that train one model on the pipeline's own Ray, and one of them is killed."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 import yaml
+from safetensors.torch import load_file
 
+from flows.project import work
 from flows.project.nodes import Node
 from stages.io import artefacts
 from stages.io import run as stages_run
@@ -15,7 +18,11 @@ from tests.waiting import PATIENCE_S, wait_for
 
 pytestmark = pytest.mark.integration
 
-SIZES = ("teacher.budget.slices=2", "teacher.budget.iterations=100", "+compute.workers.teacher=2")
+SIZES = (
+    *("teacher.budget.slices=2", "teacher.budget.iterations=100", "+compute.workers.teacher=2"),
+    *("+tune@distill.arms.cd.tune=sharded", "distill.arms.cd.budget={iterations:100,slices:2}"),
+    "+compute.workers.distill=2",
+)
 GATED = """
 checkpoint.SAVE_EVERY_S, checkpoint.SHARE = 0.0, 1e9
 _step = Trainer.step
@@ -67,3 +74,30 @@ def test_two_workers_train_what_one_trains_even_if_one_is_killed(clone, tmp_path
     assert again.returncode == 0, again.stderr
     assert artefacts.digest(clone.root / "data/teacher") == artefacts.digest(tmp_path / "alone")
     wait_for(lambda: not gang.ranks(clone))
+
+    gate.unlink()
+    struck_with_parts(clone, gate, tmp_path / "parts")
+
+
+def struck_with_parts(clone, gate, alone):
+    """Two workers hold parts of a student, one is killed, and two others go on from the whole that was gathered."""
+    assert clone.fewstep("stage", "encode").returncode == 0
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(clone.fewstep, "stage", "distill@cd")
+        wait_for(lambda: gang.reported(clone, "distill@cd") >= 20)
+        gang.ranks(clone)[1].kill()
+        refused(running.result(PATIENCE_S), "a worker was killed or crashed; finished units are kept")
+    gate.touch()
+    again = clone.fewstep("stage", "distill@cd")
+    assert again.returncode == 0, again.stderr
+
+    node, content = Node("distill", "cd"), yaml.safe_load((clone.root / "params.yaml").read_text())
+    job = work.job(node, content)
+    job = replace(job, inputs={name: str(clone.root / folder) for name, folder in job.inputs.items()})
+    stages_run.run(job, alone, alone.with_name("work of parts"), lambda *_: None)
+    ours, theirs = (
+        load_file(next(folder.rglob("diffusion*.safetensors"))) for folder in (clone.root / node.folder, alone)
+    )
+    assert ours.keys() == theirs.keys()
+    assert max((ours[name] - theirs[name]).abs().max() for name in ours) < 1e-3
+    assert sum((ours[name] - theirs[name]).abs().sum() for name in ours) > 0, "not bitwise: sums in another order"

@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import nn
 
 from stages.core.spec import even
 from stages.io.expected import Expected
 from stages.models import TextTable, export, load
+from stages.models.experts import Experts
 from stages.models.pretrained import PipelineText
-from stages.training.tune import Lora, Whole, begins, fits
+from stages.models.sketch import Sketch
+from stages.training.tune import Lora, Sharded, Whole, begins, fits
 from tests.models.families import tiny
 
 
@@ -165,6 +168,19 @@ def test_adapters_go_beside_a_checkpoint_and_go_on_with_their_own_rank() -> None
     begins(whole, "distill.arms.a", Expected(model="checkpoint"))
     with pytest.raises(ValueError, match=r"a\.tune\.kind=full: .* has adapters; set it to lora, of rank 8"):
         begins(whole, "distill.arms.a", Expected(model="checkpoint", rank=8))
+
+
+def test_only_one_network_is_held_in_parts_and_recomputed_if_it_is_a_checkpoint_s() -> None:
+    whole, again = (Sharded(kind="sharded", checkpointing=given) for given in (False, True))
+    fits(whole, "a", Expected(model="trained"))
+    fits(again, "a", Expected(model="checkpoint"))
+    with pytest.raises(ValueError, match=r"a\.tune\.checkpointing=true: it is for checkpoints, this model is trained"):
+        fits(again, "a", Expected(model="trained"))
+    two = Sketch(lambda: Experts({"high": nn.Linear(1, 1), "low": nn.Linear(1, 1)}, 0.5), (1, 4, 4), 0)
+    with pytest.raises(ValueError, match=r"a\.tune\.kind=sharded: this model is several networks"):
+        fits(whole, "a", Expected(model="checkpoint", sketch=two))
+    with pytest.raises(ValueError, match=r"a\.tune\.kind=sharded: .* has adapters; set it to lora, of rank 8"):
+        begins(whole, "a", Expected(model="checkpoint", rank=8))
 
 
 def test_prompts_that_are_cut_are_named_with_how_much(checkpoint: Path) -> None:

@@ -17,13 +17,15 @@ from stages.models import stock as stock_files
 from stages.models.latents import Latents
 from stages.models.pretrained import PipelineText, build
 from stages.samplers.student import Noise, draw
-from stages.training import checkpoint
+from stages.training import checkpoint, shards
 from stages.training.loop import Trainer
 from stages.training.roles import Start
-from stages.training.tune import Tune, Whole, tuning
+from stages.training.tune import Sharded, Tune, Whole, tuning
 from tests.models.families import stock, tiny
 from tests.models.families.test_contract import BUDGET, LORA, Rig, gap
 from tests.test_contracts import settings
+
+SHARDED = Sharded(kind="sharded", checkpointing=True)
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +53,33 @@ def test_a_model_that_is_tuned_whole_is_exported_whole(rig: Rig, tmp_path: Path)
     ours = draw(again, cond, noise)
     torch.testing.assert_close(ours, draw(Student(net, even(2), rig.space, rig.encoder), cond, noise))
     assert gap(ours, draw(Student(rig.net, even(2), rig.space, rig.encoder), cond, noise)) > 1e-5
+    assert gap(ours, stock.sampled(tmp_path / "model", rig, tiny.PROMPTS[1], noise)) < 1e-5
+
+
+def test_a_model_that_is_held_in_parts_learns_and_is_exported_as_a_whole_one(rig: Rig, tmp_path: Path) -> None:
+    whole, parts = (tuning(tune, 0).twin(rig.net) for tune in (Whole(kind="full"), SHARDED))
+    empty, given = shards.hollow(parts), (*batch(rig).values(),)
+    torch.distributed.init_process_group("gloo", f"file://{tmp_path}/meet", rank=0, world_size=1)
+    try:
+        shards.split(parts, "cpu")
+        for net in (whole, parts):
+            net.requires_grad_(True)
+            t = torch.tensor([0.3, 0.7])
+            loss = net(given[0], t, given[2]).square().mean() + net.features(given[1], t, given[2]).square().mean()
+            loss.backward()
+        for ours, theirs in zip(parts.parameters(), whole.parameters(), strict=True):
+            assert (ours.grad is None) == (theirs.grad is None)
+            if theirs.grad is not None:
+                torch.testing.assert_close(shards.whole(ours.grad), theirs.grad, rtol=1e-4, atol=1e-7)
+        with torch.no_grad():
+            for p in parts.parameters():
+                p.mul_(1.01)
+        made: Any = shards.filled(empty, parts)
+    finally:
+        torch.distributed.destroy_process_group()
+    save(tmp_path / "model", Student(made, even(2), rig.space, rig.encoder))
+    noise = Noise(0, "test")
+    ours = draw(load(tmp_path / "model", rig.table), torch.tensor([[2]]), noise)
     assert gap(ours, stock.sampled(tmp_path / "model", rig, tiny.PROMPTS[1], noise)) < 1e-5
 
 

@@ -1,0 +1,69 @@
+"""Every method, its networks held in parts by two workers: python -m tests.training.parted <rank> <world> <folder>."""
+
+import json
+import sys
+from dataclasses import asdict
+from datetime import timedelta
+from pathlib import Path
+
+import torch.distributed as dist
+from safetensors.torch import save_file
+
+from stages.core.ranks import ALONE, Ranks
+from stages.training.loop import Budget, Trainer
+from stages.training.method import takes_whole
+from stages.training.roles import Parted, Start
+from tests.training import ranked
+from tests.training.test_method_contract import MODULES, batch, shipped
+from tests.waiting import PATIENCE_S
+
+ITERATIONS = 3
+BUDGET = Budget(iterations=ITERATIONS, ema=0.9, clip=1.0, warmup=0, final_lr=1.0, precision="float32", slices=2)
+CASES = [name for name in MODULES if not takes_whole(MODULES[name], shipped(name))]
+
+
+def reward(images, prompts):
+    return ranked.reward(images, prompts).tanh()
+
+
+def trainer(name, ranks=ALONE, iterations=ITERATIONS):
+    net = ranked.network()
+    start = Start(init=net, teacher=net, space=ranked.SPACE, reward=reward, prompts=ranked.ASKED)
+    method, cfg = MODULES[name], shipped(name)
+    return Trainer(method, cfg, BUDGET, start, seed=3, device="cpu", ranks=ranks, tuning=Parted())
+
+
+def batch_at(name):
+    """The same in every iteration; what is drawn differs."""
+    given = batch(MODULES[name], shipped(name))
+    return {key: rows.float() if rows.is_floating_point() else rows for key, rows in given.items()}
+
+
+def train(name, folder, resume, ranks=ALONE):
+    """Weights, cost and the metrics of every iteration go to `folder`."""
+    made, curve, given = trainer(name, ranks), [], batch_at(name)
+    step = made.step
+
+    def told(part):
+        metrics = step(part)
+        curve.append({key: float(value) for key, value in metrics.items()})
+        return metrics
+
+    made.step = told
+    outcome = made.run(lambda _iteration: given, resume=resume, sink=lambda *_: None)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(dict(outcome.student.state_dict()), folder / f"{name}.safetensors")
+    (folder / f"{name}.json").write_text(json.dumps({"cost": asdict(outcome.cost), "curve": curve}))
+
+
+def main(rank, world, folder, names=CASES):
+    """One worker's part of every case."""
+    meet = f"file://{folder}/meet"
+    dist.init_process_group("gloo", meet, rank=rank, world_size=world, timeout=timedelta(seconds=PATIENCE_S))
+    for name in names:
+        train(name, folder / f"rank{rank}", folder / "resume" / str(rank) / name, Ranks(rank, world))
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4:] or CASES)
