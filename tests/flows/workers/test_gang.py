@@ -21,6 +21,7 @@ pytestmark = pytest.mark.integration
 SIZES = (
     *("teacher.budget.slices=2", "teacher.budget.iterations=100", "+compute.workers.teacher=2"),
     *("+tune@distill.arms.cd.tune=sharded", "distill.arms.cd.budget={iterations:100,slices:2}"),
+    *(f"~distill.arms.{other}" for other in ("rectified", "instaflow", "tdm1", "dmd2")),
     "+compute.workers.distill=2",
 )
 GATED = """
