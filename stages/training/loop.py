@@ -106,7 +106,8 @@ class Trainer:
         self.heads = heads_of(self.roles)
         self.meter = Meter(nets)
         judge = start.reward and (start.reward, start.prompts, start.weights)
-        self.world = world_of(nets, start.space, judge, self.meter, precision=budget.precision, device=device)
+        world = world_of(nets, start.space, judge, self.meter, precision=budget.precision, device=device)
+        self.world = replace(world, rows=start.rows)
         self.team = Team(ranks, device)
         self.own = self.team.ranks.share(budget.slices)
         self.iteration = 0
