@@ -106,7 +106,7 @@ def expect(cfg: AnyData, job: Job, _inputs: Inputs) -> Expected:
         outline = Outline(
             kind="folder", sample_shape=(cfg.channels, cfg.size, cfg.size), attributes=("prompt",),
             num_train=len(found.train), num_test=len(found.test), num_seen=found.splits.count("seen"),
-            num_heldout=found.splits.count("heldout"),
+            num_heldout=found.splits.count("heldout"), prompts=frozenset(prompt.text for prompt in prompts),
             rarest=(prompts[int(shown.argmin())].text, int(shown.min())),
         )  # fmt: skip
         return Expected(dataset=outline)
@@ -115,7 +115,7 @@ def expect(cfg: AnyData, job: Job, _inputs: Inputs) -> Expected:
         outline = Outline(
             kind="digits", sample_shape=(1, 8, 8), attributes=("digit", "weight", "slant"),
             num_train=IMAGES - test, num_test=test, num_seen=PROMPTS - cfg.num_heldout_prompts,
-            num_heldout=cfg.num_heldout_prompts,
+            num_heldout=cfg.num_heldout_prompts, prompts=frozenset(caption(*each) for each in _every()),
         )  # fmt: skip
         return Expected(dataset=outline)
     if isinstance(cfg, Shapes):
@@ -124,6 +124,7 @@ def expect(cfg: AnyData, job: Job, _inputs: Inputs) -> Expected:
         outline = Outline(
             kind="shapes", sample_shape=(3, cfg.scenes.size, cfg.scenes.size), attributes=JUDGED,
             num_train=cfg.num_train, num_test=cfg.num_test, num_seen=num_seen, num_heldout=len(asked) - num_seen,
+            prompts=frozenset(map(write, asked)),
         )  # fmt: skip
         return Expected(dataset=outline)
     counts = _components(cfg, cfg.num_test, stream(job.seed, _TESTING)).bincount()
@@ -136,6 +137,7 @@ def expect(cfg: AnyData, job: Job, _inputs: Inputs) -> Expected:
     outline = Outline(
         kind="mixture", sample_shape=(cfg.dimension, 1, 1), attributes=("component",),
         num_train=cfg.num_train, num_test=cfg.num_test, num_seen=cfg.num_components,
+        prompts=frozenset(component_prompts(cfg.num_components)),
     )  # fmt: skip
     return Expected(dataset=outline)
 
@@ -180,7 +182,7 @@ def digits(cfg: Digits, seed: int) -> Dataset:
     edges = {"mass": _tertiles(ink_mass(images)), "slope": _tertiles(slope(images))}
     weight = torch.bucketize(ink_mass(images), torch.tensor(edges["mass"]), right=True)
     slant = torch.bucketize(slope(images), torch.tensor(edges["slope"]), right=True)
-    every = list(product(range(10), range(len(WEIGHTS)), range(len(SLANTS))))
+    every = _every()
     place = (torch.from_numpy(shipped.target).long() * len(WEIGHTS) + weight) * len(SLANTS) + slant
 
     assert (len(images), len(place.unique())) == (IMAGES, PROMPTS), "scikit-learn ships other digits than it did"
@@ -218,6 +220,11 @@ def _prompts(found: Sequence[folders.Captioned]) -> tuple[list[Prompt], Tensor]:
 def _cut(cfg: Digits | Folder, place: Tensor, num_prompts: int, seed: int) -> Cut:
     test_fraction, num_heldout_prompts = cfg.test_fraction, cfg.num_heldout_prompts
     return cut(place, num_prompts, test_fraction=test_fraction, num_heldout_prompts=num_heldout_prompts, seed=seed)
+
+
+def _every() -> list[tuple[int, int, int]]:
+    """Digit, weight and slant of each of the digits' prompts."""
+    return list(product(range(10), range(len(WEIGHTS)), range(len(SLANTS))))
 
 
 def caption(digit: int, weight: int, slant: int) -> str:

@@ -83,6 +83,7 @@ def expect(cfg: arm.Arm[Common], job: Job, inputs: Inputs) -> Expected | None:
         *(lambda name=name: _holds_a_model(cfg.common, job, name, inputs[name]) for name in ("teacher", "init")),
         lambda: _has_data(cfg, job, inputs["data"]),
         lambda: (known := outline(inputs)) and _has_images(cfg, job, known.num_train),
+        lambda: (known := outline(inputs)) and arm.has_prompts(cfg, job, known),
         lambda: _has_a_size(cfg.common, job, inputs),
         lambda: init and _has_the_times(cfg, job, init),
         lambda: learns(tune, job.where, cfg.method, cfg.settings, cfg.common.num_students),
@@ -240,7 +241,7 @@ def work(cfg: arm.Arm[Common], job: Job, _unit: Mapping[str, Any], run: Run) -> 
     teacher = load(job.input("teacher") / "model", table, job.device)
     init = _initial(cfg.common, job, teacher, table)
     start = Start(init=init.net, teacher=teacher.net, space=init.space, num_students=cfg.common.num_students)
-    trainer = arm.trainer(cfg, start, job, run)
+    trainer = arm.trainer(cfg, start, table, job, run)
     meter = Meter(["teacher"])
     source = replace(teacher, net=RoleNetwork(teacher.net, "teacher", meter))
     found = _searched(cfg, job)

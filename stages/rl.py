@@ -112,6 +112,7 @@ def expect(cfg: arm.Arm[Common], job: Job, inputs: Inputs) -> Expected | None:
         lambda: rewards.expect(terms, judge.attributes if judge else None),
         lambda: sources.few(common.rewards, rewards.MOST_SOURCES, join(job.where, "rewards")),
         lambda: dataset and data.enough_prompts(common.prompts_per_iteration, dataset.num_seen, job.where),
+        lambda: dataset and arm.has_prompts(cfg, job, dataset),
         lambda: dataset and _has_heldout(common, job, dataset.num_heldout),
     )
     return made_of(init, common.tune)
@@ -193,7 +194,7 @@ def work(cfg: arm.Arm[Common], job: Job, unit: Mapping[str, Any], run: Run) -> N
     start = Start(
         init=init.net, teacher=teacher, space=init.space, reward=judge, prompts=dataset.table, weights=factors
     )
-    trainer = arm.trainer(cfg, start, job, run)
+    trainer = arm.trainer(cfg, start, table, job, run)
     batch_at = data.groups(
         dataset,
         cfg.common.prompts_per_iteration,

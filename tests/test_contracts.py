@@ -33,6 +33,7 @@ from stages.training.loop import Budget, Trainer
 from stages.training.roles import Adapters, Start, heads_of
 from tests.training.gaussian import GaussianVelocity
 from tests.training.tiny import TinyNet
+from tests.training.words import named
 
 PARAMS = Path(__file__).parents[1] / "params"
 MODULES: dict[str, ModuleType] = {**METHODS, **POLICIES}
@@ -84,8 +85,9 @@ def on_nodes(noise: Tensor, x0: Tensor) -> dict[str, Tensor]:
 @pytest.mark.parametrize("name", MODULES)
 def test_every_method_takes_a_step_on_video(name: str) -> None:
     init, teacher = (TinyNet(seed, VIDEO.shape).float() for seed in (0, 1))
-    start = Start(init, teacher, VIDEO, wanted, PROMPTS)
-    made = underway(Trainer(MODULES[name], settings(name), BUDGET, start, seed=0, device="cpu"))
+    cfg = settings(name)
+    start = Start(init, teacher, VIDEO, wanted, PROMPTS, rows=named(MODULES[name], cfg, 2))
+    made = underway(Trainer(MODULES[name], cfg, BUDGET, start, seed=0, device="cpu"))
     metrics = made.step(batch_at(VIDEO.shape))
     assert all(torch.as_tensor(value).isfinite() for value in metrics.values())
     moved = made.weights.nets["student"].state_dict()
@@ -138,8 +140,9 @@ class HalfBase(nn.Module):
 def test_every_method_trains_adapters_on_a_base_in_bfloat16(name: str) -> None:
     net, space = HalfBase(), Points((1, 4, 4))
     tuning = Adapters(lambda name: name == "adapter")
-    start = Start(net, net, space, wanted, PROMPTS)
-    made = underway(Trainer(MODULES[name], settings(name), BUDGET, start, seed=0, device="cpu", tuning=tuning))
+    cfg = settings(name)
+    start = Start(net, net, space, wanted, PROMPTS, rows=named(MODULES[name], cfg, 2))
+    made = underway(Trainer(MODULES[name], cfg, BUDGET, start, seed=0, device="cpu", tuning=tuning))
     base = {key: value.clone() for key, value in net.base.state_dict().items()}
     for iteration in range(2):
         metrics = made.step(batch_at(space.shape, iteration))

@@ -8,7 +8,7 @@ import yaml
 
 from stages import distill
 from stages.io import params
-from stages.io.expected import Expected
+from stages.io.expected import Expected, Outline
 from stages.io.job import Job
 from stages.models import sketch
 from stages.models.transformer import TransformerConfig
@@ -47,6 +47,23 @@ def test_truncation_goes_on_from_a_student() -> None:
         ValueError, match=r"distill\.arms\.x\.init=data/teacher: ect goes on from a student of its kind"
     ):
         expected("tcm")
+
+
+def outline(*prompts: str) -> Expected:
+    known = Outline(
+        kind="prompts", sample_shape=(1, 8, 8), attributes=("prompt",), num_train=9, num_test=9, num_seen=9,
+        prompts=frozenset(prompts),
+    )  # fmt: skip
+    return Expected(dataset=known)
+
+
+def test_a_prompt_that_a_method_names_is_one_of_the_datasets_or_the_empty_one() -> None:
+    words = "overrides=[{forget: a cat, show: ''}]"
+    assert expected("sfd_unlearn", words, dataset=outline("a dog", "a cat")).model == "trained"
+    assert expected("sfd_unlearn", words, dataset=Expected()).model == "trained", "which may have it"
+    message = r"distill\.arms\.x: no prompt of the text table is called 'a cat'; did you mean 'a bat'"
+    with pytest.raises(ValueError, match=message):
+        expected("sfd_unlearn", words, dataset=outline("a dog", "a bat"))
 
 
 def test_what_goes_together_is_not_refused() -> None:

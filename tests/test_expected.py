@@ -23,6 +23,7 @@ def test_of_the_digits(test_fraction, num_heldout):
     told, made = dataset.expect(cfg, JOB, {}).dataset, dataset.digits(cfg, JOB.seed)
     assert (told.kind, told.sample_shape) == ("digits", made.sample_shape)
     assert all(tuple(prompt.facts) == told.attributes for prompt in made.prompts)
+    assert told.prompts == {prompt.text for prompt in made.prompts}
     assert told.num_test == len(made.test_images)
     assert told.num_train >= len(made.train_images)
     assert told.num_seen >= len(made.places("seen"))
@@ -33,6 +34,7 @@ def test_of_a_mixture():
     told, made = dataset.expect(cfg, JOB, {}).dataset, dataset.mixture(cfg, JOB.seed)
     assert (told.kind, told.sample_shape) == ("mixture", made.sample_shape)
     assert all(tuple(prompt.facts) == told.attributes for prompt in made.prompts)
+    assert told.prompts == {prompt.text for prompt in made.prompts}
     assert (told.num_train, told.num_test) == (len(made.train_images), len(made.test_images))
     assert told.num_seen == len(made.places("seen"))
 

@@ -54,6 +54,15 @@ def adaptive(gap: Tensor, power: float, floor: float) -> Tensor:
     return size / (size.detach() + floor) ** power
 
 
+def through_identity(x0hat: Tensor, real: Tensor, gap: Tensor, slope: Tensor, alpha: float) -> Tensor:
+    """The mean over elements of d'(gap) [(D_real - x0hat) - alpha gap], `slope` being d' of gap = D_real - D_fake.
+
+    Score implicit matching (arXiv:2410.16794), and score identity distillation (arXiv:2404.04057) before it: for an
+    optimal fake and alpha = 1 its gradient by what made x0hat and x_t is that of E d(gap), without the fake's own.
+    """
+    return (slope * (real - x0hat - alpha * gap)).mean()
+
+
 def unlearning(module: nn.Module, *inputs: Tensor) -> Tensor:
     """`module(*inputs)` with gradients to the inputs but none to the module's parameters."""
     frozen = {name: value.detach() for name, value in module.named_parameters()}

@@ -115,6 +115,8 @@ class World:
     parts: Scored | None = None
     """The rewards that `reward` is the sum of, by `weights`, each as it is: [B, R]."""
     weights: tuple[float, ...] = (1.0,)
+    rows: Mapping[str, int] = field(default_factory=dict)
+    """Of the text table, by the texts of the prompts that the method names."""
     progress: float = 0.0
     """Share of the budget that is spent, in [0, 1)."""
     agreed: Callable[[int], int] = lambda count: count

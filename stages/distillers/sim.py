@@ -24,14 +24,13 @@ from pydantic import Field
 from torch import Generator, Tensor
 
 from stages.core.config import config
-from stages.core.guidance import guided
-from stages.core.matching import deviation, per_sample, unlearning
-from stages.core.path import data_from_velocity, expand
+from stages.core.matching import deviation, per_sample, through_identity
+from stages.core.path import expand
 from stages.core.ranges import Guidance, Positive, Rate, Steps, Unit, Weight, check_levels
 from stages.core.rng import fork
 from stages.core.spec import SamplerSpec, even
 from stages.core.types import Batch, World
-from stages.training.critics import critic_loss, noised, simulated
+from stages.training.critics import critic_loss, estimates_through, noised, simulated
 from stages.training.method import Loss, Needs, Phase, Role, Trained, unprepared
 
 NEEDS: Needs = "prompts"
@@ -99,10 +98,9 @@ def student_loss(world: World, batch: Batch, rng: Generator, cfg: Config) -> Los
     cond = batch["cond"]
     x0hat, _ = simulated(world, cond, samples, cfg.nfe)
     x_t, t, _ = noised(x0hat, times, noises, cfg.t_min, cfg.t_max)
-    real = data_from_velocity(x_t, guided(world.nets["teacher"], cfg.guidance)(x_t, t, cond), t)
-    fake = data_from_velocity(x_t, unlearning(world.nets["fake"], x_t, t, cond), t)
+    real, fake = estimates_through(world, x_t, t, cond, cfg.guidance)
     gap, scale = real - fake, deviation(x0hat, real)
-    value = (cfg.distance.slope(gap, scale) * (real - x0hat - cfg.alpha * gap)).mean()
+    value = through_identity(x0hat, real, gap, cfg.distance.slope(gap, scale), cfg.alpha)
     return value, {"gap": gap.detach().abs().mean(), "deviation": scale.mean()}
 
 

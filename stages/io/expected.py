@@ -25,6 +25,8 @@ class Outline:
     """Prompts that training may use, at most: some may be shown by test images alone."""
     num_heldout: int = 0
     """Prompts that training never uses."""
+    prompts: frozenset[str] | None = None
+    """The texts that it may have prompts of, where that is known."""
     rarest: tuple[str, int] | None = None
     """The prompt that fewest training images show, and how many, where that is known."""
 

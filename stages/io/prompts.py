@@ -125,6 +125,7 @@ def expected(cfg: Prompts, seed: int) -> Expected:
     outline = Outline(
         kind="prompts", sample_shape=made.sample_shape, attributes=("prompt",), num_train=0, num_test=0,
         num_seen=len(seen), num_heldout=len(made.places("heldout")), rarest=(made.prompts[seen[0]].text, 0),
+        prompts=frozenset(prompt.text for prompt in made.prompts),
     )  # fmt: skip
     return Expected(dataset=outline)
 

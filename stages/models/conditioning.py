@@ -5,7 +5,7 @@ that is trained and sampled later. Only a teacher that learns its text encoder r
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from stages.core import tensors
-from stages.core.messages import listed, shown
+from stages.core.messages import listed, pick, shown
 from stages.core.prompts import EMPTY
 from stages.core.types import Cond
 from stages.models.text import Clip, Convolutional, Vocabulary, build_encoder, build_tokenizer
@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # see text.py
 Features = Mapping[str, Tensor]
 """What is known of prompts, a row each: `hidden` [n, L, D], `pooled` [n, D], `mask` [n, L], as networks ask for it."""
 
+PROMPT = "prompt of the text table"
 _INDEX = "table.json"
 LARGE = 2**30
 """Bytes of a table, beyond which only the rows that are asked for go to where they are asked for."""
@@ -50,6 +51,11 @@ class TextTable:
 
     def __deepcopy__(self, _memo: object) -> Self:
         return self
+
+    def rows(self, texts: Iterable[str]) -> dict[str, int]:
+        """Of these prompts; ValueError names one that it lacks."""
+        place = {text: row for row, text in enumerate(self.prompts)}
+        return {text: pick(place, text, PROMPT) for text in texts}
 
     def save(self, folder: Path) -> None:
         """Write it as one file of features and an index."""

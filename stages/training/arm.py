@@ -1,15 +1,17 @@
 """An arm's section of params.yaml: words that every arm has, and the words of its method, side by side."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Generic, TypeVar
 
 from stages.core.config import check
-from stages.core.messages import choose, listed, together
+from stages.core.messages import at, choose, listed, together
 from stages.core.types import Run
+from stages.io.expected import Outline
 from stages.io.job import Job
+from stages.models.conditioning import PROMPT, TextTable
 from stages.training.loop import Trainer
-from stages.training.method import Method
+from stages.training.method import Method, prompts_of
 from stages.training.roles import Start
 from stages.training.tune import tuning
 
@@ -28,9 +30,21 @@ class Arm(Generic[T]):
     """The method's own Config."""
 
 
-def trainer(made: Arm[Any], start: Start, job: Job, run: Run) -> Trainer:
-    """What trains the arm, whose common words have a `budget` and a `tune`."""
+def has_prompts(made: Arm[Any], job: Job, data: Outline) -> None:
+    """ValueError, a line a prompt, where the dataset can have no such prompt as the method names."""
+    if data.prompts is None:
+        return
+    table = dict.fromkeys(["", *data.prompts])
+    together(
+        *(lambda text=text: choose(table, text, PROMPT, job.where) for text in prompts_of(made.method, made.settings))
+    )
+
+
+def trainer(made: Arm[Any], start: Start, table: TextTable, job: Job, run: Run) -> Trainer:
+    """What trains the arm, whose common words have a `budget` and a `tune`, on networks that read `table`."""
     common = made.common
+    with at(job.where):
+        start = replace(start, rows=table.rows(prompts_of(made.method, made.settings)))
     return Trainer(
         made.method,
         made.settings,

@@ -65,6 +65,15 @@ def estimates(
     return data_from_velocity(x_t, real, t), data_from_velocity(x_t, world.nets["fake"](x_t, t, cond), t)
 
 
+def estimates_through(
+    world: World, x_t: Tensor, t: Tensor, cond: Cond, guidance: float, *, of_real: Cond | None = None
+) -> tuple[Tensor, Tensor]:
+    """`estimates` whose gradient comes back by x_t, while the fake learns nothing; `of_real`: D_real's own prompts."""
+    real = guided(world.nets["teacher"], guidance)(x_t, t, cond if of_real is None else of_real)
+    fake = unlearning(world.nets["fake"], x_t, t, cond)
+    return data_from_velocity(x_t, real, t), data_from_velocity(x_t, fake, t)
+
+
 def matched(x0hat: Tensor, real: Tensor, fake: Tensor, weight: Tensor | float = 1.0) -> Loss:
     """DMD's loss: half the mean squared direction (D_fake - D_real) / mean |x0hat - D_real|, its gradient by x0hat.
 

@@ -112,7 +112,8 @@ class Trainer:
         self.heads = heads_of(self.roles)
         self.meter = Meter(nets)
         judge = start.reward and (start.reward, start.prompts, start.weights)
-        self.world = world_of(nets, start.space, judge, self.meter, precision=budget.precision, device=device)
+        world = world_of(nets, start.space, judge, self.meter, precision=budget.precision, device=device)
+        self.world = replace(world, rows=start.rows)
         self.team = Team(ranks, device)
         self.agreed = Agreed(self.team)
         if tuning.in_parts:  # whatever their number is now: what is drawn must not depend on it

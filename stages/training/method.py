@@ -113,9 +113,10 @@ class Method(Protocol):
 
     A policy that descends the reward's own gradient, by the images, says so with `DIFFERENTIATES = True`; one
     that distils a many-step teacher beside the reward, so that what it starts from may be a student, with
-    `DISTILS = True`. A method whose `prepare` goes on from what it left in the iteration before names that, among what
-    it gives, as `CARRIES`; it comes back as `world.carried`. A distiller that starts from a student says so with a
-    `goes_on(cfg)`.
+    `DISTILS = True`. A method that asks for prompts which its batch need not have names their texts in a
+    `prompts(cfg)`; the rows of the text table that stand for them come as `world.rows`. A method whose `prepare` goes
+    on from what it left in the iteration before names that, among what it gives, as `CARRIES`; it comes back as
+    `world.carried`. A distiller that starts from a student says so with a `goes_on(cfg)`.
     """
 
     Config: type[Any]
@@ -140,6 +141,11 @@ class Method(Protocol):
 def needs_of(method: Method, cfg: Any) -> Needs:
     """What the method trains on, by its settings."""
     return method.needs(cfg) if hasattr(method, "needs") else method.NEEDS  # type: ignore[attr-defined]
+
+
+def prompts_of(method: Method, cfg: Any) -> tuple[str, ...]:
+    """The texts, by its settings, of prompts that it asks for whatever is in a batch."""
+    return tuple(method.prompts(cfg)) if hasattr(method, "prompts") else ()  # type: ignore[attr-defined]
 
 
 def differentiates(method: Method) -> bool:

@@ -22,7 +22,7 @@ from stages.models.space import Points
 from stages.training import shards
 from stages.training.cost import Cost
 from stages.training.loop import Budget, Trainer
-from stages.training.method import Method, Trained, carries
+from stages.training.method import Method, Trained, carries, prompts_of
 from stages.training.roles import Start, Tuning, Weights
 
 _ADAM = 2
@@ -172,7 +172,8 @@ def calls(method: Method, cfg: Any, budget: Budget, *, rows: int, group_size: in
     """
     net = _Nothing()
     reward = lambda images, _prompts: torch.linspace(0, 1, len(images)) + 0 * images.flatten(1).sum(1)  # noqa: E731
-    start = Start(init=net, teacher=net, space=Points(_SIZE), reward=reward, prompts=[Prompt("")] * 2)
+    rows_named = dict.fromkeys(prompts_of(method, cfg), 1)
+    start = Start(init=net, teacher=net, space=Points(_SIZE), reward=reward, prompts=[Prompt("")] * 2, rows=rows_named)
     trainer = Trainer(method, cfg, budget, start, seed=0, device="cpu")
     phases = method.phases(cfg)
     period = math.lcm(*(phase.every for phase in phases))

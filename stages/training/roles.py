@@ -9,7 +9,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Protocol
 
@@ -40,6 +40,8 @@ class Start:
     """What the rows of the text table stand for, where there is a reward."""
     weights: tuple[float, ...] = (1.0,)
     """Of rewards that are kept apart, in their sum."""
+    rows: Mapping[str, int] = field(default_factory=dict)
+    """Of the text table, by the texts of the prompts that the method names."""
     num_students: int = 1
     """Networks that each trained role is made of, each for its part of the prompts."""
 

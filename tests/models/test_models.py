@@ -222,6 +222,9 @@ def test_a_table_is_read_row_by_row_and_shared_by_copies(net, tmp_path):
     assert torch.equal(read(x, t, ROWS), load(tmp_path / "model", PROMPTS).net(x, t, ROWS))
     torch.testing.assert_close(read(x, t, ROWS), net(x, t, ROWS))
     assert copy.deepcopy(read).text is read.text
+    assert TextTable.load(tmp_path).rows([PROMPTS[1], ""]) == {PROMPTS[1]: 2, "": 0}
+    with pytest.raises(ValueError, match=f"no prompt of the text table is called .* did you mean {PROMPTS[0]!r}"):
+        table.rows([PROMPTS[0] + "0"])
     assert not any(name.startswith("text.") for name in read.state_dict()), "what is frozen is in no checkpoint"
     assert any(name.startswith("text.") for name in net.state_dict()), "and what learns is"
 

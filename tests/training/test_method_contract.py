@@ -18,6 +18,7 @@ from stages.core.rng import stream
 from stages.core.types import World
 from stages.distillers import METHODS
 from stages.distillers.imagine_flash import Shifted
+from stages.distillers.sfd_unlearn import Override
 from stages.models.space import Points
 from stages.policies import POLICIES
 from stages.policies.direct import Last
@@ -28,6 +29,7 @@ from stages.training.method import Follower, Trained, needs_of
 from stages.training.networks import world_of
 from stages.training.windows import Sliding
 from tests.training.tiny import of_roles
+from tests.training.words import named
 
 PARAMS = Path(__file__).parents[2] / "params"
 MODULES: dict[str, ModuleType] = {**METHODS, **POLICIES}
@@ -65,7 +67,8 @@ def world(module: ModuleType, cfg: Any) -> World:
         net.requires_grad_(isinstance(roles.get(name), Trained))
     prompts = [Prompt("", {"worth": row % 3}) for row in range(6)]
     space, judge = Points((1, 4, 4), torch.float64), (reward, prompts, (1.0, -0.1))
-    return world_of(nets, space, judge, Meter(nets), precision="float32", device="cpu")
+    made = world_of(nets, space, judge, Meter(nets), precision="float32", device="cpu")
+    return replace(made, rows=named(module, cfg, 5))
 
 
 def batch(module: ModuleType, cfg: Any) -> dict[str, Tensor]:
@@ -175,6 +178,7 @@ def turned(cfg: Any, field: str) -> Any:
         "clip_range": 1e3,  # networks this far apart are clipped everywhere at the shipped value
         "t_min": 0.31,
         "t_max": 0.7,
+        "overrides": (Override(forget="a thin upright 7", show=""),),
         "nfe": 4,  # some take powers of two
         "num_steps": 16,
         "steps": 1,

@@ -14,9 +14,10 @@ from stages.training.roles import FULL, Start
 from tests.test_contracts import on_nodes, settings
 from tests.training.test_method_contract import MODULES
 from tests.training.tiny import TinyNet
+from tests.training.words import named
 
 BUDGET = Budget(iterations=7, ema=0.5, clip=1.0, warmup=0, final_lr=1.0, precision="float32", slices=1)
-DRAWS_STEPS = {"dmd2", "f_distill", "ladd", "disback", "diff_instruct", "sim"}
+DRAWS_STEPS = {"dmd2", "f_distill", "ladd", "disback", "diff_instruct", "sim", "sfd_unlearn"}
 """Methods that draw how many of a student's steps an iteration simulates."""
 SMALL = TransformerConfig(kind="transformer", width=16, num_layers=2, num_heads=2, patch_size=2)
 
@@ -36,7 +37,10 @@ def test_calls_are_counted_as_a_training_counts_them(name: str) -> None:
     def reward(images: torch.Tensor, _prompts: object) -> torch.Tensor:
         return images.flatten(1).mean(dim=1)
 
-    start = Start(TinyNet(0).float(), TinyNet(1).float(), Points((1, 4, 4)), reward, [""] * 9)  # type: ignore[list-item]
+    start = Start(
+        TinyNet(0).float(), TinyNet(1).float(), Points((1, 4, 4)), reward, [""] * 9,  # type: ignore[list-item]
+        rows=named(module, cfg, 8),
+    )  # fmt: skip
     trainer = Trainer(module, cfg, BUDGET, start, seed=0, device="cpu")
     for _ in range(BUDGET.iterations):
         trainer.step(batch(8))

@@ -36,7 +36,7 @@ from stages.training.networks import world_of
 from stages.training.roles import Start, heads_of
 from tests.test_contracts import on_nodes, underway
 from tests.training.tiny import TinyNet, of_roles
-from tests.training.words import rows, table
+from tests.training.words import named, rows, table
 
 PARAMS = Path(__file__).parents[2] / "params"
 MODULES: dict[str, ModuleType] = {**METHODS, **POLICIES}
@@ -95,7 +95,8 @@ def trainer(name: str, cfg: Any, judge: Any = reward, *, precision: Any = "float
     budget = Budget(
         iterations=9, ema=0.9, clip=1.0, warmup=0, final_lr=1.0, precision=precision, slices=slices
     )  # fmt: skip
-    start = Start(init=network(1), teacher=network(2), space=SPACE, reward=judge, prompts=ASKED)
+    told = named(MODULES[name], cfg, len(PROMPTS))
+    start = Start(init=network(1), teacher=network(2), space=SPACE, reward=judge, prompts=ASKED, rows=told)
     return Trainer(MODULES[name], cfg, budget, start, seed=3, device="cpu")
 
 
@@ -219,7 +220,8 @@ class Rounded(nn.Module):
 
 def rounded_world(name: str, cfg: Any, told: torch.dtype) -> World:
     nets = {role: Rounded(net.float(), told) for role, net in of_roles(MODULES[name].roles(cfg)).items()}
-    return world_of(nets, SPACE, (reward, ASKED, (1.0,)), Meter(nets), precision="float32", device="cpu")
+    made = world_of(nets, SPACE, (reward, ASKED, (1.0,)), Meter(nets), precision="float32", device="cpu")
+    return replace(made, rows=named(MODULES[name], cfg, len(PROMPTS)))
 
 
 def outcomes(name: str, cfg: Any, told: torch.dtype) -> list[Tensor]:

@@ -164,3 +164,9 @@ def test_copies_are_rarer_where_they_take_longer(tmp_path, monkeypatch) -> None:
 
 
 EMPTY = checkpoint.State({}, {})
+
+
+def test_a_loss_is_told_the_rows_of_the_prompts_that_its_method_names() -> None:
+    net = TinyNet(0)
+    made = Trainer(dmd2, DMD2, BUDGET, Start(net, net, SPACE, rows={"a cat": 3}), seed=0, device="cpu")
+    assert made.world.rows == {"a cat": 3}
