@@ -65,7 +65,15 @@ class Prompted:
 
     def closed(self, opened: Any) -> Tensor:
         """The guided velocity that a call comes to."""
-        answer = widened(opened.answer())
+        return self.joined(opened.answer())
+
+    def velocities(self, opened: Any) -> Tensor:
+        """[R, ...]: those that a call comes to, with the prompts and then, under guidance, with the empty one."""
+        return widened(opened.answer())
+
+    def joined(self, answer: Tensor) -> Tensor:
+        """The guided one of answers [R, ...] with the prompts and then, under guidance, with the empty one."""
+        answer = widened(answer)
         return answer if self.guidance == 1 else self.away(*answer.chunk(2))
 
     def _opens(self) -> Any:
