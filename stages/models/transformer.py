@@ -88,6 +88,11 @@ class VelocityTransformer(TwoTimes):
         return cls(body, text)
 
     @property
+    def multiple(self) -> int:
+        """Of which a picture's sides have to be."""
+        return self.body.config.get("each", self.body.config)["patch_size"]
+
+    @property
     def time_embedding(self) -> tuple[nn.Module, int]:
         """Of t and the prompt as a whole."""
         return self.body.time_text_embed, self.feature_dim

@@ -279,3 +279,32 @@ def test_what_is_left_out_is_from_both_ends():
     assert active(score, none, 4, 0.25, 0.0, "protected").tolist() == [[0, 2]]
     often = none.scatter(1, torch.tensor([[1]]), 30)
     assert active(score, often, 3, 0.0, 0.1, "protected").tolist() == [[0, 1, 5]], "a low one that was left out goes"
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.5])
+def test_outer_blocks_are_run_and_what_the_inner_one_added_is_added_again(guidance):
+    run = field("light_cache", guidance, every=2, first=1, last=1)
+    network, t = Prompted(NET, COND, guidance), [GRID.times[node].float().repeat(2) for node in (1, 2)]
+    begun = network.opened(X, t[0]).after(range(1))
+    inner = begun.after(range(1, 2))
+    second = network.opened(0.5 * X, t[1]).after(range(1))
+    added = {name: getattr(second, name) + getattr(inner, name) - getattr(begun, name) for name in ("tokens", "words")}
+    run.velocity(X, 1)
+    expected = network.closed(replace(second, **added).after(range(2, 3)))
+    torch.testing.assert_close(run.velocity(0.5 * X, 2), expected)
+    middle = (OPENED.attention_work(1, 4, 4) + OPENED.other_work(1, 4)) / WORK
+    assert run.cost == pytest.approx((2 - middle) * (1 if guidance == 1 else 2))
+    whole = over(None)(network, GRID, X).velocity(0.5 * X, 3)
+    assert torch.equal(run.velocity(0.5 * X, 3), whole), "all blocks again at the third request"
+
+
+def test_without_last_blocks_there_are_no_words_to_keep():
+    run = field("light_cache", every=2, first=1, last=0)
+    run.velocity(X, 1)
+    assert run.memory.keys() == {"tokens"}
+    assert run.velocity(X, 2).isfinite().all()
+
+
+def test_blocks_that_leave_none_to_save_are_refused():
+    with pytest.raises(ValueError, match="first=2 and last=1 leave none of the network's 3 blocks"):
+        field("light_cache", first=2, last=1)

@@ -45,6 +45,9 @@ NEUTRAL = {
     "early_exit": {"blocks": (3,)},
     "first_block_cache": {"threshold": 0.0},
     "token_merging": {"share": 0.0},
+    "light_cache": {"every": 1},
+    "bottleneck": {"until": 0.99, "since": 1.0},
+    "quantised": {"weight_bits": None, "activation_bits": None},
     "pab": {"every": 1},
     "faster_cache": {"every": 1, "empty_every": 1},
     "ras": {"share": 1.0},
@@ -115,18 +118,24 @@ class Opened:
         return work / (3 * 4 * self.tokens.shape[1])
 
 
-class Net:
+class Net(torch.nn.Module):
     """A mixture's velocity, and what blocks add."""
 
     num_blocks = 3
+    multiple = 1
 
-    def __call__(self, x, t, cond):
+    def __init__(self):
+        super().__init__()
+        self.blocks = torch.nn.ModuleList([torch.nn.Linear(2, 2)]).requires_grad_(False)
+        self.blocks[0].weight.copy_(torch.tensor([[0.3, -0.71], [0.5, 0.2]]))
+
+    def forward(self, x, t, cond):
         return self.opened(x, t, cond).after(range(3)).answer()
 
     def opened(self, x, t, cond):
-        tokens = x.reshape(len(x), 4, 2)
+        tokens = x.reshape(len(x), -1, 2)
         prompts = 0.2 * cond.reshape(-1, 1, 1).to(x)
-        return Opened(x, t.reshape(-1, 1, 1), tokens, prompts.expand_as(tokens), prompts.repeat(1, 1, 2))
+        return Opened(x, t.reshape(-1, 1, 1), tokens, self.blocks[0](tokens) + prompts, prompts.repeat(1, 1, 2))
 
 
 net = Net()

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from stages.core.config import check, members
 from stages.samplers.field import Field, Prompted
+from stages.samplers.fields.bottleneck import Bottleneck
 from stages.samplers.fields.dual_fast import DualFast
 from stages.samplers.fields.early_exit import EarlyExit
 from stages.samplers.fields.epsilon_scaling import EpsilonScaling
@@ -20,8 +21,10 @@ from stages.samplers.fields.faster_cache import FasterCache
 from stages.samplers.fields.first_block_cache import FirstBlockCache
 from stages.samplers.fields.guidance_interval import GuidanceInterval
 from stages.samplers.fields.guidance_reuse import GuidanceReuse
+from stages.samplers.fields.light_cache import LightCache
 from stages.samplers.fields.mag_cache import MagCache
 from stages.samplers.fields.pab import PAB
+from stages.samplers.fields.quantised import Quantised
 from stages.samplers.fields.ras import RAS
 from stages.samplers.fields.sada import SADA
 from stages.samplers.fields.t_stitch import TStitch
@@ -33,8 +36,8 @@ from stages.samplers.fields.token_merging import TokenMerging
 from stages.samplers.grid import Grid
 
 _Whole = TaylorSeer | MagCache | TeaCache | SADA | GuidanceInterval | GuidanceReuse | TStitch
-_OfBlocks = FirstBlockCache | EarlyExit | TokenMerging | PAB | FasterCache | RAS
-_Cheaper = _Whole | _OfBlocks
+_OfBlocks = FirstBlockCache | LightCache | EarlyExit | TokenMerging | PAB | FasterCache | RAS
+_Cheaper = _Whole | _OfBlocks | Bottleneck | Quantised
 AnyField = Annotated[
     _Cheaper | EpsilonScaling | TimeShift | TimeTuner | DualFast,
     pydantic.Field(discriminator="name"),
