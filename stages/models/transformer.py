@@ -3,8 +3,6 @@
 diffusers counts time from 0 to 1000; this file is where that begins and ends.
 """
 
-import math
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -14,6 +12,7 @@ from stages.core.config import config
 from stages.core.ranges import Size
 from stages.core.types import Cond
 from stages.models.conditioning import LearnedText, TextTable
+from stages.models.opened import Opened
 from stages.models.times import TwoTimes
 
 if TYPE_CHECKING:  # see text.py
@@ -48,34 +47,6 @@ class TransformerConfig:
         _, height, width = sample_shape
         if height != width or height % self.patch_size:
             raise ValueError(f"patch_size={self.patch_size} does not divide square samples of {height}x{width}")
-
-
-@dataclass(frozen=True)
-class Opened:
-    """A call between two blocks: tokens of images [B, T, W] and of prompts, and the embedding of the time."""
-
-    body: Any
-    tokens: Tensor
-    words: Tensor
-    time: Tensor
-
-    def after(self, blocks: range) -> "Opened":
-        """The same after these blocks."""
-        words, tokens = self.words, self.tokens
-        for block in self.body.transformer_blocks[blocks.start : blocks.stop]:
-            words, tokens = block(hidden_states=tokens, encoder_hidden_states=words, temb=self.time)
-        return replace(self, tokens=tokens, words=words)
-
-    def take(self, rows: Tensor) -> "Opened":
-        """The samples `rows`, int64 [N]."""
-        return replace(self, tokens=self.tokens[rows], words=self.words[rows], time=self.time[rows])
-
-    def answer(self) -> Tensor:
-        """The velocity [B, C, H, W] that the network's last layers make of the tokens as they are."""
-        made, patch = self.body.proj_out(self.body.norm_out(self.tokens, self.time)), self.body.config.patch_size
-        side = math.isqrt(made.shape[1])
-        squares = made.reshape(len(made), side, side, patch, patch, self.body.out_channels)
-        return squares.permute(0, 5, 1, 3, 2, 4).reshape(len(made), -1, side * patch, side * patch)
 
 
 class VelocityTransformer(TwoTimes):
@@ -115,6 +86,11 @@ class VelocityTransformer(TwoTimes):
             pos_embed_max_size=height // cfg.patch_size,
         )
         return cls(body, text)
+
+    @property
+    def multiple(self) -> int:
+        """Of which a picture's sides have to be."""
+        return self.body.config.get("each", self.body.config)["patch_size"]
 
     @property
     def time_embedding(self) -> tuple[nn.Module, int]:

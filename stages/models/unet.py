@@ -108,6 +108,12 @@ class VelocityUNet(TwoTimes):
         return cls(body, text, cfg.fold)
 
     @property
+    def multiple(self) -> int:
+        """Of which a picture's sides have to be."""
+        levels = len(self.body.config.get("each", self.body.config)["block_out_channels"])
+        return self.fold * 2 ** (levels - 1)
+
+    @property
     def time_embedding(self) -> tuple[nn.Module, int]:
         """Of t alone."""
         return self.body.time_embedding, self.body.time_embedding.linear_2.out_features

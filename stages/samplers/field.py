@@ -65,11 +65,30 @@ class Prompted:
 
     def closed(self, opened: Any) -> Tensor:
         """The guided velocity that a call comes to."""
-        answer = widened(opened.answer())
+        return self.joined(opened.answer())
+
+    def velocities(self, opened: Any) -> Tensor:
+        """[R, ...]: those that a call comes to, with the prompts and then, under guidance, with the empty one."""
+        return widened(opened.answer())
+
+    def joined(self, answer: Tensor) -> Tensor:
+        """The guided one of answers [R, ...] with the prompts and then, under guidance, with the empty one."""
+        answer = widened(answer)
         return answer if self.guidance == 1 else self.away(*answer.chunk(2))
 
+    @property
+    def multiple(self) -> int:
+        """What a picture's sides have to be a multiple of; ValueError where the network takes one size alone."""
+        net = self._own()
+        if not hasattr(net, "multiple"):
+            raise ValueError(f"a {type(net).__name__} takes pictures of one size alone; leave the sampler's field out")
+        return net.multiple
+
+    def _own(self) -> Any:
+        return self.net.velocity if isinstance(self.net, Wide) else self.net
+
     def _opens(self) -> Any:
-        net = self.net.velocity if isinstance(self.net, Wide) else self.net
+        net = self._own()
         if not hasattr(net, "opened"):
             raise ValueError(
                 f"a {type(net).__name__} is not called block by block, as the sampler's field does; take a field of "

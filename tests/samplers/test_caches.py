@@ -9,7 +9,7 @@ from stages.core.path import LINEAR
 from stages.samplers import drive
 from stages.samplers.field import Prompted
 from stages.samplers.fields import field_of, over
-from stages.samplers.fields.guidance_reuse import lowest
+from stages.samplers.fields.base import lowest
 from stages.samplers.fields.mag_cache import MagCache
 from stages.samplers.fields.sada import SLOPES
 from stages.samplers.fields.tea_cache import TeaCache

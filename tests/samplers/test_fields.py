@@ -44,42 +44,98 @@ NEUTRAL = {
     "t_stitch": {"share": 0.0},
     "early_exit": {"blocks": (3,)},
     "first_block_cache": {"threshold": 0.0},
+    "token_merging": {"share": 0.0},
+    "light_cache": {"every": 1},
+    "bottleneck": {"until": 0.99, "since": 1.0},
+    "quantised": {"weight_bits": None, "activation_bits": None},
+    "pab": {"every": 1},
+    "faster_cache": {"every": 1, "empty_every": 1},
+    "ras": {"share": 1.0},
 }
 """Knobs with which a field is the network itself."""
 
 
+class Joint:
+    """Attention to all alike, unless some are said to count more."""
+
+    def heads(self, tokens, words):
+        one = torch.cat([tokens, words], dim=1)[:, None]
+        return one, one, one.cos()
+
+    def mixed(self, query, _key, value, num_tokens, bias=None):
+        shares = torch.zeros_like(value[..., :1]) if bias is None else bias.transpose(2, 3)
+        made = (0.5 * query + (shares.softmax(2) * value).sum(2, keepdim=True))[:, 0]
+        return made[:, :num_tokens], made[:, num_tokens:]
+
+    def __call__(self, tokens, words):
+        return self.mixed(*self.heads(tokens, words), tokens.shape[1])
+
+
 @dataclass(frozen=True)
 class Opened:
-    """Three blocks, each of which adds something of the state, the time and the prompt."""
+    """Three blocks, each of which adds something of the state, the time, the prompt and the other tokens."""
 
     x: torch.Tensor
     time: torch.Tensor
+    state: torch.Tensor
     tokens: torch.Tensor
+    words: torch.Tensor
 
-    def after(self, blocks):
-        tokens = self.tokens
+    def after(self, blocks, attend=None):
+        tokens, words, joint = self.tokens, self.words, Joint()
         for block in blocks:
-            tokens = tokens + 0.1 * torch.sin((block + 1) * self.x + self.time + tokens)
-        return replace(self, tokens=tokens)
+            seen, read = joint(tokens, words) if attend is None else attend(block, joint, tokens, tokens, words)
+            tokens = tokens + 0.1 * torch.sin((block + 1) * self.state + self.time + tokens) + 0.1 * seen
+            words = words + 0.1 * read
+        return replace(self, tokens=tokens, words=words)
 
     def take(self, rows):
-        return Opened(self.x[rows], self.time[rows], self.tokens[rows])
+        parts = ("x", "time", "state", "tokens", "words")
+        return Opened(**{name: getattr(self, name)[rows] for name in parts})
+
+    def at(self, tokens):
+        some = [each.gather(1, tokens[..., None].expand(-1, -1, 2)) for each in (self.state, self.tokens)]
+        return replace(self, state=some[0], tokens=some[1])
+
+    def patches(self):
+        t = self.time
+        exact = (self.state - mixture_data(self.state, 1 - t, t)).to(self.x) / t
+        return exact + self.tokens
+
+    def pixels(self, patches):
+        return patches.reshape(self.x[: len(patches)].shape)
 
     def answer(self):
-        t = self.time
-        return (self.x - mixture_data(self.x, 1 - t, t)).to(self.x) / t + self.tokens
+        return self.pixels(self.patches())
+
+    def attention_work(self, _block, tokens, seen):
+        return tokens + seen
+
+    def other_work(self, _block, tokens):
+        return 2 * tokens
+
+    def share(self, work):
+        return work / (3 * 4 * self.tokens.shape[1])
 
 
-class Net:
+class Net(torch.nn.Module):
     """A mixture's velocity, and what blocks add."""
 
     num_blocks = 3
+    multiple = 1
 
-    def __call__(self, x, t, cond):
+    def __init__(self):
+        super().__init__()
+        self.blocks = torch.nn.ModuleList([torch.nn.Linear(2, 2)]).requires_grad_(False)
+        self.blocks[0].weight.copy_(torch.tensor([[0.3, -0.71], [0.5, 0.2]]))
+
+    def forward(self, x, t, cond):
         return self.opened(x, t, cond).after(range(3)).answer()
 
     def opened(self, x, t, cond):
-        return Opened(x, t.reshape(-1, 1, 1, 1), 0.2 * cond.reshape(-1, 1, 1, 1).to(x).expand_as(x))
+        tokens = x.reshape(len(x), -1, 2)
+        prompts = 0.2 * cond.reshape(-1, 1, 1).to(x)
+        return Opened(x, t.reshape(-1, 1, 1), tokens, self.blocks[0](tokens) + prompts, prompts.repeat(1, 1, 2))
 
 
 net = Net()

@@ -13,23 +13,31 @@ from torch import Tensor
 
 from stages.core.config import check, members
 from stages.samplers.field import Field, Prompted
+from stages.samplers.fields.bottleneck import Bottleneck
 from stages.samplers.fields.dual_fast import DualFast
 from stages.samplers.fields.early_exit import EarlyExit
 from stages.samplers.fields.epsilon_scaling import EpsilonScaling
+from stages.samplers.fields.faster_cache import FasterCache
 from stages.samplers.fields.first_block_cache import FirstBlockCache
 from stages.samplers.fields.guidance_interval import GuidanceInterval
 from stages.samplers.fields.guidance_reuse import GuidanceReuse
+from stages.samplers.fields.light_cache import LightCache
 from stages.samplers.fields.mag_cache import MagCache
+from stages.samplers.fields.pab import PAB
+from stages.samplers.fields.quantised import Quantised
+from stages.samplers.fields.ras import RAS
 from stages.samplers.fields.sada import SADA
 from stages.samplers.fields.t_stitch import TStitch
 from stages.samplers.fields.taylor_seer import TaylorSeer
 from stages.samplers.fields.tea_cache import TeaCache
 from stages.samplers.fields.time_shift import TimeShift
 from stages.samplers.fields.time_tuner import TimeTuner
+from stages.samplers.fields.token_merging import TokenMerging
 from stages.samplers.grid import Grid
 
 _Whole = TaylorSeer | MagCache | TeaCache | SADA | GuidanceInterval | GuidanceReuse | TStitch
-_Cheaper = _Whole | FirstBlockCache | EarlyExit
+_OfBlocks = FirstBlockCache | LightCache | EarlyExit | TokenMerging | PAB | FasterCache | RAS
+_Cheaper = _Whole | _OfBlocks | Bottleneck | Quantised
 AnyField = Annotated[
     _Cheaper | EpsilonScaling | TimeShift | TimeTuner | DualFast,
     pydantic.Field(discriminator="name"),

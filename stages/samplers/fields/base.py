@@ -1,7 +1,8 @@
 """What fields' knobs and fields share."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from stages.samplers.field import Counts, Field, Prompted
@@ -55,3 +56,38 @@ def with_noise(grid: Grid, i: int, v: Tensor, change: Tensor, share: float) -> T
     """
     weight = grid.noise[i][1]
     return v if weight == 0 else combine((1.0, share / weight), v, change)
+
+
+class OfBlocks(Field):
+    """A field that goes through the network block by block, and saves a part of the work of some."""
+
+    def __init__(self, network: Prompted, grid: Grid, x: Tensor) -> None:
+        super().__init__(network, grid, x)
+        self._network = network
+
+    def worked(self, samples: int, opened: Any, work: int) -> None:
+        """Count a call of which so much was done, in multiply-adds of a row's blocks."""
+        self._count(samples, len(opened.tokens) // samples * opened.share(work))
+
+
+def by_sample(rows: Tensor, count: int) -> Tensor:
+    """[P B, ...], the samples with the prompts before those without, as [B, P, ...]."""
+    return rows.unflatten(0, (-1, count)).transpose(0, 1)
+
+
+def by_row(samples: Tensor) -> Tensor:
+    """What `by_sample` made of rows, as rows."""
+    return samples.transpose(0, 1).flatten(0, 1)
+
+
+def lowest(x: Tensor) -> Tensor:
+    """The part of x [..., H, W] with frequencies within a fifth of its smaller side."""
+    height, width = x.shape[-2:]
+    rows, columns = (torch.fft.fftfreq(size, 1 / size, device=x.device) for size in (height, width))
+    inside = rows[:, None].square() + columns.square() <= (min(height, width) // 5) ** 2
+    return torch.fft.ifft2(torch.fft.fft2(x) * inside).real
+
+
+def weighted(x: Tensor, low: float, high: float) -> Tensor:
+    """x [..., H, W] with those frequencies times `low`, and the others times `high`."""
+    return x if low == high == 1 else low * (part := lowest(x)) + high * (x - part)

@@ -17,7 +17,7 @@ from stages.core.config import config
 from stages.core.matching import per_sample
 from stages.core.ranges import NonNegative
 from stages.samplers.field import Field, Prompted
-from stages.samplers.fields.base import Knobs
+from stages.samplers.fields.base import Knobs, by_row, by_sample
 from stages.samplers.grid import Grid
 
 
@@ -46,7 +46,7 @@ class _Cached(Field):
         opened, count = self._network.opened(x, self._labels[i]), self._network.num_blocks
         first = opened.after(range(1))
         added = first.tokens - opened.tokens
-        kept = {name: _by_row(each) for name, each in self.memory.items()}
+        kept = {name: by_row(each) for name, each in self.memory.items()}
         called = torch.ones(len(added), dtype=torch.bool, device=x.device)
         if kept:
             change = per_sample((added - kept["first"]).abs()) / per_sample(kept["first"].abs())
@@ -62,14 +62,5 @@ class _Cached(Field):
             tokens = tokens.index_copy(0, rows, last)
             kept["first"] = kept["first"].index_copy(0, rows, added[rows])
             kept["others"] = kept["others"].index_copy(0, rows, last - first.tokens[rows])
-        self.memory = {name: _by_sample(each, len(x)) for name, each in kept.items()}
+        self.memory = {name: by_sample(each, len(x)) for name, each in kept.items()}
         return self._network.closed(replace(first, tokens=tokens))
-
-
-def _by_sample(rows: Tensor, count: int) -> Tensor:
-    """[P B, ...], the samples with the prompts before those without, as [B, P, ...]."""
-    return rows.unflatten(0, (-1, count)).transpose(0, 1)
-
-
-def _by_row(samples: Tensor) -> Tensor:
-    return samples.transpose(0, 1).flatten(0, 1)

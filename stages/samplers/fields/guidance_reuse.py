@@ -9,13 +9,12 @@ Differs: the weights are of the kept difference; diffusers' hook multiplies what
 
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from stages.core.config import config
 from stages.core.ranges import NonNegative, Steps, Unit
 from stages.samplers.field import Field, Prompted
-from stages.samplers.fields.base import Knobs
+from stages.samplers.fields.base import Knobs, weighted
 from stages.samplers.grid import Grid
 
 
@@ -63,12 +62,4 @@ class _Reused(Field):
     def _weighted(self, difference: Tensor, i: int) -> Tensor:
         is_early = self.grid.times[i] > self._knobs.boundary
         low, high = (self._knobs.low, 1.0) if is_early else (1.0, self._knobs.high)
-        return difference if low == high == 1 else low * (part := lowest(difference)) + high * (difference - part)
-
-
-def lowest(x: Tensor) -> Tensor:
-    """The part of x [..., H, W] with frequencies within a fifth of its smaller side."""
-    height, width = x.shape[-2:]
-    rows, columns = (torch.fft.fftfreq(size, 1 / size, device=x.device) for size in (height, width))
-    inside = rows[:, None].square() + columns.square() <= (min(height, width) // 5) ** 2
-    return torch.fft.ifft2(torch.fft.fft2(x) * inside).real
+        return weighted(difference, low, high)

@@ -14,11 +14,14 @@ from stages.core.config import check, members
 from stages.samplers.fits.dc_solver import FitDCSolver
 from stages.samplers.fits.dpm_solver_v3 import FitDPMSolverV3
 from stages.samplers.fits.model import Fitting
+from stages.samplers.fits.quantised import FitQuantised
 from stages.samplers.fits.search import FitSearch
 from stages.samplers.fits.time_tuner import FitTimeTuner
 from stages.samplers.spec import Sampler
 
-AnyFit = Annotated[FitDPMSolverV3 | FitDCSolver | FitTimeTuner | FitSearch, pydantic.Field(discriminator="name")]
+AnyFit = Annotated[
+    FitDPMSolverV3 | FitDCSolver | FitTimeTuner | FitQuantised | FitSearch, pydantic.Field(discriminator="name")
+]
 FITS = MappingProxyType(members(AnyFit))
 """By name."""
 
