@@ -1,5 +1,5 @@
-"""The data: handwritten digits captioned from their own pixels, scenes of shapes, a folder of captioned images, prompts
-with or without images, or a mixture whose truth is known.
+"""The data: handwritten digits captioned from their own pixels, scenes of shapes, words, a folder of captioned
+images, prompts with or without images, or a mixture whose truth is known.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,32 +13,32 @@ from torch import Generator, Tensor
 
 from stages.core.config import config
 from stages.core.prompts import Prompt
-from stages.core.ranges import NonNegative, NonNegativeCount, Positive, Size
+from stages.core.ranges import NonNegative, Positive, Size
 from stages.core.rng import stream
 from stages.core.types import Run
 from stages.io import folder as folders
 from stages.io import prompts as lists
 from stages.io import raw
+from stages.io import shapes as scenes
+from stages.io import words as spelled
 from stages.io.artefacts import adopt
-from stages.io.dataset import Dataset, in_levels
+from stages.io.dataset import Dataset
+from stages.io.drawn import TESTING, Drawn
 from stages.io.expected import Expected, Inputs, Outline
 from stages.io.folder import Folder
 from stages.io.job import Job
 from stages.io.prompts import Prompts
+from stages.io.shapes import Shapes
 from stages.io.split import Cut, cut, parted
 from stages.io.storage import use
+from stages.io.words import Words
 from stages.models.mixture import GaussianMixture, component_prompts
 from stages.models.scenes import JUDGED
 from stages.models.verifier import SLANTS, WEIGHTS, ink_mass, slope
-from stages.shapes.grammar import Facts, every, write
-from stages.shapes.heldout import HeldOut, hold_out
-from stages.shapes.scenes import Asked, Scenes, draw
+from stages.words.spelling import attributes
 
 IMAGES, PROMPTS = 1797, 84
 """Of the digits: images, and prompts that one of them shows."""
-Drawn = Annotated[int, Field(ge=1, le=10**7)]
-"""Samples of a mixture, all of which are in memory."""
-_TESTING = "dataset/testing"
 
 
 @config
@@ -72,21 +72,7 @@ class Mixture:
             raise ValueError(f"min_std={self.min_std} exceeds max_std={self.max_std}; swap them")
 
 
-@config
-class Shapes:
-    """Scenes of colored shapes, with prompts of a small English grammar; see `stages/shapes`."""
-
-    name: Literal["shapes"]
-    scenes: Scenes
-    num_train: Drawn
-    num_test: Drawn
-    num_heldout_things: NonNegativeCount
-    """(shape, color) that training never shows; each of another shape and another color."""
-    num_heldout_pairs: NonNegativeCount
-    """Pairs of things that training shows, but never in one scene."""
-
-
-AnyData = Digits | Mixture | Shapes | Folder | Prompts
+AnyData = Digits | Mixture | Shapes | Words | Folder | Prompts
 Config = Annotated[AnyData, Field(discriminator="name")]
 
 
@@ -119,15 +105,22 @@ def expect(cfg: AnyData, job: Job, _inputs: Inputs) -> Expected:
         )  # fmt: skip
         return Expected(dataset=outline)
     if isinstance(cfg, Shapes):
-        asked, kept = _asked(cfg, job.seed)
-        num_seen = sum(not kept.heldout(facts, cfg.scenes.num_colors) for facts in asked)
+        seen, heldout = scenes.texts(cfg, job.seed)
         outline = Outline(
             kind="shapes", sample_shape=(3, cfg.scenes.size, cfg.scenes.size), attributes=JUDGED,
-            num_train=cfg.num_train, num_test=cfg.num_test, num_seen=num_seen, num_heldout=len(asked) - num_seen,
-            prompts=frozenset(map(write, asked)),
+            num_train=cfg.num_train, num_test=cfg.num_test, num_seen=len(seen), num_heldout=len(heldout),
+            prompts=frozenset([*seen, *heldout]),
         )  # fmt: skip
         return Expected(dataset=outline)
-    counts = _components(cfg, cfg.num_test, stream(job.seed, _TESTING)).bincount()
+    if isinstance(cfg, Words):
+        seen, heldout = spelled.texts(cfg, job.seed)
+        outline = Outline(
+            kind="words", sample_shape=(3, cfg.pictures.height, cfg.pictures.width),
+            attributes=attributes(len(cfg.letters)), num_train=cfg.num_train, num_test=cfg.num_test,
+            num_seen=len(seen), num_heldout=len(heldout), prompts=frozenset([*seen, *heldout]),
+        )  # fmt: skip
+        return Expected(dataset=outline)
+    counts = _components(cfg, cfg.num_test, stream(job.seed, TESTING)).bincount()
     if (counts == 1).any():
         rare = int((counts == 1).nonzero()[0])
         raise ValueError(
@@ -161,7 +154,9 @@ def work(cfg: AnyData, job: Job, unit: Mapping[str, Any], run: Run) -> None:
     elif isinstance(cfg, Prompts):
         made = prompts(cfg, unit["digest"], job.seed)
     else:
-        made = {Digits: digits, Mixture: mixture, Shapes: shapes}[type(cfg)](cfg, job.seed)
+        made = {Digits: digits, Mixture: mixture, Shapes: scenes.dataset, Words: spelled.dataset}[type(cfg)](
+            cfg, job.seed
+        )
     made.save(run.out)
 
 
@@ -250,45 +245,13 @@ def mixture(cfg: Mixture, seed: int) -> Dataset:
         which = _components(cfg, count, source)
         return truth.sample(which[:, None] + 1, source), which
 
-    train, test = drawn(cfg.num_train, "dataset/train"), drawn(cfg.num_test, _TESTING)
+    train, test = drawn(cfg.num_train, "dataset/train"), drawn(cfg.num_test, TESTING)
     return Dataset(
         train_images=train[0], train_prompts=train[1], test_images=test[0], test_prompts=test[1],
         prompts=[Prompt(text, {"component": str(k)}) for k, text in enumerate(prompts)],
         splits=["seen"] * len(prompts), space="points",
         facts={"kind": "mixture", "means": means.tolist(), "stds": stds.tolist()},
     )  # fmt: skip
-
-
-def shapes(cfg: Shapes, seed: int) -> Dataset:
-    """Scenes [N, 3, S, S] of 256 levels: of seen prompts for training, of all for testing, every task alike."""
-    asked, kept = _asked(cfg, seed)
-    heldout = [kept.heldout(facts, cfg.scenes.num_colors) for facts in asked]
-    seen = [place for place, apart in enumerate(heldout) if not apart]
-
-    def drawn(places: Sequence[int], count: int, name: str, without: HeldOut | None) -> tuple[Tensor, Tensor]:
-        ready = Asked.of([asked[place] for place in places], cfg.scenes.num_colors, without)
-        which = ready.choose(seed, name, 0, count)
-        parts = [
-            draw(cfg.scenes, ready, which[start : start + 1024], seed=seed, name=name, start=start)
-            for start in range(0, count, 1024)
-        ]
-        return in_levels(torch.cat(parts)), torch.tensor(places)[torch.from_numpy(which)]
-
-    train = drawn(seen, cfg.num_train, "dataset/train", kept)
-    test = drawn(range(len(asked)), cfg.num_test, _TESTING, None)
-    return Dataset(
-        train_images=train[0], train_prompts=train[1], test_images=test[0], test_prompts=test[1],
-        prompts=[Prompt(write(facts), facts) for facts in asked],
-        splits=["heldout" if apart else "seen" for apart in heldout], space="pixels",
-        facts={"kind": "shapes", "num_shapes": cfg.scenes.num_shapes, "num_colors": cfg.scenes.num_colors},
-    )  # fmt: skip
-
-
-def _asked(cfg: Shapes, seed: int) -> tuple[list[Facts], HeldOut]:
-    """All that can be asked for, and what is kept from training."""
-    scenes = cfg.scenes
-    kept = hold_out(seed, scenes.num_shapes, scenes.num_colors, cfg.num_heldout_things, cfg.num_heldout_pairs)
-    return every(scenes.num_shapes, scenes.num_colors, scenes.max_count), kept
 
 
 def _components(cfg: Mixture, count: int, rng: Generator) -> Tensor:

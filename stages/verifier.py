@@ -22,18 +22,10 @@ from stages.io.dataset import Dataset
 from stages.io.expected import Expected, Inputs, outline
 from stages.io.job import Job
 from stages.models.mixture import GaussianMixture
+from stages.models.names import Classifier, ClassifierConfig, NameVerifier, PromptVerifier, asked
 from stages.models.scenes import Embedding, EmbeddingConfig, SceneVerifier, labels, save_scenes
-from stages.models.verifier import (
-    SLANTS,
-    WEIGHTS,
-    Classifier,
-    ClassifierConfig,
-    DigitVerifier,
-    PromptVerifier,
-    asked,
-    load_verifier,
-    save_verifier,
-)
+from stages.models.verifier import SLANTS, WEIGHTS, DigitVerifier, load_verifier, save_verifier
+from stages.words.spelling import attributes
 
 N = TypeVar("N", bound=nn.Module)
 VALUES = MappingProxyType({"digit": tuple(map(str, range(10))), "weight": WEIGHTS, "slant": SLANTS})
@@ -41,7 +33,7 @@ VALUES = MappingProxyType({"digit": tuple(map(str, range(10))), "weight": WEIGHT
 JUDGED: Mapping[str, Sequence[str]] = MappingProxyType(
     {
         "classifier": ("digits",), "scenes": ("shapes",), "exact": ("mixture",),
-        "none": ("prompts", "folder"), "prompts": ("folder", "prompts"),
+        "none": ("prompts", "folder"), "prompts": ("folder", "prompts"), "letters": ("words",),
     }
 )  # fmt: skip
 """What kinds of dataset a kind of verifier is for; the first of them is what it is to be taken for."""
@@ -52,9 +44,11 @@ LEAST_IMAGES = 8
 
 @config
 class Trained:
-    """`classifier` names the digit, weight and slant are measured; `prompts` names which prompt an image shows."""
+    """What a small classifier names: `classifier` the digit, whose weight and slant are measured; `prompts` which of
+    them an image shows; `letters` a word's letter at each place.
+    """
 
-    kind: Literal["classifier", "prompts"]
+    kind: Literal["classifier", "prompts", "letters"]
     network: ClassifierConfig
     iterations: Count
     batch_size: Count
@@ -144,12 +138,13 @@ def work(cfg: AnyVerifier, job: Job, _unit: Mapping[str, Any], run: Run) -> None
         verifier = SceneVerifier(embedding, data.facts["num_shapes"], data.facts["num_colors"])
         save_scenes(run.out, verifier, cfg.network, data.sample_shape[-1])
         return
-    save_verifier(run.out, (_of_prompts if cfg.kind == "prompts" else _of_digits)(cfg, data, job.seed, run.sink))
+    learn = {"classifier": _of_digits, "prompts": _of_prompts, "letters": _of_letters}[cfg.kind]
+    save_verifier(run.out, learn(cfg, data, job.seed, run.sink))
 
 
 def _of_digits(cfg: Trained, data: Dataset, seed: int, sink: Sink) -> DigitVerifier:
     digit = asked(data.prompts, VALUES)[data.train_prompts, 0]
-    classifier = train(cfg, data.train_images, digit, len(VALUES["digit"]), seed, sink)
+    classifier = train(cfg, data.train_images, digit[:, None], [len(VALUES["digit"])], seed, sink)
     return DigitVerifier(classifier, VALUES, data.facts["mass_edges"], data.facts["slope_edges"])
 
 
@@ -157,19 +152,30 @@ def _of_prompts(cfg: Trained, data: Dataset, seed: int, sink: Sink) -> PromptVer
     texts = [prompt.text for prompt in data.prompts]
     shows = data.train_prompts.bincount(minlength=len(texts))
     _can_be_told_apart(len(texts), texts[int(shows.argmin())], int(shows.min()))
-    return PromptVerifier(train(cfg, data.train_images, data.train_prompts, len(texts), seed, sink), texts)
+    return PromptVerifier(train(cfg, data.train_images, data.train_prompts[:, None], [len(texts)], seed, sink), texts)
 
 
-def train(cfg: Trained, images: Tensor, names: Tensor, num_names: int, seed: int, sink: Sink) -> Classifier:
-    """A classifier of images [N, C, H, W] in [0, 1] by what they are called, int64 [N]."""
+def _of_letters(cfg: Trained, data: Dataset, seed: int, sink: Sink) -> NameVerifier:
+    letters = data.facts["letters"]
+    values = dict(zip(attributes(len(letters)), letters, strict=True))
+    names = asked(data.prompts, values)[data.train_prompts]
+    return NameVerifier(train(cfg, data.train_images, names, list(map(len, letters)), seed, sink), values)
+
+
+def train(cfg: Trained, images: Tensor, names: Tensor, counts: Sequence[int], seed: int, sink: Sink) -> Classifier:
+    """A classifier of images [N, C, H, W] in [0, 1] by what they are called in A ways, int64 [N, A].
+
+    Of the first way there are counts[0] names, and so on; their logits stand one after another.
+    """
     _, channels, height, width = images.shape
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        classifier = Classifier(cfg.network, (channels, height, width), num_names)
+        classifier = Classifier(cfg.network, (channels, height, width), sum(counts))
 
     def loss(index: Tensor, rng: Generator) -> Tensor:
         logits = classifier(shifted(images[index], cfg.max_shift, rng))
-        return F.cross_entropy(logits, names[index], label_smoothing=0.05)
+        ways = zip(logits.split(list(counts), dim=1), names[index].T, strict=True)
+        return torch.stack([F.cross_entropy(each, name, label_smoothing=0.05) for each, name in ways]).sum()
 
     return _fitted(classifier, loss, cfg, len(images), seed, sink)
 
@@ -209,8 +215,8 @@ def _fitted(
 
 def shifted(images: Tensor, reach: float, rng: Generator) -> Tensor:
     """Images [B, C, H, W] moved by up to `reach` pixels in both directions, bilinear, edges repeated."""
-    size = images.shape[-1]
-    offset = (2 * torch.rand(len(images), 2, generator=rng) - 1) * reach * 2 / size
+    sides = torch.tensor([images.shape[-1], images.shape[-2]])  # x and y, as affine_grid has them
+    offset = (2 * torch.rand(len(images), 2, generator=rng) - 1) * reach * 2 / sides
     transform = torch.eye(2, 3).repeat(len(images), 1, 1)
     transform[:, :, 2] = offset
     grid = F.affine_grid(transform, list(images.shape), align_corners=False)

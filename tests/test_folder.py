@@ -207,7 +207,7 @@ def test_dvc_runs_dataset_again_when_the_folder_changes_and_only_then(tmp_path, 
         "import pathlib; [pathlib.Path(p).mkdir(parents=True) for p in ('data/dataset', 'data/lineage/dataset.json')]"
     )
     stage["cmd"] = f'{sys.executable} -c "{made}"'
-    for name in ("core", "io", "models", "shapes"):
+    for name in ("core", "io", "models", "shapes", "words"):
         (tmp_path / "stages" / name).mkdir(parents=True)
     (tmp_path / "stages/dataset.py").write_text("")
     pictures.fill(tmp_path / "photos", 1)

@@ -14,7 +14,7 @@ from typing import Any, Literal
 class Outline:
     """A dataset's sizes and words."""
 
-    kind: Literal["digits", "mixture", "shapes", "folder", "prompts"]
+    kind: Literal["digits", "mixture", "shapes", "words", "folder", "prompts"]
     sample_shape: tuple[int, int, int]
     """(C, H, W)"""
     attributes: tuple[str, ...]

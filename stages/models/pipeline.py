@@ -65,8 +65,7 @@ class FewStepPipeline(DiffusionPipeline):
         text = self._read(["", *prompts])  # once for all steps, the empty prompt first
         body = self.transformer or self.unet
         settings, fold = body.config.get("each", body.config), self.config.fold
-        side = settings["sample_size"] * fold
-        shape = (len(prompts), settings["in_channels"] // fold**2, side, side)
+        shape = (len(prompts), settings["in_channels"] // fold**2, *(side * fold for side in sides(settings)))
         device, dtype = body.device, body.dtype
         x = torch.randn(shape, generator=generator, dtype=dtype) if latents is None else latents
         x = x.to(device, dtype)
@@ -139,6 +138,12 @@ class FewStepPipeline(DiffusionPipeline):
             raise ValueError('this model\'s samples are points, no pictures: ask for output_type="pt"')
         levels = ((image.float().clamp(-1, 1) + 1) * 127.5).round().byte().cpu().permute(1, 2, 0).numpy()
         return Image.fromarray(levels[..., 0] if levels.shape[2] == 1 else levels)
+
+
+def sides(settings):
+    """Height and width of what a network of these settings is given; one number stands for both."""
+    size = settings["sample_size"]
+    return (size, size) if isinstance(size, int) else tuple(size)
 
 
 def euler(times):

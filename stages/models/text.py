@@ -1,4 +1,6 @@
-"""Prompts to numbers: a word-level tokeniser, and small text encoders that read its words.
+"""Prompts to numbers: a tokeniser of words, of letters where they stand in quotes, and small text encoders.
+
+An encoder that never sees a word's letters cannot say how it is written (Liu et al. 2023, arXiv:2212.10562).
 
 transformers takes seconds to import, so only those who build or read a network do.
 """
@@ -45,19 +47,34 @@ TextEncoderConfig = Annotated[Clip | Convolutional, Field(discriminator="kind")]
 
 
 def build_tokenizer(prompts: Iterable[str]) -> "PreTrainedTokenizerFast":
-    """A tokeniser whose vocabulary is the words of `prompts`, in alphabetical order; each row ends with [END]."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
+    """A tokeniser whose vocabulary is the words of `prompts`, in alphabetical order; each row ends with [END].
+
+    What stands between two double quotes is to be spelled: its letters, and the quotes, are words.
+    """
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    prompts = list(prompts)
-    words = sorted({word for prompt in prompts for word in prompt.split()})
+    between = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(r'"[^"]*"|"'), "isolated"),
+            pre_tokenizers.Split(Regex(r'"|[^"\s](?=[^"]*"\z)'), "isolated"),  # a letter before the closing quote
+            pre_tokenizers.WhitespaceSplit(),
+        ]
+    )
+    read = [_words(between, prompt) for prompt in prompts]
+    words = sorted({word for row in read for word in row})
     vocabulary = {word: index for index, word in enumerate([PAD, END, UNKNOWN, *words])}
     core = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
-    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    longest = max(len(prompt.split()) for prompt in prompts) + 1
+    core.pre_tokenizer = between
+    longest = max(map(len, read)) + 1
     return PreTrainedTokenizerFast(
         tokenizer_object=core, pad_token=PAD, eos_token=END, unk_token=UNKNOWN, model_max_length=longest
     )
+
+
+def _words(between: Any, prompt: str) -> list[str]:
+    """What a tokeniser's words are, told `between` which it splits."""
+    return [word for word, _ in between.pre_tokenize_str(prompt)]
 
 
 def build_encoder(cfg: Clip | Convolutional, tokenizer: "PreTrainedTokenizerFast", width: int, num_heads: int) -> Any:
@@ -109,7 +126,7 @@ class Vocabulary:
         return torch.stack([self._known[prompt] for prompt in prompts])
 
     def _tokenize(self, prompt: str) -> Tensor:
-        words = prompt.split()
+        words = _words(self.tokenizer.backend_tokenizer.pre_tokenizer, prompt)
         known = self.tokenizer.get_vocab()
         strange = [word for word in words if word not in known]
         room = self.tokenizer.model_max_length

@@ -57,10 +57,10 @@ class UNetConfig:
         """ValueError unless samples of `sample_shape` (C, H, W) can be folded and halved level by level."""
         _, height, width = sample_shape
         step = self.fold * 2 ** (len(self.channels) - 1)
-        if height != width or height % step:
+        if height % step or width % step:
             raise ValueError(
-                f"fold={self.fold} and {len(self.channels)} levels need square samples whose side is a multiple of "
-                f"{step}; they are {height}x{width}"
+                f"fold={self.fold} and {len(self.channels)} levels need samples whose sides are multiples of {step}; "
+                f"they are {height}x{width}"
             )
 
 
@@ -81,10 +81,11 @@ class VelocityUNet(TwoTimes):
         from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
         cfg.fit(sample_shape)
-        channels, height, _ = sample_shape
-        width = text(torch.zeros(1, 1, dtype=torch.int64))["hidden"].shape[-1]
+        channels, *sides = sample_shape
+        height, width = (side // cfg.fold for side in sides)
+        text_width = text(torch.zeros(1, 1, dtype=torch.int64))["hidden"].shape[-1]
         body = UNet2DConditionModel(
-            sample_size=height // cfg.fold,
+            sample_size=height if height == width else (height, width),  # as diffusers writes it
             in_channels=channels * cfg.fold**2,
             out_channels=channels * cfg.fold**2,
             down_block_types=tuple("CrossAttnDownBlock2D" if reads else "DownBlock2D" for reads in cfg.attends),
@@ -92,14 +93,14 @@ class VelocityUNet(TwoTimes):
             block_out_channels=cfg.channels,
             layers_per_block=cfg.layers_per_level,
             norm_num_groups=cfg.norm_groups,
-            cross_attention_dim=width,
+            cross_attention_dim=text_width,
             attention_head_dim=tuple(count // cfg.head_dim for count in cfg.channels),  # pyright: ignore[reportArgumentType]
             use_linear_projection=True,
             resnet_time_scale_shift="scale_shift",
             # The prompt as a whole joins the time, through attention over its words.
             addition_embed_type="text",
             addition_embed_type_num_heads=4,
-            encoder_hid_dim=width,
+            encoder_hid_dim=text_width,
             encoder_hid_dim_type="text_proj",
         )
         nn.init.zeros_(body.conv_out.weight)

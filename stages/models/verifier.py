@@ -1,8 +1,8 @@
 """What stands behind metrics and verifiable rewards: does an image show what its prompt asked for?
 
 For the digits a small classifier names the digit, and stroke weight and slant are measured on the pixels exactly as
-they were when the captions were written. For a folder of images the same classifier names the prompt. For a mixture the
-posterior under the true densities names the component.
+they were when the captions were written. For a folder of images the same classifier names the prompt, for words each
+letter. For a mixture the posterior under the true densities names the component.
 """
 
 import dataclasses
@@ -17,11 +17,9 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
 from stages.core import tensors
-from stages.core.config import config
-from stages.core.messages import listed, shown
 from stages.core.prompts import Prompt
-from stages.core.ranges import Size
 from stages.models.mixture import GaussianMixture
+from stages.models.names import Classifier, ClassifierConfig, NameVerifier, PromptVerifier, asked
 from stages.models.scenes import load_scenes
 
 WEIGHTS = ("thin", "medium", "bold")
@@ -56,15 +54,6 @@ class Likelihood(Verifier, Protocol):
         ...
 
 
-def asked(prompts: Sequence[Prompt], values: Mapping[str, Sequence[str]]) -> Tensor:
-    """int64 [B, A], the place of each attribute's value among `values`; ValueError where a prompt does not say it."""
-    mute = [prompt for prompt in prompts if not values.keys() <= prompt.facts.keys()]
-    if mute:
-        raise ValueError(f"prompt {shown(mute[0].text)}: its facts do not say all of {listed(values)}")
-    rows = [[known.index(prompt.facts[name]) for name, known in values.items()] for prompt in prompts]
-    return torch.tensor(rows, dtype=torch.int64).reshape(-1, len(values))
-
-
 def ink(images: Tensor) -> Tensor:
     """Images [B, 1, H, W] in [0, 1] as [B, H, W]."""
     return images[:, 0].clamp(0, 1)
@@ -97,39 +86,6 @@ def between(measured: Tensor, edges: Tensor, place: Tensor, softness: float) -> 
     above, below = (measured - low) / scale, (high - measured) / scale
     # P(low < y < high) = s(above) s(below) (1 - exp(-(above + below))), s the logistic function
     return logsigmoid(above) + logsigmoid(below) + torch.log1p(-(-(high - low) / scale).exp())
-
-
-@config
-class ClassifierConfig:
-    """The size of the classifier."""
-
-    channels: Size
-    """Feature maps of the first layer; the second has twice as many."""
-    feature_dim: Size
-    """Size of the layer before the logits: the feature space of the metrics."""
-
-
-class Classifier(nn.Module):
-    """A two-layer convolutional network on images of `shape` (C, H, W), H and W at least 4."""
-
-    def __init__(self, cfg: ClassifierConfig, shape: tuple[int, int, int], num_classes: int) -> None:
-        super().__init__()
-        self.cfg, self.shape = cfg, shape
-        colours, height, width = shape
-        self.body = nn.Sequential(
-            nn.Conv2d(colours, cfg.channels, 3, padding=1), nn.SiLU(), nn.AvgPool2d(2),
-            nn.Conv2d(cfg.channels, 2 * cfg.channels, 3, padding=1), nn.SiLU(), nn.AvgPool2d(2), nn.Flatten(),
-            nn.Linear(2 * cfg.channels * (height // 4) * (width // 4), cfg.feature_dim), nn.SiLU(),
-        )  # fmt: skip
-        self.head = nn.Linear(cfg.feature_dim, num_classes)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits [B, num_classes] of images in [0, 1]."""
-        return self.head(self.embed(images))
-
-    def embed(self, images: Tensor) -> Tensor:
-        """The last hidden layer [B, feature_dim]."""
-        return self.body(2 * images - 1)
 
 
 class DigitVerifier(nn.Module):
@@ -179,40 +135,6 @@ class DigitVerifier(nn.Module):
         return self.classifier.embed(images)
 
 
-class PromptVerifier(nn.Module):
-    """Names which of a list of prompts an image shows."""
-
-    def __init__(self, classifier: Classifier, prompts: Sequence[str]) -> None:
-        """`prompts` in the order of the classifier's logits."""
-        super().__init__()
-        self.classifier, self.prompts = classifier, tuple(prompts)
-        self.attributes: Sequence[str] = ("prompt",)
-        self._place = {text: place for place, text in enumerate(self.prompts)}
-
-    @torch.no_grad()
-    def judge(self, images: Tensor, prompts: Sequence[Prompt]) -> Tensor:
-        """bool [B, 1]; ValueError where a prompt is none of the list."""
-        return self.classifier(images).argmax(1, keepdim=True) == self._wanted(prompts, images)
-
-    def log_likelihood(self, images: Tensor, prompts: Sequence[Prompt], softness: float) -> Tensor:  # noqa: ARG002
-        """[B, 1], with a gradient: the log-probability of the prompt; nothing is measured that could be softened."""
-        return self.classifier(images).log_softmax(dim=1).gather(1, self._wanted(prompts, images))
-
-    def _wanted(self, prompts: Sequence[Prompt], images: Tensor) -> Tensor:
-        strange = [prompt.text for prompt in prompts if prompt.text not in self._place]
-        if strange:
-            raise ValueError(
-                f"prompt {shown(strange[0])}: the verifier does not know it; it knows: {listed(self._place)}"
-            )
-        wanted = torch.tensor([[self._place[prompt.text]] for prompt in prompts], dtype=torch.int64)
-        return wanted.reshape(-1, 1).to(images.device)
-
-    @torch.no_grad()
-    def features(self, images: Tensor) -> Tensor:
-        """[B, feature_dim], the classifier's last hidden layer."""
-        return self.classifier.embed(images)
-
-
 class MixtureVerifier:
     """The component with the highest posterior; features are the samples themselves."""
 
@@ -244,7 +166,10 @@ class NoVerifier:
         raise ValueError("verifier.kind=none: it has no features; take a metric that brings its own")
 
 
-def save_verifier(folder: Path, verifier: DigitVerifier | PromptVerifier) -> None:
+Learned = DigitVerifier | NameVerifier | PromptVerifier
+
+
+def save_verifier(folder: Path, verifier: Learned) -> None:
     """Write the classifier's weights and what rebuilds it."""
     net = verifier.classifier
     tensors.save(folder / "classifier.safetensors", net.state_dict())
@@ -252,12 +177,15 @@ def save_verifier(folder: Path, verifier: DigitVerifier | PromptVerifier) -> Non
     (folder / "verifier.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
 
-def _words(verifier: DigitVerifier | PromptVerifier) -> Mapping[str, Any]:
+def _words(verifier: Learned) -> Mapping[str, Any]:
     if isinstance(verifier, PromptVerifier):
         return {"kind": "prompts", "prompts": verifier.prompts}
+    values = [{"name": name, "values": list(known)} for name, known in verifier.values.items()]
+    if isinstance(verifier, NameVerifier):
+        return {"kind": "names", "values": values}
     return {
         "kind": "digits",
-        "values": [{"name": name, "values": list(known)} for name, known in verifier.values.items()],
+        "values": values,
         "mass_edges": verifier.mass_edges.tolist(),
         "slope_edges": verifier.slope_edges.tolist(),
     }
@@ -276,8 +204,9 @@ def load_verifier(folder: Path, device: str | torch.device = "cpu") -> Verifier:
     classifier = Classifier(ClassifierConfig(**facts["network"]), tuple(facts["image"]), len(weights["head.bias"]))
     classifier.load_state_dict(weights)
     if facts["kind"] == "prompts":
-        verifier: DigitVerifier | PromptVerifier = PromptVerifier(classifier, facts["prompts"])
+        verifier: Learned = PromptVerifier(classifier, facts["prompts"])
     else:
         values = {entry["name"]: entry["values"] for entry in facts["values"]}
-        verifier = DigitVerifier(classifier, values, facts["mass_edges"], facts["slope_edges"])
+        edges = None if facts["kind"] == "names" else (facts["mass_edges"], facts["slope_edges"])
+        verifier = DigitVerifier(classifier, values, *edges) if edges else NameVerifier(classifier, values)
     return verifier.eval().requires_grad_(False).to(device)

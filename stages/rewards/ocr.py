@@ -9,7 +9,7 @@ arXiv:2505.05470), which reads with paddleocr: numbers do not compare.
 from collections.abc import Sequence
 from importlib.util import find_spec
 from math import nan
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -27,7 +27,10 @@ if TYPE_CHECKING:
 
 @config
 class Config:
-    """None: rapidocr's wheel holds its models, and its version decides them."""
+    """How pictures are read; rapidocr's wheel holds the models, and its version decides them."""
+
+    reads: Literal["page", "line"]
+    """A page: text is found first, wherever it stands. A line: the whole picture is one, as small ones have to be."""
 
 
 def expect(_cfg: Config, _attributes: Sequence[str], where: str) -> None:
@@ -36,32 +39,35 @@ def expect(_cfg: Config, _attributes: Sequence[str], where: str) -> None:
         raise ValueError(f"{where}.kind=ocr: reads with rapidocr, which is not installed; pip install 'fewstep[ocr]'")
 
 
-def build(_cfg: Config, _given: "Given") -> Reward:
+def build(cfg: Config, _given: "Given") -> Reward:
     """Shares [B]; on one core of the CPU."""
-    engine = _engine()
+    finds = cfg.reads == "page"
+    engine = _engine(finds)
 
     def reward(images: Tensor, prompts: Sequence[Prompt]) -> Tensor:
-        scores = [_score(engine, image, prompt) for image, prompt in zip(pictures(images), prompts, strict=True)]
+        scores = [_score(engine, finds, image, prompt) for image, prompt in zip(pictures(images), prompts, strict=True)]
         return torch.tensor(scores, dtype=torch.float32, device=images.device)
 
     return reward
 
 
-def _engine() -> Any:
+def _engine(finds: bool) -> Any:
     """A fresh one: what a call switches on or off stays so for the next."""
     from rapidocr import RapidOCR
 
     one_thread = {f"EngineConfig.onnxruntime.{name}_op_num_threads": 1 for name in ("intra", "inter")}
-    return RapidOCR(params={**one_thread, "Global.log_level": "critical"})
+    # A line of a page is padded to 320 pixels for the network; one that is alone need be no wider than it is.
+    no_wider = {} if finds else {"Rec.rec_img_shape": [3, 48, 48]}
+    return RapidOCR(params={**one_thread, **no_wider, "Global.log_level": "critical"})
 
 
-def _score(engine: Any, image: "Image", prompt: Prompt) -> float:
+def _score(engine: Any, finds: bool, image: "Image", prompt: Prompt) -> float:
     text = wanted(prompt)
     if text is None:
         return nan
     import numpy as np
 
-    read = engine(np.asarray(image.convert("RGB"))[..., ::-1], use_det=True, use_cls=False, use_rec=True).txts
+    read = engine(np.asarray(image.convert("RGB"))[..., ::-1], use_det=finds, use_cls=False, use_rec=True).txts
     return likeness(text, "".join(read or ()))
 
 

@@ -116,7 +116,9 @@ class Method(Protocol):
     `DISTILS = True`. A method that asks for prompts which its batch need not have names their texts in a
     `prompts(cfg)`; the rows of the text table that stand for them come as `world.rows`. A method whose `prepare` goes
     on from what it left in the iteration before names that, among what it gives, as `CARRIES`; it comes back as
-    `world.carried`. A distiller that starts from a student says so with a `goes_on(cfg)`.
+    `world.carried`. A distiller that starts from a student says so with a `goes_on(cfg)`, and a method whose losses
+    take derivatives by weights with a `takes_whole(cfg)`. What is drawn and decides how often networks are called goes
+    through `world.agreed`.
     """
 
     Config: type[Any]

@@ -11,11 +11,12 @@ from stages.io import artefacts
 from stages.io.dataset import Dataset
 from stages.io.job import Job
 from stages.models import Student, TextTable, save
+from stages.models.names import Classifier, ClassifierConfig
 from stages.models.network import seeded_build, seeded_teacher
 from stages.models.space import Pixels
 from stages.models.text import Clip
 from stages.models.transformer import TransformerConfig
-from stages.models.verifier import Classifier, ClassifierConfig, DigitVerifier, save_verifier
+from stages.models.verifier import DigitVerifier, save_verifier
 from stages.training.cost import TOTALS
 
 SECTION = {
