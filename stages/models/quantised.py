@@ -68,7 +68,7 @@ def quantised(net: Any, weight_bits: int | None, activation_bits: int | None, sc
             f"scales has {len(scales)} numbers, and the network {len(found)} layers to round; fit it again"
         )
     for place, layer in enumerate(found.values()):
-        weight = layer.weight
+        weight: Any = layer.weight
         if weight_bits is not None:
             rows = weight.flatten(1)
             weight.copy_(rounded(rows, best_scale(rows, weight_bits), weight_bits).view_as(weight))

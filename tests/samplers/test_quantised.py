@@ -147,7 +147,7 @@ class Seen(nn.Module):
 
 
 def test_a_state_is_seen_at_its_own_time():
-    """From 0 at t = 1 the state is 1 - t: at 0.3 the largest of both is 0.7, which 255 parts can say exactly, or nearly."""
+    """From 0 at t = 1 the state is 1 - t: at 0.3 the largest of both is 0.7, which 255 parts can nearly say."""
     zeros = torch.zeros(4, 1, 1, 1)
     model = Fitting(Seen(), torch.ones(4, 1, dtype=torch.int64), zeros, zeros, lambda word: stream(1, word))
     made = fit(mean=0.3, std=1e-3, activation_bits=16).fitted(model)

@@ -6,7 +6,7 @@ Differs: times beyond 0 and 1 are drawn again, where its code has a sixth of the
 time, where its code has them mirrored; prompts are those of use, and under guidance the empty one too.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Annotated, Literal
 
@@ -91,9 +91,10 @@ def _watched(found: Mapping[str, nn.Module]) -> Iterator[dict[str, Tensor]]:
         numbers = given[0].flatten()
         seen[name] = numbers[:: -(-len(numbers) // _SEEN)].float()
 
-    hooks = [
-        layer.register_forward_pre_hook(lambda _, given, name=name: note(name, given)) for name, layer in found.items()
-    ]
+    def noting(name: str) -> Callable[..., None]:
+        return lambda _layer, given: note(name, given)
+
+    hooks = [layer.register_forward_pre_hook(noting(name)) for name, layer in found.items()]
     try:
         yield seen
     finally:
