@@ -28,5 +28,5 @@ def test_what_is_held_out_comes_from_the_seed_and_leaves_each_letter_at_its_plac
 def test_more_than_half_and_a_letter_that_would_never_be_seen_are_refused():
     with pytest.raises(ValueError, match="14 of 27 words are more than half; lower num_heldout_words"):
         hold_out(0, LETTERS, 14)
-    with pytest.raises(ValueError, match="no seen word has '.' at place 1; lower num_heldout_words"):
+    with pytest.raises(ValueError, match=r"no seen word has '.' at place 1; lower num_heldout_words"):
         hold_out(0, ("bdfhklmn", "a"), 1)
