@@ -12,12 +12,12 @@ from torch import Tensor
 
 from stages.cells.bench import Bench
 from stages.core.config import check
+from stages.core.frechet import frechet_distance
 from stages.core.path import LINEAR
 from stages.core.prompts import EMPTY
 from stages.core.rng import normal_at, stream
 from stages.core.spec import SamplerSpec
 from stages.metrics.energy import energy_distance
-from stages.metrics.frechet import frechet_distance
 from stages.models import load
 from stages.models.mixture import GaussianMixture
 from stages.samplers import Solution, drive, rule_of, sample

@@ -23,6 +23,7 @@ from stages.io.expected import Expected, Inputs, outline
 from stages.io.job import Job
 from stages.models import TextTable, load
 from stages.models.mixture import GaussianMixture
+from stages.models.verifier import load_verifier
 from stages.policies import POLICIES
 from stages.samplers.kernels import OF_VELOCITIES
 from stages.samplers.program import program
@@ -30,12 +31,12 @@ from stages.samplers.spec import Sampler
 from stages.training import arm, data
 from stages.training import needs as training
 from stages.training.gallery import Gallery, Looking
-from stages.training.heldout import Look
+from stages.training.heldout import distance, heldout
 from stages.training.loop import Budget
 from stages.training.method import differentiates, distils
 from stages.training.outcome import gather, record
 from stages.training.roles import Start
-from stages.training.stopping import Stop, Watch
+from stages.training.stopping import Probe, Stop, Watch
 from stages.training.tune import Tune, begins, fits, learns, made_of, same_base, tuning
 
 
@@ -88,7 +89,7 @@ def _watches_a_number(common: Common, terms: Sequence[rewards.Term]) -> None:
     if compared and common.stop and (common.stop.plateau is not None or common.stop.heldout):
         raise ValueError(
             f"{compared[0].where}: compares a group's samples, so that its mean never moves, and stop.plateau and "
-            "stop.heldout would look at that; set them to null and keep stop.drift"
+            "stop.heldout would look at that; set them to null and keep stop.drift or stop.distance"
         )
 
 
@@ -114,6 +115,7 @@ def expect(cfg: arm.Arm[Common], job: Job, inputs: Inputs) -> Expected | None:
         lambda: dataset and data.enough_prompts(common.prompts_per_iteration, dataset.num_seen, job.where),
         lambda: dataset and arm.has_prompts(cfg, job, dataset),
         lambda: dataset and _has_heldout(common, job, dataset.num_heldout),
+        lambda: dataset and judge and _has_a_distance(common, job, dataset.num_train, judge.attributes),
     )
     return made_of(init, common.tune)
 
@@ -158,6 +160,14 @@ def _has_weights(common: Common, job: Job, model: str | None) -> None:
 def _has_heldout(common: Common, job: Job, count: int) -> None:
     if common.stop and common.stop.heldout and not count:
         raise ValueError(f"{job.where}.stop.heldout: no prompts are held out; hold some out, or set it to null")
+
+
+def _has_a_distance(common: Common, job: Job, num_train: int, attributes: Sequence[str] | None) -> None:
+    if common.stop and common.stop.distance and not (num_train and (attributes is None or attributes)):
+        raise ValueError(
+            f"{job.where}.stop.distance: looks at training images by the verifier's features, and there are no images, "
+            "or verifier=none; set it to null"
+        )
 
 
 def plan(cfg: arm.Arm[Common], job: Job) -> list[dict[str, Any]]:
@@ -210,12 +220,21 @@ def work(cfg: arm.Arm[Common], job: Job, unit: Mapping[str, Any], run: Run) -> N
 
     stop, gallery = cfg.common.stop, cfg.common.gallery
     at_once = cfg.common.prompts_per_iteration * cfg.common.group_size // cfg.common.budget.slices  # as in training
-    look = stop and stop.heldout and Look(sampled, dataset, total, stop.heldout.num_samples, job.seed, at_once)
+    probes: dict[str, Probe] = {}
+    if stop and stop.heldout:
+        probes["heldout"] = heldout(sampled, dataset, total, stop.heldout.num_samples, job.seed, at_once)
+    if stop and stop.distance:
+        seeing = load_verifier(job.input("verifier"), job.device)
+
+        def features(images: Tensor) -> Tensor:
+            return seeing.features(images.to(job.device))
+
+        probes["distance"] = distance(sampled, dataset, features, stop.distance.num_samples, job.seed, at_once)
     outcome = trainer.run(
         batch_at,
         resume=run.resume,
         sink=run.sink,
-        watch=stop and Watch(stop, look),
+        watch=stop and Watch(stop, probes),
         gallery=gallery and Looking(gallery, sampled, dataset, total, job.seed, at_once, run.show),
     )
     made = replace(init, net=outcome.student, spec=spec)

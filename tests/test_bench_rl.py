@@ -8,7 +8,7 @@ import torch
 from benchmarks import pages, rate_search, rl, rl_gmm
 from stages.policies import POLICIES
 
-OF_STUDENTS = {"pso", "reward_instruct", "tdm_r1"}
+OF_STUDENTS = {"dmdr", "pso", "reward_instruct", "tdm_r1"}
 """Policies that need a few-step student; docs/few_step_rl.md has these."""
 
 

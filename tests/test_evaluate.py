@@ -12,12 +12,12 @@ from stages import evaluate
 from stages.cells import identity
 from stages.cells.bench import chosen, kept
 from stages.core.config import check
+from stages.core.frechet import frechet_distance
 from stages.core.trainings import spread
 from stages.core.types import Run
 from stages.io import artefacts, places, run, storage
 from stages.io.dataset import Dataset
 from stages.io.job import Job
-from stages.metrics.frechet import frechet_distance
 from stages.metrics.score import share
 from stages.models.verifier import load_verifier
 from tests import s3

@@ -57,6 +57,38 @@ def test_looks_at_held_out_prompts_are_counted_and_change_nothing(tmp_path: Path
     assert seen["cost"]["samples_scored"] - plain["cost"]["samples_scored"] == 2 * 5
 
 
+DISTANCE = ".stop.distance={every: 2, num_samples: 6, most: %s}"
+
+
+def test_a_budget_of_distance_ends_a_training_and_a_wide_one_changes_nothing(tmp_path: Path) -> None:
+    rules = [*STOPPED, ".stop.heldout=null", ".budget.iterations=5"]
+    spent, left, plain = (
+        trained(tmp_path / name, *words, ".budget.iterations=5")
+        for name, words in {
+            "spent": [*rules, DISTANCE % 1.0e-6], "left": [*rules, DISTANCE % 1.0e6], "plain": [],
+        }.items()
+    )  # fmt: skip
+    assert spent["metrics"]["stopped_by_distance"] == spent["cost"]["iterations"] == 2
+    assert left["metrics"] == plain["metrics"]
+    assert left["cost"]["network_evaluations"] - plain["cost"]["network_evaluations"] == 2 * 6 * 2
+    assert left["cost"]["samples_scored"] == plain["cost"]["samples_scored"], "no reward is asked"
+
+
+@pytest.mark.parametrize(("num_train", "attributes"), [(0, ("digit",)), (9, ())])
+def test_a_distance_needs_images_and_what_sees_them(num_train: int, attributes: tuple[str, ...]) -> None:
+    data = Outline(
+        kind="prompts", sample_shape=(1, 8, 8), attributes=attributes, num_train=num_train, num_test=0, num_seen=9
+    )
+    inputs = {
+        "dataset": Expected(dataset=data), "init": Expected(model="trained"),
+        "verifier": Expected(attributes=attributes),
+    }  # fmt: skip
+    rules = [*STOPPED, ".stop.heldout=null", DISTANCE % 1.0]
+    job = Job(stage="rl", arm="dgpo", seed=0, section=section(*rules), inputs={})
+    with pytest.raises(ValueError, match=r"rl\.arms\.dgpo\.stop\.distance: looks at training images"):
+        rl.expect(rl.configure(job), job, inputs)
+
+
 def test_held_out_prompts_have_to_be_there() -> None:
     data = Outline(kind="digits", sample_shape=(1, 8, 8), attributes=("digit",), num_train=9, num_test=9, num_seen=9)
     inputs = {"dataset": Expected(dataset=data), "init": Expected(model="trained"), "verifier": None}

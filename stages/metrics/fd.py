@@ -9,7 +9,7 @@ folder says.
 from typing import TYPE_CHECKING
 
 from stages.core.config import config
-from stages.metrics.frechet import frechet_distance
+from stages.core.frechet import frechet_distance
 from stages.metrics.seeing import Seeing
 
 if TYPE_CHECKING:

@@ -5,9 +5,9 @@ from dataclasses import asdict
 
 from torch import Tensor
 
+from stages.core.frechet import frechet_distance
 from stages.core.prompts import Prompt
 from stages.metrics.energy import energy_distance
-from stages.metrics.frechet import frechet_distance
 from stages.metrics.neighbours import neighbours
 from stages.metrics.score import score
 from stages.metrics.transport import wasserstein2

@@ -8,6 +8,7 @@ from stages.policies import (
     dgpo,
     diffusion_dpo,
     direct,
+    dmdr,
     flow_grpo,
     g2rpo,
     implicit_diffusion,
@@ -33,5 +34,6 @@ POLICIES = MappingProxyType(
         "implicit_diffusion": implicit_diffusion,
         "reward_instruct": reward_instruct,
         "tdm_r1": tdm_r1,
+        "dmdr": dmdr,
     }
 )

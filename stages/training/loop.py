@@ -158,7 +158,8 @@ class Trainer:
                 due = bool(gallery and gallery.due(self.iteration, last=last))
                 if self.iteration % REPORT_EVERY == 0 or last or due:
                     report = self._checked(metrics, saver)
-                    sink(self.iteration, report | (self._looked(gallery) if gallery and due else {}))
+                    told = {f"stopped_by_{stopped}": float(self.iteration)} if stopped else {}
+                    sink(self.iteration, report | told | (self._looked(gallery) if gallery and due else {}))
                 if not last and self._saves(saver):
                     self._checked(metrics, saver)
                     saver.save(self)
@@ -221,13 +222,14 @@ class Trainer:
         """The rule that ends the training, the same on every worker; none before the student has begun to move."""
         if not self.updates["student"]:
             return None
-        numbers, look = {name: float(value) for name, value in metrics.items()}, None
-        if watch.probe and watch.looks(self.iteration):
-            found = watch.probe(self.weights.average) if self._looks else 0.0
+        looks = {}
+        for name in watch.due(self.iteration):
+            probe = watch.probes[name]
+            found = probe(self.weights.average) if self._looks else 0.0
             own = found if self.team.ranks.leads else 0.0
-            look = self.team.total(torch.tensor([own], dtype=torch.float64, device=self.device)).item()
-            self._count(watch.probe.forward, watch.probe.scored)
-        return watch.see(numbers, look)
+            looks[name] = self.team.total(torch.tensor([own], dtype=torch.float64, device=self.device)).item()
+            self._count(probe.forward, probe.scored)
+        return watch.see({name: float(value) for name, value in metrics.items()}, looks)
 
     def _looked(self, gallery: Onlooker) -> dict[str, float]:
         self._count(gallery.forward, gallery.scored)

@@ -1,11 +1,14 @@
-"""When a training on a reward ends before its budget: rules on what it reports, each a sign of too much optimisation.
+"""When a training on a reward ends before its budget: rules on what it reports and on looks at its samples, each a sign
+of too much optimisation.
 
 What a rule remembers is part of a training's state, so that a resumed run stops where the whole one would have.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from types import MappingProxyType
+from typing import Annotated, Protocol
 
+from pydantic import Field
 from torch import nn
 
 from stages.core.config import config
@@ -30,6 +33,18 @@ class Heldout:
 
 
 @config
+class Distance:
+    """Samples for what training images show, compared with these now and then: a budget of distance."""
+
+    every: Count
+    """Iterations between two looks."""
+    num_samples: Annotated[int, Field(ge=2, le=10**6)]
+    """Of the student's average, as it will be sampled, and of training images. Few of them are farther apart."""
+    most: Positive
+    """The Fréchet distance, by the verifier's features and in their squared units, above which it ends."""
+
+
+@config
 class Stop:
     """Which rules there are; null is none of that kind."""
 
@@ -41,14 +56,22 @@ class Stop:
     """Ends where the mean KL, drift or distance that the policy reports is above this for a window."""
     heldout: Heldout | None
     """Ends where the reward on held-out prompts falls."""
+    distance: Distance | None
+    """Ends where samples are too far from the training images."""
 
     def __post_init__(self) -> None:
-        if self.plateau is None and self.drift is None and self.heldout is None:
-            raise ValueError("no rule is stated: set plateau, drift or heldout, or all of stop to null")
+        if self.plateau is None and self.drift is None and not self.looks:
+            raise ValueError("no rule is stated: set plateau, drift, heldout or distance, or all of stop to null")
+
+    @property
+    def looks(self) -> Mapping[str, Heldout | Distance]:
+        """The rules that look at samples, by name."""
+        stated: dict[str, Heldout | Distance | None] = {"heldout": self.heldout, "distance": self.distance}
+        return {name: rule for name, rule in stated.items() if rule}
 
 
 class Probe(Protocol):
-    """Samples of a network for held-out prompts."""
+    """Samples of a network for some prompts."""
 
     forward: int
     """Samples that go through it, a look."""
@@ -56,7 +79,7 @@ class Probe(Protocol):
     """Samples that the reward judges, a look."""
 
     def __call__(self, net: nn.Module) -> float:
-        """Their mean reward."""
+        """One number of them."""
         ...
 
 
@@ -85,17 +108,18 @@ class Onlooker(Protocol):
 class Watch:
     """One training, seen by its rules."""
 
-    def __init__(self, rules: Stop, probe: Probe | None = None) -> None:
-        self.rules, self.probe = rules, probe
+    def __init__(self, rules: Stop, probes: Mapping[str, Probe] = MappingProxyType({})) -> None:
+        """`probes` by the names of the rules that look."""
+        self.rules, self.probes = rules, probes
         self.seen: dict[str, list[float]] = {"reward": [], "drift": [], "heldout": []}
         """What the rules look back on: the last two windows, and every look at held-out prompts."""
 
-    def looks(self, iteration: int) -> bool:
-        """Whether held-out prompts are looked at after `iteration`, which counts from 1."""
-        return self.rules.heldout is not None and iteration % self.rules.heldout.every == 0
+    def due(self, iteration: int) -> list[str]:
+        """The looks that are taken after `iteration`, which counts from 1."""
+        return [name for name, rule in self.rules.looks.items() if iteration % rule.every == 0]
 
-    def see(self, metrics: Mapping[str, float], heldout: float | None = None) -> str | None:
-        """The rule that ends the training now, given an iteration's metrics and a look, if there was one.
+    def see(self, metrics: Mapping[str, float], looks: Mapping[str, float] = MappingProxyType({})) -> str | None:
+        """The rule that ends the training now, given an iteration's metrics and what looks found, if there were any.
 
         ValueError where a rule looks at what the method does not report.
         """
@@ -106,10 +130,12 @@ class Watch:
             else []
         )
         drifts = self._kept("drift", _reported(metrics, DRIFTS, "drift"), size) if rules.drift else []
-        if heldout is not None:
-            self.seen["heldout"].append(heldout)
+        if "heldout" in looks:
+            self.seen["heldout"].append(looks["heldout"])
         if rules.drift and len(drifts) == size and _mean(drifts) > rules.drift:
             return "drift"
+        if rules.distance and looks.get("distance", 0.0) > rules.distance.most:
+            return "distance"
         if rules.heldout and self._falls(rules.heldout):
             return "heldout"
         if rules.plateau is not None and len(rewards) == 2 * size:

@@ -174,7 +174,7 @@ def test_the_place_of_cells_decides_no_work(root):
 
 
 ALWAYS = {
-    "cells/measure.py", "cells/bench.py", "metrics/frechet.py", "metrics/straightness.py", "samplers/euler.py",
+    "cells/measure.py", "cells/bench.py", "core/frechet.py", "metrics/straightness.py", "samplers/euler.py",
     "models/transformer.py", "models/verifier.py", "core/rng.py", "io/dataset.py",
 }  # fmt: skip
 NEVER = {"evaluate.py", "report/page.py", "training/loop.py", "distillers/tdm.py", "io/run.py"}

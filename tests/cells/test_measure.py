@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from stages import evaluate
 from stages.cells import measure as cells
 from stages.core.config import check
+from stages.core.frechet import frechet_distance
 from stages.core.rng import normal_at
 from stages.core.spec import SamplerSpec, even
 from stages.core.types import Run
 from stages.io.dataset import Dataset
 from stages.io.job import Job
-from stages.metrics.frechet import frechet_distance
 from stages.metrics.score import share
 from stages.models import Student
 from stages.models.conditioning import OneHot

@@ -5,12 +5,12 @@ import math
 import pytest
 import torch
 
+from stages.core.frechet import frechet_distance
 from stages.core.pictures import pictures
 from stages.core.pretrained import Pretrained
 from stages.core.prompts import Prompt
 from stages.metrics.cmmd import mmd2
 from stages.metrics.diversity import within
-from stages.metrics.frechet import frechet_distance
 from stages.metrics.neighbours import neighbours
 from stages.metrics.table import Sampled, chosen
 from stages.models.features import BATCH, features

@@ -4,10 +4,10 @@ import pytest
 import torch
 import yaml
 
+from stages.core.frechet import frechet_distance
 from stages.io import params, run
 from stages.io.dataset import Dataset
 from stages.io.job import Job
-from stages.metrics.frechet import frechet_distance
 from stages.models.scenes import JUDGED, labels
 from stages.models.verifier import load_verifier
 from tests.test_architecture import ROOT

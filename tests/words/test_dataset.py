@@ -9,12 +9,12 @@ import yaml
 
 from stages import rewards
 from stages.core.config import check
+from stages.core.frechet import frechet_distance
 from stages.io import params, run
 from stages.io.dataset import Dataset
 from stages.io.expected import Expected
 from stages.io.job import Job
 from stages.io.words import Words, counts, dataset
-from stages.metrics.frechet import frechet_distance
 from stages.models.verifier import load_verifier
 
 ROOT = Path(__file__).parents[2]

@@ -4,8 +4,8 @@ import pytest
 import torch
 from scipy.linalg import sqrtm
 
+from stages.core.frechet import Moments, between_gaussians, frechet_distance, moments
 from stages.core.rng import stream
-from stages.metrics.frechet import Moments, between_gaussians, frechet_distance, moments
 
 F64 = torch.float64
 
