@@ -65,6 +65,7 @@ RULES: Mapping[str, Mapping[str, Any]] = {
     "deis 3": {"name": "deis", "order": 3, "basis": "t"},
     "dpm_solver_v3, fitted": {"fit": V3},
     "dc_solver, fitted": {"fit": {"name": "dc_solver", "parts": 16}},
+    "usf, fitted": {"fit": {"name": "usf", "parts": 16, "most": 3, "sweeps": 2}},
     "pndm": {"name": "pndm", "order": 4, "warm_up": "improved_euler"},
     "gradient_estimation": {"name": "gradient_estimation", "gamma": 2.0, "mu": 0.0},
     "er_sde, no noise": {"name": "er_sde", "phi": "rho", "terms": "3"},
