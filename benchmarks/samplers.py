@@ -7,7 +7,8 @@ Two kinds of model are sampled from the same noise by everyone. `mixture` is a c
 in a plane. `digits` are three teachers: numbers are means over them, with Student's 95 % interval, and a claim is
 judged by the differences within a teacher. The error is the root mean square, over elements, of the distance to where
 the probability-flow ODE leads; of a rule that draws noise only the distance to real images is told. Each rule has as
-many steps as fit into the calls, so that none makes more. Results are kept in .fewstep/samplers, a file each.
+many steps as fit into the calls, so that none makes more; of a field that saves a part of a call, as many as cost that.
+Results are kept in .fewstep/samplers, a file each.
 """
 
 import argparse
@@ -30,6 +31,7 @@ from benchmarks.tasks import side_by_side  # noqa: E402
 from stages.core.config import check  # noqa: E402
 from stages.core.spec import SamplerSpec  # noqa: E402
 from stages.io.artefacts import sha256_of, write_json  # noqa: E402
+from stages.samplers.fields import FIELDS  # noqa: E402
 from stages.samplers.spec import Sampler, calls  # noqa: E402
 
 PRESET = "experiment=bench_samplers"
@@ -41,6 +43,15 @@ V3 = {
 }
 INTERVALS = [{"lo": 0.06, "hi": 0.3, "steps": 2, "repeats": 2}]
 EVERY_SECOND = {"name": "taylor_seer", "every": 2, "warm_up": 1, "differences": "newton"}
+MERGED = {"name": "token_merging", "share": 0.5, "stride": 2, "counted": True}
+REGIONS = {"name": "ras", "share": 0.5, "warm_up": 2, "every": 4, "high": 1.0, "starvation": 0.1}
+BROADCAST = {"name": "pab", "every": 2, "until": 0.1, "since": 0.8}
+FASTER = {
+    "name": "faster_cache",
+    **{"every": 2, "since": 0.7, "weight": 0.5, "empty_every": 2, "boundary": 0.5, "low": 1.0, "high": 1.0},
+}
+OUTER = {"name": "light_cache", "every": 2, "first": 1, "last": 1}
+FEW_BITS = {"name": "quantised", "scales": []}
 SCALED = {"name": "epsilon_scaling", "scale": 1.005, "slope": 0.0}
 RULES: Mapping[str, Mapping[str, Any]] = {
     "euler": {"name": "euler"},
@@ -54,6 +65,7 @@ RULES: Mapping[str, Mapping[str, Any]] = {
     "deis 3": {"name": "deis", "order": 3, "basis": "t"},
     "dpm_solver_v3, fitted": {"fit": V3},
     "dc_solver, fitted": {"fit": {"name": "dc_solver", "parts": 16}},
+    "usf, fitted": {"fit": {"name": "usf", "parts": 16, "most": 3, "sweeps": 2}},
     "pndm": {"name": "pndm", "order": 4, "warm_up": "improved_euler"},
     "gradient_estimation": {"name": "gradient_estimation", "gamma": 2.0, "mu": 0.0},
     "er_sde, no noise": {"name": "er_sde", "phi": "rho", "terms": "3"},
@@ -71,6 +83,15 @@ RULES: Mapping[str, Mapping[str, Any]] = {
     "euler, extrapolated": {"name": "euler", "field": {**EVERY_SECOND, "order": 1}},
     "dpmpp_2m, scaled": {"name": "dpmpp_2m", "field": SCALED},
     "ddim 1, scaled": {"name": "ddim", "noise_level": 1.0, "variance": "small", "field": SCALED},
+    "conjugate -1": {"name": "conjugate", "scale": -1.0},
+    "conjugate 1": {"name": "conjugate", "scale": 1.0},
+    "dpmpp_2m, token_merging": {"name": "dpmpp_2m", "field": MERGED},
+    "dpmpp_2m, ras": {"name": "dpmpp_2m", "field": {**REGIONS, "droughts": "protected"}},
+    "dpmpp_2m, pab": {"name": "dpmpp_2m", "field": BROADCAST},
+    "dpmpp_2m, faster_cache": {"name": "dpmpp_2m", "field": FASTER},
+    "dpmpp_2m, light_cache": {"name": "dpmpp_2m", "field": OUTER},
+    "dpmpp_2m, 8 bits": {"name": "dpmpp_2m", "field": {**FEW_BITS, "weight_bits": 8, "activation_bits": 8}},
+    "dpmpp_2m, 4 bits": {"name": "dpmpp_2m", "field": {**FEW_BITS, "weight_bits": 4, "activation_bits": 4}},
     "dpmpp_2m, dual_fast": {"name": "dpmpp_2m", "field": {"name": "dual_fast", "most": 0.1, "anchor": 1}},
 }
 """What a row is called, and the rule with its knobs; maybe a field, which answers for the network's velocity. Or a fit,
@@ -149,6 +170,9 @@ def follow(model: str, guidance: float, runs: Sequence[Run], project: str) -> No
 def fitting(rule: Mapping[str, Any], schedule: str, most: int, model: Sampled) -> SamplerSpec | None:
     """The rule with as many steps as take at most `most` calls, or None where it takes more in a single one."""
     rule, field = {name: knob for name, knob in rule.items() if name != "field"}, rule.get("field")
+    asks = field and FIELDS[field["name"]].fixed is False
+    if asks and not model.opens:
+        return None
     for steps in range(2 * most if field else most, 0, -1):
         if schedule == BEST_NODES:
             chosen: Mapping[str, Any] = {"name": "explicit", "at": model.best_nodes(steps)}
@@ -159,7 +183,7 @@ def fitting(rule: Mapping[str, Any], schedule: str, most: int, model: Sampled) -
         if "fit" in rule:
             return model.fitted(rule["fit"], chosen)  # as many calls as steps
         spec = check(Sampler, {"rule": rule, "schedule": chosen, "guidance": 1.0, "field": field}, "sampler").spec
-        if calls(spec) <= most:
+        if (model.passes(spec) if asks else calls(spec)) <= most:
             return spec
     return None
 

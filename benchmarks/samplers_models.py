@@ -36,6 +36,8 @@ FINE_STEPS = 250
 GRID_STEPS = 32
 """Of Euler's rule: the grid that the best nodes are chosen from."""
 MIXTURE_SAMPLES = 4096
+FEW = 2
+"""Samples that tell what a sampler costs."""
 FITTED_ON = 256
 """Samples that a sampler is fitted on."""
 
@@ -45,6 +47,8 @@ class Sampled(ABC):
 
     noise: Tensor
     network: Prompted
+    opens = False
+    """Whether its network is called block by block, and has layers to round."""
 
     @abstractmethod
     def distance(self, samples: Tensor) -> float:
@@ -59,6 +63,13 @@ class Sampled(ABC):
 
         field = over(field_of(spec.field))(self.network, build(LINEAR, spec.times), self.noise)
         return drive(field, self.noise, rule_of(spec.rule), keep=keep, rng=draw)
+
+    @torch.no_grad()
+    def passes(self, spec: SamplerSpec) -> float:
+        """What a sample takes, in passes without guidance, of a field that is not told by its samples what to do."""
+        few, rows = self.noise[:FEW], torch.arange(FEW)
+        field = over(field_of(spec.field))(self.network.take(rows), build(LINEAR, spec.times), few)
+        return drive(field, few, rule_of(spec.rule)).cost / self.network.passes
 
     def numbers(self, spec: SamplerSpec) -> dict[str, float]:
         """Of a rule; its error too, if it draws no noise."""
@@ -122,6 +133,8 @@ class Mixture(Sampled):
 
 class Digits(Sampled):
     """A teacher, for the test images' prompts."""
+
+    opens = True
 
     def __init__(self, folder: str, guidance: float) -> None:
         table = Path("data") / folder.replace("teacher", "encode")

@@ -94,6 +94,11 @@ CLAIMS: Sequence[tuple[str, tuple[str, float], str, tuple[int, ...], str, str]] 
     ("scaled noise predictions help stochastic steps", ("digits", 1.0), DISTANCE, (12, 20), "ddim 1, scaled", "ddim 1"),
     ("DualFast helps in under 10 calls", ("digits", 1.0), ERROR, (4, 8), "dpmpp_2m, dual_fast", "dpmpp_2m"),
     ("extrapolated answers beat a solver", ("mixture", 1.0), ERROR, (8, 12, 20), "euler, extrapolated", "dpmpp_2m"),
+    ("merged tokens beat fewer steps", ("digits", 1.0), ERROR, (4, 8), "dpmpp_2m, token_merging", "dpmpp_2m"),
+    ("some of the tokens beat fewer steps", ("digits", 1.0), ERROR, (4, 8), "dpmpp_2m, ras", "dpmpp_2m"),
+    ("reused attention beats fewer steps", ("digits", 1.0), ERROR, (4, 8), "dpmpp_2m, pab", "dpmpp_2m"),
+    ("attention that is carried on, too", ("digits", 1.0), ERROR, (4, 8), "dpmpp_2m, faster_cache", "dpmpp_2m"),
+    ("reused inner blocks beat fewer steps", ("digits", 1.0), ERROR, (4, 8), "dpmpp_2m, light_cache", "dpmpp_2m"),
     ("gradient estimation is ahead of DDIM", ("digits", 1.0), ERROR, (4, 8), "gradient_estimation", "euler"),
 )  # fmt: skip
 """In words, where, which number, with how many calls, the rule that is said to do better, and the other."""

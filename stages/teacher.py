@@ -3,9 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
+from torch import Tensor
 
 from stages.core.config import config
 from stages.core.messages import at
@@ -22,28 +24,43 @@ from stages.models.mixture import GaussianMixture
 from stages.models.network import NetworkConfig, seeded_teacher
 from stages.models.space import SPACES, Points
 from stages.models.text import TextEncoderConfig
+from stages.training import ambient, flow_matching
 from stages.training import data as batches
-from stages.training import flow_matching
 from stages.training import needs as training
 from stages.training.loop import Budget, Trainer
+from stages.training.method import Method
 from stages.training.outcome import gather, record
 from stages.training.roles import FULL, Start
 
 
 @config
-class Trained:
-    """Flow matching on the train split."""
+class Learnt:
+    """What is learnt on the train split."""
 
-    kind: Literal["flow_matching"]
     network: NetworkConfig
     text_encoder: TextEncoderConfig
     """As wide as the network, with which it learns; it is frozen ever after."""
     batch_size: Count
     budget: Budget
-    method: flow_matching.Config
 
     def __post_init__(self) -> None:
         self.budget.check_slices("batch_size", self.batch_size)
+
+
+@config
+class Trained(Learnt):
+    """Flow matching."""
+
+    kind: Literal["flow_matching"]
+    method: flow_matching.Config
+
+
+@config
+class Ambient(Learnt):
+    """Flow matching on images of which a share has noise on it, put there from the seed."""
+
+    kind: Literal["ambient"]
+    method: ambient.Config
 
 
 @config
@@ -88,7 +105,8 @@ class Imported(Options):
 _STOCK = (
     "its teacher has above_t_max=stock, by which nothing is learnt at pure noise, where students begin; set it to clamp"
 )
-AnyTeacher = Trained | Exact | Imported
+AnyTeacher = Trained | Ambient | Exact | Imported
+_METHODS: Mapping[str, Method] = MappingProxyType({"flow_matching": flow_matching, "ambient": ambient})
 Config = Annotated[AnyTeacher, Field(discriminator="kind")]
 
 
@@ -105,8 +123,8 @@ def expect(cfg: AnyTeacher, job: Job, inputs: Inputs) -> Expected:
         return Expected(model="checkpoint", sketch=sketch.checkpoint(found), fault=fault)
     if data and isinstance(cfg, Exact):
         _is_known(data.kind)
-    if data and isinstance(cfg, Trained):
-        _has_images(data.num_train)
+    if data and isinstance(cfg, Learnt):
+        _has_images(data.num_train, cfg.kind)
         with at(f"{job.where}.network"):
             cfg.network.fit(data.sample_shape)
     if isinstance(cfg, Exact):
@@ -116,10 +134,10 @@ def expect(cfg: AnyTeacher, job: Job, inputs: Inputs) -> Expected:
 
 def needs(cfg: AnyTeacher, _job: Job, _inputs: Inputs, made: Expected) -> Needs | None:
     """Where it is trained here."""
-    if not isinstance(cfg, Trained) or made.sketch is None:
+    if not isinstance(cfg, Learnt) or made.sketch is None:
         return None
     drawn = made.sketch
-    return training.needs(flow_matching, cfg.method, cfg.budget, drawn, drawn, FULL, rows=cfg.batch_size)
+    return training.needs(_METHODS[cfg.kind], cfg.method, cfg.budget, drawn, drawn, FULL, rows=cfg.batch_size)
 
 
 def _is_known(kind: str) -> None:
@@ -127,10 +145,10 @@ def _is_known(kind: str) -> None:
         raise ValueError(f"teacher.kind=exact needs a mixture, the dataset holds {kind}")
 
 
-def _has_images(count: int) -> None:
+def _has_images(count: int, kind: str) -> None:
     if not count:
         raise ValueError(
-            "teacher.kind=flow_matching: it learns from images, and the dataset has prompts alone; bring images to "
+            f"teacher.kind={kind}: it learns from images, and the dataset has prompts alone; bring images to "
             "them, or a checkpoint: teacher=diffusers"
         )
 
@@ -165,15 +183,19 @@ def work(cfg: AnyTeacher, job: Job, unit: Mapping[str, Any], run: Run) -> None:
         exact = GaussianMixture.even(data.facts["means"], data.facts["stds"])
         save(run.out / "model", Student(exact, even(cfg.nfe), Points(data.sample_shape), exact.encoder))
         return
-    _has_images(len(data.train_images))
+    _has_images(len(data.train_images), cfg.kind)
     space = SPACES[data.space](data.sample_shape)
     prompts = [prompt.text for prompt in data.table]
     net = seeded_teacher(job.seed, cfg.network, data.sample_shape, prompts, cfg.text_encoder)
     start = Start(init=net, teacher=net, space=space)
-    trainer = Trainer(flow_matching, cfg.method, cfg.budget, start, seed=job.seed, device=job.device, ranks=run.ranks)
-    batch_at = batches.images(data, space.encode(data.train_images), cfg.batch_size, job.seed, job.device)
+    method, images = _METHODS[cfg.kind], space.encode(data.train_images)
+    beside = dict[str, Tensor]()
+    if isinstance(cfg, Ambient):
+        images, beside["level"] = ambient.noised(images, cfg.method, job.seed)
+    trainer = Trainer(method, cfg.method, cfg.budget, start, seed=job.seed, device=job.device, ranks=run.ranks)
+    batch_at = batches.images(data, images, cfg.batch_size, job.seed, job.device, **beside)
     outcome = trainer.run(batch_at, resume=run.resume, sink=run.sink)
-    made = Student(outcome.student, flow_matching.sampler(cfg.method), space, outcome.student.text.frozen())
+    made = Student(outcome.student, method.sampler(cfg.method), space, outcome.student.text.frozen())
     record(run.out, outcome, made)
 
 

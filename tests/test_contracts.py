@@ -29,6 +29,7 @@ from stages.samplers import sample
 from stages.samplers.schedules import SCHEDULES
 from stages.samplers.student import Noise, draw
 from stages.training import flow_matching
+from stages.training.levels import Uniform
 from stages.training.loop import Budget, Trainer
 from stages.training.roles import Adapters, Start, heads_of
 from tests.training.gaussian import GaussianVelocity
@@ -222,7 +223,9 @@ def test_a_reward_is_one_of_a_table_and_may_be_summed_with_others(tmp_path: Path
 
 def test_a_teacher_may_be_trained_on_video() -> None:
     net = TinyNet(0, VIDEO.shape).float()
-    cfg = flow_matching.Config(lr=1e-2, condition_dropout=0.1, times="uniform", latent=0.0, perturbation=0.0, nfe=2)
+    cfg = flow_matching.Config(
+        lr=1e-2, condition_dropout=0.1, times=Uniform(name="uniform"), latent=0.0, perturbation=0.0, nfe=2
+    )
     budget = replace(BUDGET, iterations=30)
     made = Trainer(flow_matching, cfg, budget, Start(net, net, VIDEO), seed=0, device="cpu")
     losses = [float(made.step(batch_at(VIDEO.shape))["flow/loss"]) for _ in range(30)]

@@ -225,6 +225,15 @@ def test_even_nodes_need_no_search_and_lie_on_the_trajectories_grid(base, tmp_pa
 
 
 @pytest.mark.slow
+def test_a_teacher_of_noisy_images_is_another_one(base, tmp_path):
+    root = beside(base, tmp_path, "dataset")
+    out = make(Node("teacher"), compose("teacher=ambient"), root)
+    own, clean = (json.loads((each / "metrics.json").read_text()) for each in (out, base / "data" / "teacher"))
+    assert own["loss"] != clean["loss"]
+    assert sampler(out / "model").num_steps == 32
+
+
+@pytest.mark.slow
 def test_a_fresh_student_has_a_size_of_its_own(base, tmp_path):
     root = beside(base, tmp_path, "dataset", "teacher", "encode", "trajectories")
     arm, small = "distill.arms.kd", "{kind: transformer, width: 16, num_layers: 1, num_heads: 2, patch_size: 2}"

@@ -42,9 +42,7 @@ def layers(net: Any) -> Mapping[str, nn.Module]:
     named = net.named_modules() if isinstance(net, nn.Module) else ()
     found = {name: layer for name, layer in named if _is_rounded(name, layer)}
     if not found:
-        raise ValueError(
-            f"a {type(net).__name__} has no linear layers or convolutions in blocks, whose numbers to round"
-        )
+        raise ValueError(f"a {type(net).__name__} has no linear layers or convolutions in blocks to round")
     return found
 
 
@@ -64,9 +62,7 @@ def quantised(net: Any, weight_bits: int | None, activation_bits: int | None, sc
     made = copy.deepcopy(net)
     found = layers(made)
     if scales and len(scales) != len(found):
-        raise ValueError(
-            f"scales has {len(scales)} numbers, and the network {len(found)} layers to round; fit it again"
-        )
+        raise ValueError(f"scales has {len(scales)} numbers, and the network {len(found)} layers to round; fit again")
     for place, layer in enumerate(found.values()):
         weight: Any = layer.weight
         if weight_bits is not None:

@@ -20,6 +20,7 @@ from stages.core.path import LINEAR, Path
 from stages.samplers.anchored import Anchored
 from stages.samplers.bdia import BDIA
 from stages.samplers.churn import Churn
+from stages.samplers.conjugate import Conjugate
 from stages.samplers.cps import CPS
 from stages.samplers.dance_sde import DanceSDE
 from stages.samplers.dc_solver import DCSolver
@@ -49,11 +50,23 @@ from stages.samplers.renoise import Renoise
 from stages.samplers.restart import Restart
 from stages.samplers.sa_solver import SASolver
 from stages.samplers.unipc import UniPC
+from stages.samplers.usf import USF
 
 _Drawing = Renoise | FlowSDE | DanceSDE | CPS | Anchored | DDIM | Churn | Restart | Langevin | GottaGoFast | Paradigms
-_Extrapolated = BDIA | PNDM | Momentum | GradientEstimation
+_Extrapolated = BDIA | PNDM | Momentum | GradientEstimation | Conjugate
 _Multistep = (
-    Dpmpp2M | Dpmpp2S | Dpmpp3M | Dpmpp2MSDE | UniPC | DEIS | _Extrapolated | ERSDE | SASolver | DPMSolverV3 | DCSolver
+    Dpmpp2M
+    | Dpmpp2S
+    | Dpmpp3M
+    | Dpmpp2MSDE
+    | UniPC
+    | DEIS
+    | _Extrapolated
+    | ERSDE
+    | SASolver
+    | DPMSolverV3
+    | DCSolver
+    | USF
 )
 FromNoise = Euler | Heun | PseudoCorrector | _Multistep | _Drawing | DDGAN | FlowMap
 """Those that can start where alpha = 0, as every sampler of a model does."""

@@ -14,13 +14,12 @@ from typing import Annotated, Literal
 
 import torch
 from pydantic import Field as Knob
-from torch import Tensor
 
 from stages.core.config import config
 from stages.samplers.field import Draw, Field, State
 from stages.samplers.grid import KEPT, MAX_RHO, Grid
 from stages.samplers.multistep import noise_step
-from stages.samplers.quadrature import gauss_legendre, lagrange
+from stages.samplers.quadrature import between, lagrange
 from stages.samplers.schedules.levels import times_at
 
 
@@ -45,7 +44,7 @@ def _weights(order: int, basis: str, grid: Grid) -> tuple[tuple[float, ...], ...
     """alpha_t C_j of each step for the earlier nodes, newest first."""
     levels = torch.tensor(grid.rho, dtype=torch.float64)
     levels = torch.where(levels > MAX_RHO, torch.inf, levels)
-    points, shares = _quadratures(levels[1:])
+    points, shares = between(levels[1:])
     match basis:
         case "t":
             nodes, values = grid.times, times_at(points, grid.path, last=grid.times[0].item())
@@ -62,12 +61,3 @@ def _weights(order: int, basis: str, grid: Grid) -> tuple[tuple[float, ...], ...
         integrals = [(shares[i - 1] * lagrange(through, j, values[i - 1])).sum() for j in range(1, len(through))]
         found.append(tuple(grid.alpha[i + 1] * value.item() for value in integrals))
     return tuple(found)
-
-
-def _quadratures(levels: Tensor) -> tuple[Tensor, Tensor]:
-    """Points in rho between neighbours of `levels` [n], and weights of d rho, each [n - 1, points]."""
-    unit, weights = gauss_legendre()
-    ends = levels.log1p()[:, None]
-    length = ends.diff(dim=0)
-    w = ends[:-1] + length * unit
-    return w.expm1(), length * weights * w.exp()

@@ -31,3 +31,12 @@ def lagrange_weights(nodes: Sequence[float], at: float) -> list[float]:
     """What each node's value weighs in the polynomial through all of them at `at`; they sum to 1."""
     place = torch.tensor(at, dtype=torch.float64)
     return [lagrange(nodes, j, place).item() for j in range(len(nodes))]
+
+
+def between(levels: Tensor) -> tuple[Tensor, Tensor]:
+    """Points in rho between neighbours of `levels` [n], and weights of d rho, each [n - 1, points]."""
+    unit, weights = gauss_legendre()
+    ends = levels.log1p()[:, None]
+    length = ends.diff(dim=0)
+    w = ends[:-1] + length * unit
+    return w.expm1(), length * weights * w.exp()

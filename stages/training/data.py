@@ -15,14 +15,17 @@ from stages.training.walk import Walk
 BatchAt = Callable[[int], Batch]
 
 
-def images(dataset: Dataset, x0: Tensor, batch_size: int, seed: int, device: str) -> BatchAt:
-    """Samples x0 of training images, of which there is one each, with their prompts, drawn with replacement."""
-    x0 = x0.to(device)
+def images(dataset: Dataset, x0: Tensor, batch_size: int, seed: int, device: str, **beside: Tensor) -> BatchAt:
+    """Samples x0 of training images, of which there is one each, with their prompts, drawn with replacement.
+
+    `beside` [N, ...] is what else is known of each, by name.
+    """
+    known = {name: each.to(device) for name, each in {"x0": x0, **beside}.items()}
     cond = dataset.rows(dataset.train_prompts).to(device)
 
     def batch_at(iteration: int) -> Batch:
         index = torch.randint(len(x0), (batch_size,), generator=stream(seed, "batch", iteration)).to(device)
-        return {"x0": x0[index], "cond": cond[index]}
+        return {name: each[index] for name, each in known.items()} | {"cond": cond[index]}
 
     return batch_at
 

@@ -1,7 +1,7 @@
 """Flow matching with condition dropout: how a teacher is trained.
 
 Source: Lipman et al. 2023 (arXiv:2210.02747); dropout for guidance: Ho & Salimans 2022 (arXiv:2207.12598);
-logit-normal times: Esser et al. 2024 (arXiv:2403.03206); latent noise: Albergo et al. 2023 (arXiv:2303.08797).
+latent noise: Albergo et al. 2023 (arXiv:2303.08797).
 
 The stochastic interpolant (1 - t) x0 + t eps + gamma(t) z, whose end eps is noise too, has the law of (1 - t) x0 +
 sigma z with sigma^2 = t^2 + gamma^2. It is a point of the flow path, scaled, and its drift's error is the velocity's,
@@ -12,8 +12,7 @@ and is asked for eps - x0, so that it meets states as far off as a sampler's own
 than what it sees, by sqrt(1 + gamma^2).
 """
 
-from collections.abc import Callable, Mapping
-from typing import Literal
+from collections.abc import Mapping
 
 from torch import Generator, Tensor
 
@@ -21,9 +20,10 @@ from stages.core.config import config
 from stages.core.guidance import dropped
 from stages.core.path import expand, mix
 from stages.core.ranges import NonNegative, Part, Rate, Steps
-from stages.core.rng import fork, normal_like, uniform
+from stages.core.rng import fork, normal_like
 from stages.core.spec import SamplerSpec, even
 from stages.core.types import Batch, World
+from stages.training.levels import Times
 from stages.training.method import Loss, Phase, Role, Trained, unprepared
 
 NEEDS = "images"
@@ -36,8 +36,8 @@ class Config:
     lr: Rate
     condition_dropout: Part
     """Share of samples that train the empty prompt, without which there is no guidance."""
-    times: Literal["uniform", "logit_normal"]
-    """Law of t; the sigmoid of a standard normal number dwells in the middle, where most is learnt."""
+    times: Times
+    """Law of t."""
     latent: NonNegative
     """c of a stochastic interpolant's latent noise gamma(t) = c t (1 - t); 0 is none."""
     perturbation: NonNegative
@@ -50,7 +50,7 @@ def loss(world: World, batch: Batch, rng: Generator, cfg: Config) -> Loss:
     """E w |v(x_t, t) - (eps - x0)|^2, mean over elements."""
     times, noise, drops, more = fork(rng, "times", "noise", "drops", "perturbation")
     x0, eps = batch["x0"], normal_like(batch["x0"], noise)
-    t, weight = interpolant(_LAWS[cfg.times](x0, times), cfg.latent)
+    t, weight = interpolant(cfg.times.drawn(x0, times), cfg.latent)
     cond = dropped(batch["cond"], cfg.condition_dropout, drops)
     seen = eps + cfg.perturbation * normal_like(eps, more) if cfg.perturbation else eps
     squares = (world.nets["student"](mix(x0, seen, t), t, cond) - (eps - x0)).square()
@@ -68,12 +68,6 @@ def interpolant(t: Tensor, latent: float) -> tuple[Tensor, Tensor | None]:
     sigma, slope = t * stretch, stretch - latent**2 * t * (1 - t) / stretch
     s = sigma / (1 - t + sigma)
     return s, (s + slope * (1 - s)).square()
-
-
-_LAWS: Mapping[str, Callable[[Tensor, Generator], Tensor]] = {
-    "uniform": lambda x0, rng: uniform(len(x0), rng, x0),
-    "logit_normal": lambda x0, rng: normal_like(x0.flatten(1)[:, 0], rng).sigmoid(),
-}
 
 
 def roles(cfg: Config) -> Mapping[str, Role]:

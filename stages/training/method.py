@@ -10,7 +10,7 @@ text table):
 - "pairs": noise [B, ...] and x0, the sample a model makes of it
 - "trajectories": also states [B, K + 1, ...] of the teacher's trajectory from noise to x0 at times [B, K + 1], the
   nodes of the student's sampler. Those of a schedule called `BEST` are what a search found for K steps
-- "images": x0, real data
+- "images": x0, real data; a teacher of noisy ones also has the level [B] of the noise on each
 - "prompts": for a policy also `group` int64 [B], rising: samples of one group are compared with each other
 """
 

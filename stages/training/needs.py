@@ -210,6 +210,7 @@ def _batch(rows: int, group_size: int) -> Batch:
         "states": states,
         "times": times,
         "x0": x0,
+        "level": torch.zeros(rows),
         "noise": noise,
         "cond": torch.ones((rows, 1), dtype=torch.int64),
         "group": group,

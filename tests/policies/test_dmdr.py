@@ -78,7 +78,7 @@ def test_the_beginning_falls_by_half_a_cosine(progress: float, left: float) -> N
 
 @pytest.mark.parametrize("progress", [0.0, 0.25])
 def test_a_target_that_is_nearer_pulls_less_in_the_same_direction(progress: float) -> None:
-    """On samples of one pixel the normaliser is the distance itself: the direction is (1 - kappa) (D_fake - D) over it."""
+    """On samples of one pixel the normaliser is the distance itself: the direction is (1 - kappa) (D_fake - D) over."""
     cfg = replace(CONFIG, nfe=1, guidance=1.0, closeness=0.75)
     kappa = 0.75 * dmdr.beginning(progress, cfg)
     teacher, fake = GaussianVelocity(0.3, 1.2), GaussianVelocity(1.0, 1.2)

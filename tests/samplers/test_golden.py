@@ -33,6 +33,8 @@ KNOBS = {
     "sa_3_4": {**SA, "predictor": 3, "corrector": 4},
     "ghvb_1.8": {"name": "momentum", "order": 2, "beta": 0.8, "form": "ghvb"},
     "heavy_ball_1.8": {"name": "momentum", "order": 2, "beta": 0.8, "form": "heavy_ball"},
+    "conjugate_-1": {"name": "conjugate", "scale": -1.0},
+    "conjugate_1": {"name": "conjugate", "scale": 1.0},
     "bdia_1": {"name": "bdia", "gamma": 1.0},
     "bdia_0.5": {"name": "bdia", "gamma": 0.5},
     "plms4": {"name": "pndm", "order": 4, "warm_up": "none"},
@@ -40,7 +42,7 @@ KNOBS = {
     "dpmpp_3m_repaired": {"name": "dpmpp_3m", "eta": 0.0, "curvature": 2},
 }
 # Of these rows the grid is Karras's, or even in t; of the others in log(sigma / alpha).
-OF_RHO, OF_TIME = {"edm_heun", "ghvb_1.8", "heavy_ball_1.8"}, {"plms4"}
+OF_RHO, OF_TIME = {"edm_heun", "ghvb_1.8", "heavy_ball_1.8"}, {"plms4", "conjugate_-1", "conjugate_1"}
 
 
 def as_rule(row):
@@ -78,6 +80,8 @@ TABLE = {
     "sa_3_4": (2.402e-2, 1.634e-3, 8.208e-5, 3.98),
     "ghvb_1.8": (6.175e-2, 1.635e-2, 4.093e-3, 2.03),
     "heavy_ball_1.8": (1.343e-1, 6.057e-2, 2.875e-2, 1.02),
+    "conjugate_-1": (7.199e-2, 1.743e-2, 5.773e-3, 0.97),
+    "conjugate_1": (5.017e-1, 2.122e-1, 9.949e-2, 1.02),
     "bdia_1": (1.944e-2, 2.579e-3, 6.982e-4, 2.00),
     "bdia_0.5": (5.807e-2, 2.970e-2, 1.495e-2, 1.00),
     "plms4": (3.315e-2, 6.022e-3, 5.330e-4, 1.99),

@@ -19,6 +19,7 @@ from stages.models.space import Pixels
 from stages.models.transformer import TransformerConfig
 from stages.policies import dgpo, implicit_diffusion
 from stages.training import flow_matching
+from stages.training.levels import Uniform
 from stages.training.loop import Budget, Trainer
 from stages.training.roles import Start
 from tests.training.words import rows, table
@@ -28,7 +29,9 @@ PROMPTS = [f"a {thickness} {digit}" for thickness in ("bold", "thin") for digit 
 ASKED = [Prompt(""), *map(Prompt, PROMPTS)]
 SPACE = Pixels((1, 4, 4))
 TINY = TransformerConfig(kind="transformer", width=8, num_layers=1, num_heads=1, patch_size=2)
-FLOW = flow_matching.Config(lr=1e-2, condition_dropout=0.2, times="uniform", latent=0.0, perturbation=0.0, nfe=4)
+FLOW = flow_matching.Config(
+    lr=1e-2, condition_dropout=0.2, times=Uniform(name="uniform"), latent=0.0, perturbation=0.0, nfe=4
+)
 DMD2 = dmd2.Config(
     guidance_levels="shared", fake_follows=0.0,
     method="dmd2", nfe=2, guidance=1.0, critic_updates=2, gan_weight=0.1, t_min=0.02, t_max=0.98,

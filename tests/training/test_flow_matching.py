@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from stages.core.path import expand
 from stages.core.rng import fork, normal_like, stream, uniform
 from stages.training import flow_matching
+from stages.training.levels import Uniform
 from tests.training.gaussian import GaussianVelocity, slopes, tokens, world
 
 MEAN, STD = 0.7, 0.4
@@ -14,7 +15,7 @@ MEAN, STD = 0.7, 0.4
 
 def config(latent: float, perturbation: float = 0.0) -> flow_matching.Config:
     return flow_matching.Config(
-        lr=1e-3, condition_dropout=0.0, times="uniform", latent=latent, perturbation=perturbation, nfe=4
+        lr=1e-3, condition_dropout=0.0, times=Uniform(name="uniform"), latent=latent, perturbation=perturbation, nfe=4
     )
 
 

@@ -10,6 +10,7 @@ from stages.models.network import seeded_build
 from stages.models.space import Pixels
 from stages.models.transformer import TransformerConfig
 from stages.training import checkpoint, flow_matching, loop
+from stages.training.levels import Uniform
 from stages.training.loop import Budget, Trainer
 from stages.training.method import Blend, Follower, Frozen, Phase, Trained, unprepared
 from stages.training.roles import Start
@@ -17,7 +18,9 @@ from tests.training.words import rows, table
 
 PROMPTS = ["a bold 7", "a thin 3"]
 TINY = TransformerConfig(kind="transformer", width=8, num_layers=1, num_heads=1, patch_size=2)
-METHOD = flow_matching.Config(lr=1e-2, condition_dropout=0.2, times="uniform", latent=0.0, perturbation=0.0, nfe=4)
+METHOD = flow_matching.Config(
+    lr=1e-2, condition_dropout=0.2, times=Uniform(name="uniform"), latent=0.0, perturbation=0.0, nfe=4
+)
 
 
 def budget(**changes):

@@ -17,10 +17,12 @@ from stages.samplers.fits.model import Fitting
 from stages.samplers.fits.quantised import FitQuantised
 from stages.samplers.fits.search import FitSearch
 from stages.samplers.fits.time_tuner import FitTimeTuner
+from stages.samplers.fits.usf import FitUSF
 from stages.samplers.spec import Sampler
 
 AnyFit = Annotated[
-    FitDPMSolverV3 | FitDCSolver | FitTimeTuner | FitQuantised | FitSearch, pydantic.Field(discriminator="name")
+    FitDPMSolverV3 | FitDCSolver | FitTimeTuner | FitQuantised | FitUSF | FitSearch,
+    pydantic.Field(discriminator="name"),
 ]
 FITS = MappingProxyType(members(AnyFit))
 """By name."""

@@ -49,9 +49,7 @@ class FitQuantised:
 
     def __post_init__(self) -> None:
         if isinstance(self.rule, Adaptive) or self.rule.name in ("flow_map", "ddgan"):
-            raise ValueError(
-                f"rule {self.rule.name} asks the network otherwise than at a grid's nodes; take another rule"
-            )
+            raise ValueError(f"rule {self.rule.name} asks the network otherwise than at nodes; take another rule")
 
     @torch.no_grad()
     def fitted(self, model: Fitting) -> Sampler:
