@@ -50,8 +50,8 @@ types: install ## The type checker
 unit: install ## The tests that take seconds at most
 	@$(MAKE) --no-print-directory -j 3 unit-flows unit-io unit-science
 
-# A process for what starts tools, one for what waits for stores and one for the rest: each imports a part of the
-# libraries, and that takes longer than most tests.
+# A process for what starts tools, one for what waits for stores and two for the rest, which takes longest: each imports a
+# part of the libraries, and that takes longer than most tests.
 FAST := -m "not gpu and not slow and not integration"
 FLOWS := tests/flows tests/deploy
 IO := tests/io tests/test_architecture.py tests/test_params.py
@@ -63,7 +63,7 @@ unit-io: install
 	@$(BIN)/pytest -q $(FAST) $(IO)
 
 unit-science: install
-	@$(BIN)/pytest -q $(FAST) $(FLOWS:%=--ignore=%) $(IO:%=--ignore=%)
+	@$(BIN)/pytest -q -n 2 $(FAST) $(FLOWS:%=--ignore=%) $(IO:%=--ignore=%)
 
 bench-distill: install ## Every distiller on one teacher with one budget, three trainings each: docs/distillers.md
 	@$(BIN)/fewstep run experiment=bench_distill

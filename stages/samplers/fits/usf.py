@@ -47,12 +47,13 @@ class FitUSF:
             return (made - truth).square().mean().item()
 
         num_steps = len(times) - 1
-        least, best = min(((error((each,) * num_steps), n, each) for n, each in enumerate(self._choices)))[::2]
-        steps = (best,) * num_steps
+        choices = self._choices
+        least, plainest = min((error((each,) * num_steps), n) for n, each in enumerate(choices))
+        steps = (choices[plainest],) * num_steps
         for _ in range(self.sweeps):
             before = steps
             for place in range(num_steps):
-                for other in self._choices:
+                for other in choices:
                     changed = (*steps[:place], other, *steps[place + 1 :])
                     if other != steps[place] and (found := error(changed)) < least:
                         least, steps = found, changed
