@@ -13,8 +13,8 @@ While p < `dynamic`, with c = (1 + cos(pi p / dynamic)) / 2, which falls from 1 
  kappa = closeness c, dynamic distribution guidance: the target begins near the student's law and goes to the teacher's
  t ~ Beta(1 + (a - 1) c, 1 + (b - 1) c) between t_min and t_max, dynamic re-noising: coarse levels first; then any alike
 The reward speaks from p = `reward_from` on, and must have a gradient by the image (`soft_verifier`, `linear`): it runs
-where training does. `drift`, which is reported, is mean |D_fake - D_teacher^w|^2. With kappa = 0, a = b = 1 and no
-reward it is `dmd2` without its GAN.
+where training does. `drift`, which is reported, is mean |D_fake - D_teacher^w|^2.
+With kappa = 0, a = b = 1 and no reward it is `dmd2` without its GAN.
 
 Differs: the reward is any that has a gradient (the code: cross entropy of a classifier on DINOv2's features, weight
 .05); teacher and fake are networks of their own (the code: one base, whose adapter at 2.0 is the fake and at .75 c the

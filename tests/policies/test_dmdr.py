@@ -8,14 +8,16 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from stages.core.rng import stream
+from stages.core.config import check
+from stages.core.rng import fork, stream
 from stages.core.types import World
 from stages.distillers import dmd2
 from stages.models.space import Points
 from stages.policies import dmdr
-from stages.training.critics import estimates
-from tests.policies.groups import PIXELS, batch, gradient, mean_pixel, tiny
+from stages.training.critics import simulated
+from tests.policies.groups import batch, gradient, mean_pixel, tiny
 from tests.training.gaussian import AffineStudent, GaussianVelocity, slopes, tokens
+from tests.training.test_method_contract import section
 
 CONFIG = dmdr.Config(
     method="dmdr", nfe=2, guidance=2.0, fake_updates=2, reward_weight=0.0, reward_from=0.0, closeness=0.0,
@@ -55,18 +57,14 @@ def test_the_rewards_gradient_stands_beside_the_matchings() -> None:
         slope(world, replace(CONFIG, reward_weight=weight, reward_from=start))
         for weight, start in ((0.0, 0.0), (0.7, 0.3), (0.7, 0.31))
     )
-    samples = torch.Generator()
-    del samples
     x0hat = simulated_end(world)
-    (of_reward,) = (gradient(mean_pixel(x0hat, x0hat).mean(), world.nets["student"]),)
+    of_reward = gradient(mean_pixel(x0hat, x0hat).mean(), world.nets["student"])
     torch.testing.assert_close(both, plain - 0.7 * of_reward)
     assert torch.equal(late, plain), "a cold start"
 
 
 def simulated_end(world: World) -> Tensor:
-    from stages.core.rng import fork
-    from stages.training.critics import simulated
-
+    """What the loss judges, with its gradient."""
     return simulated(world, batch()["cond"], fork(stream(0, "loss"), "samples", "times", "noises")[0], CONFIG.nfe)[0]
 
 
@@ -78,7 +76,7 @@ def test_the_beginning_falls_by_half_a_cosine(progress: float, left: float) -> N
 
 @pytest.mark.parametrize("progress", [0.0, 0.25])
 def test_a_target_that_is_nearer_pulls_less_in_the_same_direction(progress: float) -> None:
-    """On samples of one pixel the normaliser is the distance itself: the direction is (1 - kappa) (D_fake - D) over."""
+    """By (1 - kappa), and `drift` goes on telling the distance to the teacher itself."""
     cfg = replace(CONFIG, nfe=1, guidance=1.0, closeness=0.75)
     kappa = 0.75 * dmdr.beginning(progress, cfg)
     teacher, fake = GaussianVelocity(0.3, 1.2), GaussianVelocity(1.0, 1.2)
@@ -128,18 +126,7 @@ def test_levels_begin_coarse_and_end_alike() -> None:
     ],
 )
 def test_what_could_train_nonsense_is_refused(field: str, value: object) -> None:
-    from stages.core.config import check
-    from tests.training.test_method_contract import section
-
     made = section("dmdr")
     check(dmdr.Config, made, "rl.arms.x")
     with pytest.raises(ValueError, match=r"rl\.arms\.x"):
         check(dmdr.Config, made | {field: value}, "rl.arms.x")
-
-
-def test_teacher_and_fake_answer_at_one_level() -> None:
-    """The roles that the loss asks: no head, no old policy."""
-    assert dmdr.roles(CONFIG).keys() == {"student", "fake"}
-    world = tiny(dmdr, CONFIG)
-    x = torch.zeros(2, *PIXELS.shape, dtype=torch.float64)
-    assert len(estimates(world, x, torch.full((2,), 0.5, dtype=torch.float64), tokens(2), 1.0)) == 2

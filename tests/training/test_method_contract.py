@@ -191,6 +191,7 @@ def turned(cfg: Any, field: str) -> Any:
         "route": Last(name="last", steps=1),  # with two steps in all there is no longer one
         "target_clip": 1e-2,  # as with clip_range
         "drift_bound": 1e-9,
+        "level_shape": (2.0, 3.0),
     }
     if field in words:
         return words[field]
