@@ -54,6 +54,20 @@ def heun_step(velocity: Velocity, x: Tensor, t: Tensor, s: Tensor, cond: Cond) -
     return moved(x, (here + there) / 2, t, s)
 
 
+def sde_step(  # noqa: PLR0913 - what a step is
+    velocity: Velocity, x: Tensor, t: Tensor, s: Tensor, cond: Cond, *, eta: float, eps: Tensor
+) -> Tensor:
+    """From t [B] to s [B] by one call along dx = (f x - (1 + eta^2) / 2 g^2 score) dt + eta g dw, D held constant.
+
+    x_s = alpha_s D + (sigma_s / sigma_t) q^(eta^2) (x_t - alpha_t D) + sigma_s sqrt(1 - q^(2 eta^2)) eps, q being the
+    ratio of sigma / alpha at s to that at t: Euler's step of the flow for eta = 0, the reverse SDE's for 1.
+    """
+    data = x - expand(t, x) * velocity(x, t, cond)
+    t, s = expand(t, x), expand(s, x)
+    kept = (s * (1 - t) / ((1 - s) * t)) ** eta**2
+    return (1 - s) * data + s / t * kept * (x - (1 - t) * data) + s * (1 - kept.square()).clamp_min(0).sqrt() * eps
+
+
 STEPS = MappingProxyType({"euler": euler_step, "heun": heun_step})
 """How a teacher crosses an interval, by name."""
 

@@ -133,6 +133,17 @@ def critic_loss(world: World, batch: Batch, rng: Generator, *, nfe: int, judges:
     }
 
 
+def told_apart_at(  # noqa: PLR0913 - two samples, and where they are looked at
+    world: World, made: Tensor, x0: Tensor, eps: Tensor, t: Tensor, cond: Cond, *, gan: Gan
+) -> Loss:
+    """The head's loss of telling samples `made` from data x0, [B, ...] each, both noised by eps to t [B]."""
+    with torch.no_grad():
+        seen = [features(world, mix(each, eps, t), t, cond) for each in (made, x0)]
+    of_made, of_real = (world.nets["head"](each) for each in seen)
+    judged = told_apart(of_made, of_real, gan)
+    return judged, {"head_loss": judged.detach(), "head_accuracy": accuracy(of_made, of_real)}
+
+
 def doubted(logits: Tensor, gan: Gan) -> Tensor:
     """[B]: what a head loses by logits [B] of what it is to take for made."""
     return softplus(logits) if gan == "log" else relu(1 + logits)

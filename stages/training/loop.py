@@ -20,7 +20,7 @@ from stages.core.types import Batch, Sink, World
 from stages.training import checkpoint
 from stages.training.checks import finite
 from stages.training.cost import SCORED, Cost, Meter
-from stages.training.method import Method, Phase, Trained, carries
+from stages.training.method import Method, Phase, Renewal, Trained, carries
 from stages.training.networks import Precision, world_of
 from stages.training.parallel import Agreed, Metric, Pairwise, Team, give_gradient, take_gradient
 from stages.training.roles import FULL, Start, Tuning, Weights, heads_of
@@ -199,6 +199,8 @@ class Trainer:
                 found = self._update(phase, world, parts, turn)
             for blend in phase.blends:
                 self.weights.blend(blend.of, blend.into, blend.weight)
+            for renewal in phase.renewals:
+                self._renew(renewal)
             metrics |= {f"{phase.name}/{name}": values for name, values in found.items()}
         self.iteration += 1
         return self._pooled(metrics)
@@ -217,6 +219,11 @@ class Trainer:
     def _looks(self) -> bool:
         """Whether this worker takes part in a look at the student."""
         return self.team.ranks.leads or self.in_parts
+
+    def _renew(self, renewal: Renewal) -> None:
+        rng = stream(self.seed, f"renewal of {renewal.of}", self.iteration)
+        for parameter in self.weights.renew(renewal.of, renewal.share, rng):
+            self.optimisers[renewal.of].state.pop(parameter, None)
 
     def _seen(self, watch: Watch, metrics: Mapping[str, Metric]) -> str | None:
         """The rule that ends the training, the same on every worker; none before the student has begun to move."""

@@ -47,6 +47,10 @@ class Trained:
     """Of `stages/models/policy.py`, by its name with its knobs: what makes averages, without another call, of what it
     answers as `fields`. A network that answers a velocity is made to answer these."""
 
+    pool: int | None = None
+    """Of a head: how many there are of it, of which a call asks one by its number, [] int64, behind the features. They
+    begin apart. None is one head, asked without a number."""
+
     latent_variable: bool = False
     """Whether it is told noise `z` like a sample; a network that is told none is given the variable."""
 
@@ -90,6 +94,14 @@ class Blend:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Renewal:
+    """Of the pool of heads `of`, a random `share` begins anew, weights and optimiser alike, each by itself."""
+
+    of: str
+    share: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Phase:
     """One kind of update: `repeats` optimiser steps on `loss`, in every `every`-th iteration."""
 
@@ -104,6 +116,8 @@ class Phase:
     """Share of the budget after which there are no more."""
     blends: tuple[Blend, ...] = ()
     """Once an iteration, after its updates."""
+    renewals: tuple[Renewal, ...] = ()
+    """Likewise, after those."""
     draws: bool = True
     """Whether the loss draws random numbers. False says that the batch alone decides it."""
 
@@ -117,7 +131,7 @@ class Method(Protocol):
     `prompts(cfg)`; the rows of the text table that stand for them come as `world.rows`. A method whose `prepare` goes
     on from what it left in the iteration before names that, among what it gives, as `CARRIES`; it comes back as
     `world.carried`. A distiller that starts from a student says so with a `goes_on(cfg)`, and a method whose losses
-    take derivatives by weights with a `takes_whole(cfg)`. What is drawn and decides how often networks are called goes
+    take derivatives by weights, or ask networks that they draw, with a `takes_whole(cfg)`. What is drawn and decides how often networks are called goes
     through `world.agreed`.
     """
 
@@ -166,7 +180,7 @@ def carries(method: Method) -> tuple[str, ...]:
 
 
 def takes_whole(method: Method, cfg: Any) -> bool:
-    """Whether its losses take derivatives by the weights themselves, which each worker must have whole for that."""
+    """Whether workers need its networks whole: for derivatives by weights, or where each slice asks another network."""
     return hasattr(method, "takes_whole") and method.takes_whole(cfg)  # type: ignore[attr-defined]
 
 

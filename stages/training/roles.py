@@ -10,16 +10,18 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from types import MappingProxyType
 from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from stages.core.messages import pick
 from stages.core.prompts import Prompt
+from stages.core.rng import stream
 from stages.core.types import Reward, Space
-from stages.models.discriminator import Discriminator
+from stages.models.discriminator import Discriminator, Pool
 from stages.models.ema import follow, warm
 from stages.training import shards
 from stages.training.method import Follower, Frozen, Role, Trained
@@ -162,13 +164,15 @@ class Weights:
 
     def __init__(self, roles: Mapping[str, Role], start: Start, *, seed: int, device: str, tuning: Tuning) -> None:
         self.roles, self._tuning, self._empty = roles, tuning, None
+        self._fresh: dict[str, Callable[[int], nn.Module]] = {}
         tunings = dict.fromkeys([*roles, AVERAGE], tuning)
         self.nets = {"teacher": _frozen(start.teacher, device)}
         for name, role in roles.items():
             match role:
-                case Trained(start=begin) if begin in HEADS:
+                case Trained(start=begin, pool=count) if begin in HEADS:
                     tunings[name] = Full()
-                    self.nets[name] = _frozen(HEADS[begin](start, seed), device)
+                    self._fresh[name] = partial(HEADS[begin], start)
+                    self.nets[name] = _frozen(_heads(self._fresh[name], count, name, seed), device)
                 case Trained():
                     self.nets[name] = _begun(role, start, seed=seed, device=device, tuning=tuning)
                 case Frozen():
@@ -236,6 +240,15 @@ class Weights:
             if isinstance(tensor, nn.Parameter):
                 tensor.lerp_(source[name], weight)
 
+    def renew(self, name: str, share: float, rng: Generator) -> list[nn.Parameter]:
+        """Begin a random `share` of the pool `name` anew, head by head; returns the parameters of those."""
+        pool = self.nets[name]
+        assert isinstance(pool, Pool)
+        drawn = torch.rand(len(pool.heads), generator=rng, device=rng.device) < share
+        seeds = torch.randint(2**62, (len(pool.heads),), generator=rng, device=rng.device).tolist()
+        numbers = drawn.nonzero()[:, 0].tolist()
+        return [p for number in numbers for p in pool.renew(number, self._fresh[name](seeds[number]))]
+
     def follow(self, name: str, updates: int, ema: float) -> None:
         """After update `updates` of `name`: what follows it moves, and its average where it is the student."""
         for other, role in self.roles.items():
@@ -243,6 +256,14 @@ class Weights:
                 follow(self._own[other], self._own[name], role.decay(updates))
         if name == "student":
             follow(self._own[AVERAGE], self._own[name], warm(ema, updates))
+
+
+def _heads(fresh: Callable[[int], nn.Module], count: int | None, name: str, seed: int) -> nn.Module:
+    """One head, or a pool of `count`."""
+    if count is None:
+        return fresh(seed)
+    seeds = torch.randint(2**62, (count,), generator=stream(seed, f"pool {name}")).tolist()
+    return Pool([fresh(each) for each in seeds])
 
 
 def _begun(role: Trained, start: Start, *, seed: int, device: str, tuning: Tuning) -> nn.Module:

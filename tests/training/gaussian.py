@@ -49,7 +49,7 @@ class LogRatio(nn.Module):
         self.real, self.made = real, made
 
     def forward(self, features: Tensor) -> Tensor:
-        x, t = features[:, 0, 0], features[:, 0, 1]
+        x, t = features[..., 0, 0], features[..., 0, 1]
         logs = []
         for mean, std in (self.real, self.made):
             variance = (1 - t) ** 2 * std**2 + t**2

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from stages.core.prompts import Prompt
 from stages.core.ranks import ALONE, Ranks
 from stages.core.rng import stream
-from stages.distillers import dmd2
+from stages.distillers import dmd2, nitrofusion
 from stages.models.network import seeded_build
 from stages.models.space import Pixels
 from stages.models.transformer import TransformerConfig
@@ -37,6 +37,9 @@ DMD2 = dmd2.Config(
     method="dmd2", nfe=2, guidance=1.0, critic_updates=2, gan_weight=0.1, t_min=0.02, t_max=0.98,
     student_lr=1e-3, fake_lr=1e-3, head_lr=1e-3,
 )  # fmt: skip
+NITRO = nitrofusion.Config(
+    method="nitrofusion", gan="log", levels=(0.3, 0.7), heads=2, asked=1, renewed=0.3, student_lr=1e-3, head_lr=1e-3
+)
 DGPO = dgpo.Config(
     method="dgpo", rollout_steps=2, nfe=2, guidance=1.0, reference="frozen", reference_guidance=1.0,
     advantage_scale="group", summed="rewards", num_draws=2,
@@ -53,6 +56,7 @@ CASES = {
     "flow, 4 slices": (flow_matching, FLOW, 4),
     "flow, 6 slices": (flow_matching, FLOW, 6),
     "dmd2, 2 slices": (dmd2, DMD2, 2),
+    "nitrofusion, 2 slices": (nitrofusion, NITRO, 2),
     "dgpo, 4 slices": (dgpo, DGPO, 4),
     "implicit, 4 slices": (implicit_diffusion, IMPLICIT, 4),
 }
@@ -66,8 +70,8 @@ def batch_at(iteration):
     """12 prompts in groups of 3; the images and the order of prompts differ by iteration."""
     rng = stream(5, "batch", iteration)
     order = torch.randperm(NUM_PROMPTS, generator=rng).repeat_interleave(GROUP)
-    x0 = torch.randn(len(order), 1, 4, 4, generator=rng)
-    return {"x0": x0, "cond": rows(order), "group": torch.arange(NUM_PROMPTS).repeat_interleave(GROUP)}
+    x0, noise = (torch.randn(len(order), 1, 4, 4, generator=rng) for _ in range(2))
+    return {"x0": x0, "noise": noise, "cond": rows(order), "group": torch.arange(NUM_PROMPTS).repeat_interleave(GROUP)}
 
 
 def reward(images, prompts):

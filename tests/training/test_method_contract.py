@@ -179,6 +179,8 @@ def turned(cfg: Any, field: str) -> Any:
         "t_min": 0.31,
         "t_max": 0.7,
         "overrides": (Override(forget="a thin upright 7", show=""),),
+        "levels": (0.5,),
+        "cutoff": 0.4,  # between waves that samples this small have
         "nfe": 4,  # some take powers of two
         "num_steps": 16,
         "steps": 1,

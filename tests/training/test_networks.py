@@ -106,10 +106,12 @@ class Layers:
     def __init__(self, made: Trainer) -> None:
         self.seen: Counter[str] = Counter()
         for role, outer in made.world.nets.items():
-            [net] = [m for m in outer.modules() if isinstance(m, VelocityTransformer | Discriminator)]
+            net, *others = [m for m in outer.modules() if isinstance(m, VelocityTransformer | Discriminator)]
             if isinstance(net, Discriminator):
-                self.watch(f"{role}/forward", f"{role}/backward", net.body)
+                for head in (net, *others):  # of a pool
+                    self.watch(f"{role}/forward", f"{role}/backward", head.body)
                 continue
+            assert not others
             half = net.body.transformer_blocks[(SIZE.num_layers + 1) // 2 - 1]
             self.watch(f"{role}/half", f"{role}/back half", half)
             self.watch(f"{role}/forward", f"{role}/backward", net.body.proj_out)
@@ -187,9 +189,9 @@ def test_what_is_not_counted_cannot_be_called() -> None:
 def test_networks_compute_in_bfloat16_and_answer_in_float32(name: str) -> None:
     made, inside, answers = trainer(name, settings(name, nfe=2, guidance=1.5), precision="bfloat16"), set(), set()
     for outer in made.world.nets.values():
-        [net] = [m for m in outer.modules() if isinstance(m, VelocityTransformer | Discriminator)]
-        last = net.body[-1] if isinstance(net, Discriminator) else net.body.proj_out
-        last.register_forward_hook(lambda _layer, _inputs, output: inside.add(output.dtype))
+        for net in (m for m in outer.modules() if isinstance(m, VelocityTransformer | Discriminator)):
+            last = net.body[-1] if isinstance(net, Discriminator) else net.body.proj_out
+            last.register_forward_hook(lambda _layer, _inputs, output: inside.add(output.dtype))
         outer.register_forward_hook(lambda _net, _inputs, output: answers.add(output.dtype))
     metrics = made.step(batch_at(0))
     assert inside == {BF16}

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from stages.core.path import expand
+from stages.models.discriminator import Pool
 from stages.models.policy import made
 from stages.training.method import Follower, Role, Trained
 
@@ -72,7 +73,7 @@ class TinyNet(nn.Module):
 
 
 class TinyHead(nn.Module):
-    """Logits [B] of features [B, T, F]."""
+    """Logits [...] of features [..., T, F]."""
 
     def __init__(self, seed: int, feature_dim: int = 8) -> None:
         super().__init__()
@@ -83,7 +84,7 @@ class TinyHead(nn.Module):
         self.double()
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.outer(torch.tanh(self.inner(features)).mean(dim=1)).squeeze(1)
+        return self.outer(torch.tanh(self.inner(features)).mean(dim=-2)).squeeze(-1)
 
 
 def of_roles(roles: Mapping[str, Role]) -> dict[str, nn.Module]:
@@ -91,7 +92,9 @@ def of_roles(roles: Mapping[str, Role]) -> dict[str, nn.Module]:
     nets: dict[str, nn.Module] = {"teacher": TinyNet(0)}
     for seed, (name, role) in enumerate(roles.items(), 1):
         dims = {"head": 8, "pair": 16}.get(role.start) if isinstance(role, Trained) else None
-        nets[name] = TinyHead(seed, dims) if dims else TinyNet(seed)
+        pool = role.pool if isinstance(role, Trained) else None
+        heads = [TinyHead(seed + 100 * number, dims) for number in range(pool or 1)] if dims else []
+        nets[name] = (Pool(heads) if pool else heads[0]) if dims else TinyNet(seed)
         origin = roles.get(role.of) if isinstance(role, Follower) else role
         if isinstance(origin, Trained) and origin.second_time:
             nets[name].add_second_time(seed)  # type: ignore[operator]
