@@ -47,8 +47,9 @@ class FitUSF:
             return (made - truth).square().mean().item()
 
         num_steps = len(times) - 1
-        least, best = min(((error((each,) * num_steps), n, each) for n, each in enumerate(self._choices)))[::2]
-        steps = (best,) * num_steps
+        alike = [(each,) * num_steps for each in self._choices]
+        steps = min(alike, key=error)
+        least = error(steps)
         for _ in range(self.sweeps):
             before = steps
             for place in range(num_steps):
