@@ -28,7 +28,6 @@ from stages.training import ambient, flow_matching
 from stages.training import data as batches
 from stages.training import needs as training
 from stages.training.loop import Budget, Trainer
-from stages.training.method import Method
 from stages.training.outcome import gather, record
 from stages.training.roles import FULL, Start
 
@@ -106,7 +105,7 @@ _STOCK = (
     "its teacher has above_t_max=stock, by which nothing is learnt at pure noise, where students begin; set it to clamp"
 )
 AnyTeacher = Trained | Ambient | Exact | Imported
-_METHODS: Mapping[str, Method] = MappingProxyType({"flow_matching": flow_matching, "ambient": ambient})
+_METHODS = MappingProxyType({"flow_matching": flow_matching, "ambient": ambient})
 Config = Annotated[AnyTeacher, Field(discriminator="kind")]
 
 

@@ -117,6 +117,11 @@ def student_loss(world: World, batch: Batch, rng: Generator, cfg: Config) -> Los
     return value, {"logit": torch.stack([each.detach().mean() for each in logits]).mean()}
 
 
+def takes_whole(_cfg: Config) -> bool:
+    """Each slice draws heads of its own."""
+    return True
+
+
 def roles(cfg: Config) -> dict[str, Role]:
     """The student, and the pool of heads: level by level, task by task."""
     count = len(cfg.levels) * len(TASKS) * cfg.heads

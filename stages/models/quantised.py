@@ -37,20 +37,20 @@ def best_scale(x: Tensor, bits: int) -> Tensor:
     return best
 
 
-def layers(net: Any) -> Mapping[str, nn.Module]:
+def layers(net: Any) -> Mapping[str, nn.Linear | nn.Conv2d]:
     """By name, those that are rounded; ValueError where there are none."""
     named = net.named_modules() if isinstance(net, nn.Module) else ()
-    found = {name: layer for name, layer in named if _is_rounded(name, layer)}
+    found = {name: layer for name, layer in named if isinstance(layer, nn.Linear | nn.Conv2d) and _is_rounded(name)}
     if not found:
         raise ValueError(f"a {type(net).__name__} has no linear layers or convolutions in blocks to round")
     return found
 
 
-def _is_rounded(name: str, layer: nn.Module) -> bool:
+def _is_rounded(name: str) -> bool:
     parts = name.split(".")
     is_inside = any(part.endswith("blocks") or part == "mid_block" for part in parts)
     reads_time = any("norm" in part or "time" in part for part in parts)
-    return isinstance(layer, nn.Linear | nn.Conv2d) and is_inside and not reads_time
+    return is_inside and not reads_time
 
 
 @torch.no_grad()

@@ -131,8 +131,8 @@ class Method(Protocol):
     `prompts(cfg)`; the rows of the text table that stand for them come as `world.rows`. A method whose `prepare` goes
     on from what it left in the iteration before names that, among what it gives, as `CARRIES`; it comes back as
     `world.carried`. A distiller that starts from a student says so with a `goes_on(cfg)`, and a method whose losses
-    take derivatives by weights, or ask networks that they draw, with a `takes_whole(cfg)`. What is drawn and decides how often networks are called goes
-    through `world.agreed`.
+    take derivatives by weights, or ask networks that they draw, with a `takes_whole(cfg)`. What is drawn and decides
+    how often networks are called goes through `world.agreed`.
     """
 
     Config: type[Any]

@@ -91,8 +91,8 @@ def learns(tune: AnyTune, where: str, method: Method, settings: Any, num_student
         return
     if takes_whole(method, settings):
         raise ValueError(
-            f"{where}.tune.kind=sharded: {settings.method}, set so, needs its networks whole on every worker; set it to "
-            "full or lora"
+            f"{where}.tune.kind=sharded: {settings.method}, set so, needs its networks whole on every worker; set it "
+            "to full or lora"
         )
     if num_students > 1:
         raise ValueError(

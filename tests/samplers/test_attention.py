@@ -192,11 +192,33 @@ def test_its_parts_are_the_two_that_there_are_alone():
     assert both.cost == pytest.approx(reused.cost)
 
 
-def test_attention_is_done_with_both_prompts_or_carried_on_with_one(monkeypatch):
-    done, run = watched(monkeypatch), field("faster_cache", 3.0, every=2, since=1.0, empty_every=4)
+@pytest.mark.parametrize(
+    ("every", "empty_every", "expected"), [(2, 4, [4, 2, 4, 2]), (3, 2, [4, 4, 4, 4])], ids=["four", "two"]
+)
+def test_attention_is_done_with_both_prompts_or_carried_on_with_one(monkeypatch, every, empty_every, expected):
+    """At nodes 0, 2, 4 and 6, and carried on at the others; whenever both are asked for it is done."""
+    done, run = watched(monkeypatch), field("faster_cache", 3.0, every=every, since=1.0, empty_every=empty_every)
     for node in range(8):
         run.velocity(X, node)
-    assert done == [4, 2, 4, 2]  # at nodes 0, 2, 4 and 6; at the others it is carried on
+    assert done == expected
+
+
+def test_what_is_carried_on_under_guidance_is_of_the_prompts():
+    run, made = field("faster_cache", 3.0, every=4, since=1.0, weight=0.0, empty_every=4, low=1.0, high=1.0), {}
+
+    def note(number, joint, _before, tokens, words):
+        made[number] = joint(tokens, words)
+        return made[number]
+
+    t = [GRID.times[node].float().repeat(2) for node in (1, 2)]
+    plain, both = Prompted(NET, COND), Prompted(NET, COND, 3.0)
+    first = plain.opened(X, t[0]).after(range(3), note).answer()
+    whole = both.velocities(both.opened(X, t[0]).after(range(3)))
+    run.velocity(X, 1)
+    carried = plain.opened(0.5 * X, t[1]).after(range(3), lambda number, *_: made[number]).answer()
+    difference = whole[2:] - whole[:2]
+    torch.testing.assert_close(whole[:2], first)
+    torch.testing.assert_close(run.velocity(0.5 * X, 2), carried - 2.0 * difference)
 
 
 def test_every_token_goes_through_where_all_do():

@@ -47,9 +47,10 @@ def test_a_constant_noise_prediction_is_not_carried_exactly():
     assert (sample(velocity, START, [1.5, 0.4], conjugate(1.0), path=EDM).x0 - exact).abs().max() > 0.1
 
 
-def test_from_pure_noise_to_data_it_converges():
+def test_from_pure_noise_to_data_it_converges_a_little_slower():
+    """As h log(1 / h): the first steps halve y, each by its own share of the way."""
     noise, velocity = torch.tensor([1.3, -0.4], dtype=F64), gaussian(LINEAR, 0.7, 0.4)
     gaps = [
-        (sample(velocity, noise, uniform(n), conjugate(-1.0)).x0 - 0.7 - 0.4 * noise).abs().max() for n in (64, 256)
+        (sample(velocity, noise, uniform(n), conjugate(-1.0)).x0 - 0.7 - 0.4 * noise).abs().max() for n in (256, 1024)
     ]
-    assert math.log2(gaps[0] / gaps[1]) / 2 == pytest.approx(1, abs=0.15)
+    assert 0.6 < math.log2(gaps[0] / gaps[1]) / 2 < 0.9

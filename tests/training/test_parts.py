@@ -136,14 +136,12 @@ def test_one_worker_alone_holds_networks_whole():
     assert (Parted().in_parts, FULL.in_parts) == (True, False)
 
 
-def test_methods_that_take_derivatives_by_weights_are_refused():
+def test_methods_that_need_whole_networks_are_refused():
     sharded = Sharded(kind="sharded", checkpointing=False)
     refused = [name for name in MODULES if takes_whole(MODULES[name], shipped(name))]
-    assert refused == ["implicit_diffusion", "reward_instruct"]
+    assert refused == ["nitrofusion", "implicit_diffusion", "reward_instruct"]
     for name in refused:
-        with pytest.raises(
-            ValueError, match=rf"a\.tune\.kind=sharded: {name}, set so, takes derivatives by the weights"
-        ):
+        with pytest.raises(ValueError, match=rf"a\.tune\.kind=sharded: {name}, set so, needs its networks whole"):
             learns(sharded, "a", MODULES[name], shipped(name))
     with pytest.raises(ValueError, match="direct, set so"):
         learns(sharded, "a", direct, replace(shipped("direct"), gradient="discrete"))

@@ -6,8 +6,9 @@ Differs: times beyond 0 and 1 are drawn again, where its code has a sixth of the
 time, where its code has them mirrored; prompts are those of use, and under guidance the empty one too.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Annotated, Literal
 
 import torch
@@ -85,14 +86,11 @@ def _watched(found: Mapping[str, nn.Module]) -> Iterator[dict[str, Tensor]]:
     """By name, what comes to each of the layers while it lasts, at most so many numbers of the last call."""
     seen = dict[str, Tensor]()
 
-    def note(name: str, given: tuple[Tensor]) -> None:
+    def note(name: str, _layer: nn.Module, given: tuple[Tensor]) -> None:
         numbers = given[0].flatten()
         seen[name] = numbers[:: -(-len(numbers) // _SEEN)].float()
 
-    def noting(name: str) -> Callable[..., None]:
-        return lambda _layer, given: note(name, given)
-
-    hooks = [layer.register_forward_pre_hook(noting(name)) for name, layer in found.items()]
+    hooks = [layer.register_forward_pre_hook(partial(note, name)) for name, layer in found.items()]
     try:
         yield seen
     finally:

@@ -47,13 +47,13 @@ class FitUSF:
             return (made - truth).square().mean().item()
 
         num_steps = len(times) - 1
-        choices = self._choices
-        least, plainest = min((error((each,) * num_steps), n) for n, each in enumerate(choices))
-        steps = (choices[plainest],) * num_steps
+        alike = [(each,) * num_steps for each in self._choices]
+        steps = min(alike, key=error)
+        least = error(steps)
         for _ in range(self.sweeps):
             before = steps
             for place in range(num_steps):
-                for other in choices:
+                for other in self._choices:
                     changed = (*steps[:place], other, *steps[place + 1 :])
                     if other != steps[place] and (found := error(changed)) < least:
                         least, steps = found, changed
