@@ -22,7 +22,6 @@ from stages.models.conditioning import FrozenText, OneHot, TextEncoder, TextTabl
 from stages.models.families.base import STOCHASTIC
 from stages.models.latents import Latents
 from stages.models.mixture import GaussianMixture
-from stages.models.pipeline import sides
 from stages.models.pretrained import PipelineText, Pretrained
 from stages.models.space import SPACES, Points
 
@@ -199,7 +198,8 @@ def space_of(folder: Path) -> Points:
     body = next(name for name in ("transformer", "unet") if index[name] != [None, None])
     config, fold = _read(folder / body / "config.json"), index["fold"]
     settings = config.get("each", config)
-    height, width = (side * fold for side in sides(settings))
+    size = settings["sample_size"]
+    height, width = (side * fold for side in ((size, size) if isinstance(size, int) else size))
     return SPACES[index["space"]]((settings["in_channels"] // fold**2, height, width))
 
 
