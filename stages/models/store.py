@@ -198,9 +198,8 @@ def space_of(folder: Path) -> Points:
     body = next(name for name in ("transformer", "unet") if index[name] != [None, None])
     config, fold = _read(folder / body / "config.json"), index["fold"]
     settings = config.get("each", config)
-    from stages.models.pipeline import sides  # which imports diffusers
-
-    height, width = (side * fold for side in sides(settings))
+    size = settings["sample_size"]
+    height, width = (side * fold for side in ((size, size) if isinstance(size, int) else size))
     return SPACES[index["space"]]((settings["in_channels"] // fold**2, height, width))
 
 

@@ -257,24 +257,30 @@ UNET = UNetConfig(
 )  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def unet():
-    made = seeded_teacher(0, UNET, (3, 8, 8), ["", *PROMPTS], NEIGHBOURS)
+def unet_of(shape):
+    made = seeded_teacher(0, UNET, shape, ["", *PROMPTS], NEIGHBOURS)
     torch.nn.init.normal_(made.body.conv_out.weight, std=0.3, generator=stream(0, "test"))  # starts at zero
     return made.eval().requires_grad_(False)
 
 
+@pytest.fixture(scope="module")
+def unet():
+    return unet_of((3, 8, 8))
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 8), (3, 8, 16)], ids=["square", "wide"])
 @pytest.mark.filterwarnings("ignore::FutureWarning")
-def test_stock_diffusers_gives_a_unets_images(unet, tmp_path):
-    save(tmp_path, Student(unet, even(2, guidance=2.0), Pixels((3, 8, 8)), unet.text.frozen()))
+def test_stock_diffusers_gives_a_unets_images(shape, tmp_path):
+    unet = unet_of(shape)
+    save(tmp_path, Student(unet, even(2, guidance=2.0), Pixels(shape), unet.text.frozen()))
     noise, again = Noise(5, "export"), load(tmp_path, PROMPTS)
-    assert again.space == Pixels((3, 8, 8))
+    assert again.space == Pixels(shape)
     ours = draw(again, ROWS, noise)
     stock = DiffusionPipeline.from_pretrained(tmp_path, trust_remote_code=True)
     stock.set_progress_bar_config(disable=True)
-    theirs = stock(PROMPTS, latents=noise.at(0, 2, (3, 8, 8)), output_type="pt").images
+    theirs = stock(PROMPTS, latents=noise.at(0, 2, shape), output_type="pt").images
     torch.testing.assert_close(theirs, ours, atol=1e-5, rtol=1e-5)
-    assert stock(PROMPTS[0]).images[0].size == (8, 8)
+    assert stock(PROMPTS[0]).images[0].size == (shape[2], shape[1])
 
 
 def test_a_unets_features_are_its_innermost_blocks(unet):
@@ -290,8 +296,10 @@ def test_a_unets_features_are_its_innermost_blocks(unet):
 
 
 def test_sizes_that_do_not_divide_are_refused():
-    with pytest.raises(ValueError, match=r"fold=2 and 2 levels need .* multiple of 4; they are 6x6"):
+    with pytest.raises(ValueError, match=r"fold=2 and 2 levels need .* multiples of 4; they are 6x6"):
         UNET.fit((3, 6, 6))
+    with pytest.raises(ValueError, match="they are 8x6"):
+        UNET.fit((3, 8, 6))
     with pytest.raises(ValueError, match=r"channels=\[8, 18\]: 18 is no multiple"):
         replace(UNET, channels=(8, 18))
     with pytest.raises(ValueError, match=r"attends=\[True\]: one a level"):
