@@ -13,7 +13,7 @@ from stages.core.prompts import Prompt
 from stages.rewards import Given, terms, weighted
 from stages.rewards.ocr import levenshtein, likeness, wanted
 
-OCR = {"it": {"kind": "ocr", "weight": 1.0}}
+OCR = {"it": {"kind": "ocr", "weight": 1.0, "reads": "page"}}
 
 
 def drawn(text):

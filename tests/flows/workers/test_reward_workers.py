@@ -213,7 +213,7 @@ def environment(tmp_path):
 def test_a_reward_whose_package_clashes_with_ours_has_an_environment_of_its_own(cluster, job, truth, environment):
     images = truth[0][:2]
     prompts = [Prompt('it says "of another environment"'), Prompt('it says "zzzz"')]
-    reading = replace(job, section={**job.section, "rewards": {"it": {"kind": "ocr", "weight": 1.0}}})
+    reading = replace(job, section={**job.section, "rewards": {"it": {"kind": "ocr", "weight": 1.0, "reads": "page"}}})
     with reward_workers.seated(bench(workers=1, python=str(environment)), reading.to_json(), {}) as (panel, _):
         assert panel(images, prompts).tolist() == [[1.0], [0.0]]
     assert run.reward(reading, {})(images, prompts).tolist() == [[0.0], [0.0]], "our own sees no text there"
