@@ -14,6 +14,7 @@ from stages.models.space import Pixels, Points
 from stages.models.transformer import TransformerConfig
 from stages.samplers.student import Noise, draw
 from stages.training import checkpoint, flow_matching
+from stages.training.levels import Uniform
 from stages.training.loop import Budget, Trainer
 from stages.training.roles import Start
 from tests.training.words import rows, table
@@ -25,7 +26,9 @@ pytestmark = [
 PROMPTS = ["a bold left-slanted 7", "a thin upright 3"]
 SPACE = Pixels((1, 8, 8))
 SIZE = TransformerConfig(kind="transformer", width=64, num_layers=3, num_heads=4, patch_size=2)
-METHOD = flow_matching.Config(lr=2e-3, condition_dropout=0.1, times="uniform", latent=0.0, perturbation=0.0, nfe=8)
+METHOD = flow_matching.Config(
+    lr=2e-3, condition_dropout=0.1, times=Uniform(name="uniform"), latent=0.0, perturbation=0.0, nfe=8
+)
 TDM = tdm.Config(
     guidance_levels="shared",
     method="tdm", nfe=1, guidance=1.0, interval="own", t_min=0.02, t_max=0.99, fake_target="sample", huber_c=1e-3,

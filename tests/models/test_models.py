@@ -106,12 +106,13 @@ def stated(rule, schedule, guidance=1.0, **field):
 
 SHIFTED = {"name": "shifted", "steps": 5, "shift": 3.0}
 EXPLICIT = {"name": "explicit", "at": [1.0, 0.6, 0.21, 0.0]}
-APART = {"edm_heun", "flow_map", "ddgan", "gotta_go_fast", "paradigms"}
+APART = {"edm_heun", "flow_map", "ddgan", "gotta_go_fast", "paradigms", "usf"}
 CARRIED = {
     "one step": even(1),
     "guided": even(3, guidance=2.0),
     "shifted": stated({"name": "euler"}, SHIFTED),
     **{name: stated(choice("rule", name), SHIFTED) for name in sorted(RULES.keys() - APART)},
+    "usf": stated(choice("rule", "usf"), SHIFTED | {"steps": 8}),
     **{
         name: stated({"name": "dpmpp_2m"}, SHIFTED, 2.0, field=choice("field", name))
         for name in ("taylor_seer", "guidance_interval")

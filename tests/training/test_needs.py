@@ -17,7 +17,7 @@ from tests.training.tiny import TinyNet
 from tests.training.words import named
 
 BUDGET = Budget(iterations=7, ema=0.5, clip=1.0, warmup=0, final_lr=1.0, precision="float32", slices=1)
-DRAWS_STEPS = {"dmd2", "f_distill", "ladd", "disback", "diff_instruct", "sim", "sfd_unlearn"}
+DRAWS_STEPS = {"dmd2", "f_distill", "ladd", "disback", "diff_instruct", "sim", "sfd_unlearn", "dmdr"}
 """Methods that draw how many of a student's steps an iteration simulates."""
 SMALL = TransformerConfig(kind="transformer", width=16, num_layers=2, num_heads=2, patch_size=2)
 

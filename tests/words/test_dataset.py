@@ -14,7 +14,7 @@ from stages.io import params, run
 from stages.io.dataset import Dataset
 from stages.io.expected import Expected
 from stages.io.job import Job
-from stages.io.words import Words, counts, dataset
+from stages.io.words import Words, dataset, texts
 from stages.models.verifier import load_verifier
 
 ROOT = Path(__file__).parents[2]
@@ -43,7 +43,7 @@ def test_training_shows_nothing_that_was_held_out(made):
     assert {data.splits[place] for place in data.test_prompts.tolist()} == {"seen", "heldout"}
     assert (len(data.prompts), len(data.places("heldout"))) == (90, 15)
     cfg = check(Words, composed()["dataset"], "dataset")
-    assert counts(cfg, 0) == (75, 15)
+    assert tuple(map(len, texts(cfg, 0))) == (75, 15)
     assert data.sample_shape == (3, 8, 16)
 
 

@@ -10,6 +10,7 @@ from stages.models.network import seeded_build
 from stages.models.space import Pixels
 from stages.models.transformer import TransformerConfig
 from stages.training import flow_matching
+from stages.training.levels import Uniform
 from stages.training.loop import Budget, Trainer
 from stages.training.roles import Start
 from tests.training.words import rows, table
@@ -26,7 +27,9 @@ def lines(tmp_path_factory):
     folder = tmp_path_factory.mktemp("training")
     size = TransformerConfig(kind="transformer", width=8, num_layers=1, num_heads=1, patch_size=2)
     net = seeded_build(0, size, (1, 4, 4), table(PROMPTS))
-    method = flow_matching.Config(lr=1e-2, condition_dropout=0.2, times="uniform", latent=0.0, perturbation=0.0, nfe=4)
+    method = flow_matching.Config(
+        lr=1e-2, condition_dropout=0.2, times=Uniform(name="uniform"), latent=0.0, perturbation=0.0, nfe=4
+    )
     start = Start(init=net, teacher=net, space=Pixels((1, 4, 4)))
     trainer = Trainer(flow_matching, method, Budget(**BUDGET), start, seed=0, device="cpu")
     batch = {"x0": torch.zeros(2, 1, 4, 4), "cond": rows([0, 1])}

@@ -27,6 +27,7 @@ from stages.training.roles import Start
 from stages.training.tune import Lora, tuning
 from tests.models.families import stock, tiny
 from tests.test_contracts import changed, on_nodes, settings, underway
+from tests.training.words import named
 
 PARAMS = Path(__file__).parents[3] / "params"
 FAMILIES = list(tiny.BUILDERS)
@@ -205,7 +206,10 @@ def takes_a_step(rig: Rig, method: Any, cfg: Any) -> None:
     x0, noise = (rig.space.noise(4, stream(n, "batch")) for n in range(2))
     batch = {"x0": x0, "noise": noise, **on_nodes(noise, x0), "cond": group[:, None] + 1, "group": group}
     prompts = [Prompt(text) for text in rig.table.prompts]
-    start = Start(rig.net, rig.net, rig.space, lambda images, _prompts: images.flatten(1).mean(1), prompts)
+    start = Start(
+        rig.net, rig.net, rig.space, lambda images, _prompts: images.flatten(1).mean(1), prompts,
+        rows=named(method, cfg, len(prompts) - 1),
+    )  # fmt: skip
     if any(isinstance(role, Trained) and role.told_more for role in method.roles(cfg).values()):
         reason = r"a checkpoint's network (has one time|answers a velocity|is told no noise)"
         with pytest.raises(ValueError, match=reason):
