@@ -16,7 +16,7 @@ from tests.training.test_method_contract import MODULES
 from tests.training.tiny import TinyNet
 
 BUDGET = Budget(iterations=7, ema=0.5, clip=1.0, warmup=0, final_lr=1.0, precision="float32", slices=1)
-DRAWS_STEPS = {"dmd2", "f_distill", "ladd", "disback", "diff_instruct", "sim"}
+DRAWS_STEPS = {"dmd2", "dmdr", "f_distill", "ladd", "disback", "diff_instruct", "sim"}
 """Methods that draw how many of a student's steps an iteration simulates."""
 SMALL = TransformerConfig(kind="transformer", width=16, num_layers=2, num_heads=2, patch_size=2)
 
