@@ -25,7 +25,8 @@ from stages.models import TextTable
 from stages.models.network import NetworkConfig, seeded_build
 from stages.models.space import Pixels
 from stages.training import flow_matching
-from stages.training.loop import Budget, Trainer
+from stages.training.budget import Budget
+from stages.training.loop import Trainer
 from stages.training.roles import Start
 
 ROOT = Path(__file__).parents[1]

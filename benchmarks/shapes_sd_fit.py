@@ -14,7 +14,7 @@ from tqdm import tqdm
 from stages.core import tensors
 from stages.core.rng import stream
 from stages.models.ema import follow, warm
-from stages.training.loop import Budget
+from stages.training.budget import Budget
 
 SAVE_EVERY_S = 60.0
 _STATE = "state.safetensors"

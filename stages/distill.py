@@ -26,9 +26,9 @@ from stages.samplers.program import program
 from stages.samplers.spec import Sampler, calls
 from stages.training import arm, data
 from stages.training import needs as training
+from stages.training.budget import Budget
 from stages.training.cost import Cost, Meter
 from stages.training.drawn import Draw, drawn, is_best, on_nodes
-from stages.training.loop import Budget
 from stages.training.method import Trained, goes_on, needs_of
 from stages.training.networks import RoleNetwork
 from stages.training.outcome import gather, record

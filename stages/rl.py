@@ -30,9 +30,9 @@ from stages.samplers.program import program
 from stages.samplers.spec import Sampler
 from stages.training import arm, data
 from stages.training import needs as training
+from stages.training.budget import Budget
 from stages.training.gallery import Gallery, Looking
 from stages.training.heldout import distance, heldout
-from stages.training.loop import Budget
 from stages.training.method import differentiates, distils
 from stages.training.outcome import gather, record
 from stages.training.roles import Start

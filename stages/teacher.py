@@ -27,7 +27,8 @@ from stages.models.text import TextEncoderConfig
 from stages.training import ambient, flow_matching
 from stages.training import data as batches
 from stages.training import needs as training
-from stages.training.loop import Budget, Trainer
+from stages.training.budget import Budget
+from stages.training.loop import Trainer
 from stages.training.outcome import gather, record
 from stages.training.roles import FULL, Start
 

@@ -29,8 +29,9 @@ from stages.samplers import sample
 from stages.samplers.schedules import SCHEDULES
 from stages.samplers.student import Noise, draw
 from stages.training import flow_matching
+from stages.training.budget import Budget
 from stages.training.levels import Uniform
-from stages.training.loop import Budget, Trainer
+from stages.training.loop import Trainer
 from stages.training.roles import Adapters, Start, heads_of
 from tests.training.gaussian import GaussianVelocity
 from tests.training.tiny import TinyNet

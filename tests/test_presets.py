@@ -35,7 +35,10 @@ def shortened(section, sizes=SHORT):
     """The section with every budget in it cut down."""
     if not isinstance(section, dict):
         return section
-    return {key: sizes[key] if key in sizes else shortened(value, sizes) for key, value in section.items()}
+    return {
+        key: value if key == "pictures" else sizes[key] if key in sizes else shortened(value, sizes)
+        for key, value in section.items()  # a word needs a picture's whole width
+    }
 
 
 @pytest.mark.slow
@@ -52,8 +55,12 @@ def shortened(section, sizes=SHORT):
             *("experiment=shapes_hard", "network.channels=[8, 8, 16]", "network.head_dim=8", "network.text_width=8"),
             "evaluate.teacher_nfe=[1, 2]",
         ],
+        [
+            *("experiment=words", "teacher.network.channels=[8, 16]", "teacher.network.head_dim=8"),
+            *("teacher.network.text_width=8", "evaluate.teacher_nfe=[1, 2]"),
+        ],
     ],
-    ids=["digits_full", "gmm", "shapes", "shapes_hard"],
+    ids=["digits_full", "gmm", "shapes", "shapes_hard", "words"],
 )
 def test_the_stages_of_a_preset_run(words, tmp_path, monkeypatch):
     composed = shortened(yaml.safe_load(params.compose(ROOT / "params", words)))

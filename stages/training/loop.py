@@ -3,7 +3,6 @@
 A method brings pure losses (`method.py`); nothing in here knows any method by name.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,16 +11,15 @@ from typing import Any
 import torch
 from torch import Generator, nn
 
-from stages.core.config import config
-from stages.core.ranges import Count, Decay, NonNegativeCount, Positive, Unit
 from stages.core.ranks import ALONE, Ranks
 from stages.core.rng import fork, stream
 from stages.core.types import Batch, Sink, World
 from stages.training import checkpoint
+from stages.training.budget import Budget
 from stages.training.checks import finite
 from stages.training.cost import SCORED, Cost, Meter
 from stages.training.method import Method, Phase, Renewal, Trained, carries
-from stages.training.networks import Precision, world_of
+from stages.training.networks import world_of
 from stages.training.parallel import Agreed, Metric, Pairwise, Team, give_gradient, take_gradient
 from stages.training.roles import FULL, Start, Tuning, Weights, heads_of
 from stages.training.shards import whole
@@ -29,38 +27,6 @@ from stages.training.stopping import Onlooker, Watch
 
 REPORT_EVERY = 10
 """Iterations between two reports, and between two looks for numbers that are not finite."""
-
-
-@config
-class Budget:
-    """How long and how carefully to train; the same words for every method."""
-
-    iterations: Count
-    ema: Decay
-    """Decay of the student's evaluation average; 0 keeps the last weights."""
-    clip: Positive
-    """Largest gradient norm of a phase."""
-    warmup: NonNegativeCount
-    """Iterations over which learning rates rise from 0."""
-    final_lr: Unit
-    """Learning rates end at this fraction of their value, along a half cosine; 1 keeps them."""
-    precision: Precision
-    """What networks compute in; their answers, losses, weights and averages are float32. A checkpoint that is held in
-    bfloat16 computes in that whatever is said here."""
-    slices: Count
-    """Equal parts of a batch, each with its own random numbers, whose gradients are averaged; 1 is the plain batch.
-    They bound memory, and workers share them: the result depends on their number, not on that of workers."""
-
-    def lr_factor(self, iteration: int) -> float:
-        """What multiplies every learning rate in `iteration` (from 0)."""
-        rise = min(1.0, (iteration + 1) / self.warmup) if self.warmup else 1.0
-        fall = 0.5 * (1 + math.cos(math.pi * iteration / self.iterations))
-        return rise * (self.final_lr + (1 - self.final_lr) * fall)
-
-    def check_slices(self, what: str, count: int) -> None:
-        """ValueError unless `count`, which parameter `what` states, falls into `slices` equal parts."""
-        if count % self.slices:
-            raise ValueError(f"budget.slices={self.slices} does not divide {what}={count}; name a divisor of {count}")
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,9 @@ from stages.core.types import Batch, Cond
 from stages.models.sketch import META, Sketch
 from stages.models.space import Points
 from stages.training import shards
+from stages.training.budget import Budget
 from stages.training.cost import Cost
-from stages.training.loop import Budget, Trainer
+from stages.training.loop import Trainer
 from stages.training.method import Method, Trained, carries, prompts_of
 from stages.training.roles import Start, Tuning, Weights
 

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from stages.core.rng import stream
 from stages.distillers import disback, dmd2
 from stages.models.space import Points
-from stages.training.loop import Budget, Trainer
+from stages.training.budget import Budget
+from stages.training.loop import Trainer
 from stages.training.method import Phase
 from stages.training.roles import Start
 from tests.training.gaussian import AffineStudent, GaussianVelocity, slopes, tokens, world

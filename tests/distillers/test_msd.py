@@ -13,7 +13,8 @@ from stages.models import TextTable
 from stages.models.network import seeded_build
 from stages.models.space import Points
 from stages.models.transformer import TransformerConfig
-from stages.training.loop import Budget, Trainer
+from stages.training.budget import Budget
+from stages.training.loop import Trainer
 from stages.training.roles import AVERAGE, Start
 from tests.distillers.test_dmd2 import WIDE
 

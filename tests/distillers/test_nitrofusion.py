@@ -15,7 +15,8 @@ from stages.distillers import nitrofusion
 from stages.models.discriminator import Pool
 from stages.models.space import Points
 from stages.training import checkpoint
-from stages.training.loop import Budget, Trainer
+from stages.training.budget import Budget
+from stages.training.loop import Trainer
 from stages.training.roles import Start, heads_of
 from tests.training.gaussian import GaussianVelocity, LogRatio, Pixels, tokens, world
 from tests.training.tiny import TinyNet

@@ -14,8 +14,9 @@ from stages.models.space import Pixels, Points
 from stages.models.transformer import TransformerConfig
 from stages.samplers.student import Noise, draw
 from stages.training import checkpoint, flow_matching
+from stages.training.budget import Budget
 from stages.training.levels import Uniform
-from stages.training.loop import Budget, Trainer
+from stages.training.loop import Trainer
 from stages.training.roles import Start
 from tests.training.words import rows, table
 

@@ -10,7 +10,8 @@ import torch.distributed as dist
 from safetensors.torch import save_file
 
 from stages.core.ranks import ALONE, Ranks
-from stages.training.loop import Budget, Trainer
+from stages.training.budget import Budget
+from stages.training.loop import Trainer
 from stages.training.method import takes_whole
 from stages.training.roles import Parted, Start
 from tests.training import ranked

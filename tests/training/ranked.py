@@ -19,8 +19,9 @@ from stages.models.space import Pixels
 from stages.models.transformer import TransformerConfig
 from stages.policies import dgpo, implicit_diffusion
 from stages.training import flow_matching
+from stages.training.budget import Budget
 from stages.training.levels import Uniform
-from stages.training.loop import Budget, Trainer
+from stages.training.loop import Trainer
 from stages.training.roles import Start
 from tests.training.words import rows, table
 from tests.waiting import PATIENCE_S

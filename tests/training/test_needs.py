@@ -9,7 +9,8 @@ from stages.models.sketch import trained
 from stages.models.space import Points
 from stages.models.transformer import TransformerConfig
 from stages.training import needs
-from stages.training.loop import Budget, Trainer
+from stages.training.budget import Budget
+from stages.training.loop import Trainer
 from stages.training.roles import FULL, Start
 from tests.test_contracts import on_nodes, settings
 from tests.training.test_method_contract import MODULES

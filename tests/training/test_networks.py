@@ -30,8 +30,9 @@ from stages.models.space import Pixels
 from stages.models.transformer import TransformerConfig, VelocityTransformer
 from stages.policies import POLICIES
 from stages.samplers.student import Noise, draw
+from stages.training.budget import Budget
 from stages.training.cost import KINDS, TOTALS, Cost, Meter
-from stages.training.loop import Budget, Trainer
+from stages.training.loop import Trainer
 from stages.training.networks import world_of
 from stages.training.roles import Start, heads_of
 from tests.test_contracts import on_nodes, underway

@@ -14,7 +14,8 @@ from stages.distillers import dmd2
 from stages.models.space import Points
 from stages.policies import dgpo
 from stages.training import checkpoint
-from stages.training.loop import Budget, Trainer
+from stages.training.budget import Budget
+from stages.training.loop import Trainer
 from stages.training.method import Frozen, Trained
 from stages.training.roles import AVERAGE, FULL, Adapters, Start, Weights
 from tests.training.tiny import TinyNet

@@ -10,8 +10,9 @@ from stages.models.network import seeded_build
 from stages.models.space import Pixels
 from stages.models.transformer import TransformerConfig
 from stages.training import flow_matching
+from stages.training.budget import Budget
 from stages.training.levels import Uniform
-from stages.training.loop import Budget, Trainer
+from stages.training.loop import Trainer
 from stages.training.roles import Start
 from tests.training.words import rows, table
 

@@ -21,7 +21,8 @@ from stages.models.latents import Latents
 from stages.models.pretrained import PipelineText, Pretrained, build
 from stages.policies import POLICIES
 from stages.samplers.student import Noise, draw
-from stages.training.loop import Budget, Trainer
+from stages.training.budget import Budget
+from stages.training.loop import Trainer
 from stages.training.method import Trained
 from stages.training.roles import Start
 from stages.training.tune import Lora, tuning

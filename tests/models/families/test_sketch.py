@@ -8,7 +8,8 @@ from torch.distributed._tools.mem_tracker import MemTracker, _MemRefType
 
 from stages.models import sketch
 from stages.training import needs
-from stages.training.loop import Budget, Trainer
+from stages.training.budget import Budget
+from stages.training.loop import Trainer
 from stages.training.roles import FULL, Start, Tuning
 from stages.training.tune import tuning
 from tests.models.families.test_contract import LORA, MODULES, ONE, Rig, rig  # noqa: F401 - a fixture
