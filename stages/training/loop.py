@@ -20,7 +20,7 @@ from stages.training.checks import finite
 from stages.training.cost import SCORED, Cost, Meter
 from stages.training.method import Method, Phase, Renewal, Trained, carries
 from stages.training.networks import world_of
-from stages.training.parallel import Agreed, Metric, Pairwise, Team, give_gradient, take_gradient
+from stages.training.parallel import Agreed, Metric, Pairwise, Team, give_gradient, heard, take_gradient
 from stages.training.roles import FULL, Start, Tuning, Weights, heads_of
 from stages.training.shards import whole
 from stages.training.stopping import Onlooker, Watch
@@ -109,6 +109,17 @@ class Trainer:
         Of several workers only the first writes or reports. Raises ValueError when a loss or weight stops being
         finite or workers differ, ConnectionError when another worker is lost.
         """
+        with heard():
+            return self._trained(batch_at, resume, sink, watch, gallery)
+
+    def _trained(
+        self,
+        batch_at: Callable[[int], Batch],
+        resume: Path,
+        sink: Sink,
+        watch: Watch | None,
+        gallery: Onlooker | None,
+    ) -> Outcome:
         self.watch, stopped = watch, None
         self.team.receive(resume / checkpoint.STATE)
         checkpoint.restore(self, resume)

@@ -6,7 +6,8 @@ of S terms in another order differs by at most (S - 1) 2^-24 of the sum of their
 Processes of `torch.distributed` are set up by whoever started them; with one worker nothing here needs them.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from stages.core.ranks import Ranks
 
 T = TypeVar("T")
+_LOST = "lost the other workers of this training"
 Metric = Tensor | float
 
 
@@ -164,8 +166,19 @@ def give_gradient(parameters: Sequence[nn.Parameter], flat: Tensor) -> None:
         p.grad = part.view_as(p).to(p.dtype)
 
 
+@contextmanager
+def heard() -> Iterator[None]:
+    """ConnectionError where a network that is held in parts loses the others in the midst of a call."""
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, dist.DistBackendError) or "gloo" in str(error):  # of which it raises no class of its own
+            raise ConnectionError(f"{_LOST}: {error}") from error
+        raise
+
+
 def _heard(call: Callable[[], T]) -> T:
     try:
         return call()
     except RuntimeError as error:
-        raise ConnectionError(f"lost the other workers of this training: {error}") from error
+        raise ConnectionError(f"{_LOST}: {error}") from error

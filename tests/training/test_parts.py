@@ -16,7 +16,7 @@ from stages.core.ranks import Ranks
 from stages.policies import direct
 from stages.training import checkpoint, shards
 from stages.training.method import takes_whole
-from stages.training.parallel import Agreed, Team
+from stages.training.parallel import Agreed, Team, heard
 from stages.training.roles import FULL, Parted
 from stages.training.tune import Sharded, learns, tuning
 from tests.training import parted, ranked
@@ -128,6 +128,13 @@ def test_all_slices_take_the_first_ones_draw():
     assert [agreed(2), agreed(2)] == [3, 1]
     agreed.begin()
     assert agreed(2) == 2
+
+
+def test_a_worker_that_is_lost_in_the_midst_of_a_call_is_a_lost_connection():
+    with pytest.raises(ConnectionError, match="lost the other workers of this training"), heard():
+        raise RuntimeError("[third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer")
+    with pytest.raises(RuntimeError, match="shapes"), heard():
+        raise RuntimeError("shapes do not fit")
 
 
 def test_one_worker_alone_holds_networks_whole():
