@@ -232,8 +232,10 @@ def test_every_token_goes_through_where_all_do():
 def test_tokens_that_go_through_look_at_all_others_as_they_last_were(guidance):
     """At the state and the time of the dense request, keys and values are what they would be: so is the answer."""
     run = field("ras", guidance, warm_up=1, every=100)
-    dense = run.velocity(X, 3)
+    dense, kept = run.velocity(X, 3), {**run.memory}
     torch.testing.assert_close(run.velocity(X, 3), dense)
+    for name in ("key0", "value1", "key2"):
+        torch.testing.assert_close(run.memory[name], kept[name])  # each token's where it was
     two = sum(OPENED.attention_work(n, 2, 4) + OPENED.other_work(n, 2) for n in range(NUM))
     assert run.cost == pytest.approx((1 + two / WORK) * (1 if guidance == 1 else 2))
     run.memory["key1"] = run.memory["key1"].roll(1, dims=3)

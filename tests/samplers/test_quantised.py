@@ -170,3 +170,12 @@ def test_what_does_not_fit_is_refused():
         check(AnyField, {**choice("field", "quantised"), "activation_bits": None, "scales": [0.1]}, "field")
     with pytest.raises(ValueError, match="rule flow_map asks the network otherwise"):
         fit(rule={"name": "flow_map", "depth": 0.0})
+
+
+def test_weights_have_a_scale_for_each_output():
+    net = nn.Module()
+    net.blocks = nn.ModuleList([nn.Linear(64, 2)])
+    with torch.no_grad():
+        net.blocks[0].weight.copy_(torch.cat([NORMAL[:, ::625].float(), 1000 * NORMAL[:, ::625].float()]))
+    small, large = quantised(net, 8, None, ()).blocks[0].weight
+    torch.testing.assert_close(1000 * small, large)
