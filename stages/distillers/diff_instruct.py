@@ -31,8 +31,8 @@ from stages.core.ranges import Guidance, NonNegative, Part, Rate, Steps, Unit, c
 from stages.core.rng import fork, uniform
 from stages.core.spec import SamplerSpec, even
 from stages.core.types import Batch, World
-from stages.training.critics import noised, regression, simulated
-from stages.training.method import Loss, Needs, Phase, Role, Trained, unprepared
+from stages.training.critics import noised, regression, simulated, student_and_fake
+from stages.training.method import Loss, Needs, Phase, unprepared
 
 NEEDS: Needs = "prompts"
 
@@ -101,14 +101,7 @@ def student_loss(world: World, batch: Batch, rng: Generator, cfg: Config) -> Los
     return injected(x0hat, expand(weight(t, cfg), x0hat) * gap), {"gap": gap.abs().mean(), "guidance": w}
 
 
-def roles(cfg: Config) -> dict[str, Role]:
-    """The student, and the fake, which starts as the teacher."""
-    return {
-        "student": Trained(start="init", lr=cfg.student_lr),
-        "fake": Trained(start="teacher", lr=cfg.fake_lr),
-    }
-
-
+roles = student_and_fake
 prepare = unprepared
 
 

@@ -26,8 +26,8 @@ from stages.core.rng import fork
 from stages.core.spec import SamplerSpec, even
 from stages.core.types import Batch, World
 from stages.samplers.rollout import at
-from stages.training.critics import critic_loss, estimates, matched, noised, simulated
-from stages.training.method import Loss, Needs, Phase, Role, Trained, unprepared
+from stages.training.critics import critic_loss, estimates, in_turn, matched, noised, simulated, student_and_fake
+from stages.training.method import Loss, Needs, unprepared
 
 
 @config
@@ -85,23 +85,8 @@ def student_loss(world: World, batch: Batch, rng: Generator, cfg: Config) -> Los
     return matching + cfg.regression_weight * error, {**found, "rms_error": error.detach().sqrt()}
 
 
-def roles(cfg: Config) -> dict[str, Role]:
-    """The student, and the fake, which starts as the teacher."""
-    return {
-        "student": Trained(start="init", lr=cfg.student_lr),
-        "fake": Trained(start="teacher", lr=cfg.fake_lr),
-    }
-
-
-prepare = unprepared
-
-
-def phases(cfg: Config) -> tuple[Phase, ...]:
-    """The fake first, so that the student sees it fresh."""
-    return (
-        Phase(name="fake", trains=("fake",), loss=fake_loss, repeats=cfg.fake_updates),
-        Phase(name="student", trains=("student",), loss=student_loss),
-    )
+roles, prepare = student_and_fake, unprepared
+phases = in_turn(fake_loss, student_loss)
 
 
 def sampler(_cfg: Config) -> SamplerSpec:

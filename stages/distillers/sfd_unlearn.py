@@ -33,8 +33,8 @@ from stages.core.ranges import Guidance, NonNegative, Rate, Steps, Unit, Weight,
 from stages.core.rng import fork
 from stages.core.spec import SamplerSpec, even
 from stages.core.types import Batch, Cond, World
-from stages.training.critics import estimates_through, noised, regression, simulated
-from stages.training.method import Loss, Needs, Phase, Role, Trained, unprepared
+from stages.training.critics import estimates_through, in_turn, noised, regression, simulated, student_and_fake
+from stages.training.method import Loss, Needs, unprepared
 
 NEEDS: Needs = "prompts"
 
@@ -155,23 +155,8 @@ def _matched(world: World, cond: Cond, of_real: Cond, rng: Generator, cfg: Confi
     return through_identity(x0hat, real, gap, gap / deviation(x0hat, real), cfg.alpha), size
 
 
-def roles(cfg: Config) -> dict[str, Role]:
-    """The student, and the fake, which starts as the teacher."""
-    return {
-        "student": Trained(start="init", lr=cfg.student_lr),
-        "fake": Trained(start="teacher", lr=cfg.fake_lr),
-    }
-
-
-prepare = unprepared
-
-
-def phases(cfg: Config) -> tuple[Phase, ...]:
-    """The fake first, so that the student sees it fresh."""
-    return (
-        Phase(name="fake", trains=("fake",), loss=fake_loss, repeats=cfg.fake_updates),
-        Phase(name="student", trains=("student",), loss=student_loss),
-    )
+roles, prepare = student_and_fake, unprepared
+phases = in_turn(fake_loss, student_loss)
 
 
 def sampler(cfg: Config) -> SamplerSpec:

@@ -30,8 +30,8 @@ from stages.core.ranges import Guidance, Positive, Rate, Steps, Unit, Weight, ch
 from stages.core.rng import fork
 from stages.core.spec import SamplerSpec, even
 from stages.core.types import Batch, World
-from stages.training.critics import critic_loss, estimates_through, noised, simulated
-from stages.training.method import Loss, Needs, Phase, Role, Trained, unprepared
+from stages.training.critics import critic_loss, estimates_through, in_turn, noised, simulated, student_and_fake
+from stages.training.method import Loss, Needs, unprepared
 
 NEEDS: Needs = "prompts"
 
@@ -104,23 +104,8 @@ def student_loss(world: World, batch: Batch, rng: Generator, cfg: Config) -> Los
     return value, {"gap": gap.detach().abs().mean(), "deviation": scale.mean()}
 
 
-def roles(cfg: Config) -> dict[str, Role]:
-    """The student, and the fake, which starts as the teacher."""
-    return {
-        "student": Trained(start="init", lr=cfg.student_lr),
-        "fake": Trained(start="teacher", lr=cfg.fake_lr),
-    }
-
-
-prepare = unprepared
-
-
-def phases(cfg: Config) -> tuple[Phase, ...]:
-    """The fake first, so that the student sees it fresh."""
-    return (
-        Phase(name="fake", trains=("fake",), loss=fake_loss, repeats=cfg.fake_updates),
-        Phase(name="student", trains=("student",), loss=student_loss),
-    )
+roles, prepare = student_and_fake, unprepared
+phases = in_turn(fake_loss, student_loss)
 
 
 def sampler(cfg: Config) -> SamplerSpec:

@@ -31,12 +31,10 @@ class Shapes:
 def texts(cfg: Shapes, seed: int) -> tuple[list[str], list[str]]:
     """The prompts that training sees, and those that it does not."""
     asked, kept = _asked(cfg, seed)
-    apart = [kept.heldout(facts, cfg.scenes.num_colors) for facts in asked]
-    seen, heldout = (
-        [write(facts) for facts, is_apart in zip(asked, apart, strict=True) if is_apart is which]
-        for which in (False, True)
-    )
-    return seen, heldout
+    found: tuple[list[str], list[str]] = [], []
+    for facts in asked:
+        found[kept.heldout(facts, cfg.scenes.num_colors)].append(write(facts))
+    return found
 
 
 def dataset(cfg: Shapes, seed: int) -> Dataset:

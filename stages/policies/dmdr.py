@@ -38,9 +38,9 @@ from stages.core.ranges import Guidance, NonNegative, Part, Rate, Steps, Unit, c
 from stages.core.rng import fork, normal_like, uniform
 from stages.core.spec import SamplerSpec, even
 from stages.core.types import Batch, World
-from stages.training.critics import critic_loss, estimates, matched, simulated
+from stages.training.critics import critic_loss, estimates, in_turn, matched, simulated, student_and_fake
 from stages.training.groups import scored
-from stages.training.method import Loss, Needs, Phase, Role, Trained, unprepared
+from stages.training.method import Loss, Needs, unprepared
 
 NEEDS: Needs = "prompts"
 DIFFERENTIATES = True
@@ -121,20 +121,8 @@ def student_loss(world: World, batch: Batch, rng: Generator, cfg: Config) -> Los
     return (matching - cfg.reward_weight * reward if speaks else matching), told
 
 
-def roles(cfg: Config) -> dict[str, Role]:
-    """The student, and the fake, which starts as the teacher: their first directions are none."""
-    return {
-        "student": Trained(start="init", lr=cfg.student_lr),
-        "fake": Trained(start="teacher", lr=cfg.fake_lr),
-    }
-
-
-def phases(cfg: Config) -> tuple[Phase, ...]:
-    """The fake several times, then the student once."""
-    return (
-        Phase(name="fake", trains=("fake",), loss=fake_loss, repeats=cfg.fake_updates),
-        Phase(name="student", trains=("student",), loss=student_loss),
-    )
+roles = student_and_fake
+phases = in_turn(fake_loss, student_loss)
 
 
 def sampler(cfg: Config) -> SamplerSpec:

@@ -5,7 +5,8 @@ frozen teacher's features. Random numbers come in as generators, one for each dr
 its own shifts no other.
 """
 
-from typing import Literal, cast
+from collections.abc import Callable
+from typing import Any, Literal, Protocol, cast
 
 import torch
 from torch import Generator, Tensor
@@ -18,11 +19,41 @@ from stages.core.rng import fork, normal_like, uniform
 from stages.core.spec import even
 from stages.core.types import Batch, Cond, Network, Velocity, World
 from stages.samplers.rollout import at, rolled_out
-from stages.training.method import Loss
+from stages.training.method import Loss, Phase, Role, Trained
 
 Gan = Literal["log", "hinge"]
 """What logits are put into: softplus on both sides, or max(0, 1 - .) for the head and the logit itself for the
 student."""
+
+
+class Rated(Protocol):
+    """What a method says that trains a student and a fake."""
+
+    @property
+    def student_lr(self) -> float:
+        """AdamW's step size for the student."""
+        ...
+
+    @property
+    def fake_lr(self) -> float:
+        """AdamW's step size for the fake."""
+        ...
+
+
+def student_and_fake(cfg: Rated) -> dict[str, Role]:
+    """The student, and the fake, which starts as the teacher: their first directions are none."""
+    return {
+        "student": Trained(start="init", lr=cfg.student_lr),
+        "fake": Trained(start="teacher", lr=cfg.fake_lr),
+    }
+
+
+def in_turn(fake_loss: Callable[..., Loss], student_loss: Callable[..., Loss]) -> Callable[[Any], tuple[Phase, ...]]:
+    """The fake first, `fake_updates` times, so that the student sees it fresh."""
+    return lambda cfg: (
+        Phase(name="fake", trains=("fake",), loss=fake_loss, repeats=cfg.fake_updates),
+        Phase(name="student", trains=("student",), loss=student_loss),
+    )
 
 
 def simulated(world: World, cond: Cond, rng: Generator, nfe: int) -> tuple[Tensor, Tensor]:

@@ -25,17 +25,14 @@ def blocks(net: nn.Module) -> list[nn.Module]:
 
 def split(net: nn.Module, device: str) -> nn.Module:
     """The network, moved to `device`, of whose weights this worker keeps its part."""
-    net.to("cpu" if any(True for _ in net.parameters()) else device)
     # imported here, as most trainings have no use for what takes a second to import
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
-    types = Counter(p.dtype for p in net.parameters())
-    if not types:
-        return net
+    if not any(True for _ in net.parameters()):
+        return net.to(device)
     mesh = init_device_mesh(torch.device(device).type, (dist.get_world_size(),))
-    most, _ = types.most_common(1)[0]
-    for module in [*blocks(net), *(each for each in net.modules() if _is_of_another_type(each, most)), net]:
+    for module in _gathered_together(net):
         # let go of the outermost weights too, which a network that is only read would otherwise never gather anew
         fully_shard(module, mesh=mesh, reshard_after_forward=True)
     for name in _CALLED:
@@ -44,9 +41,21 @@ def split(net: nn.Module, device: str) -> nn.Module:
     return net
 
 
-def _is_of_another_type(module: nn.Module, most: torch.dtype) -> bool:
-    """Whether it holds weights that cannot be gathered together with the others'."""
-    return any(p.dtype != most for p in module.parameters(recurse=False))
+def _gathered_together(net: nn.Module) -> list[nn.Module]:
+    """Modules whose weights are gathered at once, of one type each, inner ones first: less what was named before."""
+    most, _ = Counter(p.dtype for p in net.parameters()).most_common(1)[0]
+    chosen = {*blocks(net), net}
+    for module in net.modules():
+        if any(p.dtype != most for p in module.parameters(recurse=False)):
+            chosen |= {module, *_parts(module)}
+    return [each for each in reversed([*net.modules()]) if each in chosen and any(True for _ in each.parameters())]
+
+
+def _parts(module: nn.Module) -> list[nn.Module]:
+    """What it calls: its children, or the elements of those that are lists."""
+    lists = (nn.ModuleList, nn.ModuleDict)
+    found = [_parts(each) if isinstance(each, lists) else [each] for each in module.children()]
+    return [each for some in found for each in some]
 
 
 def hollow(net: nn.Module) -> nn.Module:

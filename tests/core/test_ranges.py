@@ -48,7 +48,7 @@ FIELDS = [
 
 def test_every_configuration_is_looked_at():
     looked = {cls.__module__ for cls in configurations()}
-    assert {"stages.teacher", "stages.distillers.tdm", "stages.training.loop", "flows.project.resources"} <= looked
+    assert {"stages.teacher", "stages.distillers.tdm", "stages.training.budget", "flows.project.resources"} <= looked
     assert len(FIELDS) > 100
 
 

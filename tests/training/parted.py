@@ -1,13 +1,10 @@
 """Every method, its networks held in parts by two workers: python -m tests.training.parted <rank> <world> <folder>."""
 
-import json
 import sys
-from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 
 import torch.distributed as dist
-from safetensors.torch import save_file
 
 from stages.core.ranks import ALONE, Ranks
 from stages.training.budget import Budget
@@ -27,7 +24,7 @@ def reward(images, prompts):
     return ranked.reward(images, prompts).tanh()
 
 
-def trainer(name, ranks=ALONE, iterations=ITERATIONS):
+def trainer(name, ranks=ALONE):
     net = ranked.network()
     start = Start(init=net, teacher=net, space=ranked.SPACE, reward=reward, prompts=ranked.ASKED)
     method, cfg = MODULES[name], shipped(name)
@@ -42,19 +39,8 @@ def batch_at(name):
 
 def train(name, folder, resume, ranks=ALONE):
     """Weights, cost and the metrics of every iteration go to `folder`."""
-    made, curve, given = trainer(name, ranks), [], batch_at(name)
-    step = made.step
-
-    def told(part):
-        metrics = step(part)
-        curve.append({key: float(value) for key, value in metrics.items()})
-        return metrics
-
-    made.step = told
-    outcome = made.run(lambda _iteration: given, resume=resume, sink=lambda *_: None)
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(dict(outcome.student.state_dict()), folder / f"{name}.safetensors")
-    (folder / f"{name}.json").write_text(json.dumps({"cost": asdict(outcome.cost), "curve": curve}))
+    given = batch_at(name)
+    ranked.told(trainer(name, ranks), lambda _iteration: given, name, folder, resume)
 
 
 def main(rank, world, folder, names=CASES):

@@ -98,15 +98,19 @@ def trainer(name, ranks=ALONE):
 
 def train(name, folder, resume, ranks=ALONE):
     """Weights, cost and the metrics of every iteration go to `folder`."""
-    made, losses = trainer(name, ranks), []
-    step = made.step
+    told(trainer(name, ranks), batch_at, name, folder, resume)
 
-    def told(batch):
+
+def told(made, batch_at, name, folder, resume):
+    """The same of a trainer that is there."""
+    losses, step = [], made.step
+
+    def noting(batch):
         metrics = step(batch)
         losses.append({key: float(value) for key, value in metrics.items()})
         return metrics
 
-    made.step = told
+    made.step = noting
     outcome = made.run(batch_at, resume=resume, sink=lambda *_: None)
     folder.mkdir(parents=True, exist_ok=True)
     save_file(dict(outcome.student.state_dict()), folder / f"{name}.safetensors")
