@@ -13,6 +13,7 @@ from stages.training.method import takes_whole
 from stages.training.roles import Parted, Start
 from tests.training import ranked
 from tests.training.test_method_contract import MODULES, batch, shipped
+from tests.training.words import named
 from tests.waiting import PATIENCE_S
 
 ITERATIONS = 3
@@ -26,8 +27,9 @@ def reward(images, prompts):
 
 def trainer(name, ranks=ALONE):
     net = ranked.network()
-    start = Start(init=net, teacher=net, space=ranked.SPACE, reward=reward, prompts=ranked.ASKED)
     method, cfg = MODULES[name], shipped(name)
+    rows = named(method, cfg, ranked.NUM_PROMPTS)
+    start = Start(init=net, teacher=net, space=ranked.SPACE, reward=reward, prompts=ranked.ASKED, rows=rows)
     return Trainer(method, cfg, BUDGET, start, seed=3, device="cpu", ranks=ranks, tuning=Parted())
 
 
