@@ -15,7 +15,7 @@ from stages.core import tensors
 from stages.core.config import config
 from stages.core.messages import shown
 from stages.core.ranges import Count, NonNegative, Rate
-from stages.core.rng import stream
+from stages.core.rng import seeded, stream
 from stages.core.types import Run, Sink
 from stages.io.artefacts import adopt, write_json
 from stages.io.dataset import Dataset
@@ -168,8 +168,7 @@ def train(cfg: Trained, images: Tensor, names: Tensor, counts: Sequence[int], se
     Of the first way there are counts[0] names, and so on; their logits stand one after another.
     """
     _, channels, height, width = images.shape
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         classifier = Classifier(cfg.network, (channels, height, width), sum(counts))
 
     def loss(index: Tensor, rng: Generator) -> Tensor:
@@ -183,8 +182,7 @@ def train(cfg: Trained, images: Tensor, names: Tensor, counts: Sequence[int], se
 def learn_scenes(cfg: Scenes, data: Dataset, seed: int, sink: Sink) -> Embedding:
     """A network that tells what the verifier sees in training images."""
     num_shapes, num_colors = data.facts["num_shapes"], data.facts["num_colors"]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         embedding = Embedding(cfg.network, data.sample_shape[-1], num_shapes, num_colors)
     known = torch.cat([labels(images, num_shapes, num_colors) for images in data.train_images.split(1024)])
 

@@ -13,9 +13,10 @@ from flows.project import graph
 from flows.project.nodes import STAGES, Node, arms
 from stages.core.config import check
 from stages.distillers import METHODS as DISTILLERS
-from stages.io import code, params, replicates, run
+from stages.io import code, replicates, run
 from stages.io.job import Job
 from stages.policies import POLICIES
+from tests.composed import params_of
 
 ROOT = Path(__file__).parents[1]
 PRESETS = sorted(file.stem for file in (ROOT / "params" / "experiment").glob("*.yaml"))
@@ -46,7 +47,7 @@ def test_stages_make_what_they_are_called_after():
 
 def test_dvc_has_a_node_for_each_of_ours():
     dag = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-    made = yaml.safe_load(params.compose(ROOT / "params", ["distill.arms.tdm1.replicates=3", "teacher.replicates=3"]))
+    made = params_of("distill.arms.tdm1.replicates=3", "teacher.replicates=3")
     reads = {}
     for name, entry in dag.items():
         if "foreach" not in entry:
@@ -95,7 +96,7 @@ OWN = [name for name in PRESETS if "/teacher: diffusers" not in (ROOT / f"params
 
 @pytest.mark.parametrize("preset", OWN)
 def test_a_preset_composes_into_sections_that_every_stage_accepts(preset):
-    composed = yaml.safe_load(params.compose(ROOT / "params", [f"experiment={preset}"]))
+    composed = params_of(f"experiment={preset}")
     for stage in STAGES:
         if not STAGES[stage].arms:
             check(importlib.import_module(f"stages.{stage}").Config, Node(stage).section(composed), stage)

@@ -4,14 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from stages import distill
-from stages.io import params
 from stages.io.expected import Expected, Outline
 from stages.io.job import Job
 from stages.models import sketch
 from stages.models.transformer import TransformerConfig
+from tests.composed import params_of
 
 PARAMS = Path(__file__).parents[1] / "params"
 KNOWN = {
@@ -22,7 +21,7 @@ KNOWN = {
 
 def expected(method: str, *words: str, **inputs: Expected) -> Expected:
     words = ("experiment=smoke", f"+distiller@distill.arms.x={method}", *(f"distill.arms.x.{word}" for word in words))
-    section: dict[str, Any] = yaml.safe_load(params.compose(PARAMS, words))["distill"]["arms"]["x"]
+    section: dict[str, Any] = params_of(*words)["distill"]["arms"]["x"]
     section.pop("replicates")
     job = Job(stage="distill", arm="x", seed=0, section=section, inputs={name: name for name in KNOWN})
     return distill.expect(distill.configure(job), job, KNOWN | inputs)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from stages.core.prompts import Prompt
+from stages.core.rng import seeded
 from stages.core.spec import even
 from stages.io import artefacts, run
 from stages.io.dataset import Dataset
@@ -29,8 +30,7 @@ def mixture_job(tmp_path_factory) -> Job:
     root = tmp_path_factory.mktemp("mixture") / "data"
     truth = GaussianMixture(torch.full((3,), 1 / 3), torch.tensor([[0.0, 6], [6, 0], [-6, 0]]), torch.full((3,), 0.5))
     which = torch.arange(240) % 3
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
+    with seeded(0):
         points = truth.means[which].float() + 0.5 * torch.randn(240, 2)
     images = points[..., None, None]
     for name in ("dataset", "verifier", "teacher", "encode", "reflow"):

@@ -4,7 +4,6 @@ import json
 import shutil
 import subprocess
 import sys
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -22,6 +21,7 @@ from stages.io.job import Job
 from stages.models.verifier import load_verifier
 from stages.verifier import LEAST_IMAGES, MOST_PROMPTS
 from tests import pictures
+from tests.composed import params_of, text_of
 
 ROOT = Path(__file__).parents[1]
 WORDS = ["experiment=digits", "dataset=folder", "verifier=prompts"]
@@ -35,13 +35,8 @@ SMALL = [
 SILENT = lambda _step, _metrics: None  # noqa: E731
 
 
-@cache
-def text_of(*words):
-    return params.compose(ROOT / "params", [*WORDS, "dataset.path=WHERE", *words])
-
-
 def composed(folder, *words):
-    return yaml.safe_load(text_of(*words).replace("WHERE", str(folder)))
+    return params.parse(text_of(*WORDS, "dataset.path=WHERE", *words).replace("WHERE", str(folder)), "params.yaml")
 
 
 def job_of(stage, content, root, seed=0):
@@ -188,7 +183,7 @@ def test_dvc_watches_what_is_read(photos):
     content["raw"] = parameters.UNREAD
     with pytest.raises(ValueError, match="DVC is to watch what dataset reads"):
         parameters.checked(content)
-    digits = yaml.safe_load(params.compose(ROOT / "params", []))
+    digits = params_of()
     assert digits["raw"] == parameters.UNREAD
     assert (ROOT / parameters.UNREAD).is_file()
 
@@ -222,7 +217,7 @@ def test_dvc_runs_dataset_again_when_the_folder_changes_and_only_then(tmp_path, 
 
 
 def test_a_path_that_is_not_stated_is_asked_for():
-    content = yaml.safe_load(params.compose(ROOT / "params", WORDS))
+    content = params_of(*WORDS)
     assert any(line.startswith("dataset.path: missing; say dataset.path=...") for line in validation.faults(content))
 
 

@@ -5,13 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 
 from flows.project.nodes import STAGES, Node
 from stages.core.config import check
 from stages.core.rng import normal_at
 from stages.couplings.minibatch_ot import assignment, squared_distances
-from stages.io import artefacts, params, run
+from stages.io import artefacts, run
 from stages.io.dataset import Dataset
 from stages.io.job import Job
 from stages.io.pairs import Pairs
@@ -19,6 +18,7 @@ from stages.io.steps import fitted_at
 from stages.metrics.pairs import moments, pair_statistics
 from stages.models.store import sampler
 from stages.samplers.spec import Sampler
+from tests.composed import params_of
 
 ROOT = Path(__file__).parents[1]
 SHARDS = 4
@@ -32,7 +32,7 @@ SEARCHES = {
 
 def compose(*words):
     words = ["experiment=smoke", "trajectories.shard_size=64", "+distiller@distill.arms.kd=kd", *words]
-    return yaml.safe_load(params.compose(ROOT / "params", words))
+    return params_of(*words)
 
 
 def make(node, composed, root):

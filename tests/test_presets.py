@@ -3,12 +3,12 @@
 from pathlib import Path
 
 import pytest
-import yaml
 
 from flows.project.graph import nodes
 from flows.project.nodes import STAGES
-from stages.io import artefacts, params, run
+from stages.io import artefacts, run
 from stages.io.job import Job
+from tests.composed import params_of
 
 ROOT = Path(__file__).parents[1]
 SHORT = {
@@ -63,7 +63,7 @@ def shortened(section, sizes=SHORT):
     ids=["digits_full", "gmm", "shapes", "shapes_hard", "words"],
 )
 def test_the_stages_of_a_preset_run(words, tmp_path, monkeypatch):
-    composed = shortened(yaml.safe_load(params.compose(ROOT / "params", words)))
+    composed = shortened(params_of(*words))
     composed["evaluate"]["batch_size"] = 512  # of the whole pipeline, what a batch costs beside its samples adds up
     monkeypatch.chdir(tmp_path)
     for node in nodes(composed):

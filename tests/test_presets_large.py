@@ -11,10 +11,11 @@ from PIL import Image
 
 from flows.pipeline import planning, validation
 from flows.project import graph, work
-from stages.io import params, run
+from stages.io import run
 from stages.models.checkpoint import Options
+from tests.composed import params_of
 from tests.models.families import tiny
-from tests.test_presets import ROOT, shortened
+from tests.test_presets import shortened
 from tests.tiny_pretrained import save_clip, save_detector
 
 PRESETS = {
@@ -94,7 +95,7 @@ def composed(preset: str, root: Path) -> dict:
         overrides += [f"rl.arms.dgpo.rewards.taste.{where}={clip}" for where in ("source", "processor.source")]
     elif preset != "sd35_flow_grpo":
         overrides += [f"evaluate.rewards.clip.source={clip}"]
-    content = shortened(params.parse(params.compose(ROOT / "params", overrides), "params"), SIZES)
+    content = shortened(params_of(*overrides), SIZES)
     content["compute"]["workers"] = {"default": 1}
     content["teacher"] |= {field.name: getattr(options, field.name) for field in fields(Options)}
     content["dataset"] |= {"height": options.height, "width": options.width}

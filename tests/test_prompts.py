@@ -11,6 +11,7 @@ from flows.project import graph, work
 from stages.io import params, run
 from stages.io.dataset import Dataset
 from stages.io.sources import digest
+from tests.composed import params_of
 from tests.models.families import tiny
 from tests.tiny_pretrained import save_clip
 
@@ -49,7 +50,7 @@ def composed(path: Path, clip: Path, *more: str) -> dict:
         "evaluate.guidance_nfe=2", "evaluate.guidance_scales=[1.0,2.0]", "evaluate.rl_nfe=3",
         "evaluate.rl_steps=[rollout]", "evaluate.straightness_samples=2", "evaluate.straightness_steps=2",
     ]  # fmt: skip
-    return params.parse(params.compose(PARAMS, [*overrides, *more]), "params")
+    return params_of(*overrides, *more)
 
 
 @pytest.fixture(scope="module")

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from stages import rl
-from stages.io import params, run
+from stages.io import run
 from stages.io.expected import Expected, Outline
 from stages.io.job import Job
 from tests.cells.rigs import SILENT, make_inputs, right
+from tests.composed import params_of
 from tests.rewards.servers import PREFERENCE
 
 PARAMS = Path(__file__).parents[1] / "params"
@@ -19,7 +19,7 @@ PARAMS = Path(__file__).parents[1] / "params"
 
 def section(*words: str) -> dict[str, Any]:
     words = ("experiment=smoke", *(f"rl.arms.dgpo{word}" if word.startswith(".") else word for word in words))
-    made = yaml.safe_load(params.compose(PARAMS, words))["rl"]["arms"]["dgpo"]
+    made = params_of(*words)["rl"]["arms"]["dgpo"]
     made.pop("replicates")
     small = {"prompts_per_iteration": 2, "group_size": 3, "rollout_steps": 2, "nfe": 2, "num_draws": 1}
     return {**made, **small, "rewards": right(all=1.0)}
@@ -130,7 +130,7 @@ def test_a_teacher_is_for_those_that_distil_one() -> None:
 ])  # fmt: skip
 def test_a_distilled_model_is_rolled_out_by_steps_that_are_its_own(policy: str, kernel: str, refused: bool) -> None:
     words = ["experiment=smoke", f"+policy@rl.arms.it={policy}", "rl.arms.it.init=data/distill/a"]
-    own = yaml.safe_load(params.compose(PARAMS, words))["rl"]["arms"]["it"]
+    own = params_of(*words)["rl"]["arms"]["it"]
     own.pop("replicates")
     job = Job(stage="rl", arm="it", seed=0, section={**own, "rewards": right(all=1.0)}, inputs={})
     data = Outline(kind="digits", sample_shape=(1, 8, 8), attributes=("digit",), num_train=99, num_test=9, num_seen=99)

@@ -12,8 +12,9 @@ from benchmarks import shapes_sd, shapes_sd_fit, shapes_sd_score
 from benchmarks.shapes_sd_fit import Plan
 from flows.pipeline import validation
 from flows.project import graph, work
-from stages.io import params, run
-from tests.test_presets import ROOT, shortened
+from stages.io import run
+from tests.composed import params_of
+from tests.test_presets import shortened
 from tests.test_presets_large import SIZES
 
 FEW = {"num_train": 512, "num_test": 64, "image_shard_size": 256, "num_samples": 8, "batch_size": 4, "iterations": 2}
@@ -21,7 +22,7 @@ COLORED = ["seen", "heldout"]
 
 
 def composed(*overrides: str) -> dict:
-    return params.parse(params.compose(ROOT / "params", ["experiment=shapes_sd", *overrides]), "params")
+    return params_of("experiment=shapes_sd", *overrides)
 
 
 def test_without_the_checkpoint_one_message_names_the_command_that_makes_it(tmp_path: Path, monkeypatch) -> None:

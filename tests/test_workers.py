@@ -5,11 +5,11 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
-import yaml
 
 from flows.project.nodes import STAGES, Node
-from stages.io import artefacts, params, run
+from stages.io import artefacts, run
 from stages.io.job import Job
+from tests.composed import params_of
 
 ROOT = Path(__file__).parents[1]
 CHAIN = [Node(stage) for stage in ("dataset", "teacher", "encode", "trajectories", "reflow")]
@@ -45,7 +45,7 @@ def made_by(call, composed, root):
 
 @pytest.mark.slow
 def test_one_worker_and_two_make_the_same_bytes(tmp_path):
-    composed = yaml.safe_load(params.compose(ROOT / "params", ["experiment=smoke", "trajectories.shard_size=64"]))
+    composed = params_of("experiment=smoke", "trajectories.shard_size=64")
     here = made_by(map, composed, tmp_path / "here")
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
         assert made_by(pool.map, composed, tmp_path / "two") == here

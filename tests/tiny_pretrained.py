@@ -4,6 +4,8 @@ from pathlib import Path
 
 import torch
 
+from stages.core.rng import seeded
+
 TOKENS = 16
 
 
@@ -35,8 +37,7 @@ def save_clip(folder: Path, seed: int = 0, size: int = 16) -> Path:
         vision_config=sizes | {"image_size": size, "patch_size": 8, "projection_dim": 16},
         projection_dim=16,
     )
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with seeded(seed):
         CLIPModel(cfg).save_pretrained(folder)
     words.save_pretrained(folder)
     CLIPImageProcessorPil(size={"shortest_edge": size}, crop_size={"height": size, "width": size}).save_pretrained(
@@ -61,8 +62,7 @@ def save_dinov2(folder: Path, seed: int = 0, size: int = 16) -> Path:
     from transformers import BitImageProcessorPil, Dinov2Config, Dinov2Model
 
     cfg = Dinov2Config(hidden_size=24, num_hidden_layers=2, num_attention_heads=4, image_size=size, patch_size=8)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with seeded(seed):
         Dinov2Model(cfg).save_pretrained(folder)
     BitImageProcessorPil(size={"shortest_edge": size}, crop_size={"height": size, "width": size}).save_pretrained(
         folder
@@ -79,8 +79,7 @@ def save_detector(folder: Path, labels: list[str], size: int = 32) -> Path:
         hidden_size=24, intermediate_size=32, num_hidden_layers=2, num_attention_heads=4, image_size=[size, size],
         patch_size=8, num_detection_tokens=6, id2label=named, label2id={name: place for place, name in named.items()},
     )  # fmt: skip
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
+    with seeded(0):
         YolosForObjectDetection(cfg).save_pretrained(folder)
     YolosImageProcessorPil(size={"height": size, "width": size}).save_pretrained(folder)
     return folder

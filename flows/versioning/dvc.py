@@ -117,5 +117,5 @@ def locked() -> Mapping[str, Mapping[str, str]]:
     """Node's name -> path of an output -> digest, as dvc.lock has them."""
     with command.none_writes():
         text = LOCK.read_text(encoding="utf-8") if LOCK.is_file() else ""
-    stages = (yaml.safe_load(text) or {}).get("stages", {})
+    stages = (yaml.load(text, Loader=yaml.CSafeLoader) or {}).get("stages", {})
     return {name: {out["path"]: out["md5"] for out in stage.get("outs", [])} for name, stage in stages.items()}

@@ -5,6 +5,8 @@ with one worker or many, and a resumed run needs no saved generator.
 """
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -25,6 +27,18 @@ def fork(rng: Generator, *names: str) -> list[Generator]:
     """One independent stream a name; drawing more from one never shifts another."""
     base = int(torch.randint(2**62, (), generator=rng, device=rng.device))
     return [Generator(rng.device).manual_seed(_key(base, name) >> 1) for name in names]
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """torch's own stream of the processor starts at `seed` within, and is as it was afterwards: layers draw from it.
+
+    `torch.manual_seed` would seed the accelerators as well, for good; and where none was used yet, keep the call's
+    stack for later, which takes longer than a small layer.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
 
 
 def uniform_at(seed: int, name: str, start: int, count: int, shape: tuple[int, ...]) -> np.ndarray:

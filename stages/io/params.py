@@ -42,7 +42,7 @@ def text(file: Path) -> str:
 def parse(content: str, where: str) -> dict[str, Any]:
     """The parameters in `content`, which is YAML; ValueError if it is not."""
     try:
-        found = yaml.safe_load(content)
+        found = yaml.load(content, Loader=yaml.CSafeLoader)  # ten times faster than the loader in Python
     except yaml.YAMLError as error:
         raise ValueError(
             f"{where}: not YAML ({brief(' '.join(str(error).split()))}); write it anew with `fewstep compose`"

@@ -7,10 +7,10 @@ import copy
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from stages.core.messages import listed
+from stages.core.rng import seeded
 from stages.models.experts import parts
 
 NAME = "default"
@@ -26,8 +26,7 @@ def inject(body: nn.Module, *, rank: int, alpha: float, targets: Sequence[str], 
     """Give `body` fresh adapters, which change nothing yet; ValueError names a target that matches no module."""
     from peft import LoraConfig, inject_adapter_in_model
 
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         for part in parts(body, "").values():
             check(part, targets)
             told = LoraConfig(

@@ -5,14 +5,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from stages.core.rng import seeded
+
 
 class Discriminator(nn.Module):
     """Logits [...] from feature tokens [..., T, F]: a two-layer network a token, averaged; positive means real."""
 
     def __init__(self, feature_dim: int, seed: int) -> None:
         super().__init__()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             self.body = nn.Sequential(
                 nn.LayerNorm(feature_dim), nn.Linear(feature_dim, feature_dim), nn.SiLU(), nn.Linear(feature_dim, 1)
             )

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Annotated, Any
 
-import torch
 from pydantic import Field
 
+from stages.core.rng import seeded
 from stages.models.conditioning import LearnedText, TextTable
 from stages.models.text import Clip, Convolutional
 from stages.models.transformer import TransformerConfig, VelocityTransformer
@@ -21,8 +21,7 @@ def seeded_build(
     seed: int, cfg: TransformerConfig | UNetConfig, sample_shape: tuple[int, ...], text: TextTable
 ) -> Network:
     """A fresh network that reads `text`, from `seed`, leaving torch's global stream as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         return _CLASSES[type(cfg)].build(cfg, sample_shape, text)
 
 
@@ -35,7 +34,6 @@ def seeded_teacher(
 ) -> Network:
     """The same with a text encoder of its own that learns with it; `prompts` begin with the empty one."""
     width, num_heads = cfg.text_size
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         text = LearnedText(prompts, text_encoder, width=width, num_heads=num_heads)
         return _CLASSES[type(cfg)].build(cfg, sample_shape, text)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from stages.core.precision import widened
+from stages.core.rng import seeded
 from stages.core.types import Cond
 
 if TYPE_CHECKING:  # see text.py
@@ -94,8 +95,7 @@ class TwoTimes(nn.Module, ABC):
             raise ValueError(f"a model {what} has one time; start a method of two times from another")
         from stages.models.second_time import SecondTime
 
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             made = SecondTime(self.time_embedding[1])
         self.second_time = made.to(next(self.parameters()))  # pyright: ignore[reportArgumentType]
 
@@ -138,8 +138,7 @@ class TwoTimes(nn.Module, ABC):
             raise ValueError(f"a model {what} is told no noise of its own; start from another")
         from stages.models.latent_variable import LatentVariable
 
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             made = LatentVariable(size, self.time_embedding[1])
         self.latent_variable = made.to(next(self.parameters()))  # pyright: ignore[reportArgumentType]
 

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from stages.core.prompts import Prompt
+from stages.core.rng import seeded
 from stages.core.spec import even
 from stages.io import artefacts
 from stages.io.dataset import Dataset
@@ -43,8 +44,7 @@ SILENT = lambda _step, _metrics: None  # noqa: E731
 
 def make_inputs(root: Path) -> None:
     """Pictures whose targets are what an untrained verifier measures on them, so that the truth is known."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
+    with seeded(0):
         sizes = ClassifierConfig(channels=4, feature_dim=6)
         verifier = DigitVerifier(Classifier(sizes, (1, 8, 8), 3), ATTRIBUTES, [20.0, 40.0], [-0.05, 0.05]).eval()
         images = torch.rand(60, 1, 8, 8) * torch.linspace(0.1, 1, 60)[:, None, None, None]

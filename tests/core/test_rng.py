@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.core.rng import fork, normal_at, stream
+from stages.core.rng import fork, normal_at, seeded, stream
 
 
 @settings(max_examples=25)
@@ -40,3 +40,14 @@ def test_drawing_more_from_one_fork_does_not_shift_another():
     torch.rand(100, generator=first)
     _, untouched = fork(stream(0, "f"), "a", "b")
     assert torch.equal(torch.rand(4, generator=second), torch.rand(4, generator=untouched))
+
+
+def test_layers_are_drawn_as_torch_draws_them_from_a_seed_and_its_own_stream_goes_on():
+    torch.manual_seed(5)
+    expected = torch.randn(3)
+    torch.manual_seed(4)
+    with seeded(5):
+        assert torch.equal(torch.randn(3), expected)
+    after = torch.randn(3)
+    torch.manual_seed(4)
+    assert torch.equal(torch.randn(3), after)

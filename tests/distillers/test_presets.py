@@ -4,12 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from stages.distill import Common
 from stages.distillers import METHODS, diff_instruct, ladd, scm, sim
-from stages.io.params import compose
 from stages.training import arm
+from tests.composed import params_of
 
 PARAMS = Path(__file__).parents[2] / "params"
 NAMES = sorted({file.stem for file in (PARAMS / "distiller").glob("*.yaml")} - {*METHODS, "common"})
@@ -19,7 +18,7 @@ NAMES = sorted({file.stem for file in (PARAMS / "distiller").glob("*.yaml")} - {
 def arms() -> dict[str, Any]:
     """Their sections, composed."""
     words = [f"+distiller@distill.arms.{name}={name}" for name in NAMES]
-    return yaml.safe_load(compose(PARAMS, words))["distill"]["arms"]
+    return params_of(*words)["distill"]["arms"]
 
 
 def configured(name: str, section: dict[str, Any]) -> arm.Arm[Common]:

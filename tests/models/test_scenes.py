@@ -2,15 +2,14 @@
 
 import pytest
 import torch
-import yaml
 
 from stages.core.frechet import frechet_distance
-from stages.io import params, run
+from stages.io import run
 from stages.io.dataset import Dataset
 from stages.io.job import Job
 from stages.models.scenes import JUDGED, labels
 from stages.models.verifier import load_verifier
-from tests.test_architecture import ROOT
+from tests.composed import params_of
 
 SMALL = ["dataset.num_train=600", "dataset.num_test=400", "verifier.iterations=30", "verifier.network.channels=8"]
 
@@ -19,7 +18,7 @@ SMALL = ["dataset.num_train=600", "dataset.num_test=400", "verifier.iterations=3
 def made(tmp_path_factory):
     """A small data set of scenes and its verifier."""
     words = ["dataset=shapes", "verifier=scenes", "distill=none", "rl=none", *SMALL]
-    content = yaml.safe_load(params.compose(ROOT / "params", ["experiment=digits", *words]))
+    content = params_of("experiment=digits", *words)
     root, inputs = tmp_path_factory.mktemp("shapes"), {}
     for stage in ("dataset", "verifier"):
         job = Job(stage=stage, arm=None, seed=0, section=content[stage], inputs=dict(inputs))

@@ -7,7 +7,7 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
-from stages.core.rng import stream
+from stages.core.rng import seeded, stream
 from stages.core.spec import even
 from stages.models import Student, TextTable, load, save, space_of
 from stages.models.conditioning import FrozenText
@@ -30,8 +30,7 @@ def encoder() -> FrozenText:
     from stages.models.text import Clip
 
     tokenizer = build_tokenizer(["", *PROMPTS])
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
+    with seeded(0):
         return FrozenText(build_encoder(Clip(kind="clip", num_layers=1), tokenizer, 16, 2).eval(), tokenizer)
 
 

@@ -8,7 +8,7 @@ import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from torch import Tensor
 
-from stages.core.rng import stream
+from stages.core.rng import seeded, stream
 from stages.models.vp import Above, Prediction, Schedule, radius
 
 SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
@@ -18,8 +18,7 @@ PIXART = {"beta_start": 0.0001, "beta_end": 0.02, "beta_schedule": "linear"}
 @pytest.fixture(scope="module")
 def ask() -> Any:
     """A tiny UNet in float64."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
+    with seeded(0):
         net = UNet2DConditionModel(
             sample_size=8, in_channels=4, out_channels=4, block_out_channels=(8, 16), layers_per_block=1,
             down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),

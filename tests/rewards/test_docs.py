@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from flows.pipeline import validation
-from stages.io import params
 from stages.metrics.table import METRICS
 from stages.rewards import REWARDS
+from tests.composed import params_of
 from tests.models.families import tiny
 from tests.tiny_pretrained import save_clip, save_dinov2, save_head
 
@@ -40,7 +40,7 @@ def test_what_is_typed_is_composed_and_passes_every_check(name, command, weights
         pytest.skip("tests/test_folder.py has pictures for it")
     monkeypatch.chdir(weights)
     words = shlex.split(command.replace("/data/prompts.jsonl", "prompts.jsonl").replace("/models/sd15", "sd"))
-    content = params.parse(params.compose(ROOT / "params", words), "params.yaml")
+    content = params_of(*words)
     assert validation.faults(content) == []
 
 

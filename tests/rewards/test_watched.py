@@ -14,9 +14,10 @@ import yaml
 from stages import evaluate, rl
 from stages.core.config import check
 from stages.core.types import Run
-from stages.io import params, sources
+from stages.io import sources
 from stages.io.job import Job
 from tests.cells.rigs import RL, SECTION, job_on, make_inputs
+from tests.composed import params_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -50,7 +51,7 @@ def test_a_cell_is_measured_again_where_its_weights_have_changed_and_no_other_is
 
 
 def test_a_training_is_of_the_weights_that_judged_it(weights, tmp_path):
-    section = yaml.safe_load(params.compose(ROOT / "params", ["experiment=smoke"]))["rl"]["arms"]["dgpo"]
+    section = params_of("experiment=smoke")["rl"]["arms"]["dgpo"]
     section = {name: value for name, value in section.items() if name != "replicates"} | {
         "rewards": {"it": clip(weights)}
     }
@@ -66,7 +67,7 @@ def test_a_training_is_of_the_weights_that_judged_it(weights, tmp_path):
 
 
 def test_dvc_watches_the_weights_of_an_arm_and_of_evaluate():
-    shipped = yaml.safe_load(params.compose(ROOT / "params", ["experiment=smoke"]))["trainings"]
+    shipped = params_of("experiment=smoke")["trainings"]
     assert {*shipped["rl"]["dgpo"]["watched"], *shipped["evaluate"]["watched"]} == {
         "stages/rl.py",
         "stages/evaluate.py",
@@ -93,7 +94,7 @@ def test_dvc_runs_what_depends_on_the_weights_again_and_nothing_else(weights, tm
         "experiment=smoke", "+reward@rl.arms.dgpo.rewards.it=clip_score", "rl.arms.dgpo.rewards.it.source=weights",
         "+reward@evaluate.rewards.it=clip_score", "evaluate.rewards.it.source=weights",
     ]  # fmt: skip
-    content = yaml.safe_load(params.compose(ROOT / "params", stated))
+    content = params_of(*stated)
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
     kept = {name: stages[name] for name in ("rl", "evaluate")}
     for stage in (kept["rl"]["do"], kept["evaluate"]):

@@ -8,16 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import yaml
 
 from stages import rl
 from stages.core.types import Run
-from stages.io import params
 from stages.io.dataset import Dataset
 from stages.io.job import Job
 from stages.models import TextTable, load
 from stages.training.gallery import GAP, Gallery, Looking, sheet
 from tests.cells.rigs import make_inputs
+from tests.composed import params_of
 
 PARAMS = Path(__file__).parents[2] / "params"
 WANTED = {"every": 2, "prompts": 4, "samples": 3}
@@ -32,7 +31,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def trained(root: Path, out: Path, gallery: dict[str, int] | None, iterations: int = 5) -> Any:
     """What an arm told, and showed."""
-    section = yaml.safe_load(params.compose(PARAMS, ["experiment=smoke"]))["rl"]["arms"]["dgpo"]
+    section = params_of("experiment=smoke")["rl"]["arms"]["dgpo"]
     section.pop("replicates")
     section |= {
         "gallery": gallery,

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from stages.core.path import expand
+from stages.core.rng import seeded
 from stages.models.discriminator import Pool
 from stages.models.policy import made
 from stages.training.method import Follower, Role, Trained
@@ -24,8 +25,7 @@ class TinyNet(nn.Module):
         self.chance: nn.Parameter | None = None  # where it is told noise: what it has learnt of that
         self.policy: Any = None  # where it answers one
         size = torch.Size(sample_shape).numel()
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
+        with seeded(seed):
             self.words = nn.Embedding(PROMPTS, 4)
             self.inner = nn.Linear(size + 5, 2 * self.feature_dim)
             self.outer = nn.Linear(2 * self.feature_dim, size)
@@ -49,8 +49,7 @@ class TinyNet(nn.Module):
     def add_policy(self, choice: Mapping[str, Any], seed: int) -> None:
         if self.policy is None:
             self.policy, size = made(choice), torch.Size(self.sample_shape[1:]).numel()
-            with torch.random.fork_rng():
-                torch.manual_seed(seed)
+            with seeded(seed):
                 width = self.policy.channels(self.sample_shape[0]) * size
                 self.outer = nn.Linear(2 * self.feature_dim, width).to(self.outer.weight)
 
@@ -77,8 +76,7 @@ class TinyHead(nn.Module):
 
     def __init__(self, seed: int, feature_dim: int = 8) -> None:
         super().__init__()
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
+        with seeded(seed):
             self.inner = nn.Linear(feature_dim, 4)
             self.outer = nn.Linear(4, 1)
         self.double()

@@ -5,24 +5,24 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 
 from stages import rewards
 from stages.core.config import check
 from stages.core.frechet import frechet_distance
-from stages.io import params, run
+from stages.io import run
 from stages.io.dataset import Dataset
 from stages.io.expected import Expected
 from stages.io.job import Job
 from stages.io.words import Words, dataset, texts
 from stages.models.verifier import load_verifier
+from tests.composed import params_of
 
 ROOT = Path(__file__).parents[2]
 SMALL = ["dataset.num_train=1500", "dataset.num_test=200", "verifier.iterations=400"]
 
 
 def composed(*words):
-    return yaml.safe_load(params.compose(ROOT / "params", ["experiment=words", *words]))
+    return params_of("experiment=words", *words)
 
 
 @pytest.fixture(scope="module")

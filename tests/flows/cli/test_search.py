@@ -13,6 +13,7 @@ from stages.io.params import compose
 from stages.io.steps import fitted_at
 from stages.samplers.fits import FITS
 from stages.samplers.spec import Sampler
+from tests.composed import params_of
 
 ROOT = Path(__file__).parents[3]
 STATED = {
@@ -38,7 +39,7 @@ def test_words_of_the_fit_are_its_knobs_and_others_the_experiment_s(project):
         *("experiment=smoke", "seed=3", f"+fit@{place}=search"),
         *(f"{place}.calls=4", f"{place}.schedules.0.name=uniform"),
     ]
-    composed = yaml.safe_load(compose(Path("params"), [each for each in found if "schedules" not in each]))
+    composed = params_of(*(each for each in found if "schedules" not in each))
     assert composed["reflow"]["samplers"]["best"]["calls"] == 4
     assert composed["seed"] == 3
 

@@ -11,13 +11,13 @@ from flows.pipeline import validation
 from flows.project import parameters
 from flows.project.nodes import Node
 from flows.runtime.errors import Refused
-from stages.io import params
+from tests.composed import params_of
 
 ROOT = Path(__file__).parents[3]
 
 
 def composed(preset):
-    return yaml.safe_load(params.compose(ROOT / "params", [f"experiment={preset}"]))
+    return params_of(f"experiment={preset}")
 
 
 FULL, MIXTURE = composed("digits_full"), composed("gmm")

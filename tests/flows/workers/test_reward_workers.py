@@ -10,7 +10,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-import yaml
 
 from flows.project.nodes import STAGES, Node
 from flows.project.resources import JUDGED, Compute
@@ -22,7 +21,7 @@ from stages.core.prompts import Prompt
 from stages.io import run
 from stages.io.dataset import Dataset
 from stages.io.job import Job
-from stages.io.params import compose
+from tests.composed import params_of
 from tests.flows.compute import COMPUTE
 from tests.waiting import PATIENCE_S, wait_for
 
@@ -74,7 +73,7 @@ def cluster():
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory):
-    folder, content = tmp_path_factory.mktemp("made"), yaml.safe_load(compose(Path("params"), ["experiment=smoke"]))
+    folder, content = tmp_path_factory.mktemp("made"), params_of("experiment=smoke")
     inputs = {}
     for stage in ("dataset", "verifier"):
         made = Job(stage=stage, arm=None, seed=0, section=content[stage], inputs=dict(inputs))

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from torch import Tensor
 
 from stages.core.config import check
@@ -14,7 +13,6 @@ from stages.core.prompts import Prompt
 from stages.core.rng import stream
 from stages.core.spec import even
 from stages.distillers import METHODS
-from stages.io import params
 from stages.models import Student, TextTable, adapters, export, load, save, space_of
 from stages.models.families.noise import NoiseSchedule
 from stages.models.latents import Latents
@@ -26,6 +24,7 @@ from stages.training.loop import Trainer
 from stages.training.method import Trained
 from stages.training.roles import Start
 from stages.training.tune import Lora, tuning
+from tests.composed import params_of
 from tests.models.families import stock, tiny
 from tests.test_contracts import changed, on_nodes, settings, underway
 from tests.training.words import named
@@ -192,7 +191,7 @@ def test_every_method_takes_a_step(rig: Rig, name: str) -> None:
 @pytest.mark.parametrize("rig", ONE, indirect=True)
 @pytest.mark.parametrize("preset", VARIANTS)
 def test_a_preset_with_further_networks_takes_a_step(rig: Rig, preset: str) -> None:
-    section = yaml.safe_load(params.compose(PARAMS, ["experiment=smoke", f"+distiller@distill.arms.it={preset}"]))
+    section = params_of("experiment=smoke", f"+distiller@distill.arms.it={preset}")
     method, own = METHODS[VARIANTS[preset]], section["distill"]["arms"]["it"]
     known = {field.name for field in fields(method.Config)}
     cfg = check(method.Config, {key: value for key, value in own.items() if key in known}, preset)

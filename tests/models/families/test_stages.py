@@ -12,13 +12,14 @@ import yaml
 
 from flows.project.nodes import STAGES, Node
 from stages.core.types import Sink
-from stages.io import params, run
+from stages.io import run
 from stages.io.dataset import Dataset
 from stages.io.expected import Expected, Outline
 from stages.io.job import Job
 from stages.models import TextTable, load, samples, space_of
 from stages.samplers.student import Noise, draw
 from tests import pictures
+from tests.composed import params_of
 from tests.models.families import tiny
 from tests.models.families.stock import sampled
 
@@ -38,7 +39,7 @@ SILENT: Sink = lambda _step, _metrics: None  # noqa: E731
 
 @cache
 def composed(*words: str) -> Any:
-    return yaml.safe_load(params.compose(ROOT / "params", [*WORDS, *words]))
+    return params_of(*WORDS, *words)
 
 
 def job_of(stage: str, arm: str | None, content: Any, root: Path) -> Job:

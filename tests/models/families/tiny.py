@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from stages.core.rng import seeded
 from stages.models.checkpoint import Checkpoint, Options
 from tests.models.families.parts import (
     LENGTH,
@@ -254,8 +255,7 @@ TAIL: Mapping[str, int] = MappingProxyType(
 
 def saved(name: str, folder: Path) -> Path:
     """A checkpoint with weights that matter, in `folder`; the same every time."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with seeded(0):
         pipe = BUILDERS[name]()
         for part in (getattr(pipe, each, None) for each in ("transformer", "transformer_2", "unet")):
             for parameter in part.parameters() if part else ():
