@@ -17,14 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.arms import DISTANCE, SCORE, Claim, Row, claims, reach, rows_of, told  # noqa: E402
 from benchmarks.pages import line, put  # noqa: E402
-from stages.io.params import compose  # noqa: E402
+from stages.io.params import compose, parse  # noqa: E402
 from stages.training.cost import Cost  # noqa: E402
 
 BUDGET = 100_000
@@ -102,7 +100,7 @@ def arms_of_the_preset() -> dict[str, Any]:
     from stages.training import arm
 
     made = {}
-    for name, section in yaml.safe_load(compose(ROOT / "params", [PRESET]))["distill"]["arms"].items():
+    for name, section in parse(compose(ROOT / "params", [PRESET]), "params")["distill"]["arms"].items():
         own = {key: value for key, value in section.items() if key != "replicates"}
         made[name] = arm.configure(own, Common, METHODS, f"distill.arms.{name}", "distillation method")
     return made

@@ -18,8 +18,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
@@ -27,7 +25,7 @@ from benchmarks.pages import ask_for, line, manifests, put  # noqa: E402
 from benchmarks.tasks import side_by_side  # noqa: E402
 from stages.core.trainings import Spread, spread  # noqa: E402
 from stages.io.artefacts import sha256_of, write_json  # noqa: E402
-from stages.io.params import compose  # noqa: E402
+from stages.io.params import compose, parse  # noqa: E402
 
 PRESET = "experiment=few_step_rl"
 FREE = {"beta_kl": 0.0}
@@ -78,7 +76,7 @@ def main() -> None:
 def section(name: str, calls: int) -> Section:
     """The RL arm's parameters."""
     policy, knobs = LOSSES[name]
-    made = yaml.safe_load(_composed(policy))["rl"]["arms"]["it"]
+    made = parse(_composed(policy), PRESET)["rl"]["arms"]["it"]
     made.pop("replicates")
     made["rewards"]["right"]["attributes"] = {"each": 1.0}
     at = {"init": f"data/distill/tdm{calls}", "rollout_steps": calls, "nfe": calls, "levels": "steps"}

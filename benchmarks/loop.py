@@ -18,14 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from scipy.stats import binom
 from torch import nn
 
 from stages.core.config import check
 from stages.core.rng import normal_at
 from stages.distillers import kd
-from stages.io.params import compose
+from stages.io.params import compose, parse
 from stages.models import TextTable
 from stages.models.network import NetworkConfig, seeded_build
 from stages.models.space import Pixels
@@ -45,7 +44,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="torch threads (default 1)")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    composed = yaml.safe_load(compose(ROOT / "params", ["+distiller@distill.arms.kd=kd"]))
+    composed = parse(compose(ROOT / "params", ["+distiller@distill.arms.kd=kd"]), "params")
     network = check(NetworkConfig, composed["teacher"]["network"], "network")
     words = torch.randn(3, 6, network.width, generator=torch.Generator().manual_seed(0))
     table = TextTable(["", "a bold left-slanted 7", "a thin upright 3"], {"hidden": words, "pooled": words[:, 0]})

@@ -15,12 +15,11 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-import yaml
 
 from stages.core.config import check
 from stages.core.ranks import Ranks
 from stages.core.rng import normal_at
-from stages.io.params import compose
+from stages.io.params import compose, parse
 from stages.models import TextTable
 from stages.models.network import NetworkConfig, seeded_build
 from stages.models.space import Pixels
@@ -75,7 +74,7 @@ def train(ranks: Ranks, slices: int, iterations: int, meet: Path) -> None:
         dist.init_process_group(
             "gloo", f"file://{meet}", rank=ranks.rank, world_size=ranks.world, timeout=timedelta(seconds=120)
         )
-    section = yaml.safe_load(compose(ROOT / "params", []))["teacher"]
+    section = parse(compose(ROOT / "params", []), "params")["teacher"]
     network = check(NetworkConfig, section["network"], "network")
     words = torch.randn(2, 6, network.width, generator=torch.Generator().manual_seed(0))
     table = TextTable(["", "a bold 7"], {"hidden": words, "pooled": words[:, 0]})

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
@@ -27,7 +26,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.arms import DISTANCE, SCORE, Claim, Numbers, Row, claims, reach, rows_of, told, with_spread  # noqa: E402
 from benchmarks.pages import line, put  # noqa: E402
 from stages.io import replicates  # noqa: E402
-from stages.io.params import compose  # noqa: E402
+from stages.io.params import compose, parse  # noqa: E402
 
 BUDGET = 200_000
 PRESET = "experiment=bench_rl"
@@ -74,7 +73,7 @@ def main() -> None:
 
 def arms() -> dict[str, dict[str, Any]]:
     """The preset's, by name."""
-    return yaml.safe_load(compose(ROOT / "params", [PRESET]))["rl"]["arms"]
+    return parse(compose(ROOT / "params", [PRESET]), "params")["rl"]["arms"]
 
 
 def budgets() -> dict[str, tuple[int, int]]:

@@ -16,7 +16,6 @@ from pathlib import Path
 from statistics import fmean
 
 import torch
-import yaml
 from torch import Tensor
 
 ROOT = Path(__file__).parents[1]
@@ -25,7 +24,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.pages import ask_for, averaged, line, put  # noqa: E402
 from stages.core.prompts import EMPTY  # noqa: E402
 from stages.io import replicates  # noqa: E402
-from stages.io.params import compose  # noqa: E402
+from stages.io.params import compose, parse  # noqa: E402
 from stages.models import Student, TextTable, load  # noqa: E402
 from stages.samplers.student import Noise, draw  # noqa: E402
 
@@ -42,7 +41,7 @@ def main() -> None:
     """Sample every model, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.parse_args()
-    params = yaml.safe_load(compose(ROOT / "params", [PRESET]))
+    params = parse(compose(ROOT / "params", [PRESET]), "params")
     every = {arm: [*_names(arm, params["rl"]["arms"][arm])] for arm in params["rl"]["arms"]}
     ask_for(["encode", "teacher", *(f"rl/{name}" for names in every.values() for name in names)], PRESET)
     torch.set_num_threads(1)

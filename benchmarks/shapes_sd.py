@@ -19,7 +19,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-import yaml
 from torch import Generator, Tensor, nn
 
 ROOT = Path(__file__).parents[1]
@@ -30,7 +29,7 @@ from benchmarks.shapes_sd_fit import Plan, fit  # noqa: E402
 from stages.io import run  # noqa: E402
 from stages.io.dataset import Dataset  # noqa: E402
 from stages.io.job import Job  # noqa: E402
-from stages.io.params import compose  # noqa: E402
+from stages.io.params import compose, parse  # noqa: E402
 
 WIDTH, QUERIES = 64, 4
 """Of the text encoder; and of the head with which it learns: guesses, each of a quarter of the scene."""
@@ -40,7 +39,7 @@ _EMPTY = 0.1
 
 def scenes(folder: Path, words: Sequence[str]) -> Dataset:
     """The data set of experiment=shapes, made in `folder` unless it was before."""
-    composed = yaml.safe_load(compose(ROOT / "params", ["experiment=shapes", *words]))
+    composed = parse(compose(ROOT / "params", ["experiment=shapes", *words]), "params")
     job = Job(
         stage="dataset",
         arm=None,

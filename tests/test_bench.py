@@ -7,6 +7,7 @@ import pytest
 
 from benchmarks import distill, pages, rate_search
 from stages.distillers import METHODS
+from tests.composed import text_of
 
 
 @pytest.mark.slow
@@ -83,6 +84,12 @@ def test_the_readme_names_every_method_that_parameters_can(words, folder):
     assert set(re.findall(r"`(\w+)`", told)) == known
 
 
+@pytest.fixture
+def composes_once(monkeypatch):
+    monkeypatch.setattr(rate_search, "compose", lambda _folder, words: text_of(*words))
+
+
+@pytest.mark.usefixtures("composes_once")
 def test_the_search_asks_for_what_it_starts_from_and_for_arms_that_there_are(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for words, message in (
@@ -97,6 +104,7 @@ def test_the_search_asks_for_what_it_starts_from_and_for_arms_that_there_are(tmp
         assert message in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("composes_once")
 def test_the_search_shows_what_was_found_for_the_same_parameters_and_teacher(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     manifests = [tmp_path / "data" / name / "manifest.json" for name in ("dataset", "encode", "verifier", "teacher")]
