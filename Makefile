@@ -36,7 +36,7 @@ test: check ## Everything: the fast lane, then real DVC, Prefect, Ray and MLflow
 # Only the files that have such tests: what the others import takes longer. In the order of tests/conftest.py.
 SLOW = -m "(integration or slow) and not gpu" $$(grep -rlE "mark\.(slow|integration)" tests --include "test_*.py")
 
-check: install ## The fast lane, four minutes: linter, types and quick tests, beside each other
+check: install ## The fast lane, two minutes: linter, types and quick tests, beside each other
 	@$(MAKE) --no-print-directory -j 5 lint types unit-flows unit-io unit-science
 
 lint: install ## Ruff, and the import rules
@@ -53,6 +53,8 @@ unit: install ## The tests that take seconds at most
 # A process for what starts tools, one for what waits for stores and two for the rest, which takes longest: each imports a
 # part of the libraries, and that takes longer than most tests.
 FAST := -m "not gpu and not slow and not integration"
+# Files of slow tests alone are not even imported.
+FAST += $(patsubst %,--ignore=%,$(shell grep -rlE "^pytestmark = .*mark\.(slow|integration)" tests --include "test_*.py"))
 FLOWS := tests/flows tests/deploy
 IO := tests/io tests/test_architecture.py tests/test_params.py
 

@@ -9,8 +9,9 @@ from benchmarks import distill, pages, rate_search
 from stages.distillers import METHODS
 from tests.composed import text_of
 
+pytestmark = pytest.mark.slow
 
-@pytest.mark.slow
+
 def test_every_method_is_an_arm_with_the_same_budget():
     told = list(distill.budgets())
     assert {each.method for each in told} == set(METHODS)
@@ -19,7 +20,6 @@ def test_every_method_is_an_arm_with_the_same_budget():
         assert whole == pytest.approx(distill.BUDGET, rel=0.05), f"{each.arm}: {each.fitting} iterations would do"
 
 
-@pytest.mark.slow
 def test_what_an_iteration_takes_is_counted():
     rows = {cells[1].strip(): cells[2:-1] for cells in (line.split("|") for line in distill.costs().splitlines())}
     assert set(METHODS) <= {name.strip("`") for name in rows}

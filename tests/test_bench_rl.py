@@ -8,11 +8,12 @@ import torch
 from benchmarks import pages, rate_search, rl, rl_gmm
 from stages.policies import POLICIES
 
+pytestmark = pytest.mark.slow
+
 OF_STUDENTS = {"dmdr", "pso", "reward_instruct", "tdm_r1"}
 """Policies that need a few-step student; docs/few_step_rl.md has these."""
 
 
-@pytest.mark.slow
 def test_every_policy_of_the_teacher_is_an_arm_with_the_same_budget():
     told = rl.budgets()
     assert set(POLICIES) - OF_STUDENTS <= {made["method"] for made in rl.arms().values()}

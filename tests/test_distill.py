@@ -12,6 +12,8 @@ from stages.models import sketch
 from stages.models.transformer import TransformerConfig
 from tests.composed import params_of
 
+pytestmark = pytest.mark.slow
+
 PARAMS = Path(__file__).parents[1] / "params"
 KNOWN = {
     "dataset": None, "encode": None, "teacher": Expected(model="trained"), "init": Expected(model="trained"),

@@ -23,6 +23,8 @@ from stages.models.verifier import load_verifier
 from tests import s3
 from tests.cells.rigs import SECTION, SILENT, job_on, make_inputs
 
+pytestmark = pytest.mark.slow
+
 CFG = check(evaluate.Config, SECTION, "evaluate")
 
 
@@ -142,7 +144,6 @@ def test_a_damaged_cell_alone_is_measured_again(filled, tmp_path):
     assert damaged.read_bytes() == whole
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of moto's server, which runs in this process
 def test_a_colleague_s_cells_are_taken_from_the_store(job, evaluated, tmp_path, monkeypatch):
     with s3.server("team") as endpoint:

@@ -16,6 +16,8 @@ from stages.models.mixture import GaussianMixture
 from stages.models.space import Points
 from stages.models.verifier import MixtureVerifier, load_verifier
 
+pytestmark = pytest.mark.slow
+
 SECTION = {
     "num_samples": 60, "batch_size": 64, "teacher_nfe": [2, 64], "guidance_nfe": 2, "guidance_scales": [],
     "distill_nfe": {}, "rl_nfe": 3, "rl_steps": [], "fd_repeats": 4, "neighbours": 2,

@@ -9,6 +9,8 @@ from benchmarks import pages
 from stages import rl
 from stages.io.job import Job
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("name", bench.LOSSES)
 def test_each_loss_is_an_arm_that_looks_where_its_student_calls(name: str) -> None:

@@ -23,6 +23,8 @@ from stages.verifier import LEAST_IMAGES, MOST_PROMPTS
 from tests import pictures
 from tests.composed import params_of, text_of
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 WORDS = ["experiment=digits", "dataset=folder", "verifier=prompts"]
 SMALL = [
@@ -194,7 +196,6 @@ def dvc_says(*words):
     return done.stdout
 
 
-@pytest.mark.slow
 def test_dvc_runs_dataset_again_when_the_folder_changes_and_only_then(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     stage = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]["dataset"]

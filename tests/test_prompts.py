@@ -15,6 +15,8 @@ from tests.composed import params_of
 from tests.models.families import tiny
 from tests.tiny_pretrained import save_clip
 
+pytestmark = pytest.mark.slow
+
 PARAMS = Path(__file__).parents[1] / "params"
 SILENT = lambda _step, _metrics: None  # noqa: E731
 SHAPE = (3, 16, 16)

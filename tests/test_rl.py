@@ -14,6 +14,8 @@ from tests.cells.rigs import SILENT, make_inputs, right
 from tests.composed import params_of
 from tests.rewards.servers import PREFERENCE
 
+pytestmark = pytest.mark.slow
+
 PARAMS = Path(__file__).parents[1] / "params"
 
 

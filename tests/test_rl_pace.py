@@ -4,6 +4,8 @@ import pytest
 
 from benchmarks import rl_pace as bench
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_goal_is_reached_between_two_reports() -> None:
     curve = [(10, 1.0), (20, 2.0), (30, 1.5), (40, 3.0)]

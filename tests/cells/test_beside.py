@@ -20,6 +20,8 @@ from stages.rewards import jpeg
 from tests.cells.rigs import SECTION, SILENT, job_on, make_inputs
 from tests.rewards.servers import PREFERENCE
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory) -> Job:

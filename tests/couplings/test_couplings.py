@@ -10,6 +10,8 @@ from stages.couplings import COUPLINGS, couple
 from stages.couplings.minibatch_ot import assignment, squared_distances
 from stages.couplings.semidiscrete_ot import cells, potential
 
+pytestmark = pytest.mark.slow
+
 
 def pairs(n=64, dim=3, *, std=0.4, mean=0.7):
     noise = torch.randn(n, dim, 1, generator=stream(0, "noise"))

@@ -12,6 +12,8 @@ from stages.metrics.table import Flow, Sampled
 from stages.models.mixture import GaussianMixture
 from stages.models.space import Pixels, Points
 
+pytestmark = pytest.mark.slow
+
 LO = 0.002
 START = LO / (1 + LO)
 """The schedule's last time above 0."""

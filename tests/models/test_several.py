@@ -19,6 +19,8 @@ from stages.samplers.program import program
 from stages.samplers.student import Noise, draw
 from tests.models.test_second_time import SIZES, SPACE
 
+pytestmark = pytest.mark.slow
+
 PROMPTS = [
     f"a {weight} {slant} {digit}" for weight in ("bold", "thin") for slant in ("upright", "slanted") for digit in "012"
 ]

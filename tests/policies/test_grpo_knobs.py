@@ -26,6 +26,8 @@ from tests.samplers.rigs import flow_sde_step
 from tests.training.gaussian import GaussianVelocity, ShiftedVelocity, tokens
 from tests.training.tiny import TinyNet
 
+pytestmark = pytest.mark.slow
+
 
 def rolled(cfg: flow_grpo.Config, groups: int, size: int) -> tuple[World, dict[str, Tensor], ShiftedVelocity]:
     """Trajectories of the exact N(1, .25) velocity."""

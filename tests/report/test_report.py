@@ -22,6 +22,8 @@ from stages.report.tables import digits, short, whole
 from stages.report.theme import DARK, LIGHT, drawing, png, svg
 from tests.report.studies import Reader, row, study, without_heldout
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory) -> str:

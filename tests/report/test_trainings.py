@@ -12,6 +12,8 @@ from stages.report.figures import score_against_distance
 from stages.report.plots import write_tables
 from tests.report.studies import Reader, study
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory) -> str:

@@ -12,7 +12,7 @@ from stages.samplers.schedules import times_at, uniform
 from tests.samplers.rigs import F64, OF_PATHS, from_data, gaussian, order
 from tests.samplers.test_diffusers import FLOW, START, VELOCITY, scheduled
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")  # in diffusers
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")]  # in diffusers
 
 BASES = pytest.mark.parametrize("basis", ["t", "rho", "log_rho"])
 

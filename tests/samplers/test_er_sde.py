@@ -11,6 +11,8 @@ from stages.samplers import rule_of, sample
 from stages.samplers.schedules import uniform
 from tests.samplers.rigs import F64, OF_PATHS, START, gaussian, law_order, mixture, order
 
+pytestmark = pytest.mark.slow
+
 
 def er(phi, terms):
     return rule_of({"name": "er_sde", "phi": phi, "terms": terms})

@@ -17,6 +17,8 @@ from stages.samplers.schedules import uniform
 from stages.samplers.spec import Sampler, calls
 from tests.samplers.test_dc_solver import model
 
+pytestmark = pytest.mark.slow
+
 PARAMS = Path(__file__).parents[2] / "params/fit"
 EULER, HEUN, UNIPC = {"name": "euler"}, {"name": "heun"}, {"name": "unipc"}
 EVEN, SHIFTED = {"name": "uniform", "steps": 1}, {"name": "shifted", "steps": 1, "shift": 3.0}

@@ -10,6 +10,8 @@ from stages.samplers import rule_of, sample
 from stages.samplers.schedules import power_levels, times_at, uniform
 from tests.samplers.rigs import F64, OF_PATHS, START, exact_end, gaussian, log_grid, mixture, order
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def truth():

@@ -20,6 +20,8 @@ from stages.samplers.rollout import rolled_out
 from stages.samplers.spec import Sampler, calls
 from tests.samplers.rigs import F64, LINEAR, gaussian
 
+pytestmark = pytest.mark.slow
+
 TO_DATA = (1.0, 0.005, 0.0)
 
 

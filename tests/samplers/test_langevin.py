@@ -9,6 +9,8 @@ from stages.samplers import rule_of, sample
 from stages.samplers.schedules import uniform
 from tests.samplers.rigs import F64, OF_PATHS, START, gaussian, law, law_gap, mixture
 
+pytestmark = pytest.mark.slow
+
 STD = 0.5
 
 

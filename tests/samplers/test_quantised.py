@@ -24,6 +24,8 @@ from stages.samplers.schedules import uniform
 from tests.samplers.blocks import transformer
 from tests.samplers.rigs import F64, choice
 
+pytestmark = pytest.mark.slow
+
 NET = transformer()
 X = torch.randn(3, 1, 4, 4, generator=stream(0, "quantised"))
 COND = torch.tensor([[1], [2], [3]])

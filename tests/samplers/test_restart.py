@@ -11,6 +11,8 @@ from stages.samplers import rule_of, sample
 from stages.samplers.schedules import power_levels, uniform
 from tests.samplers.rigs import F64, OF_PATHS, START, gaussian, law, law_gap, log_grid, mixture
 
+pytestmark = pytest.mark.slow
+
 
 def restart(*intervals, solver="heun", inflation=1.0):
     rows = [dict(zip(("lo", "hi", "steps", "repeats"), each, strict=True)) for each in intervals]

@@ -12,6 +12,8 @@ from stages.samplers.spec import Sampler
 from tests.samplers.rigs import LINEAR, OF_PATHS, START, log_grid, mixture, order
 from tests.samplers.test_dc_solver import model
 
+pytestmark = pytest.mark.slow
+
 
 def step(prediction, order, slope="exact"):
     return {"prediction": prediction, "order": order, "slope": slope}

@@ -9,6 +9,8 @@ from tests.rewards.servers import PREFERENCE
 from tests.samplers.rigs import F64, gaussian
 from tests.steering.rigs import MEMORYLESS, MIXTURE, NORMAL, REWARD, SOFT, steering, task
 
+pytestmark = pytest.mark.slow
+
 FINE = [1.0, *torch.linspace(0.99, 0.002, 201, dtype=F64).tolist(), 0.0]
 NEVER = {"rule": "systematic", "threshold": 0.0}
 

@@ -14,6 +14,8 @@ from stages.steering.resampling import RESAMPLERS
 from tests.samplers.rigs import F64, law
 from tests.steering.rigs import MIXTURE, NORMAL, steering, task, tilted
 
+pytestmark = pytest.mark.slow
+
 NOISY = {"name": "flow_sde", "noise_level": 0.7}
 
 

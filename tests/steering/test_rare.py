@@ -12,6 +12,8 @@ from stages.steering.rare import restored
 from tests.samplers.rigs import F64, from_data, gaussian
 from tests.steering.rigs import ANCESTRAL, MEAN, NORMAL, STD, mixed, steering, task
 
+pytestmark = pytest.mark.slow
+
 EULER = {"name": "euler"}
 UNIT = gaussian(LINEAR, 0.0, 1.0)
 

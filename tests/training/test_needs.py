@@ -17,6 +17,8 @@ from tests.training.test_method_contract import MODULES
 from tests.training.tiny import TinyNet
 from tests.training.words import named
 
+pytestmark = pytest.mark.slow
+
 BUDGET = Budget(iterations=7, ema=0.5, clip=1.0, warmup=0, final_lr=1.0, precision="float32", slices=1)
 DRAWS_STEPS = {"dmd2", "f_distill", "ladd", "disback", "diff_instruct", "sim", "sfd_unlearn", "dmdr"}
 """Methods that draw how many of a student's steps an iteration simulates."""

@@ -132,6 +132,7 @@ class Layers:
         return {**whole, **{f"{kind}_part": 0 if head else part[kind] - whole[kind] for kind in whole}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("slices", [1, 2])
 @pytest.mark.parametrize("name", MODULES)
 def test_a_trainings_cost_is_what_its_layers_saw(name: str, slices: int) -> None:

@@ -17,6 +17,8 @@ from stages.io.words import Words, dataset, texts
 from stages.models.verifier import load_verifier
 from tests.composed import params_of
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 SMALL = ["dataset.num_train=1500", "dataset.num_test=200", "verifier.iterations=400"]
 
@@ -100,7 +102,6 @@ def test_another_verifier_is_refused_before_any_work():
 
 
 @pytest.mark.skipif(not find_spec("rapidocr"), reason="the extra ocr")
-@pytest.mark.slow
 @pytest.mark.parametrize(("width", "height", "least", "most"), [(12, 6, 0.4, 0.9), (16, 8, 0.97, 1.0)])
 def test_the_preset_is_the_smallest_that_ocr_reads_nearly_always(width, height, least, most):
     """Exactly read, of 120 pictures of each size: what is smaller is not read as surely, and what is asked is."""

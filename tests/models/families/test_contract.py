@@ -29,6 +29,8 @@ from tests.models.families import stock, tiny
 from tests.test_contracts import changed, on_nodes, settings, underway
 from tests.training.words import named
 
+pytestmark = pytest.mark.slow
+
 PARAMS = Path(__file__).parents[3] / "params"
 FAMILIES = list(tiny.BUILDERS)
 

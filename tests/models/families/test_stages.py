@@ -23,6 +23,8 @@ from tests.composed import params_of
 from tests.models.families import tiny
 from tests.models.families.stock import sampled
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 WORDS = [
     "experiment=digits", "dataset=folder", "dataset.path=WHERE", "dataset.size=16", "verifier=prompts",

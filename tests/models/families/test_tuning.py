@@ -25,6 +25,8 @@ from tests.models.families import stock, tiny
 from tests.models.families.test_contract import BUDGET, LORA, Rig, gap
 from tests.test_contracts import settings
 
+pytestmark = pytest.mark.slow
+
 SHARDED = Sharded(kind="sharded", checkpointing=True)
 
 
@@ -153,7 +155,6 @@ def test_a_base_in_bfloat16_has_adapters_states_and_times_in_float32(tmp_path: P
     assert net(x, torch.tensor([0.5]), torch.tensor([[1]])).dtype == x.dtype == space.decode(x).dtype == torch.float32
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning")  # of torch's tracer, about what it does itself
 def test_compiled_blocks_learn_the_same(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Traced as they would be compiled, with Python to run them: a compiler takes minutes."""
