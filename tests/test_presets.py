@@ -19,13 +19,15 @@ SHORT = {
     "num_layers": 1,
     "num_heads": 1,
     "num_train": 512,
-    "num_test": 512,
+    "num_test": 128,
     "num_trajectories": 64,
     "shard_size": 32,
     "num_pairs": 16,
     "prompts_per_iteration": 2,
     "group_size": 3,
     "num_samples": 16,
+    "straightness_samples": 16,
+    "straightness_steps": 4,
     "rollout_steps": 4,
     "replicates": 1,
 }
@@ -65,6 +67,7 @@ def shortened(section, sizes=SHORT):
 def test_the_stages_of_a_preset_run(words, tmp_path, monkeypatch):
     composed = shortened(params_of(*words))
     composed["evaluate"]["batch_size"] = 512  # of the whole pipeline, what a batch costs beside its samples adds up
+    composed["encode"]["shard_size"] = 4096  # each reads all prompts
     monkeypatch.chdir(tmp_path)
     for node in nodes(composed):
         row = STAGES[node.stage]
