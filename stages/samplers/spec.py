@@ -1,7 +1,7 @@
 """A sampler as parameters state it: a step rule, a schedule, guidance, maybe a field, each with the knobs it has."""
 
 from dataclasses import asdict
-from typing import Annotated, Any, Protocol, runtime_checkable
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
@@ -11,7 +11,7 @@ from stages.core.path import LINEAR
 from stages.core.ranges import Guidance
 from stages.core.spec import SamplerSpec
 from stages.samplers import FromNoise, drive, rule_of
-from stages.samplers.field import Adaptive, Prompted
+from stages.samplers.field import Adaptive, ForSteps, Prompted, blank
 from stages.samplers.fields import AnyField, field_of, over
 from stages.samplers.grid import build
 from stages.samplers.schedules import AnySchedule
@@ -22,20 +22,11 @@ def calls(spec: SamplerSpec) -> float:
     rule = rule_of(spec.rule)
     if isinstance(rule, Adaptive):
         return rule.most_calls(spec.num_steps) * (1 if spec.guidance == 1 else 2)
-    stream, noise = torch.Generator().manual_seed(0), torch.zeros(1, 1)
+    stream, noise = torch.Generator().manual_seed(0), blank(rule)
     network = Prompted(lambda x, *_, **_until: x, torch.zeros(1, 1, dtype=torch.int64), spec.guidance)
     answers = field_of(spec.field)
     field = over(answers if answers and answers.fixed else None)(network, build(LINEAR, spec.times), noise)
     return drive(field, noise, rule, rng=stream).cost
-
-
-@runtime_checkable
-class ForSteps(Protocol):
-    """A rule whose knobs are those of so many steps."""
-
-    def fits(self, num_steps: int, /) -> None:
-        """ValueError where a sampler of `num_steps` has others."""
-        ...
 
 
 @config

@@ -41,7 +41,7 @@ EVERY: dict[str, Rule] = {
 their own: each has a file of tests."""
 KERNELS = frozenset(name for name, rule in EVERY.items() if hasattr(rule, "transition"))
 NOISY = KERNELS | {"churn", "ddim", "dpmpp_2m_sde", "er_sde", "langevin", "restart", "sa_solver"}
-CALLS = {"heun": 7, "churn": 6, "pndm": 5, "restart": 12, "langevin": 7}
+CALLS = {"heun": 7, "churn": 6, "pndm": 5, "restart": 12, "langevin": 7, "teleport": 3}
 """In four steps from pure noise to data; 4 where nothing is said."""
 
 Velocity = Callable[[Tensor, Tensor], Tensor]

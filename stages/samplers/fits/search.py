@@ -23,7 +23,7 @@ from torch import Generator, Tensor
 from stages.core.config import config
 from stages.core.ranges import Guidance, NonNegativeCount, Steps
 from stages.samplers import FromNoise, sample
-from stages.samplers.field import Adaptive, Rule
+from stages.samplers.field import Adaptive, Rule, blank
 from stages.samplers.fits.dc_solver import followed
 from stages.samplers.fits.model import Fitting
 from stages.samplers.schedules import AnySchedule
@@ -159,5 +159,5 @@ def _why_not(rule: Rule) -> str | None:
         drawn.append(node)
         return torch.zeros_like(x)
 
-    sample(lambda x, _t, **_until: x, torch.zeros(1, 1), (1.0, 0.5, 0.25, 0.0), rule, rng=draw)
+    sample(lambda x, _t, **_until: x, blank(rule), (1.0, 0.5, 0.25, 0.0), rule, rng=draw)
     return "draws noise, so that it does not follow the flow" if drawn else None
