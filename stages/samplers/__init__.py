@@ -31,12 +31,15 @@ from stages.samplers.grid import build
 from stages.samplers.heun import EdmHeun
 from stages.samplers.langevin import Langevin
 from stages.samplers.paradigms import Paradigms
+from stages.samplers.psld import PSLD
 from stages.samplers.renoise import Renoise
 from stages.samplers.restart import Restart
 from stages.samplers.solvers import Solver
 from stages.samplers.teleport import Teleport
 
-_Drawing = Renoise | FlowSDE | DanceSDE | CPS | Anchored | DDIM | Churn | Restart | Langevin | GottaGoFast | Paradigms
+_Drawing = (
+    Renoise | FlowSDE | DanceSDE | CPS | Anchored | DDIM | Churn | Restart | Langevin | PSLD | GottaGoFast | Paradigms
+)
 FromNoise = Solver | Teleport | _Drawing | DDGAN | FlowMap
 """Those that can start where alpha = 0, as every sampler of a model does."""
 
