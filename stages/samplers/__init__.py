@@ -35,12 +35,13 @@ from stages.samplers.psld import PSLD
 from stages.samplers.renoise import Renoise
 from stages.samplers.restart import Restart
 from stages.samplers.solvers import Solver
+from stages.samplers.student_t import StudentT
 from stages.samplers.teleport import Teleport
 
 _Drawing = (
     Renoise | FlowSDE | DanceSDE | CPS | Anchored | DDIM | Churn | Restart | Langevin | PSLD | GottaGoFast | Paradigms
 )
-FromNoise = Solver | Teleport | _Drawing | DDGAN | FlowMap
+FromNoise = Solver | Teleport | StudentT | _Drawing | DDGAN | FlowMap
 """Those that can start where alpha = 0, as every sampler of a model does."""
 
 AnyRule = Annotated[FromNoise | EdmHeun, pydantic.Field(discriminator="name")]
