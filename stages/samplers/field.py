@@ -255,7 +255,12 @@ class OfSize(Protocol):
 
 def blank(rule: Rule, dtype: torch.dtype = torch.float32) -> Tensor:
     """A state of zeros [1, numbers], as small as the rule takes one: to follow what it does."""
-    return torch.zeros(1, rule.numbers if isinstance(rule, OfSize) else 1, dtype=dtype)
+    return torch.zeros(1, numbers_of(rule), dtype=dtype)
+
+
+def numbers_of(rule: Rule) -> int:
+    """Of the samples that a rule is for; 1 where any will do."""
+    return rule.numbers if isinstance(rule, OfSize) else 1
 
 
 def fixed(rule: Rule, where: str) -> Rule:

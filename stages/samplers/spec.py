@@ -1,5 +1,7 @@
 """A sampler as parameters state it: a step rule, a schedule, guidance, maybe a field, each with the knobs it has."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -11,7 +13,7 @@ from stages.core.path import LINEAR
 from stages.core.ranges import Guidance
 from stages.core.spec import SamplerSpec
 from stages.samplers import FromNoise, drive, rule_of
-from stages.samplers.field import Adaptive, ForSteps, Prompted, blank
+from stages.samplers.field import Adaptive, ForSteps, Prompted, blank, numbers_of
 from stages.samplers.fields import AnyField, field_of, over
 from stages.samplers.grid import build
 from stages.samplers.schedules import AnySchedule
@@ -57,6 +59,14 @@ class Sampler:
             raise ValueError(
                 f"field={self.field.name}: rule {self.rule.name} asks the network {asked}, which no field answers for; "
                 "leave the field out"
+            )
+
+    def takes(self, shape: Sequence[int]) -> None:
+        """ValueError where its rule is for samples of another size than `shape`."""
+        numbers, size = numbers_of(self.rule), math.prod(shape)
+        if numbers not in (1, size):
+            raise ValueError(
+                f"rule {self.rule.name} is for samples of {numbers} numbers, and the model's have {size}; fit one to it"
             )
 
     @property

@@ -2,13 +2,17 @@
 
 import math
 from dataclasses import asdict
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from stages import trajectories
 from stages.core.config import check
 from stages.core.path import LINEAR, VP_COSINE
 from stages.core.rng import stream
+from stages.io.expected import Expected
+from stages.io.job import Job
 from stages.samplers import drive, rule_of, sample
 from stages.samplers.field import Adaptive
 from stages.samplers.fields import field_of, over
@@ -210,3 +214,15 @@ def test_at_as_many_calls_it_is_nearer_to_the_flow_of_the_mixture():
             for at, rule in ((times, "unipc"), (found.spec.times, found.rule))
         )
         assert jumped < 0.7 * plain
+
+
+def test_trajectories_refuse_a_law_of_other_samples_before_any_is_made():
+    stated = sampler(teleport(1, law=TURNED)).stated
+    section = {"num_trajectories": 4, "shard_size": 2, "sampler": stated, "keep": [], "batch_size": 2}
+    cfg = check(trajectories.Config, section | {"dtype": "float32", "store_noise": True}, "trajectories")
+    job = Job(stage="trajectories", arm=None, seed=0, section=section, inputs={})
+    trajectories.expect(cfg, job, {"teacher": Expected(sketch=SimpleNamespace(shape=(3, 1, 1)))})
+    trajectories.expect(cfg, job, {"teacher": None})
+    message = r"trajectories\.sampler: rule teleport is for samples of 3 numbers, and the model's have 4; fit one to it"
+    with pytest.raises(ValueError, match=message):
+        trajectories.expect(cfg, job, {"teacher": Expected(sketch=SimpleNamespace(shape=(1, 2, 2)))})
