@@ -14,7 +14,7 @@ from torch import Tensor
 
 from stages.core.config import config
 from stages.core.ranges import NonNegative, Weight
-from stages.samplers.grid import Grid
+from stages.samplers.grid import Grid, combine
 
 MOST_NUMBERS = 20_000
 """Of a law, all of which its sampler holds."""
@@ -27,8 +27,8 @@ _Vector = Annotated[tuple[_Entry, ...], Knob(max_length=MOST_NUMBERS)]
 class GaussianLaw:
     """Its moments."""
 
-    mean: Annotated[tuple[Weight, ...], Knob(min_length=1, max_length=MOST_NUMBERS)]
-    """Of each number of a sample, or a single one of all."""
+    mean: Annotated[tuple[Weight, ...], Knob(min_length=1, max_length=MOST_NUMBERS)] | None
+    """Of each number of a sample, or a single one of all; null is told with each sample."""
     rest: NonNegative
     """Variance in all directions but these:"""
     directions: Annotated[tuple[_Vector, ...], Knob(max_length=MOST_NUMBERS)]
@@ -41,10 +41,11 @@ class GaussianLaw:
             raise ValueError(
                 f"there are {len(self.directions)} directions and {len(self.variances)} variances; name one of each"
             )
-        size = len(self.mean)
-        other = next((len(each) for each in self.directions if len(each) != size), size)
-        if other != size:
-            raise ValueError(f"the mean has {size} numbers, and a direction {other}; both are of a whole sample")
+        size = self.size
+        if self.mean is not None and size != len(self.mean):
+            raise ValueError(f"the mean has {len(self.mean)} numbers, and a direction {size}; both are of a sample")
+        if any(len(each) != size for each in self.directions):
+            raise ValueError("directions differ in their numbers; all are of a whole sample")
         if (numbers := size * (1 + len(self.directions))) > MOST_NUMBERS:
             raise ValueError(f"{numbers} numbers are more than a sampler holds, {MOST_NUMBERS}; take fewer directions")
         if self.directions:
@@ -55,25 +56,32 @@ class GaussianLaw:
     @property
     def size(self) -> int:
         """Numbers of a sample; 1 where any sample will do."""
-        return len(self.mean)
+        return len(self.directions[0] if self.directions else self.mean or (0.0,))
 
-    def moved(self, x: Tensor, grid: Grid, i: int) -> Tensor:
-        """x [B, ...] at node i carried along the law's flow to node i + 1; ValueError where x is of another size."""
+    def moved(self, x: Tensor, grid: Grid, i: int, mean: Tensor | None = None) -> Tensor:
+        """x [B, ...] at node i carried along the law's flow to node i + 1; ValueError where x is of another size.
+
+        `mean` [B, ...] is told where the law has none of its own.
+        """
         if self.size > 1 and x[0].numel() != self.size:
             raise ValueError(
                 f"the law is of samples of {self.size} numbers, and these have {x[0].numel()}; fit one to this model"
             )
         kept = _kept(self.rest, grid, i)
-        if not any(self.mean) and not self.directions:
-            return kept * x
-        mean = torch.tensor(self.mean, dtype=x.dtype, device=x.device)
-        apart = x.flatten(1) - grid.alpha[i] * mean
-        moved = grid.alpha[i + 1] * mean + kept * apart
-        if self.directions:
-            rows = _tensor(self.directions).to(x)
-            gains = [_kept(variance, grid, i) - kept for variance in self.variances]
-            moved = moved + (apart @ rows.T * torch.tensor(gains, dtype=x.dtype, device=x.device)) @ rows
-        return moved.view_as(x)
+        if self.mean is not None and any(self.mean):
+            own = torch.tensor(self.mean, dtype=x.dtype, device=x.device)
+            mean = own.view_as(x[0]) if self.size > 1 else own
+        if mean is None:
+            moved, apart = kept * x, x
+        else:
+            moved = combine((kept, grid.alpha[i + 1] - kept * grid.alpha[i]), x, mean)
+            apart = combine((1.0, -grid.alpha[i]), x, mean)
+        if not self.directions:
+            return moved
+        rows = _tensor(self.directions).to(x)
+        gains = [_kept(variance, grid, i) - kept for variance in self.variances]
+        along = apart.flatten(1) @ rows.T * torch.tensor(gains, dtype=x.dtype, device=x.device)
+        return moved + (along @ rows).view_as(x)
 
 
 def _kept(variance: float, grid: Grid, i: int) -> float:

@@ -2,12 +2,13 @@
 
 At much noise a model's flow is that of the normal law with its data's moments (gaussian.py), which is known: a jump
 over so many nodes is exact for that law, and as good as this is. Calls: those of the rule from the node that it lands
-on.
+on, and one where the law's mean is the network's own: what it takes for the data at pure noise, of each prompt and
+under guidance.
 Source: Wang & Vastola 2024 (arXiv:2412.09726), who skip 15 to 30 % of the steps. fits/teleport.py measures the law.
-Differs: in directions that are not among the law's its variance is `rest`; theirs is 0. One law for all prompts.
-It is also One More Step (Hui et al. 2023, arXiv:2311.15744), whose first step, from pure noise to a schedule that ends
-before it, is to alpha m + sigma noise, where m is the mean of the data: a law with a rest of 0, skipped once to that
-level. There m is of a network of the prompt, and its noise is drawn anew, which is the same law.
+Differs: in directions that are not among the law's its variance is `rest`; theirs is 0. The mean may be the network's.
+It is also One More Step (Hu et al. 2023, arXiv:2311.15744), whose first step, from pure noise to a schedule that ends
+before it, is to alpha m + sigma noise, where m is the mean of the prompt's data: a law with a rest of 0, skipped once
+to that level. There a second network tells m, and noise is drawn anew, which is the same law.
 """
 
 from typing import Annotated, Literal
@@ -31,6 +32,7 @@ class Teleport:
     skipped: Steps
     """Steps of the schedule, from noise on."""
     law: GaussianLaw
+    """A mean of null is the network's data prediction at pure noise, one call."""
     then: Annotated[Solver | EdmHeun, Knob(discriminator="name")]
     """The rule of the others."""
 
@@ -51,5 +53,13 @@ class Teleport:
     def step(self, field: Field, state: State, i: int, draw: Draw) -> State:
         """From node i to node i + 1; what is remembered is the rule's."""
         if i < self.skipped:
-            return State(self.law.moved(state.x, field.grid, i))
+            return self._jumped(field, state, i)
         return self.then.step(Later(field, self.skipped, state.x), state, i - self.skipped, draw)
+
+    def _jumped(self, field: Field, state: State, i: int) -> State:
+        """By the law; remembers the network's mean until it lands."""
+        if self.law.mean is not None:
+            return State(self.law.moved(state.x, field.grid, i))
+        mean = state.memory["mean"] if "mean" in state.memory else field.data(state.x, i)
+        moved = self.law.moved(state.x, field.grid, i, mean)
+        return State(moved, {"mean": mean} if i + 1 < self.skipped else {})

@@ -14,7 +14,7 @@ from stages.core.rng import stream
 from stages.io.expected import Expected
 from stages.io.job import Job
 from stages.samplers import drive, rule_of, sample
-from stages.samplers.field import Adaptive
+from stages.samplers.field import Adaptive, State
 from stages.samplers.fields import field_of, over
 from stages.samplers.fits import fit_of
 from stages.samplers.fits.dc_solver import followed
@@ -27,7 +27,7 @@ from stages.samplers.schedules import log_uniform, uniform
 from stages.samplers.solvers import Solver
 from stages.samplers.spec import Sampler, calls
 from stages.steering.noisy import why_not_noisy
-from tests.samplers.rigs import EVERY, F64, NOISY, OF_PATHS, from_data, gaussian, log_grid
+from tests.samplers.rigs import EVERY, F64, NOISY, OF_PATHS, STDS, from_data, gaussian, log_grid
 from tests.samplers.test_dc_solver import LAW, model
 
 ONE = {"mean": [0.0], "rest": 0.25, "directions": [], "variances": []}
@@ -118,7 +118,9 @@ def test_a_student_carries_a_law_of_one_variance_and_no_other():
     steps = program(sampler(teleport(2)).spec)
     assert [step[0] for step in steps[:2]] == ["scale", "scale"]
     assert [step[2] for step in steps if step[0] == "velocity"] == [0.5, 0.25]
-    for law in (TURNED, ONE | {"mean": [0.1]}):
+    own = program(sampler(teleport(2, law=ONE | {"mean": None})).spec)
+    assert [step[2] for step in own if step[0] == "velocity"] == [1.0, 0.5, 0.25]
+    for law in (TURNED, ONE | {"mean": [0.1]}, TURNED | {"mean": None}):
         with pytest.raises(
             ValueError, match=r"sampler rule teleport calls aten.*: a saved pipeline only adds and scales"
         ):
@@ -129,7 +131,8 @@ def test_a_student_carries_a_law_of_one_variance_and_no_other():
     ("law", "message"),
     [
         ({"variances": [1.0]}, "there are 2 directions and 1 variances; name one of each"),
-        ({"mean": [0.0]}, "the mean has 1 numbers, and a direction 3; both are of a whole sample"),
+        ({"mean": [0.0]}, "the mean has 1 numbers, and a direction 3; both are of a sample"),
+        ({"mean": None, "directions": [[1.0], [0.6, 0.8]]}, "directions differ in their numbers"),
         ({"directions": [[0.6, 0.8, 0.0], [0.0, 0.6, 0.8]]}, "of length 1 and at right angles to each other"),
         ({"directions": [[0.6, 0.7, 0.0], [0.0, 0.0, 1.0]]}, "of length 1 and at right angles to each other"),
         ({"mean": [0.0] * MOST_NUMBERS, "directions": [[0.0] * MOST_NUMBERS] * 2}, "more than a sampler holds, 20000"),
@@ -176,6 +179,40 @@ def test_one_more_step_puts_the_mean_right_that_a_start_before_pure_noise_moves(
     assert ends(jumped(std**2)) == (0.7, 0.4)
 
 
+def test_a_mean_of_the_networks_is_that_of_each_prompt_at_one_call():
+    """Of one component the flow is that of its law: exact however far it jumps, and so is a fit's."""
+    seen, law = [], check(GaussianLaw, ONE | {"mean": None, "rest": STDS[0].item() ** 2}, "law")
+    cond, noise = torch.tensor([[1], [1], [1]]), torch.randn(3, 1, 1, 1, dtype=F64, generator=stream(0, "noise"))
+
+    def network(x, t):
+        seen.append(t[0].item())
+        return LAW(x, t, cond)
+
+    made = sample(network, noise, uniform(4), teleport(3, law=asdict(law)), keep=(2,))
+    assert seen == [1.0, 0.25]
+    assert made.nfe == 2
+    spread = math.hypot(0.5 * STDS[0].item(), 0.5)
+    torch.testing.assert_close(made.states[0], 0.5 * LAW.means[0] + spread * noise, rtol=0, atol=1e-12)
+    x0 = LAW.means[0] + 0.35 * torch.randn(4000, 1, 1, 1, dtype=F64, generator=stream(0, "x0"))
+    given = Fitting(LAW, torch.ones(4000, 1, dtype=torch.int64), torch.zeros_like(x0), x0, lambda word: stream(0, word))
+    knobs = {"then": {"name": "euler"}, "schedule": {"name": "uniform", "steps": 4}, "guidance": 1.0, "skipped": 2}
+    found = fit_of({"name": "teleport", **knobs, "num_samples": 4000, "rank": 0, "mean": "network"}).fitted(given)
+    assert found.rule.law.mean is None
+    assert found.rule.law.rest == pytest.approx((x0 - LAW.means[0]).square().mean().item())
+
+
+def test_a_steering_that_forgets_has_the_mean_asked_for_again():
+    calls_made = []
+
+    def network(x, t):
+        calls_made.append(t[0].item())
+        return x
+
+    forget = lambda _field, state, _node: State(state.x)  # noqa: E731
+    sample(network, torch.ones(1, 1), uniform(4), teleport(2, law=ONE | {"mean": None}), steer=forget)
+    assert calls_made == [1.0, 0.75, 0.5, 0.25]
+
+
 def test_moments_are_those_of_the_samples():
     x0 = torch.randn(50, 1, 2, 2, generator=stream(0, "x0")) * torch.tensor([2.0, 1.0, 0.5, 0.1]).view(2, 2) + 0.3
     rows = x0.flatten(1).double()
@@ -205,7 +242,14 @@ def test_at_as_many_calls_it_is_nearer_to_the_flow_of_the_mixture():
         ({"name": "uniform", "steps": 11}, uniform(8)),
         ({"name": "log_uniform", "steps": 11, "hi": 80.0, "lo": 0.02}, log_uniform(8, lo=0.02)),
     ):
-        knobs = {"then": {"name": "unipc"}, "schedule": schedule, "guidance": 1.0, "skipped": 3, "num_samples": 1024}
+        knobs = {
+            "then": {"name": "unipc"},
+            "schedule": schedule,
+            "guidance": 1.0,
+            "skipped": 3,
+            "num_samples": 1024,
+            "mean": "data",
+        }
         found = fit_of({"name": "teleport", "rank": 0, **knobs}).fitted(given)
         assert calls(found.spec) == 8
         assert check(Sampler, found.stated, "sampler") == found
