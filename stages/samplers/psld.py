@@ -66,16 +66,15 @@ class PSLD:
         return State(combine((grid.alpha[i + 1], grid.sigma[i + 1]), data, e), {"momentum": r})
 
 
-class Kernel:
+class Conditional:
     """The law of z = (x, m) given x0 at B [n]: mean mu x0 [n, 2], covariance S [n, 2, 2], in float64."""
 
     def __init__(self, rule: PSLD, b: Tensor) -> None:
-        self.rule, self.b = rule, b
-        self.phi = transfer(rule, b)
+        self.rule, phi = rule, transfer(rule, b)
         start = torch.diag(torch.tensor([0.0, rule.kappa], dtype=torch.float64))
         eye = torch.eye(2, dtype=torch.float64)
-        self.mean = self.phi[:, :, 0]
-        self.covariance = self.phi @ (start - eye) @ self.phi.mT + eye
+        self.mean = phi[:, :, 0]
+        self.covariance = phi @ (start - eye) @ phi.mT + eye
         told = torch.linalg.solve(self.covariance, self.mean)
         self.rho = (self.mean * told).sum(dim=1).rsqrt()
         across = torch.stack([-self.mean[:, 1], self.mean[:, 0]], dim=1)
@@ -103,7 +102,9 @@ def reached(rule: PSLD, rho: Tensor) -> Tensor:
     low, high = torch.full_like(rho, _LEAST * scale).log(), torch.full_like(rho, _MOST * scale).log()
     for _ in range(100):
         middle = (low + high) / 2
-        below = ~(Kernel(rule, middle.exp()).rho >= rho)  # so near to data that digits are lost, it is not a number
+        below = ~(
+            Conditional(rule, middle.exp()).rho >= rho
+        )  # not a number where digits are lost, near data
         low, high = torch.where(below, middle, low), torch.where(below, high, middle)
     return ((low + high) / 2).exp()
 
@@ -125,4 +126,4 @@ def angle(rule: PSLD, end: Tensor, start: Tensor) -> float:
     edges = torch.linspace(end.log().item(), start.log().item(), _PANELS + 1, dtype=torch.float64)
     widths = edges.diff()[:, None]
     b = (edges[:-1, None] + widths * unit).exp()
-    return (widths * shares * b * Kernel(rule, b.flatten()).spin().view_as(b)).sum().item()
+    return (widths * shares * b * Conditional(rule, b.flatten()).spin().view_as(b)).sum().item()

@@ -9,7 +9,7 @@ from scipy.integrate import solve_ivp
 from stages.core.rng import stream
 from stages.samplers import rule_of, sample
 from stages.samplers.field import State
-from stages.samplers.psld import Kernel, reached, transfer
+from stages.samplers.psld import Conditional, reached, transfer
 from stages.samplers.schedules import uniform
 from tests.samplers.rigs import F64, LINEAR, OF_PATHS, START, from_data, law, law_gap, law_order, log_grid, mixture
 
@@ -22,7 +22,7 @@ def psld(gamma=0.01, nu=4.01):
 
 def times_of(b):
     """Of the flow path, of the same noise."""
-    rho = Kernel(psld(), b).rho
+    rho = Conditional(psld(), b).rho
     return rho / (1 + rho)
 
 
@@ -39,14 +39,14 @@ def times_of(b):
 )
 def test_the_kernel_is_the_published_one(gamma, nu, t, mean, covariance):
     """There the momentum's variance is M in the end, M = 4 / (gamma - nu)^2 = 0.25; beta = 8."""
-    kernel, scale = Kernel(psld(gamma, nu), torch.tensor([8 * t], dtype=F64)), 0.5
+    kernel, scale = Conditional(psld(gamma, nu), torch.tensor([8 * t], dtype=F64)), 0.5
     assert [kernel.mean[0, 0].item(), scale * kernel.mean[0, 1].item()] == pytest.approx(mean, abs=5e-9)
     (xx, xm), (_, mm) = kernel.covariance[0].tolist()
     assert [xx, scale * xm, scale**2 * mm] == pytest.approx(covariance, abs=5e-10)
 
 
 def test_what_both_tell_of_the_data_is_more_than_the_position_alone():
-    kernel = Kernel(psld(), torch.tensor([0.8, 2.4], dtype=F64))
+    kernel = Conditional(psld(), torch.tensor([0.8, 2.4], dtype=F64))
     alone = kernel.mean[:, 0].square() / kernel.covariance[:, 0, 0]
     assert kernel.rho.pow(-2).tolist() == pytest.approx([5.653487, 0.173577], abs=5e-7)
     assert alone.tolist() == pytest.approx([2.846061, 0.107663], abs=5e-7)
@@ -61,7 +61,7 @@ def test_what_both_tell_of_the_data_is_more_than_the_position_alone():
 @pytest.mark.parametrize(("gamma", "nu"), [CIFAR, (0.0, 4.0), (4.0, 0.0), (1.5, 0.5)])
 def test_a_step_with_data_that_stay_is_the_ode_of_position_and_momentum(gamma, nu):
     rule, data = psld(gamma, nu), 0.7
-    kernel = Kernel(rule, torch.tensor([3.0, 0.4], dtype=F64))
+    kernel = Conditional(rule, torch.tensor([3.0, 0.4], dtype=F64))
     frame, mean = kernel.frame, kernel.mean * data
     z = torch.tensor([0.9, -1.3], dtype=F64)
     apart = abs(gamma - nu) / 2
@@ -69,7 +69,7 @@ def test_a_step_with_data_that_stay_is_the_ode_of_position_and_momentum(gamma, n
     noise = torch.diag(torch.tensor([gamma, nu], dtype=F64))
 
     def slope(b, z):
-        now, z = Kernel(rule, torch.tensor([b], dtype=F64)), torch.from_numpy(z)
+        now, z = Conditional(rule, torch.tensor([b], dtype=F64)), torch.from_numpy(z)
         score = -torch.linalg.solve(now.covariance[0], z - now.mean[0] * data)
         return (drift @ z - 0.5 * noise @ score).numpy()
 
@@ -99,7 +99,7 @@ def test_without_momentum_it_is_euler(path):
 def test_by_the_sde_what_is_told_of_the_data_would_be_ddim(gamma, nu):
     """The posterior of e, given (e, r) and the data, keeps rho_t / rho_s of e and nothing of r, as DDPM's does."""
     rule, b = psld(gamma, nu), torch.tensor([2.0, 0.3], dtype=F64)
-    start, end = Kernel(rule, b[:1]), Kernel(rule, b[1:])
+    start, end = Conditional(rule, b[:1]), Conditional(rule, b[1:])
     kept = end.frame[0].T @ end.covariance[0] @ transfer(rule, b[:1] - b[1:])[0].T @ start.frame[0]
     assert kept[0].tolist() == pytest.approx([(end.rho / start.rho).item(), 0.0], abs=1e-12)
 
@@ -129,7 +129,7 @@ def test_the_score_is_the_flows_and_euler_in_position_and_momentum_is_far_worse(
     The score is made of D(y, rho), as the rule makes it. Measured: the rule's std is 0.2957 in 25 steps, 0.3654 in 100.
     """
     b = 8 * torch.linspace(1, 1e-3, steps + 1, dtype=F64)
-    kernel, h = Kernel(psld(), b), 8 * (1 - 1e-3) / steps
+    kernel, h = Conditional(psld(), b), 8 * (1 - 1e-3) / steps
     drift = 0.5 * torch.tensor([[-0.01, 2.0], [-2.0, -4.01]], dtype=F64)
     noise = torch.diag(torch.tensor([0.01, 4.01], dtype=F64))
     eye, centre, spread = torch.eye(2, dtype=F64), torch.zeros(2, dtype=F64), torch.eye(2, dtype=F64)

@@ -22,6 +22,7 @@ from stages.samplers.fits.model import Fitting
 from stages.samplers.fits.teleport import moments
 from stages.samplers.gaussian import MOST_NUMBERS, GaussianLaw
 from stages.samplers.grid import build
+from stages.samplers.heun import EdmHeun
 from stages.samplers.program import program
 from stages.samplers.schedules import log_uniform, uniform
 from stages.samplers.solvers import Solver
@@ -80,7 +81,7 @@ def test_a_law_without_directions_scales_each_number_alike():
     torch.testing.assert_close(law.moved(x, grid, 0), 0.7 * 0.7 + ratio * (x - 0.2 * 0.7), rtol=0, atol=1e-14)
 
 
-@pytest.mark.parametrize("then", sorted(each.__name__ for each in Solver.__args__))
+@pytest.mark.parametrize("then", sorted(each.__name__ for each in (*Solver.__args__, EdmHeun)))
 def test_it_goes_on_as_the_rule_from_the_node_that_it_lands_on(then):
     name = next(key for key, rule in EVERY.items() if type(rule).__name__ == then)
     times, velocity = uniform(8), gaussian(LINEAR, 0.7, 0.4)
