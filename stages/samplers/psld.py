@@ -102,9 +102,7 @@ def reached(rule: PSLD, rho: Tensor) -> Tensor:
     low, high = torch.full_like(rho, _LEAST * scale).log(), torch.full_like(rho, _MOST * scale).log()
     for _ in range(100):
         middle = (low + high) / 2
-        below = ~(
-            Conditional(rule, middle.exp()).rho >= rho
-        )  # not a number where digits are lost, near data
+        below = ~(Conditional(rule, middle.exp()).rho >= rho)  # not a number where digits are lost, near data
         low, high = torch.where(below, middle, low), torch.where(below, high, middle)
     return ((low + high) / 2).exp()
 
