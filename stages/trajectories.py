@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import torch
 
 from stages.core.config import config
+from stages.core.messages import at
 from stages.core.needs import Needs
 from stages.core.ranges import Count, NonNegativeCount, row_of
 from stages.core.rng import stream
@@ -57,8 +58,12 @@ class Config:
             raise ValueError(f"keep={list(self.keep)} must lie strictly between 0 and the schedule's {last} steps")
 
 
-def expect(cfg: Config, _job: Job, _inputs: Inputs) -> Expected:
+def expect(cfg: Config, job: Job, inputs: Inputs) -> Expected:
     """Shards of pairs."""
+    teacher = inputs["teacher"]
+    if teacher and teacher.sketch:
+        with at(f"{job.where}.sampler"):
+            cfg.sampler.takes(teacher.sketch.shape)
     return Expected(has_pairs=True, shard_size=cfg.shard_size)
 
 

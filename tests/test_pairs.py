@@ -225,9 +225,10 @@ def test_even_nodes_need_no_search_and_lie_on_the_trajectories_grid(base, tmp_pa
 
 
 @pytest.mark.slow
-def test_a_teacher_of_noisy_images_is_another_one(base, tmp_path):
+@pytest.mark.parametrize("kind", ["ambient", "pfgm"])
+def test_a_teacher_of_noisy_images_or_other_noise_is_another_one(base, tmp_path, kind):
     root = beside(base, tmp_path, "dataset")
-    out = make(Node("teacher"), compose("teacher=ambient"), root)
+    out = make(Node("teacher"), compose(f"teacher={kind}"), root)
     own, clean = (json.loads((each / "metrics.json").read_text()) for each in (out, base / "data" / "teacher"))
     assert own.keys() == clean.keys()
     assert own != clean

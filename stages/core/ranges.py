@@ -38,6 +38,9 @@ Steps = Annotated[int, Field(ge=1, le=MAX_STEPS)]
 Count = Annotated[int, Field(ge=1, le=10**12)]
 NonNegativeCount = Annotated[int, Field(ge=0, le=10**12)]
 
+Freedom = Annotated[int, Field(ge=1, le=10_000)]
+"""Degrees of freedom of Student's t noise; many are Gaussian noise."""
+
 Size = Annotated[int, Field(ge=1, le=2**16)]
 """Of a network or a sample, in one direction."""
 

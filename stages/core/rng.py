@@ -73,3 +73,8 @@ def normal_like(x: Tensor, rng: Generator) -> Tensor:
 def uniform(n: int, rng: Generator, like: Tensor, low: float = 0.0, high: float = 1.0) -> Tensor:
     """n uniform numbers in [low, high), of the type and on the device of `like`."""
     return low + (high - low) * torch.rand(n, generator=rng, dtype=like.dtype, device=like.device)
+
+
+def heavier(normals: Tensor) -> Tensor:
+    """[B]: by what Gaussian noise is multiplied to be a multivariate Student's t of D degrees; of normals [B, D]."""
+    return normals.square().mean(dim=1).rsqrt()

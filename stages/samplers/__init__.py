@@ -18,57 +18,30 @@ from torch import Generator, Tensor
 from stages.core.config import check, members
 from stages.core.path import LINEAR, Path
 from stages.samplers.anchored import Anchored
-from stages.samplers.bdia import BDIA
 from stages.samplers.churn import Churn
-from stages.samplers.conjugate import Conjugate
 from stages.samplers.cps import CPS
 from stages.samplers.dance_sde import DanceSDE
-from stages.samplers.dc_solver import DCSolver
 from stages.samplers.ddgan import DDGAN
 from stages.samplers.ddim import DDIM
-from stages.samplers.deis import DEIS
-from stages.samplers.dpm_solver_v3 import DPMSolverV3
-from stages.samplers.dpmpp_2m import Dpmpp2M
-from stages.samplers.dpmpp_2m_sde import Dpmpp2MSDE
-from stages.samplers.dpmpp_2s import Dpmpp2S
-from stages.samplers.dpmpp_3m import Dpmpp3M
-from stages.samplers.er_sde import ERSDE
-from stages.samplers.euler import Euler
 from stages.samplers.field import Draw, Field, Rule, State, Steering, VelocityAt, drawing
 from stages.samplers.flow_map import FlowMap
 from stages.samplers.flow_sde import FlowSDE
 from stages.samplers.gotta_go_fast import GottaGoFast
-from stages.samplers.gradient_estimation import GradientEstimation
 from stages.samplers.grid import build
-from stages.samplers.heun import EdmHeun, Heun
+from stages.samplers.heun import EdmHeun
 from stages.samplers.langevin import Langevin
-from stages.samplers.momentum import Momentum
 from stages.samplers.paradigms import Paradigms
-from stages.samplers.pndm import PNDM
-from stages.samplers.pseudo_corrector import PseudoCorrector
+from stages.samplers.psld import PSLD
 from stages.samplers.renoise import Renoise
 from stages.samplers.restart import Restart
-from stages.samplers.sa_solver import SASolver
-from stages.samplers.unipc import UniPC
-from stages.samplers.usf import USF
+from stages.samplers.solvers import Solver
+from stages.samplers.student_t import StudentT
+from stages.samplers.teleport import Teleport
 
-_Drawing = Renoise | FlowSDE | DanceSDE | CPS | Anchored | DDIM | Churn | Restart | Langevin | GottaGoFast | Paradigms
-_Extrapolated = BDIA | PNDM | Momentum | GradientEstimation | Conjugate
-_Multistep = (
-    Dpmpp2M
-    | Dpmpp2S
-    | Dpmpp3M
-    | Dpmpp2MSDE
-    | UniPC
-    | DEIS
-    | _Extrapolated
-    | ERSDE
-    | SASolver
-    | DPMSolverV3
-    | DCSolver
-    | USF
+_Drawing = (
+    Renoise | FlowSDE | DanceSDE | CPS | Anchored | DDIM | Churn | Restart | Langevin | PSLD | GottaGoFast | Paradigms
 )
-FromNoise = Euler | Heun | PseudoCorrector | _Multistep | _Drawing | DDGAN | FlowMap
+FromNoise = Solver | Teleport | StudentT | _Drawing | DDGAN | FlowMap
 """Those that can start where alpha = 0, as every sampler of a model does."""
 
 AnyRule = Annotated[FromNoise | EdmHeun, pydantic.Field(discriminator="name")]

@@ -234,6 +234,35 @@ class Adaptive(Protocol):
         ...
 
 
+@runtime_checkable
+class ForSteps(Protocol):
+    """A rule whose knobs are those of so many steps."""
+
+    def fits(self, num_steps: int, /) -> None:
+        """ValueError where a sampler of `num_steps` has others."""
+        ...
+
+
+@runtime_checkable
+class OfSize(Protocol):
+    """A rule whose knobs are those of samples of so many numbers."""
+
+    @property
+    def numbers(self) -> int:
+        """Of a sample; 1 where any will do."""
+        ...
+
+
+def blank(rule: Rule, dtype: torch.dtype = torch.float32) -> Tensor:
+    """A state of zeros [1, numbers], as small as the rule takes one: to follow what it does."""
+    return torch.zeros(1, numbers_of(rule), dtype=dtype)
+
+
+def numbers_of(rule: Rule) -> int:
+    """Of the samples that a rule is for; 1 where any will do."""
+    return rule.numbers if isinstance(rule, OfSize) else 1
+
+
 def fixed(rule: Rule, where: str) -> Rule:
     """The rule; ValueError where the samples decide what it calls."""
     if isinstance(rule, Adaptive):

@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from stages.core.path import LINEAR
 from stages.core.spec import SamplerSpec
 from stages.samplers import rule_of
-from stages.samplers.field import Prompted, State, fixed
+from stages.samplers.field import Prompted, State, blank, fixed
 from stages.samplers.fields import field_of, over
 from stages.samplers.grid import build
 
@@ -30,7 +30,8 @@ Step = list[str | int | float]
 
 def program(spec: SamplerSpec) -> list[Step]:
     """The steps of a sampler; ValueError for a rule or a field that does more to a sample than add and scale."""
-    rule, noise = fixed(rule_of(spec.rule), "a saved pipeline"), torch.zeros(1, 1, dtype=torch.float64)
+    rule = fixed(rule_of(spec.rule), "a saved pipeline")
+    noise = blank(rule, torch.float64)
     tape = _Tape(f"sampler rule {spec.called}", noise)
     field, state = over(field_of(spec.field))(_Noted(tape), build(LINEAR, spec.times), noise), State(noise)
     with tape:

@@ -1,7 +1,9 @@
 """A sampler as parameters state it: a step rule, a schedule, guidance, maybe a field, each with the knobs it has."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Annotated, Any, Protocol, runtime_checkable
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
@@ -11,7 +13,7 @@ from stages.core.path import LINEAR
 from stages.core.ranges import Guidance
 from stages.core.spec import SamplerSpec
 from stages.samplers import FromNoise, drive, rule_of
-from stages.samplers.field import Adaptive, Prompted
+from stages.samplers.field import Adaptive, ForSteps, Prompted, blank, numbers_of
 from stages.samplers.fields import AnyField, field_of, over
 from stages.samplers.grid import build
 from stages.samplers.schedules import AnySchedule
@@ -22,20 +24,11 @@ def calls(spec: SamplerSpec) -> float:
     rule = rule_of(spec.rule)
     if isinstance(rule, Adaptive):
         return rule.most_calls(spec.num_steps) * (1 if spec.guidance == 1 else 2)
-    stream, noise = torch.Generator().manual_seed(0), torch.zeros(1, 1)
+    stream, noise = torch.Generator().manual_seed(0), blank(rule)
     network = Prompted(lambda x, *_, **_until: x, torch.zeros(1, 1, dtype=torch.int64), spec.guidance)
     answers = field_of(spec.field)
     field = over(answers if answers and answers.fixed else None)(network, build(LINEAR, spec.times), noise)
     return drive(field, noise, rule, rng=stream).cost
-
-
-@runtime_checkable
-class ForSteps(Protocol):
-    """A rule whose knobs are those of so many steps."""
-
-    def fits(self, num_steps: int, /) -> None:
-        """ValueError where a sampler of `num_steps` has others."""
-        ...
 
 
 @config
@@ -66,6 +59,14 @@ class Sampler:
             raise ValueError(
                 f"field={self.field.name}: rule {self.rule.name} asks the network {asked}, which no field answers for; "
                 "leave the field out"
+            )
+
+    def takes(self, shape: Sequence[int]) -> None:
+        """ValueError where its rule is for samples of another size than `shape`."""
+        numbers, size = numbers_of(self.rule), math.prod(shape)
+        if numbers not in (1, size):
+            raise ValueError(
+                f"rule {self.rule.name} is for samples of {numbers} numbers, and the model's have {size}; fit one to it"
             )
 
     @property

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from stages.core.spec import SamplerSpec
 from stages.samplers import rule_of, sample
+from stages.samplers.field import blank
 
 ADVICE = "it draws no noise, so that copies of a state stay the same; take flow_sde, ddim or another rule that draws"
 
@@ -17,5 +18,6 @@ def why_not_noisy(spec: SamplerSpec) -> str | None:
         drawn.append(x)
         return torch.zeros_like(x)
 
-    sample(lambda x, _t, **_until: x, torch.zeros(1, 1), spec.times, rule_of(spec.rule), rng=draw)
+    rule = rule_of(spec.rule)
+    sample(lambda x, _t, **_until: x, blank(rule), spec.times, rule, rng=draw)
     return None if drawn else ADVICE

@@ -40,8 +40,8 @@ EVERY: dict[str, Rule] = {
 """That take the grid's steps with a velocity; flow_map asks for averages, ddgan with noise, the others at times of
 their own: each has a file of tests."""
 KERNELS = frozenset(name for name, rule in EVERY.items() if hasattr(rule, "transition"))
-NOISY = KERNELS | {"churn", "ddim", "dpmpp_2m_sde", "er_sde", "langevin", "restart", "sa_solver"}
-CALLS = {"heun": 7, "churn": 6, "pndm": 5, "restart": 12, "langevin": 7}
+NOISY = KERNELS | {"churn", "ddim", "dpmpp_2m_sde", "er_sde", "langevin", "psld", "restart", "sa_solver", "student_t"}
+CALLS = {"heun": 7, "churn": 6, "pndm": 5, "restart": 12, "langevin": 7, "teleport": 3}
 """In four steps from pure noise to data; 4 where nothing is said."""
 
 Velocity = Callable[[Tensor, Tensor], Tensor]

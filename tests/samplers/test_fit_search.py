@@ -48,6 +48,15 @@ def test_of_one_rule_on_one_schedule_it_is_that():
     assert (found.schedule.name, found.schedule.steps, calls(found.spec)) == ("shifted", 4, 7)
 
 
+def test_steps_that_are_skipped_are_no_calls():
+    law = {"mean": None, "rest": 1.1, "directions": [], "variances": []}
+    given = {"name": "teleport", "skipped": 3, "law": law, "then": UNIPC}
+    (found,) = fit(rules=[given], schedules=[EVEN]).first()
+    assert (found.schedule.steps, calls(found.spec)) == (8, 6)
+    (found,) = fit(rules=[given | {"law": law | {"mean": [0.1]}}], schedules=[EVEN]).first()
+    assert (found.schedule.steps, calls(found.spec)) == (9, 6)
+
+
 def test_without_children_it_is_the_best_of_rules_on_schedules():
     given = model(64)
     found = fit().fitted(given)

@@ -20,7 +20,7 @@ def spec_of(name: str, times: tuple[float, ...]) -> SamplerSpec:
     return SamplerSpec(rule=choice("rule", name), schedule={"name": "explicit"}, times=times, guidance=1.0)
 
 
-@pytest.mark.parametrize("name", sorted(EVERY.keys() - {"edm_heun"}))
+@pytest.mark.parametrize("name", sorted(EVERY.keys() - {"edm_heun", "student_t"}))
 @pytest.mark.parametrize("times", [even(1).times, even(6).times, tuple(shifted(5, shift=3.0).tolist())])
 def test_following_the_steps_gives_the_sample_to_the_last_bit(name, times):
     velocity = gaussian(LINEAR, 0.7, 0.4)

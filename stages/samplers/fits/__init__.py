@@ -16,12 +16,13 @@ from stages.samplers.fits.dpm_solver_v3 import FitDPMSolverV3
 from stages.samplers.fits.model import Fitting
 from stages.samplers.fits.quantised import FitQuantised
 from stages.samplers.fits.search import FitSearch
+from stages.samplers.fits.teleport import FitTeleport
 from stages.samplers.fits.time_tuner import FitTimeTuner
 from stages.samplers.fits.usf import FitUSF
 from stages.samplers.spec import Sampler
 
 AnyFit = Annotated[
-    FitDPMSolverV3 | FitDCSolver | FitTimeTuner | FitQuantised | FitUSF | FitSearch,
+    FitDPMSolverV3 | FitDCSolver | FitTimeTuner | FitQuantised | FitUSF | FitTeleport | FitSearch,
     pydantic.Field(discriminator="name"),
 ]
 FITS = MappingProxyType(members(AnyFit))

@@ -23,12 +23,13 @@ from torch import Generator, Tensor
 from stages.core.config import config
 from stages.core.ranges import Guidance, NonNegativeCount, Steps
 from stages.samplers import FromNoise, sample
-from stages.samplers.field import Adaptive, Rule
+from stages.samplers.field import Adaptive, Rule, blank
 from stages.samplers.fits.dc_solver import followed
 from stages.samplers.fits.model import Fitting
 from stages.samplers.schedules import AnySchedule
 from stages.samplers.schedules.explicit import Explicit
 from stages.samplers.spec import Sampler, calls
+from stages.samplers.teleport import Teleport
 
 PARENTS, OF_TWO, MOVED, SIZE = 15, 0.3, 0.3, 0.08
 """The best so far that have children; chances that a child has two parents, and that a time is moved; by how much."""
@@ -91,7 +92,8 @@ class FitSearch:
 
     def _fitting(self, rule: Rule, schedule: AnySchedule) -> Sampler | None:
         """With as many steps as take at most `calls`."""
-        for steps in range(self.calls, 0, -1):
+        most = self.calls + (rule.skipped if isinstance(rule, Teleport) else 0)
+        for steps in range(most, 0, -1):
             try:
                 made = self._sampler(rule, replace(schedule, steps=steps))
             except ValueError:  # a schedule of so few steps, or a rule of others, is none
@@ -159,5 +161,5 @@ def _why_not(rule: Rule) -> str | None:
         drawn.append(node)
         return torch.zeros_like(x)
 
-    sample(lambda x, _t, **_until: x, torch.zeros(1, 1), (1.0, 0.5, 0.25, 0.0), rule, rng=draw)
+    sample(lambda x, _t, **_until: x, blank(rule), (1.0, 0.5, 0.25, 0.0), rule, rng=draw)
     return "draws noise, so that it does not follow the flow" if drawn else None
