@@ -30,6 +30,8 @@ from flows.workers import connection, warm
 from stages.io.artefacts import write_json
 
 _LOOK_S = 0.2
+_FAN_OUT = {"encode", "trajectories", "reflow"}
+"""Stages whose every unit takes a while."""
 News = Callable[[Node, str, str], None]
 """Told of (node, state, words): waiting, running, done, cached, failed, skipped."""
 
@@ -179,6 +181,13 @@ def _note_failure(node: Node, state: State, execution: Execution) -> None:
             execution.failed.setdefault(node, error)
 
 
+def _side_by_side(plan: Plan) -> int:
+    """Tasks that are worth a warm worker each: of one arm that has changed, and what is measured of it, only one."""
+    if any(node.stage in _FAN_OUT for node in plan.changed):
+        return len(plan.changed) + 1
+    return graph.breadth(graph.nodes(plan.params), plan.changed)
+
+
 def execute(plan: Plan, tracker: Tracker, news: News) -> None:
     """Make what has changed, in the Ray that is joined; raises the first stage's fault: ValueError or Passing."""
     content = plan.params
@@ -198,7 +207,7 @@ def execute(plan: Plan, tracker: Tracker, news: News) -> None:
         ThreadPoolExecutor(1),
     )
     _EXECUTION.set(execution)
-    warm.start(min(connection.num_cpus(compute), len(plan.changed)))  # while DVC looks at the first stage
+    warm.start(min(connection.num_cpus(compute), _side_by_side(plan)))  # while DVC looks at the first stage
     runner: Any = ThreadPoolTaskRunner(max_workers=max(4, len(graph.nodes(content))))
     status = "FAILED"
     try:

@@ -1,6 +1,6 @@
 """The pipeline as a graph of nodes, checked before any work starts."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from graphlib import CycleError, TopologicalSorter
 
 from flows.project.nodes import STAGES, Node, Params, trainings
@@ -43,6 +43,18 @@ def heights(reads: Mapping[Node, frozenset[Node]]) -> dict[Node, int]:
     for node in reversed(list(reads)):
         found[node] = 1 + max((found[each] for each in found if node in reads[each]), default=0)
     return found
+
+
+def breadth(reads: Mapping[Node, frozenset[Node]], some: Collection[Node]) -> int:
+    """How many of `some` there are at most that wait only for others which are made in rounds before."""
+    rounds = TopologicalSorter({node: [each for each in reads[node] if each in some] for node in some})
+    rounds.prepare()
+    most = 0
+    while rounds.is_active():
+        ready = rounds.get_ready()
+        most = max(most, len(ready))
+        rounds.done(*ready)
+    return most
 
 
 def _reads(node: Node, params: Params, known: set[Node]) -> frozenset[Node]:

@@ -119,6 +119,15 @@ def test_height_counts_the_longest_chain_of_readers():
     assert heights[Node("dataset")] == 8
 
 
+def test_breadth_is_of_nodes_that_need_not_wait_for_each_other():
+    reads = graph.nodes(PARAMS)
+    a, b, r, last = (Node("distill", "a"), Node("distill", "b"), Node("rl", "r"), Node("evaluate"))
+    assert graph.breadth(reads, {a, last}) == 1
+    assert graph.breadth(reads, set(reads)) >= graph.breadth(reads, {a, b, r, last}) >= 1
+    assert graph.breadth(reads, {a, r}) == (1 if a in reads[r] else 2)
+    assert graph.breadth(reads, set()) == 0
+
+
 def test_an_arm_may_not_name_itself():
     with pytest.raises(ValueError, match=r"distill\.arms\.a\.init=data/distill/a: the arm names itself"):
         graph.nodes(changed("distill", "a", init="data/distill/a"))
