@@ -13,6 +13,7 @@ from stages.io.dataset import Dataset
 from tests.cells.rigs import ATTRIBUTES, make_inputs
 from tests.rewards.servers import answering, judging, preferring, scorer, service
 from tests.tiny_pretrained import save_clip, save_detector, save_head
+from tests.tiny_vlm import save_hpsv3, save_image_reward
 
 SILENT = ("detection", "ocr")
 """Rewards that say nothing of prompts without facts of their own."""
@@ -26,6 +27,8 @@ def root(tmp_path_factory):
     save_clip(root / "clip")
     save_detector(root / "yolos", ["0", "1", "2"])
     save_head(root / "head.safetensors")
+    save_hpsv3(root)
+    save_image_reward(root)
     with (
         pytest.MonkeyPatch.context() as patch,
         scorer() as there,
@@ -51,6 +54,8 @@ def section(kind, root):
         "detection": {"source": str(root / "yolos"), "colors": clip},
         "clip_score": clip,
         "hpsv2": clip,
+        "hpsv3": {"source": str(root / "hpsv3"), "backbone": {"source": str(root / "qwen2vl")}},
+        "image_reward": {"source": str(root / "ImageReward.safetensors"), "tokenizer": {"source": str(root / "bert")}},
         "pickscore": clip | {"processor": clip},
         "aesthetic": clip | {"head": {"source": str(root / "head.safetensors")}},
     }
