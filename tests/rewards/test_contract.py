@@ -17,6 +17,12 @@ from tests.tiny_vlm import save_hpsv3, save_image_reward
 
 SILENT = ("detection", "ocr")
 """Rewards that say nothing of prompts without facts of their own."""
+ALONE = [
+    pytest.param(name, marks=pytest.mark.slow) if name == "hpsv3" else name  # two seconds of resizing and 600 tokens
+    for name, kind in rewards.REWARDS.items()
+    if not hasattr(kind, "COMPARES")
+]
+"""Rewards of one image and its prompt."""
 PARAMS = Path(__file__).parents[2] / "params/reward"
 
 
@@ -70,7 +76,7 @@ def built(kind, root):
     return rewards.weighted(terms(kind, root), rewards.Given(root / "verifier", "cpu"))
 
 
-@pytest.mark.parametrize("kind", [name for name, kind in rewards.REWARDS.items() if not hasattr(kind, "COMPARES")])
+@pytest.mark.parametrize("kind", ALONE)
 def test_an_image_has_a_number_whatever_is_scored_beside_it(kind, root):
     data, reward = Dataset.load(root / "dataset"), built(kind, root)
     prompts = [data.prompts[place] for place in data.test_prompts.tolist()]
