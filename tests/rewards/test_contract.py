@@ -13,9 +13,16 @@ from stages.io.dataset import Dataset
 from tests.cells.rigs import ATTRIBUTES, make_inputs
 from tests.rewards.servers import answering, judging, preferring, scorer, service
 from tests.tiny_pretrained import save_clip, save_detector, save_head
+from tests.tiny_vlm import save_hpsv3, save_image_reward
 
 SILENT = ("detection", "ocr")
 """Rewards that say nothing of prompts without facts of their own."""
+ALONE = [
+    pytest.param(name, marks=pytest.mark.slow) if name == "hpsv3" else name  # two seconds of resizing and 600 tokens
+    for name, kind in rewards.REWARDS.items()
+    if not hasattr(kind, "COMPARES")
+]
+"""Rewards of one image and its prompt."""
 PARAMS = Path(__file__).parents[2] / "params/reward"
 
 
@@ -26,6 +33,8 @@ def root(tmp_path_factory):
     save_clip(root / "clip")
     save_detector(root / "yolos", ["0", "1", "2"])
     save_head(root / "head.safetensors")
+    save_hpsv3(root)
+    save_image_reward(root)
     with (
         pytest.MonkeyPatch.context() as patch,
         scorer() as there,
@@ -51,6 +60,8 @@ def section(kind, root):
         "detection": {"source": str(root / "yolos"), "colors": clip},
         "clip_score": clip,
         "hpsv2": clip,
+        "hpsv3": {"source": str(root / "hpsv3"), "backbone": {"source": str(root / "qwen2vl")}},
+        "image_reward": {"source": str(root / "ImageReward.safetensors"), "tokenizer": {"source": str(root / "bert")}},
         "pickscore": clip | {"processor": clip},
         "aesthetic": clip | {"head": {"source": str(root / "head.safetensors")}},
     }
@@ -65,7 +76,7 @@ def built(kind, root):
     return rewards.weighted(terms(kind, root), rewards.Given(root / "verifier", "cpu"))
 
 
-@pytest.mark.parametrize("kind", [name for name, kind in rewards.REWARDS.items() if not hasattr(kind, "COMPARES")])
+@pytest.mark.parametrize("kind", ALONE)
 def test_an_image_has_a_number_whatever_is_scored_beside_it(kind, root):
     data, reward = Dataset.load(root / "dataset"), built(kind, root)
     prompts = [data.prompts[place] for place in data.test_prompts.tolist()]
