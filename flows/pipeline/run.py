@@ -183,9 +183,11 @@ def _note_failure(node: Node, state: State, execution: Execution) -> None:
 
 def _side_by_side(plan: Plan) -> int:
     """Tasks that are worth a warm worker each: of one arm that has changed, and what is measured of it, only one."""
-    if any(node.stage in _FAN_OUT for node in plan.changed):
-        return len(plan.changed) + 1
-    return graph.breadth(graph.nodes(plan.params), plan.changed)
+    reads = graph.nodes(plan.params)
+    changed = [node for node in reads if node.name in plan.changed]
+    if any(node.stage in _FAN_OUT for node in changed):
+        return len(changed) + 1
+    return graph.breadth(reads, changed)
 
 
 def execute(plan: Plan, tracker: Tracker, news: News) -> None:

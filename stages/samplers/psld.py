@@ -14,7 +14,7 @@ which is exact where D is constant: of order 1. (Of the reverse SDE, y is `ddim`
 States are those of the path, whatever the position is.
 Source: Pandey & Mandt 2023 (PSLD, arXiv:2303.01748), whose CIFAR-10 setting is 0.01, 4.01, 0.04; gamma = 0 is
 critically damped Langevin diffusion (CLD, Dockhorn et al. 2022, arXiv:2112.07068); gamma = nu has no momentum, and is
-`euler`. The step with frozen data is gDDIM's (Zhang et al. 2023, arXiv:2206.05564).
+`euler`.
 Differs: the reduction to a model without momentum. A step from alpha = 0 does not turn, since pure noise has the same
 law at any angle.
 """
