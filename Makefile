@@ -34,7 +34,7 @@ run: install ## Run the pipeline on `experiment` (default: digits), print the re
 test: lint types ## Everything: the fast lane's tests, and real DVC, Prefect, Ray and MLflow on the smoke experiment
 	@$(BIN)/pytest -q -n 3 --dist loadscope --no-loadscope-reorder -p no:randomly -m "not gpu"
 
-check: install ## The fast lane, two minutes: linter, types and quick tests, beside each other
+check: install ## The fast lane: linter, types and quick tests, beside each other
 	@$(MAKE) --no-print-directory -j 5 lint types unit-flows unit-io unit-science
 
 lint: install ## Ruff, and the import rules
