@@ -30,9 +30,12 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 run: install ## Run the pipeline on `experiment` (default: digits), print the results, stop what was started
 	@$(BIN)/fewstep run experiment=$(experiment)
 
-# One process more than two cores: who waits for a server leaves its core to another. In the order of tests/conftest.py.
-test: lint types ## Everything: the fast lane's tests, and real DVC, Prefect, Ray and MLflow on the smoke experiment
-	@$(BIN)/pytest -q -n 3 --dist loadscope --no-loadscope-reorder -p no:randomly -m "not gpu"
+test: check ## Everything: the fast lane, then every method, and real DVC, Prefect, Ray and MLflow on the smoke experiment
+	@$(BIN)/pytest -n 2 --dist loadscope --no-loadscope-reorder -p no:randomly $(SLOW)
+
+# Only the files that have such tests: what the others import takes longer. In the order of tests/conftest.py. A third
+# process makes nothing faster on two cores, which servers keep busy.
+SLOW = -m "(integration or slow) and not gpu" $$(grep -rlE "mark\.(slow|integration)" tests --include "test_*.py")
 
 check: install ## The fast lane: linter, types and quick tests, beside each other
 	@$(MAKE) --no-print-directory -j 5 lint types unit-flows unit-io unit-science
