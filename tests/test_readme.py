@@ -110,7 +110,7 @@ ADDED = {
     ),
     "Add a reward": Added(
         "stages/rewards/ink.py", "params/reward/ink.yaml", "stages/rewards/__init__.py", "REWARDS",
-        (("    http,\n    jpeg,\n", "    http,\n    ink,\n    jpeg,\n"),
+        (("    image_reward,\n    jpeg,\n", "    image_reward,\n    ink,\n    jpeg,\n"),
          ('        "jpeg": jpeg,\n', '        "jpeg": jpeg,\n        {},\n')),
     ),
     "Add a metric": Added(
