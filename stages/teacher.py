@@ -24,7 +24,7 @@ from stages.models.mixture import GaussianMixture
 from stages.models.network import NetworkConfig, seeded_teacher
 from stages.models.space import SPACES, Points
 from stages.models.text import TextEncoderConfig
-from stages.training import ambient, flow_matching, pfgm
+from stages.training import ambient, flow_matching
 from stages.training import data as batches
 from stages.training import needs as training
 from stages.training.budget import Budget
@@ -61,14 +61,6 @@ class Ambient(Learnt):
 
     kind: Literal["ambient"]
     method: ambient.Config
-
-
-@config
-class Pfgm(Learnt):
-    """Flow matching with noise of heavier tails."""
-
-    kind: Literal["pfgm"]
-    method: pfgm.Config
 
 
 @config
@@ -113,8 +105,8 @@ class Imported(Options):
 _STOCK = (
     "its teacher has above_t_max=stock, by which nothing is learnt at pure noise, where students begin; set it to clamp"
 )
-AnyTeacher = Trained | Ambient | Pfgm | Exact | Imported
-_METHODS = MappingProxyType({"flow_matching": flow_matching, "ambient": ambient, "pfgm": pfgm})
+AnyTeacher = Trained | Ambient | Exact | Imported
+_METHODS = MappingProxyType({"flow_matching": flow_matching, "ambient": ambient})
 Config = Annotated[AnyTeacher, Field(discriminator="kind")]
 
 

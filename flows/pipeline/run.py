@@ -181,13 +181,13 @@ def _note_failure(node: Node, state: State, execution: Execution) -> None:
             execution.failed.setdefault(node, error)
 
 
-def _side_by_side(plan: Plan) -> int:
-    """Tasks that are worth a warm worker each: of one arm that has changed, and what is measured of it, only one."""
+def _worth_warming(plan: Plan, num_cpus: int) -> int:
+    """Workers that have something to do before long: of one arm that has changed, and what is measured of it, one."""
     reads = graph.nodes(plan.params)
     changed = [node for node in reads if node.name in plan.changed]
     if any(node.stage in _FAN_OUT for node in changed):
-        return len(changed) + 1
-    return graph.breadth(reads, changed)
+        return num_cpus
+    return min(num_cpus, graph.breadth(reads, changed))
 
 
 def execute(plan: Plan, tracker: Tracker, news: News) -> None:
@@ -209,7 +209,7 @@ def execute(plan: Plan, tracker: Tracker, news: News) -> None:
         ThreadPoolExecutor(1),
     )
     _EXECUTION.set(execution)
-    warm.start(min(connection.num_cpus(compute), _side_by_side(plan)))  # while DVC looks at the first stage
+    warm.start(_worth_warming(plan, connection.num_cpus(compute)))  # while DVC looks at the first stage
     runner: Any = ThreadPoolTaskRunner(max_workers=max(4, len(graph.nodes(content))))
     status = "FAILED"
     try:

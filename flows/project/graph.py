@@ -46,7 +46,7 @@ def heights(reads: Mapping[Node, frozenset[Node]]) -> dict[Node, int]:
 
 
 def breadth(reads: Mapping[Node, frozenset[Node]], some: Collection[Node]) -> int:
-    """How many of `some` there are at most that wait only for others which are made in rounds before."""
+    """The most of `some` that can be made side by side, if each is made as soon as those of them that it reads are."""
     rounds = TopologicalSorter({node: [each for each in reads[node] if each in some] for node in some})
     rounds.prepare()
     most = 0

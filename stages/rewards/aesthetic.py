@@ -11,18 +11,20 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from stages.core.config import config
 from stages.core.prompts import Prompt
 from stages.core.types import Reward
-from stages.io.sources import Source, place, pretrained
+from stages.io.sources import Source, pretrained
 from stages.models.clip import load_clip
+from stages.models.folder import weights
 
 if TYPE_CHECKING:
     from stages.rewards import Given
+
+
+FILE = "sac+logos+ava1-l14-linearMSE.safetensors"
 
 
 @config
@@ -30,7 +32,7 @@ class Head:
     """The layers on top."""
 
     source: Source
-    """A safetensors file with `layers.<n>.weight` and `layers.<n>.bias`."""
+    """A safetensors file with `layers.<n>.weight` and `layers.<n>.bias`, or a folder with one of the published name."""
 
 
 @config
@@ -63,13 +65,10 @@ def build(cfg: Config, given: "Given") -> Reward:
 
 def _layers(source: str) -> list[tuple[Tensor, Tensor]]:
     """Weights and biases in order; ValueError where the file holds none that fit each other and end in one number."""
-    try:
-        content = load_file(place(source))
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"{source}: no safetensors file that can be read ({error})") from None
+    content = weights(pretrained(source), FILE)
     numbers = sorted(int(match[1]) for name in content if (match := re.fullmatch(r"layers\.(\d+)\.weight", name)))
-    weights = [content[f"layers.{number}.weight"].float() for number in numbers]
-    fits = all(low.shape[0] == high.shape[1] for low, high in pairwise(weights))
-    if not weights or not fits or weights[-1].shape[0] != 1:
+    found = [content[f"layers.{number}.weight"].float() for number in numbers]
+    fits = all(low.shape[0] == high.shape[1] for low, high in pairwise(found))
+    if not found or not fits or found[-1].shape[0] != 1:
         raise ValueError(f"{source}: holds no layers.<n>.weight that fit each other and end in one number")
-    return [(weight, content[f"layers.{number}.bias"].float()) for number, weight in zip(numbers, weights, strict=True)]
+    return [(weight, content[f"layers.{number}.bias"].float()) for number, weight in zip(numbers, found, strict=True)]

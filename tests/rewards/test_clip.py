@@ -10,7 +10,7 @@ from stages import rewards
 from stages.core.pictures import pictures
 from stages.core.prompts import Prompt
 from stages.io import sources
-from stages.rewards import Given, terms, weighted
+from stages.rewards import Given, aesthetic, terms, weighted
 from tests.tiny_pretrained import TOKENS, save_clip, save_head
 
 PROMPTS = [Prompt("a cat"), Prompt("a dog"), Prompt("two cats")]
@@ -51,10 +51,13 @@ def test_every_scale_is_what_its_paper_says(clip, images):
 
 
 def test_the_aesthetic_head_sees_an_embedding_of_length_1(clip, images, tmp_path):
+    (tmp_path / "folder").mkdir()
     w1, b1, w2, b2 = save_head(tmp_path / "head.safetensors")
     _, embedded, _ = by_transformers(clip, images, ["a"] * 3)
-    reward = built(kind="aesthetic", source=str(clip), head={"source": str(tmp_path / "head.safetensors")})
-    torch.testing.assert_close(reward(images, PROMPTS), ((embedded @ w1.T + b1) @ w2.T + b2)[:, 0])
+    save_head(tmp_path / "folder" / aesthetic.FILE)
+    for head in ("head.safetensors", "folder"):
+        reward = built(kind="aesthetic", source=str(clip), head={"source": str(tmp_path / head)})
+        torch.testing.assert_close(reward(images, PROMPTS), ((embedded @ w1.T + b1) @ w2.T + b2)[:, 0])
 
 
 def test_nothing_between_two_levels_is_seen(clip, images):

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from stages.core.path import LINEAR
 from stages.core.rng import stream
-from stages.training import flow_matching, pfgm
+from stages.training import flow_matching
 from stages.training.levels import Uniform
 from tests.samplers.rigs import from_data
 from tests.samplers.test_student_t import denoiser
@@ -17,8 +17,10 @@ from tests.training.gaussian import GaussianVelocity, tokens, world
 EVEN = Uniform(name="uniform")
 
 
-def config(freedom: int) -> pfgm.Config:
-    return pfgm.Config(lr=1e-3, condition_dropout=0.0, times=EVEN, freedom=freedom, nfe=4)
+def config(freedom: int | None) -> flow_matching.Config:
+    return flow_matching.Config(
+        lr=1e-3, condition_dropout=0.0, times=EVEN, latent=0.0, perturbation=0.0, freedom=freedom, nfe=4
+    )
 
 
 def batch(n: int, std: float = 0.5) -> dict[str, Tensor]:
@@ -44,17 +46,15 @@ class Mixed(nn.Module):
 @pytest.mark.parametrize(("part", "is_at_rest"), [(1.0, True), (0.0, False)])
 def test_the_velocity_of_its_own_noise_is_the_optimum(part: float, is_at_rest: bool) -> None:
     net = Mixed(part, 4)
-    value, _ = pfgm.loss(world(student=net), batch(4000), stream(0, "l"), config(4))
+    value, _ = flow_matching.loss(world(student=net), batch(4000), stream(0, "l"), config(4))
     (slope,) = torch.autograd.grad(value, net.part)
     assert (abs(slope.item()) < 0.03) == is_at_rest
 
 
 def test_of_many_degrees_it_is_flow_matching() -> None:
     net, given = GaussianVelocity(0.3, 0.8), batch(512)
-    flow = flow_matching.Config(lr=1e-3, condition_dropout=0.0, times=EVEN, latent=0.0, perturbation=0.0, nfe=4)
     ours, theirs = (
-        module.loss(world(student=net), given, stream(0, "l"), cfg)[0]
-        for module, cfg in ((pfgm, config(10_000)), (flow_matching, flow))
+        flow_matching.loss(world(student=net), given, stream(0, "l"), config(freedom))[0] for freedom in (10_000, None)
     )
     torch.testing.assert_close(ours, theirs, rtol=5e-3, atol=0)
     assert not torch.equal(ours, theirs)
