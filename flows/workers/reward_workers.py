@@ -96,6 +96,9 @@ class Judge:
 class Panel:
     """Judges as one reward: each scores a part of the samples. It can be sent to other workers."""
 
+    elsewhere = True
+    """Who calls it only waits, and may let others compute."""
+
     def __init__(self, judges: Sequence[Any], silence_s: float, *, whole_groups: bool) -> None:
         self._judges, self._silence_s, self._whole_groups = judges, silence_s, whole_groups
 

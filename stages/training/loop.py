@@ -5,6 +5,7 @@ A method brings pure losses (`method.py`); nothing in here knows any method by n
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from stages.training.parallel import Agreed, Metric, Pairwise, Team, give_gradie
 from stages.training.roles import FULL, Start, Tuning, Weights, heads_of
 from stages.training.shards import whole
 from stages.training.stopping import Onlooker, Watch
+from stages.training.turns import waited
 
 REPORT_EVERY = 10
 """Iterations between two reports, and between two looks for numbers that are not finite."""
@@ -77,14 +79,17 @@ class Trainer:
         nets = self.weights.nets
         self.heads = heads_of(self.roles)
         self.meter = Meter(nets)
-        judge = start.reward and (start.reward, start.prompts, start.weights)
+        self.team = Team(ranks, device)
+        self.own = self.team.ranks.share(budget.slices)
+        # Networks in parts are called by all workers in one order, and so slice by slice.
+        several = len(self.own) > 1 and not tuning.in_parts
+        reward, self.turns = waited(start.reward) if several else (start.reward, None)
+        judge = reward and (reward, start.prompts, start.weights)
         world = world_of(nets, start.space, judge, self.meter, precision=budget.precision, device=device)
         self.world = replace(world, rows=start.rows)
-        self.team = Team(ranks, device)
         self.agreed = Agreed(self.team)
         if tuning.in_parts:  # whatever their number is now: what is drawn must not depend on it
             self.world = replace(self.world, agreed=self.agreed)
-        self.own = self.team.ranks.share(budget.slices)
         self.iteration = 0
         self.counted = torch.zeros(len(self.meter.names), dtype=torch.float64)
         """What `meter` names, over all workers, up to the last whole iteration."""
@@ -156,15 +161,13 @@ class Trainer:
                 group["lr"] = self.roles[name].lr * factor  # type: ignore[union-attr]
         world = replace(self.world, progress=self.iteration / self.budget.iterations)
         phases = self.method.phases(self.cfg)
-        parts, sources = [], []
-        self.agreed.begin()
+        jobs, sources = [], []
         for index, (part, rng) in zip(self.own, self._slices(batch), strict=True):
             prepared, *source = fork(rng, "prepare", *(phase.name for phase in phases))
-            with torch.no_grad():
-                given = replace(world, carried=self.carried[index])
-                parts.append(self.method.prepare(given, part, prepared, self.cfg))
+            jobs.append(partial(self._prepared, replace(world, carried=self.carried[index]), part, prepared))
             sources.append(source)
-            self.agreed.next()
+        self.agreed.begin()
+        parts = self.turns.each(jobs) if self.turns else [job() for job in jobs]
         if names := carries(self.method):
             self.carried = self.team.gathered([{name: part[name] for name in names} for part in parts])
         metrics: dict[str, list[Metric]] = {}
@@ -181,6 +184,12 @@ class Trainer:
             metrics |= {f"{phase.name}/{name}": values for name, values in found.items()}
         self.iteration += 1
         return self._pooled(metrics)
+
+    @torch.no_grad()
+    def _prepared(self, world: World, part: Batch, rng: Generator) -> Batch:
+        prepared = self.method.prepare(world, part, rng, self.cfg)
+        self.agreed.next()
+        return prepared
 
     def _agree(self, when: str) -> None:
         """ValueError unless all workers have the same weights; of parts nobody has another's."""

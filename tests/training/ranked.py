@@ -79,7 +79,7 @@ def reward(images, prompts):
     return images.flatten(1).mean(dim=1) * torch.tensor([1 + ASKED.index(prompt) for prompt in prompts])
 
 
-def trainer(name, ranks=ALONE):
+def trainer(name, ranks=ALONE, reward=reward):
     method, cfg, slices = CASES[name]
     budget = Budget(
         iterations=ITERATIONS, ema=0.9, clip=1.0, warmup=2, final_lr=0.5, precision="float32", slices=slices
