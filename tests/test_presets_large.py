@@ -1,19 +1,23 @@
-"""Presets for real checkpoints: each runs to its end on a tiny checkpoint of its family, its sizes alone changed."""
+"""Presets for real checkpoints: each runs to its end on a tiny checkpoint of its family, its sizes alone changed.
+
+Through real DVC, Prefect, Ray and MLflow, one after the other in one project.
+"""
 
 import io
 import json
 import tarfile
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
-from flows.pipeline import planning, validation
-from flows.project import graph, work
-from stages.io import run
+from flows.pipeline import planning
 from stages.models.checkpoint import Options
 from tests.composed import params_of
+from tests.flows.clone import Clone
 from tests.models.families import tiny
 from tests.test_presets import shortened
 from tests.tiny_pretrained import save_clip, save_detector
@@ -78,8 +82,8 @@ def tar_of(file: Path, side: int) -> Path:
     return file
 
 
-def composed(preset: str, root: Path) -> dict:
-    """The preset, of a tiny checkpoint."""
+def cut(preset: str, root: Path) -> list[str]:
+    """The words that run the preset on a tiny checkpoint, in `root`."""
     options = tiny.options(PRESETS[preset])
     if preset in IMAGES:
         data = tar_of(root / "data.tar", options.height)
@@ -95,28 +99,49 @@ def composed(preset: str, root: Path) -> dict:
         overrides += [f"rl.arms.dgpo.rewards.taste.{where}={clip}" for where in ("source", "processor.source")]
     elif preset != "sd35_flow_grpo":
         overrides += [f"evaluate.rewards.clip.source={clip}"]
-    content = shortened(params_of(*overrides), SIZES)
-    content["compute"]["workers"] = {"default": 1}
-    content["teacher"] |= {field.name: getattr(options, field.name) for field in fields(Options)}
-    content["dataset"] |= {"height": options.height, "width": options.width}
-    return content
+    whole = params_of(*overrides)
+    small = shortened(whole, SIZES)
+    small["compute"]["workers"] = {"default": 1}
+    small["teacher"] |= {field.name: getattr(options, field.name) for field in fields(Options)}
+    small["dataset"] |= {"height": options.height, "width": options.width}
+    return [*overrides, *changes(whole, small)]
+
+
+def changes(whole: Mapping[str, Any], small: Mapping[str, Any], where: str = "") -> Iterator[str]:
+    """Overrides that make one of the other."""
+    for key, value in small.items():
+        before = whole.get(key)
+        if isinstance(value, dict) and isinstance(before, dict) and not key == "workers":
+            yield from changes(before, value, f"{where}{key}.")
+        elif value != before:
+            yield f"++{where}{key}={json.dumps(value)}"
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clone]:
+    made = Clone(tmp_path_factory.mktemp("clone"))
+    assert made.fewstep("compose", "experiment=smoke").returncode == 0
+    made.up()
+    yield made
+    made.down()
 
 
 @pytest.mark.slow
+@pytest.mark.integration
 @pytest.mark.parametrize("preset", PRESETS)
-def test_a_preset_runs_on_a_tiny_checkpoint_of_its_family(preset: str, tmp_path: Path, monkeypatch) -> None:
-    content = composed(preset, tmp_path)
-    assert validation.faults(content) == []
-    monkeypatch.chdir(tmp_path)
-    told = {row.node.name: row.needs for row in planning.planned(content)}
+def test_a_preset_runs_on_a_tiny_checkpoint_of_its_family(
+    preset: str, clone: Clone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = cut(preset, tmp_path)
+    done = clone.fewstep("run", *words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    monkeypatch.chdir(clone.root)
+    told = {row.node.name: row.needs for row in planning.planned(params_of(*words))}
     arms = [name for name in told if "@" in name]
     assert arms
-    for node in graph.nodes(content):
-        job = work.job(node, {"seed": 0, **content})
-        run.run(job, Path(node.folder), tmp_path / "work", lambda _step, _metrics: None)
     for name in arms:
-        made = Path("data", *name.split("@"))
+        made = clone.root.joinpath("data", *name.split("@"))
         cost = json.loads((made / "cost.json").read_text())
         assert told[name].forward == cost["network_evaluations"]
         assert (made / "model" / "README.md").is_file()
-    assert (tmp_path / "data" / "evaluate" / "report.html").stat().st_size > 10_000
+    assert (clone.root / "data/evaluate/report.html").stat().st_size > 10_000

@@ -82,8 +82,7 @@ class Trainer:
         self.team = Team(ranks, device)
         self.own = self.team.ranks.share(budget.slices)
         # Networks in parts are called by all workers in one order, and so slice by slice.
-        several = len(self.own) > 1 and not tuning.in_parts
-        reward, self.turns = waited(start.reward) if several else (start.reward, None)
+        reward, self.turns = waited(start.reward, 1 if tuning.in_parts else len(self.own))
         judge = reward and (reward, start.prompts, start.weights)
         world = world_of(nets, start.space, judge, self.meter, precision=budget.precision, device=device)
         self.world = replace(world, rows=start.rows)

@@ -5,7 +5,7 @@ They take turns, so that never two compute at once: each draws from its own stre
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -18,22 +18,23 @@ T = TypeVar("T")
 
 
 class Turns:
-    """Who may compute: one thread at a time."""
+    """Who may compute: one of `count` threads at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, count: int) -> None:
+        self._pool = ThreadPoolExecutor(count, thread_name_prefix="slice")  # kept: a new thread finds no memory warm
         self._turn = threading.Lock()
         self._mine = threading.local()
         self._failed = False
 
     def each(self, jobs: Sequence[Callable[[], T]]) -> list[T]:
-        """What each of `jobs` returns. Raises what the first of those that failed raised, once all have ended."""
+        """What each of at most `count` jobs returns. Raises what the first of those that failed raised."""
         self._failed = False
-        pool = ThreadPoolExecutor(len(jobs), thread_name_prefix="slice")
+        found = [self._pool.submit(self._taken, job) for job in jobs]
         try:
-            return [found.result() for found in [pool.submit(self._taken, job) for job in jobs]]
+            return [each.result() for each in found]
         finally:
             self._failed = True  # those that are still at work have nobody to work for
-            pool.shutdown()
+            wait(found)
 
     def waiting(self, reward: Reward) -> Reward:
         """`reward`, during which others have their turn."""
@@ -67,9 +68,10 @@ class Turns:
             raise InterruptedError("another slice failed")
 
 
-def waited(reward: Reward | None) -> tuple[Reward | None, Turns | None]:
-    """`reward` and who takes turns while it is computed; nobody does unless others compute it, which it says."""
-    if reward is None or not getattr(reward, "elsewhere", False):
+def waited(reward: Reward | None, count: int) -> tuple[Reward | None, Turns | None]:
+    """`reward`, and the turns of `count` slices while it is computed: none unless others compute it, which it says."""
+    if count == 1 or not getattr(reward, "elsewhere", False):
         return reward, None
-    turns = Turns()
+    assert reward is not None
+    turns = Turns(count)
     return turns.waiting(reward), turns

@@ -37,7 +37,7 @@ def test_slices_are_rolled_out_while_rewards_are_away_and_nothing_changes():
 
 
 def test_never_two_compute_at_once():
-    turns, at_work, most = Turns(), [], []
+    turns, at_work, most = Turns(5), [], []
     reward = turns.waiting(lambda images, _prompts: (time.sleep(0.01), images)[1])
 
     def job(number):
@@ -66,5 +66,7 @@ def test_what_a_reward_raises_is_raised_and_ends_the_others():
 
 
 def test_a_reward_that_is_here_is_called_as_it_is():
-    assert waited(ranked.reward) == (ranked.reward, None)
-    assert waited(None) == (None, None)
+    assert waited(ranked.reward, 4) == (ranked.reward, None)
+    assert waited(None, 4) == (None, None)
+    away = Elsewhere(1)
+    assert waited(away, 1) == (away, None), "there is nobody to let compute"
