@@ -101,7 +101,8 @@ def cut(preset: str, root: Path) -> list[str]:
         overrides += [f"evaluate.rewards.clip.source={clip}"]
     whole = params_of(*overrides)
     small = shortened(whole, SIZES)
-    small["compute"]["workers"] = {"default": 1}
+    del small["trainings"]  # which `compose` makes of the others
+    small["compute"]["workers"] = dict.fromkeys(whole["compute"]["workers"], 1)
     small["teacher"] |= {field.name: getattr(options, field.name) for field in fields(Options)}
     small["dataset"] |= {"height": options.height, "width": options.width}
     return [*overrides, *changes(whole, small)]
@@ -111,7 +112,7 @@ def changes(whole: Mapping[str, Any], small: Mapping[str, Any], where: str = "")
     """Overrides that make one of the other."""
     for key, value in small.items():
         before = whole.get(key)
-        if isinstance(value, dict) and isinstance(before, dict) and not key == "workers":
+        if isinstance(value, dict) and isinstance(before, dict):
             yield from changes(before, value, f"{where}{key}.")
         elif value != before:
             yield f"++{where}{key}={json.dumps(value)}"
