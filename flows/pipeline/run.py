@@ -4,7 +4,7 @@ import os
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
@@ -152,11 +152,7 @@ def _make_all(execution: Execution) -> None:
                 continue
             futures[node] = make.submit(node.name, return_state=False, wait_for=[futures[each] for each in reads])
         for node, future in futures.items():
-            while not _has_ended(future.state):
-                future.wait(timeout=_LOOK_S)
-                if channel.abandoned():
-                    raise KeyboardInterrupt
-            _note_failure(node, future.state, execution)
+            _note_failure(node, _last_state(future), execution)
     except BaseException as error:  # an interrupt: the tasks' threads end only when what they wait for does
         execution.failed.setdefault(next(iter(futures)), error)
         execution.stop()
@@ -168,9 +164,14 @@ def _make_all(execution: Execution) -> None:
     artifacts.show(execution.tracker, execution.parent)
 
 
-def _has_ended(state: State) -> bool:
-    """Whether it is the task's last: one whose inputs failed stays pending, under a name that Prefect gives it."""
-    return state.is_final() or state.name == "NotReady"
+def _last_state(future: Any) -> State:
+    """The task's last state, once it has one; a look at `future.state` before that is a request to the server."""
+    while not future.wrapped_future.done():
+        wait([future.wrapped_future], timeout=_LOOK_S)
+        if channel.abandoned():
+            raise KeyboardInterrupt
+    future.wait()
+    return future.state
 
 
 def _note_failure(node: Node, state: State, execution: Execution) -> None:
