@@ -133,7 +133,8 @@ def expect(cfg: AnyTeacher, job: Job, inputs: Inputs) -> Expected:
             divides(cfg.method.told.factor, data.sample_shape)
     if isinstance(cfg, Exact):
         return Expected(model="closed form")
-    return Expected(model="trained", sketch=data and sketch.trained(cfg.network, data.sample_shape))
+    is_told = isinstance(cfg, Trained) and cfg.method.told is not None
+    return Expected(model="trained", sketch=data and sketch.trained(cfg.network, data.sample_shape), is_told=is_told)
 
 
 def needs(cfg: AnyTeacher, _job: Job, _inputs: Inputs, made: Expected) -> Needs | None:
