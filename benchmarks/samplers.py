@@ -31,8 +31,9 @@ from benchmarks.tasks import side_by_side  # noqa: E402
 from stages.core.config import check  # noqa: E402
 from stages.core.spec import SamplerSpec  # noqa: E402
 from stages.io.artefacts import sha256_of, write_json  # noqa: E402
+from stages.samplers import rule_of  # noqa: E402
 from stages.samplers.fields import FIELDS  # noqa: E402
-from stages.samplers.spec import Sampler, calls  # noqa: E402
+from stages.samplers.spec import Sampler, calls, most_steps  # noqa: E402
 
 PRESET = "experiment=bench_samplers"
 SA = {"name": "sa_solver", "until": 0.2, "since": 0.8, "predictor": 3, "corrector": 4, "few_steps": False}
@@ -41,6 +42,8 @@ V3 = {
     **{"order": 2, "predictor": "full", "corrector": "pseudo", "corrected_until": 1.0},
     **{"num_levels": 32, "hi": 80.0, "lo": 0.02, "derivative": {"name": "difference", "step": 0.02}},
 }
+JUMPED = {"name": "teleport", "then": {"name": "unipc"}}
+LEFT_OPEN = {"mean": None, "rest": 0.1, "directions": [], "variances": []}
 INTERVALS = [{"lo": 0.06, "hi": 0.3, "steps": 2, "repeats": 2}]
 EVERY_SECOND = {"name": "taylor_seer", "every": 2, "warm_up": 1, "differences": "newton"}
 MERGED = {"name": "token_merging", "share": 0.5, "stride": 2, "counted": True}
@@ -66,6 +69,10 @@ RULES: Mapping[str, Mapping[str, Any]] = {
     "dpm_solver_v3, fitted": {"fit": V3},
     "dc_solver, fitted": {"fit": {"name": "dc_solver", "parts": 16}},
     "usf, fitted": {"fit": {"name": "usf", "parts": 16, "most": 3, "sweeps": 2}},
+    "teleport 1, fitted": {"fit": {**JUMPED, "skipped": 1, "rank": 0, "mean": "data"}},
+    "teleport 2, fitted": {"fit": {**JUMPED, "skipped": 2, "rank": 0, "mean": "data"}},
+    "teleport 2, fitted by prompt": {"fit": {**JUMPED, "skipped": 2, "rank": 0, "mean": "network"}},
+    "teleport 2, rest 0.1": {**JUMPED, "skipped": 2, "law": LEFT_OPEN},
     "pndm": {"name": "pndm", "order": 4, "warm_up": "improved_euler"},
     "gradient_estimation": {"name": "gradient_estimation", "gamma": 2.0, "mu": 0.0},
     "er_sde, no noise": {"name": "er_sde", "phi": "rho", "terms": "3"},
@@ -75,6 +82,8 @@ RULES: Mapping[str, Mapping[str, Any]] = {
     "er_sde": {"name": "er_sde", "phi": "er", "terms": "3"},
     "dpmpp_2m_sde": {"name": "dpmpp_2m_sde", "eta": 1.0},
     "ddim 1": {"name": "ddim", "noise_level": 1.0, "variance": "small"},
+    "psld": {"name": "psld", "gamma": 0.01, "nu": 4.01, "kappa": 0.04},
+    "cld": {"name": "psld", "gamma": 0.0, "nu": 4.0, "kappa": 0.04},
     "churn": {"name": "churn", "churn": 10.0, "lo": 0.05, "hi": 50.0, "inflation": 1.003},
     "restart": {"name": "restart", "solver": "heun", "intervals": INTERVALS, "inflation": 1.0},
     "renoise": {"name": "renoise"},
@@ -173,15 +182,16 @@ def fitting(rule: Mapping[str, Any], schedule: str, most: int, model: Sampled) -
     asks = field and FIELDS[field["name"]].fixed is False
     if asks and not model.opens:
         return None
-    for steps in range(2 * most if field else most, 0, -1):
+    if "fit" in rule:  # its network calls are those of its steps
+        steps = most_steps(model.fit(rule["fit"], {**SCHEDULES[schedule], "steps": most}), most)
+        return model.fitted(model.fit(rule["fit"], {**SCHEDULES[schedule], "steps": steps}))
+    for steps in range(2 * most if field else most_steps(rule_of(rule), most), 0, -1):
         if schedule == BEST_NODES:
             chosen: Mapping[str, Any] = {"name": "explicit", "at": model.best_nodes(steps)}
         else:
             chosen = {**SCHEDULES[schedule], "steps": steps}
         if chosen["name"] == "log_uniform" and steps < 2:  # it needs both its ends
             return None
-        if "fit" in rule:
-            return model.fitted(rule["fit"], chosen)  # as many calls as steps
         spec = check(Sampler, {"rule": rule, "schedule": chosen, "guidance": 1.0, "field": field}, "sampler").spec
         if (model.passes(spec) if asks else calls(spec)) <= most:
             return spec

@@ -23,7 +23,7 @@ from stages.models.mixture import GaussianMixture
 from stages.samplers import Solution, drive, rule_of, sample
 from stages.samplers.field import Prompted
 from stages.samplers.fields import field_of, over
-from stages.samplers.fits import fit_of
+from stages.samplers.fits import Fit, fit_of
 from stages.samplers.fits.model import Fitting
 from stages.samplers.grid import build
 from stages.samplers.search import best_nodes, jump_costs
@@ -78,11 +78,14 @@ class Sampled(ABC):
         draws_noise = why_not_noisy(spec) is None
         return told if draws_noise else {**told, ERROR: (x0 - self.exact).square().mean().sqrt().item()}
 
-    def fitted(self, fit: Mapping[str, Any], schedule: Mapping[str, Any]) -> SamplerSpec:
-        """A sampler on `schedule` that is fitted to the model."""
-        chosen = {**fit, "schedule": schedule, "guidance": self.network.guidance, "num_samples": FITTED_ON}
+    def fit(self, knobs: Mapping[str, Any], schedule: Mapping[str, Any]) -> Fit:
+        """Of a sampler on `schedule`, with the knobs that a row states."""
+        return fit_of({**knobs, "schedule": schedule, "guidance": self.network.guidance, "num_samples": FITTED_ON})
+
+    def fitted(self, fit: Fit) -> SamplerSpec:
+        """The sampler."""
         with torch.no_grad():
-            return replace(fit_of(chosen).fitted(self._fitting).spec, guidance=1.0)  # `network` has it
+            return replace(fit.fitted(self._fitting).spec, guidance=1.0)  # `network` has it
 
     @cached_property
     def _fitting(self) -> Fitting:

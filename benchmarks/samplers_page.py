@@ -99,6 +99,7 @@ CLAIMS: Sequence[tuple[str, tuple[str, float], str, tuple[int, ...], str, str]] 
     ("reused attention beats fewer steps", ("digits", 1.0), ERROR, (4, 8), "dpmpp_2m, pab", "dpmpp_2m"),
     ("attention that is carried on, too", ("digits", 1.0), ERROR, (4, 8), "dpmpp_2m, faster_cache", "dpmpp_2m"),
     ("reused inner blocks beat fewer steps", ("digits", 1.0), ERROR, (4, 8), "dpmpp_2m, light_cache", "dpmpp_2m"),
+    ("a jump by each prompt's law is ahead", ("digits", 1.0), ERROR, (4, 8), "teleport 2, fitted by prompt", "unipc"),
     ("gradient estimation is ahead of DDIM", ("digits", 1.0), ERROR, (4, 8), "gradient_estimation", "euler"),
 )  # fmt: skip
 """In words, where, which number, with how many calls, the rule that is said to do better, and the other."""
@@ -146,7 +147,7 @@ def draw(bench: Results, file: Path) -> None:
             for index, rule in enumerate(bench.rules):
                 known = {most: found[1] for most in CALLS if (found := bench.best(way, rule, most, number))}
                 means = {most: sum(values) / len(values) for most, values in known.items()}
-                style = {"color": shades[index % 20], "linestyle": "-" if index < 20 else "--"}
+                style = {"color": shades[index % 20], "linestyle": ("-", "--", ":")[index // 20]}
                 # An unbiased distance may fall below 0, where it is noise: there the line has a gap.
                 shown = [mean if mean > 0 else float("nan") for mean in means.values()]
                 if shown:

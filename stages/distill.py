@@ -95,7 +95,7 @@ def expect(cfg: arm.Arm[Common], job: Job, inputs: Inputs) -> Expected | None:
     )
     made, data = made_of(init, tune), outline(inputs)
     if made and data and (made.sketch is None or cfg.common.fresh):
-        made = replace(made, sketch=sketch.trained(cfg.common.network, data.sample_shape))
+        made = replace(made, sketch=sketch.trained(cfg.common.network, data.sample_shape), is_told=False)
     if made and made.sketch and teacher and teacher.sketch:
         _can_blend(cfg, job, made.sketch, teacher.sketch)
     if made and made.sketch and cfg.common.num_students > 1:
@@ -120,10 +120,8 @@ def _is_a_student(cfg: arm.Arm[Common], job: Job, init: Expected) -> None:
 
 def _may_be_fresh(common: Common, job: Job, init: Expected) -> None:
     if common.fresh and init.model == "checkpoint":
-        raise ValueError(
-            f"{job.where}.fresh: a checkpoint's students have its network, and {common.init} is made of one; set it to "
-            "false"
-        )
+        fault = f"a checkpoint's students have its network, and {common.init} is made of one; set it to false"
+        raise ValueError(f"{job.where}.fresh: {fault}")
 
 
 def _may_be_several(cfg: arm.Arm[Common], job: Job, init: Expected) -> None:
@@ -202,6 +200,9 @@ def _has_the_times(cfg: arm.Arm[Common], job: Job, init: Expected) -> None:
             f"{job.where}.method={cfg.name}: it trains a network {what}, and {cfg.common.init} is a checkpoint, "
             "whose pipeline has no word for that; take a method of one time"
         )
+    if init.is_told and not cfg.common.fresh and (student.averages or cfg.common.num_students > 1):
+        fault = "may be told pictures, and stays one network of one time; set fresh to true, or name another"
+        raise ValueError(f"{job.where}.init={cfg.common.init}: {fault}")
     if rule == "ddgan" and not student.latent_variable:
         raise ValueError(
             f"{job.where}.sampler.rule=ddgan: {cfg.name} trains a network that is told no noise; take another rule, or "

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 from torch import Tensor
 
+from stages.core.coarse import divides
 from stages.core.config import config
 from stages.core.messages import at
 from stages.core.needs import Needs
@@ -127,9 +128,13 @@ def expect(cfg: AnyTeacher, job: Job, inputs: Inputs) -> Expected:
         _has_images(data.num_train, cfg.kind)
         with at(f"{job.where}.network"):
             cfg.network.fit(data.sample_shape)
+    if data and isinstance(cfg, Trained) and cfg.method.told:
+        with at(f"{job.where}.method.told"):
+            divides(cfg.method.told.factor, data.sample_shape)
     if isinstance(cfg, Exact):
         return Expected(model="closed form")
-    return Expected(model="trained", sketch=data and sketch.trained(cfg.network, data.sample_shape))
+    is_told = isinstance(cfg, Trained) and cfg.method.told is not None
+    return Expected(model="trained", sketch=data and sketch.trained(cfg.network, data.sample_shape), is_told=is_told)
 
 
 def needs(cfg: AnyTeacher, _job: Job, _inputs: Inputs, made: Expected) -> Needs | None:

@@ -99,6 +99,18 @@ DDGAN = "sampler={rule: {name: ddgan}, schedule: {name: uniform, steps: 2}, guid
         ("pi_flow", [], {"init": Expected(model="checkpoint")}, "a network that answers a policy, .*no word for that"),
         ("ddgan", ["num_students=4"], {}, "ddgan trains a network that is told noise, of which there is one"),
         ("ddgan", [], {"init": Expected(model="checkpoint")}, "a network that is told noise, .* no word for that"),
+        (
+            "meanflow",
+            [],
+            {"init": Expected(model="trained", is_told=True)},
+            "told pictures, and stays one network",
+        ),
+        (
+            "tdm",
+            ["num_students=4"],
+            {"init": Expected(model="trained", is_told=True)},
+            "told pictures, and stays one",
+        ),
         ("tdm", [DDGAN], {}, "sampler.rule=ddgan: tdm trains a network that is told no noise; take another rule"),
     ],
 )

@@ -225,8 +225,8 @@ def test_even_nodes_need_no_search_and_lie_on_the_trajectories_grid(base, tmp_pa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["ambient", "pfgm"])
-def test_a_teacher_of_noisy_images_or_other_noise_is_another_one(base, tmp_path, kind):
+@pytest.mark.parametrize("kind", ["ambient", "pfgm", "restoration"])
+def test_a_teacher_of_noisy_images_or_other_noise_or_that_is_told_more_is_another_one(base, tmp_path, kind):
     root = beside(base, tmp_path, "dataset")
     out = make(Node("teacher"), compose(f"teacher={kind}"), root)
     own, clean = (json.loads((each / "metrics.json").read_text()) for each in (out, base / "data" / "teacher"))

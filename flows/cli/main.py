@@ -25,6 +25,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "logs": "what happened, of all stages or of one",
         "search": "fit a sampler to the teacher, and keep it for models to be sampled by",
         "sample": "pictures from a student or the teacher",
+        "edit": "a picture of yours, as a model makes it of another prompt",
         "lineage": "what an artefact was made from, each step confirmed",
         "rerun": "make a recorded run again in a folder of its own, and compare the bytes",
         "promote": "make a student the champion, if it passes the gate",

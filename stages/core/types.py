@@ -63,7 +63,8 @@ class Velocity(Protocol):
     """dx/dt at (x [B, C, H, W] or [B, C, T, H, W], t [B]) under the prompts cond [B, 1].
 
     Some students take more, which they were trained for: `until` [B], a second time t or below, asks for the average
-    along their trajectory from t down to there, and `z`, standard normal and like x, makes an answer one of many.
+    along their trajectory from t down to there, and `z`, like x, tells them more: standard normal it makes an answer
+    one of many, and a teacher for restoration is told a coarse picture by it.
     """
 
     def __call__(self, x: Tensor, t: Tensor, cond: Cond, /, **more: Tensor) -> Tensor:  # noqa: D102 - the class says it

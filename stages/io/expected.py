@@ -44,6 +44,8 @@ class Expected:
     """Of its model, a `stages.models.sketch.Sketch`, where one can be drawn."""
     is_student: bool = False
     """Whether a distillation made it, or what it was aligned from: it may answer samples, no mean velocities."""
+    is_told: bool = False
+    """Whether its network may be told a picture, which one of two times or of several students is not."""
     rank: int | None = None
     """Of its adapters, where it has some."""
     fault: str | None = None

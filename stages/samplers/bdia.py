@@ -36,13 +36,13 @@ class BDIA:
         return State(ahead, {"state": x})
 
 
-def undone(field: Field, last: Tensor, before: Tensor, gamma: float) -> Tensor:
-    """The state at the grid's first node of a run that ended at `last`, with `before` at the node before that."""
+def undone(field: Field, last: Tensor, before: Tensor, gamma: float) -> tuple[Tensor, Tensor]:
+    """The states at the grid's first two nodes of a run that ended at `last`, with `before` at the node before that."""
     for i in reversed(range(1, field.grid.num_steps)):
         v = field.velocity(before, i)
         off = last - combine(field.grid.transfer[i], before, v)
         last, before = before, combine((1.0, 1 / gamma), combine(_to(field.grid, i, i - 1), before, v), off)
-    return before
+    return before, last
 
 
 def _to(grid: Grid, i: int, node: int) -> Pair:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol, runtime_checkable
 
 import torch
 from pydantic import Field
@@ -29,6 +29,20 @@ def calls(spec: SamplerSpec) -> float:
     answers = field_of(spec.field)
     field = over(answers if answers and answers.fixed else None)(network, build(LINEAR, spec.times), noise)
     return drive(field, noise, rule, rng=stream).cost
+
+
+@runtime_checkable
+class Sparing(Protocol):
+    """A rule, or a fit of one, that takes some steps without the network."""
+
+    def most_steps(self, calls: int, /) -> int:
+        """From noise to data, that may fit into so many calls."""
+        ...
+
+
+def most_steps(rule: object, calls: int) -> int:
+    """Steps of a rule, or of what a fit makes, that may fit into so many calls; a rule that makes more has fewer."""
+    return rule.most_steps(calls) if isinstance(rule, Sparing) else calls
 
 
 @config

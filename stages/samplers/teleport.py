@@ -41,6 +41,10 @@ class Teleport:
         """Of a sample; 1 where any will do."""
         return self.law.size
 
+    def most_steps(self, calls: int) -> int:
+        """Those that are skipped, and one a call: but for the network's mean."""
+        return self.skipped + calls - (self.law.mean is None)
+
     def fits(self, num_steps: int) -> None:
         """ValueError where a sampler of `num_steps` has nothing left, or the rule knobs of other steps."""
         if self.skipped >= num_steps:

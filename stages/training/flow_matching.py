@@ -18,13 +18,21 @@ to bear what it meets where a sampler's states are more or less noisy than they 
 from noise of this law on, at which rule `student_t` begins. The teacher's own begins at Gaussian noise, as do students
 that learn with it: of Gaussian data of 784 numbers that ends at 0.9985 of their std for 128 degrees and at 0.9953 for
 8, of a single number at 0.9923 and 0.9007. Differs: the flow's times, weight and path.
+
+Restoration: the network may be told the picture with less in it (`told`), as a latent variable that joins its embedding
+of t. Diffusion of the residual (ResShift, RDDM, IR-SDE, Resfusion) is then this flow on times of its own, see
+`stages/samplers/schedules/residual.py`. Differs: the papers put the picture beside the state, channel by channel, which
+suits larger ones; times and weight are the flow's.
 """
 
 from collections.abc import Mapping
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Generator, Tensor
 
+from stages.core.coarse import coarse
 from stages.core.config import config
 from stages.core.guidance import dropped
 from stages.core.path import expand, mix
@@ -36,6 +44,16 @@ from stages.training.levels import Times
 from stages.training.method import Loss, Phase, Role, Trained, unprepared
 
 NEEDS = "images"
+
+
+@config
+class Told:
+    """What of a picture the network is told."""
+
+    factor: Annotated[int, Field(ge=2, le=64)]
+    """Side of the squares of pixels of which it is told the mean."""
+    dropout: Part
+    """Share of samples that it is told nothing of, zeros: as it is by all that samples or learns without a picture."""
 
 
 @config
@@ -53,13 +71,15 @@ class Config:
     """gamma of input perturbation: how much more noise the network sees than it is asked for; 0 is none."""
     freedom: Freedom | None = None
     """D of Student's t noise; none is Gaussian noise."""
+    told: Told | None = None
+    """For restoration; none is told nothing."""
     nfe: Steps
     """Euler steps of the teacher's own sampler."""
 
 
 def loss(world: World, batch: Batch, rng: Generator, cfg: Config) -> Loss:
     """E w |v(x_t, t) - (eps - x0)|^2, mean over elements."""
-    times, noise, drops, more, tails = fork(rng, "times", "noise", "drops", "perturbation", "tails")
+    times, noise, drops, more, tails, shows = fork(rng, "times", "noise", "drops", "perturbation", "tails", "shows")
     x0, eps = batch["x0"], normal_like(batch["x0"], noise)
     if cfg.freedom is not None:
         drawn = torch.randn(len(x0), cfg.freedom, generator=tails, dtype=x0.dtype, device=x0.device)
@@ -67,8 +87,15 @@ def loss(world: World, batch: Batch, rng: Generator, cfg: Config) -> Loss:
     t, weight = interpolant(cfg.times.drawn(x0, times), cfg.latent)
     cond = dropped(batch["cond"], cfg.condition_dropout, drops)
     seen = eps + cfg.perturbation * normal_like(eps, more) if cfg.perturbation else eps
-    squares = (world.nets["student"](mix(x0, seen, t), t, cond) - (eps - x0)).square()
+    beside = {"z": shown(x0, cfg.told, shows)} if cfg.told else {}
+    squares = (world.nets["student"](mix(x0, seen, t), t, cond, **beside) - (eps - x0)).square()
     return (squares if weight is None else expand(weight, x0) * squares).mean(), {}
+
+
+def shown(x0: Tensor, told: Told, rng: Generator) -> Tensor:
+    """What the network is told of x0 [B, ...]: its coarse picture, or zeros."""
+    kept = torch.rand(len(x0), generator=rng, device=x0.device) >= told.dropout
+    return coarse(x0, told.factor) * expand(kept, x0)
 
 
 def interpolant(t: Tensor, latent: float) -> tuple[Tensor, Tensor | None]:
@@ -86,7 +113,7 @@ def interpolant(t: Tensor, latent: float) -> tuple[Tensor, Tensor | None]:
 
 def roles(cfg: Config) -> Mapping[str, Role]:
     """One network."""
-    return {"student": Trained(start="init", lr=cfg.lr)}
+    return {"student": Trained(start="init", lr=cfg.lr, latent_variable=cfg.told is not None)}
 
 
 prepare = unprepared

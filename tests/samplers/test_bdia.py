@@ -36,10 +36,11 @@ def wild(x, t):
 @pytest.mark.parametrize("velocity", [wild, mixture(LINEAR)])
 def test_from_its_last_two_states_it_is_undone_whatever_the_network(velocity, gamma, within):
     times = uniform(20)
-    made = sample(velocity, START, times, bdia(gamma), keep=(19, 20))
+    made = sample(velocity, START, times, bdia(gamma), keep=(19, 20, 1))
     field = Field(velocity, build(LINEAR, times), START)
-    again = undone(field, made.states[1], made.states[0], gamma)
+    again, second = undone(field, made.states[1], made.states[0], gamma)
     torch.testing.assert_close(again, START, atol=within, rtol=0)
+    torch.testing.assert_close(second, made.states[2], atol=within, rtol=0)
     assert field.nfe == 19
 
 

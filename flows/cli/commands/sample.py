@@ -65,7 +65,7 @@ def main(parsed: argparse.Namespace) -> int:
     what = "pictures" if images.dim() == 4 else "videos, a row of frames each"
     if images.dim() == 5:
         print(f"{_film(images, parsed.n, parsed.out.path)}: to play")
-    _picture(_strips(images), parsed.n if images.dim() == 4 else 1).save(parsed.out.path)
+    picture(_strips(images), parsed.n if images.dim() == 4 else 1).save(parsed.out.path)
     print(f"{parsed.out}: {len(rows)} {what}, {spec.num_steps} steps of {spec.called}")
     return 0
 
@@ -82,7 +82,7 @@ def _searched(parsed: argparse.Namespace, model: Any, rows: Any, noise: Any) -> 
     from stages.steering.rewarded import rewards_of
     from stages.steering.run import steered
 
-    steering = check(Asked, {"steering": _section(parsed.steering, "--steering")}, "").steering
+    steering = check(Asked, {"steering": section(parsed.steering, "--steering")}, "").steering
     stated = rewards_of(steering)
     chosen = terms(stated, "steering.reward") if stated else []
     expect(chosen, None)
@@ -100,7 +100,8 @@ def _searched(parsed: argparse.Namespace, model: Any, rows: Any, noise: Any) -> 
     return torch.cat([each.found.x0 for each in found])
 
 
-def _section(text: str, option: str) -> Any:
+def section(text: str, option: str) -> Any:
+    """What an option in braces states; ValueError where it is not YAML."""
     import yaml
 
     try:
@@ -118,7 +119,7 @@ def _sampler(parsed: argparse.Namespace, own: Any) -> Any:
         return even(parsed.nfe, guidance=own.guidance)
     if parsed.sampler is None:
         return own
-    spec = check(Sampler, _section(parsed.sampler, "--sampler"), "--sampler").spec
+    spec = check(Sampler, section(parsed.sampler, "--sampler"), "--sampler").spec
     if spec.num_steps > MAX_NFE:
         raise ValueError(f"--sampler: {spec.num_steps} steps, {MAX_NFE} at most")
     return spec
@@ -133,10 +134,15 @@ def _check(parsed: argparse.Namespace) -> None:
         raise ValueError("--nfe and --sampler: name one of them")
     if len(parsed.prompt) > MAX_PROMPTS:
         raise ValueError(f"--prompt: {len(parsed.prompt)} prompts, {MAX_PROMPTS} at most")
-    if parsed.out.path.suffix.lower() not in (".png", ".jpg", ".webp"):
-        raise ValueError(f"--out {parsed.out}: a picture ends in .png, .jpg or .webp")
-    if not parsed.out.path.parent.is_dir():
-        raise ValueError(f"--out {parsed.out}: there is no folder {shown(parsed.out.path.parent)}")
+    writable(parsed.out)
+
+
+def writable(out: Given) -> None:
+    """ValueError unless a picture can be written there."""
+    if out.path.suffix.lower() not in (".png", ".jpg", ".webp"):
+        raise ValueError(f"--out {out}: a picture ends in .png, .jpg or .webp")
+    if not out.path.parent.is_dir():
+        raise ValueError(f"--out {out}: there is no folder {shown(out.path.parent)}")
 
 
 def find(student: Given) -> Path:
@@ -160,12 +166,12 @@ def _strips(images: Any) -> Any:
 def _film(videos: Any, columns: int, out: Path) -> Path:
     """The videos beside each other, as a file to play: `out` with another ending."""
     file = out.with_suffix(".gif")
-    first, *rest = [_picture(frames, columns) for frames in videos.unbind(2)]
+    first, *rest = [picture(frames, columns) for frames in videos.unbind(2)]
     first.save(file, save_all=True, append_images=rest, duration=round(1000 / FRAMES_A_SECOND), loop=0)
     return file
 
 
-def _picture(samples: Any, columns: int) -> Any:
+def picture(samples: Any, columns: int) -> Any:
     """Images [n, C, H, W] in [0, 1] as one picture, `columns` a row, each at least 64 pixels wide."""
     import torch
     from PIL import Image

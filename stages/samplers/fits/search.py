@@ -28,8 +28,7 @@ from stages.samplers.fits.dc_solver import followed
 from stages.samplers.fits.model import Fitting
 from stages.samplers.schedules import AnySchedule
 from stages.samplers.schedules.explicit import Explicit
-from stages.samplers.spec import Sampler, calls
-from stages.samplers.teleport import Teleport
+from stages.samplers.spec import Sampler, calls, most_steps
 
 PARENTS, OF_TWO, MOVED, SIZE = 15, 0.3, 0.3, 0.08
 """The best so far that have children; chances that a child has two parents, and that a time is moved; by how much."""
@@ -92,8 +91,7 @@ class FitSearch:
 
     def _fitting(self, rule: Rule, schedule: AnySchedule) -> Sampler | None:
         """With as many steps as take at most `calls`."""
-        most = self.calls + (rule.skipped if isinstance(rule, Teleport) else 0)
-        for steps in range(most, 0, -1):
+        for steps in range(most_steps(rule, self.calls), 0, -1):
             try:
                 made = self._sampler(rule, replace(schedule, steps=steps))
             except ValueError:  # a schedule of so few steps, or a rule of others, is none

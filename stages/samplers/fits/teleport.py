@@ -42,6 +42,10 @@ class FitTeleport:
     """Directions."""
     mean: Literal["data", "network"]
 
+    def most_steps(self, calls: int) -> int:
+        """As many as of the rule that is made."""
+        return self.skipped + calls - (self.mean == "network")
+
     @torch.no_grad()
     def fitted(self, model: Fitting) -> Sampler:
         """See `Fit`. ValueError where there are fewer directions than asked for, or more numbers than are held."""
