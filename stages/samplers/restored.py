@@ -28,7 +28,7 @@ def restored(model: Student, cond: Cond, coarse: Tensor, noise: Noise, *, begin:
     ValueError where the model is told no pictures, its sampler has a field, or nothing is left behind the second time.
     """
     spec, rule, x = model.spec, rule_of(model.spec.rule), noise.at(0, len(cond), model.space.shape).to(coarse)
-    if getattr(model.net, "latent_variable", None) is None:
+    if getattr(model.net, "latent_variable", None) is None or rule.name == "ddgan":  # which tells it noise
         raise ValueError("the model is told no pictures; make one that is: teacher=restoration")
     if spec.field:
         raise ValueError(f"field={spec.field['name']}: it answers for networks that are told nothing; leave it out")

@@ -151,8 +151,9 @@ def test_it_begins_at_the_second_time_and_tells_the_network_the_picture():
 def test_models_and_samplers_that_restore_nothing_are_refused():
     told = torch.zeros(1, 1, 1, 1, dtype=F64)
     plain = Student(gaussian(LINEAR, 0.0, 1.0), even(1), Points((1, 1, 1), F64), None)
-    with pytest.raises(ValueError, match="told no pictures; make one that is: teacher=restoration"):
-        restored(plain, tokens(1), told, Noise(0, "x"))
+    for model in (plain, student(0.0, 1.0, even(2, rule="ddgan"))):
+        with pytest.raises(ValueError, match="told no pictures; make one that is: teacher=restoration"):
+            restored(model, tokens(1), told, Noise(0, "x"))
     with pytest.raises(ValueError, match="of one step begins at pure noise; take two"):
         restored(student(0.0, 1.0, even(1)), tokens(1), told, Noise(0, "x"), begin="picture")
     field = {"name": "taylor_seer", "every": 2, "warm_up": 1, "order": 0, "differences": "newton"}

@@ -1,10 +1,9 @@
 """`fewstep edit <model> --image ... --from ... --prompt ...`: a picture taken to noise, and back otherwise."""
 
 import argparse
-from pathlib import Path
 from typing import Any
 
-from flows.cli.commands.sample import MAX_NFE, MAX_PROMPTS, find, picture, section, writable
+from flows.cli.commands.sample import MAX_NFE, MAX_PROMPTS, find, opened, picture, section, writable
 from flows.cli.paths import given
 
 EXACT = "{name: bdia, gamma: 0.96}"
@@ -56,7 +55,7 @@ def edited(parsed: argparse.Namespace, way: Any, model: Any) -> Any:
     from stages.core.spec import even
     from stages.samplers.field import Prompted
 
-    image = _read(parsed.image.path, str(parsed.image), model.space)
+    image = opened(parsed.image, "--image", model.space)
     count = len(parsed.prompt)
     x0 = model.space.encode(image).repeat_interleave(count, 0)
     old, new = torch.ones(count, 1, dtype=torch.int64), torch.arange(2, count + 2)[:, None]
@@ -69,26 +68,6 @@ def edited(parsed: argparse.Namespace, way: Any, model: Any) -> Any:
             stream(parsed.seed, "edit"),
         )
     return torch.cat([image, model.space.decode(found)])
-
-
-def _read(file: Path, told: str, space: Any) -> Any:
-    """[1, C, H, W] in [0, 1]; ValueError where it cannot be read, or the model has none like it."""
-    from stages.io.folder import FORMATS, UNREADABLE, decoded, guarded
-    from stages.models.latents import Latents
-
-    channels, *sides = space.shape
-    if isinstance(space, Latents) and space.at is not None:
-        channels, sides = 3, [space.at.options.height, space.at.options.width] if len(sides) == 2 else []
-    if len(sides) != 2 or channels not in (1, 3):
-        raise ValueError(f"samples of shape {list(space.shape)} are no pictures; edit by a model of pictures")
-    form = FORMATS.get(file.suffix.lower())
-    if form is None or not file.is_file():
-        raise ValueError(f"--image {told}: no file that ends in {', '.join(FORMATS)}")
-    try:
-        with guarded():
-            return decoded(file, form, (sides[1], sides[0]), channels, "box")[None]
-    except UNREADABLE as error:
-        raise ValueError(f"--image {told}: no image that can be read ({error})") from None
 
 
 def _checked(parsed: argparse.Namespace) -> Any:

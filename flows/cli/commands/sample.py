@@ -35,6 +35,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--steering",
         help="search with a reward, as parameters state it, in braces: {name: best_of_n, particles: 4, reward: {...}}",
     )
+    parser.add_argument(
+        "--told",
+        type=given,
+        help="a coarse picture, for a model that restores; its pixels become squares",
+    )
+    parser.add_argument("--begin", choices=("noise", "picture"), help="where that begins (noise)")
     parser.add_argument("--n", type=int, default=1, help=f"pictures a prompt (1; {MAX_PICTURES} at most)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=given, default="sample.png", help="the picture's file (sample.png)")
@@ -57,7 +63,9 @@ def main(parsed: argparse.Namespace) -> int:
     spec = _sampler(parsed, student.spec)
     rows = torch.arange(len(parsed.prompt))[:, None].repeat_interleave(parsed.n, 0) + 1
     model, noise = replace(student, spec=spec), Noise(parsed.seed, "sample")
-    if parsed.steering is None:
+    if parsed.told is not None:
+        samples = _restored(parsed, model, rows, noise)
+    elif parsed.steering is None:
         samples = draw(model, rows, noise, batch_size=BATCH)
     else:
         samples = _searched(parsed, model, rows, noise)
@@ -68,6 +76,14 @@ def main(parsed: argparse.Namespace) -> int:
     picture(_strips(images), parsed.n if images.dim() == 4 else 1).save(parsed.out.path)
     print(f"{parsed.out}: {len(rows)} {what}, {spec.num_steps} steps of {spec.called}")
     return 0
+
+
+def _restored(parsed: argparse.Namespace, model: Any, rows: Any, noise: Any) -> Any:
+    """Samples [n, ...], one a row, told the picture."""
+    from stages.samplers.restored import restored
+
+    coarse = model.space.encode(opened(parsed.told, "--told", model.space))
+    return restored(model, rows, coarse.repeat(len(rows), 1, 1, 1), noise, begin=parsed.begin or "noise")
 
 
 def _searched(parsed: argparse.Namespace, model: Any, rows: Any, noise: Any) -> Any:
@@ -132,6 +148,10 @@ def _check(parsed: argparse.Namespace) -> None:
         raise ValueError(f"--nfe {parsed.nfe}: network calls are 1 to {MAX_NFE}")
     if parsed.nfe is not None and parsed.sampler is not None:
         raise ValueError("--nfe and --sampler: name one of them")
+    if parsed.told is not None and parsed.steering is not None:
+        raise ValueError("--told and --steering: name one of them")
+    if parsed.told is None and parsed.begin is not None:
+        raise ValueError("--begin: it is of a picture; name one by --told")
     if len(parsed.prompt) > MAX_PROMPTS:
         raise ValueError(f"--prompt: {len(parsed.prompt)} prompts, {MAX_PROMPTS} at most")
     writable(parsed.out)
@@ -156,6 +176,26 @@ def find(student: Given) -> Path:
             return place
     there = ", ".join(shown(path.parent) for path in models) or "none yet; `fewstep run` makes them"
     raise ValueError(f"{name}: no model here; there are: {there}")
+
+
+def opened(file: Given, option: str, space: Any) -> Any:
+    """[1, C, H, W] in [0, 1]; ValueError where it cannot be read, or the model has none like it."""
+    from stages.io.folder import FORMATS, UNREADABLE, decoded, guarded
+    from stages.models.latents import Latents
+
+    channels, *sides = space.shape
+    if isinstance(space, Latents) and space.at is not None:
+        channels, sides = 3, [space.at.options.height, space.at.options.width] if len(sides) == 2 else []
+    if len(sides) != 2 or channels not in (1, 3):
+        raise ValueError(f"samples of shape {list(space.shape)} are no pictures; take a model of pictures")
+    form = FORMATS.get(file.path.suffix.lower())
+    if form is None or not file.path.is_file():
+        raise ValueError(f"{option} {file}: no file that ends in {', '.join(FORMATS)}")
+    try:
+        with guarded():
+            return decoded(file.path, form, (sides[1], sides[0]), channels, "box")[None]
+    except UNREADABLE as error:
+        raise ValueError(f"{option} {file}: no image that can be read ({error})") from None
 
 
 def _strips(images: Any) -> Any:

@@ -53,7 +53,7 @@ def test_pictures_that_the_model_has_none_of_are_refused(asked, tmp_path):
     for name, message in (("none.png", "--image .*: no file that ends in .png"), ("no.png", "no image that can be")):
         with pytest.raises(ValueError, match=message):
             edit.edited(asked(image=given(str(tmp_path / name))), EXACT, model())
-    with pytest.raises(ValueError, match=r"samples of shape \[2, 1, 1\] are no pictures; edit by a model of pictures"):
+    with pytest.raises(ValueError, match=r"samples of shape \[2, 1, 1\] are no pictures; take a model of pictures"):
         edit.edited(asked(), EXACT, model(space=Points((2, 1, 1))))
 
 

@@ -8,7 +8,11 @@ from PIL import Image
 
 from flows.cli.commands import sample
 from flows.cli.main import main
+from flows.cli.paths import given
 from stages.core.spec import even
+from stages.models import Student
+from stages.models.space import Pixels
+from stages.samplers.student import Noise
 
 OWN = even(3, rule="renoise", guidance=2.0)
 
@@ -47,6 +51,37 @@ def test_one_way_is_named_and_not_two(capsys, tmp_path, monkeypatch):
     (tmp_path / "params").mkdir()
     assert main(["sample", "teacher", "--prompt", "a", "--nfe", "2", "--sampler", "{}"]) == 1
     assert "--nfe and --sampler: name one of them" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--told", "it.png", "--steering", "{}"], "--told and --steering: name one of them"),
+        (["--begin", "picture"], "--begin: it is of a picture; name one by --told"),
+    ],
+)
+def test_a_picture_to_restore_goes_with_what_it_can(words, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "dvc.yaml").touch()
+    (tmp_path / "params").mkdir()
+    assert main(["sample", "teacher", "--prompt", "a", *words]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_a_small_picture_is_told_square_by_square(tmp_path):
+    told = []
+
+    def net(x, _t, _cond, z):
+        told.append(z)
+        return torch.zeros_like(x)
+
+    net.latent_variable = True
+    Image.fromarray(torch.tensor([[0, 255], [51, 102]]).byte().numpy()).save(tmp_path / "small.png")
+    model = Student(net, even(2), Pixels((1, 4, 4)), None)
+    parsed = Namespace(told=given(str(tmp_path / "small.png")), begin=None)
+    sample._restored(parsed, model, torch.tensor([[1], [2]]), Noise(0, "sample"))
+    levels = torch.tensor([[0, 1], [0.2, 0.4]]).repeat_interleave(2, 0).repeat_interleave(2, 1)
+    torch.testing.assert_close(told[0], (2 * levels - 1).expand(2, 1, 4, 4))
 
 
 def test_videos_are_a_row_of_frames_each_and_a_film(tmp_path):
