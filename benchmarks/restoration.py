@@ -1,6 +1,6 @@
 """Pictures of half the size restored, by each residual process: the table of docs/restoration.md.
 
-    fewstep run experiment=digits teacher=restoration --until teacher
+    fewstep run experiment=digits teacher=restoration teacher.budget.iterations=600 --until teacher
     python benchmarks/restoration.py
 
 Of the test images, each told by the means of its squares of two pixels a side and by its prompt. PSNR is the mean over
@@ -32,7 +32,7 @@ from stages.samplers.restored import Begin, restored  # noqa: E402
 from stages.samplers.spec import Sampler  # noqa: E402
 from stages.samplers.student import Noise  # noqa: E402
 
-PRESET = "experiment=digits teacher=restoration --until teacher"
+PRESET = "experiment=digits teacher=restoration teacher.budget.iterations=600 --until teacher"
 PAGE, FACTOR, CALLS = Path("docs/restoration.md"), 2, (1, 2, 4, 8)
 PROCESSES: dict[str, dict[str, Any]] = {
     "ResShift": {"name": "resshift", "kappa": 2.0, "power": 0.3},
