@@ -127,16 +127,18 @@ def _fan_out(
         num_gpus = compute.gpus_of(node.stage) * gang.workers * len(units) + beside
         stack.enter_context(gpu_limit.taken(num_gpus, compute.place_s))
         stack.enter_context(events.forwarding(node, spoken))
-        futures = []
+        futures, leave = [], []
         for name, unit in zip(files, units, strict=True):
             # A gang finds room by itself.
             seats = [bench.beside(unit) for bench in benches]
-            place = stack.enter_context(placement(seats, compute.needs(node.stage))) if alone else {}
+            room = stack.enter_context(ExitStack())  # which the next unit may be waiting for
+            place = room.enter_context(placement(seats, compute.needs(node.stage))) if alone else {}
+            leave.append(room.close)
             submit = _submit(tasks.work, task, gang=not alone, **place)
             futures.append(submit(task.job.to_json(), unit, parts[name], str(files[name]), together))
             submitted.append(futures[-1])
         get_run_logger().info("%d units on %d workers of %d CPUs each", len(units), gang.workers, gang.cpus)
-        return gather(futures, compute, files, Progress(node, task.job.section))
+        return gather(futures, compute, files, Progress(node, task.job.section), leave)
 
 
 def _prepare(node: Node, content: Params) -> Task:
