@@ -104,7 +104,7 @@ def follow(section: Section, seed: int, file: str, project: str) -> None:
     from stages import rl
     from stages.cells.bench import Bench
     from stages.io.job import Job
-    from stages.models import load
+    from stages.models import load, table_of
     from stages.training import arm, data
     from stages.training.loop import Trainer
     from stages.training.roles import FULL, Start
@@ -114,7 +114,7 @@ def follow(section: Section, seed: int, file: str, project: str) -> None:
     inputs = {name: f"data/{name}" for name in ("dataset", "encode", "verifier")} | {"init": section["init"]}
     job = Job(stage="rl", arm="it", seed=seed, section=section, inputs=inputs)
     made: arm.Arm[Any] = rl.configure(job)
-    bench = Bench.load(Path("data/dataset"), Path("data/encode"), Path("data/verifier"), "cpu")
+    bench = Bench.load(Path("data/dataset"), table_of(Path("data/encode")), Path("data/verifier"), "cpu")
     init = load(Path(section["init"]) / "model", bench.table, "cpu")
     judge = rl.reward(made, job, {})
     start = Start(init=init.net, teacher=init.net, space=init.space, reward=judge, prompts=bench.dataset.table)
@@ -146,8 +146,9 @@ def reality() -> dict[str, float]:
     from stages import rl
     from stages.cells.bench import Bench
     from stages.io.job import Job
+    from stages.models import table_of
 
-    bench = Bench.load(Path("data/dataset"), Path("data/encode"), Path("data/verifier"), "cpu")
+    bench = Bench.load(Path("data/dataset"), table_of(Path("data/encode")), Path("data/verifier"), "cpu")
     job = Job(stage="rl", arm="it", seed=0, section=section("NFT", 1), inputs={"verifier": "data/verifier"})
     judge = rl.reward(rl.configure(job), job, {})
     return shown(bench, bench.dataset.train_images, bench.prompts(bench.dataset.train_prompts.tolist()), judge)

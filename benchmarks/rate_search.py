@@ -131,6 +131,7 @@ def attempt(stage: Stage, section: Section, file: str, evaluate: Mapping[str, An
     from stages.core.errors import NotFiniteError
     from stages.io import run
     from stages.io.job import Job
+    from stages.models import table_of
 
     os.chdir(project)
     torch.set_num_threads(1)
@@ -145,7 +146,7 @@ def attempt(stage: Stage, section: Section, file: str, evaluate: Mapping[str, An
     except NotFiniteError:
         found: dict[str, Any] = {"diverged": "diverged"}
     else:
-        bench = Bench.load(Path("data/dataset"), Path("data/encode"), Path("data/verifier"), "cpu")
+        bench = Bench.load(Path("data/dataset"), table_of(Path("data/encode")), Path("data/verifier"), "cpu")
         is_plain = stage == "rl" and section["sampler"] is None
         found = _measured(bench, out / "model", evaluate, euler(evaluate["rl_nfe"]) if is_plain else None)
         if stage == "rl":

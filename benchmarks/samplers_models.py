@@ -18,7 +18,7 @@ from stages.core.prompts import EMPTY
 from stages.core.rng import normal_at, stream
 from stages.core.spec import SamplerSpec
 from stages.metrics.energy import energy_distance
-from stages.models import load
+from stages.models import load, table_of
 from stages.models.mixture import GaussianMixture
 from stages.samplers import Solution, drive, rule_of, sample
 from stages.samplers.field import Prompted
@@ -141,7 +141,7 @@ class Digits(Sampled):
 
     def __init__(self, folder: str, guidance: float) -> None:
         table = Path("data") / folder.replace("teacher", "encode")
-        self.bench = Bench.load(Path("data/dataset"), table, Path("data/verifier"), "cpu")
+        self.bench = Bench.load(Path("data/dataset"), table_of(table), Path("data/verifier"), "cpu")
         model = load(Path("data") / folder / "model", self.bench.table, "cpu")
         self.space = model.space
         cond = self.bench.dataset.rows(self.bench.compared_places(1, 0))

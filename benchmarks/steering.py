@@ -109,7 +109,7 @@ def measured(folder: str, ask: Ask, seed: int) -> dict[str, float]:
     from stages.core.config import check
     from stages.core.spec import even
     from stages.metrics.judgement import likeness
-    from stages.models import load
+    from stages.models import load, table_of
     from stages.rewards import Given, terms, weighted
     from stages.samplers.student import Noise
     from stages.steering import Asked
@@ -119,7 +119,7 @@ def measured(folder: str, ask: Ask, seed: int) -> dict[str, float]:
     rule, knobs, steps = ask
     preset = yaml.safe_load((ROOT / "params/steering" / f"{knobs['name']}.yaml").read_text())
     steering = check(Asked, {"steering": {**preset, **knobs, "reward": REWARD}}, "").steering
-    bench = Bench.load(Path("data/dataset"), Path("data/encode"), Path("data/verifier"), "cpu")
+    bench = Bench.load(Path("data/dataset"), table_of(Path("data/encode")), Path("data/verifier"), "cpu")
     reward = weighted(terms(REWARD, "reward"), Given(Path("data/verifier"), "cpu"))
     model = load(Path(folder) / "model", bench.table, "cpu")
     chosen = {key: value for key, value in rule.items() if key != "name"}

@@ -18,7 +18,7 @@ from stages.io.expected import Expected, Inputs, outline
 from stages.io.job import Job
 from stages.io.pairs import INDEX, Pairs
 from stages.io.steps import FILE, Steps
-from stages.models import Student, TextTable, load, samples, sketch
+from stages.models import Student, Text, load, samples, sketch, table_of
 from stages.models.mixture import GaussianMixture
 from stages.models.network import NetworkConfig, seeded_build
 from stages.models.sketch import Sketch
@@ -238,7 +238,7 @@ def plan(_cfg: arm.Arm[Common], _job: Job) -> list[dict[str, Any]]:
 def work(cfg: arm.Arm[Common], job: Job, _unit: Mapping[str, Any], run: Run) -> None:
     """Train the student and save it, with its sampler, to run.out/model."""
     dataset = Dataset.load(job.input("dataset"))
-    table = TextTable.load(job.input("encode"))
+    table = table_of(job.input("encode"), job.device, held=job.held, encode=run.encode)
     teacher = load(job.input("teacher") / "model", table, job.device)
     init = _initial(cfg.common, job, teacher, table)
     start = Start(init=init.net, teacher=teacher.net, space=init.space, num_students=cfg.common.num_students)
@@ -260,7 +260,7 @@ def finish(_cfg: arm.Arm[Common], _job: Job, parts: Sequence[Path], out: Path) -
     return gather(parts[0], out)
 
 
-def _initial(common: Common, job: Job, teacher: Student, table: TextTable) -> Student:
+def _initial(common: Common, job: Job, teacher: Student, table: Text) -> Student:
     """The model to start from, which may be the teacher itself, or a new one in the place of a closed form."""
     same = job.input("init") == job.input("teacher")
     init = teacher if same else load(job.input("init") / "model", table, job.device)

@@ -34,7 +34,7 @@ from stages.io.dataset import Dataset
 from stages.io.expected import Expected, Inputs, outline
 from stages.io.job import Job
 from stages.metrics import table as metrics
-from stages.models import sampler
+from stages.models import sampler, table_of
 from stages.steering import Steered
 from stages.training.cost import TOTALS
 
@@ -202,7 +202,8 @@ def work(cfg: Config, job: Job, unit: Mapping[str, Any], run: Run) -> None:
     cell = Cell(**unit["cell"])
     if _key(cell, unit["input"], job, job.digests()) != unit["key"]:
         raise ValueError(f"evaluate {unit['id']}: the code of stages/ has changed since this began; run it again")
-    bench = Bench.load(job.input("dataset"), job.input(_table(job, unit["input"])), job.input("verifier"), job.device)
+    table = table_of(job.input(_table(job, unit["input"])), job.device, held=job.held, encode=run.encode)
+    bench = Bench.load(job.input("dataset"), table, job.input("verifier"), job.device)
     model = job.input(unit["input"]) / "model" if unit["input"] else None
     if cell.kind == "reward":
         found = scored(cell, bench, run.reward or reward(cfg, job, unit), model, unit["id"])

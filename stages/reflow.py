@@ -31,7 +31,7 @@ from stages.io.pairs import Pairs
 from stages.io.steps import Steps, fitted_at
 from stages.metrics.pairs import moments, pair_statistics
 from stages.metrics.straightness import straightness
-from stages.models import Student, TextTable, load, samples, space_of
+from stages.models import Student, load, samples, space_of, table_of
 from stages.samplers import sample
 from stages.samplers.aligned import aligned_costs
 from stages.samplers.field import VelocityAt
@@ -115,24 +115,29 @@ def plan(cfg: Config, job: Job) -> list[dict[str, Any]]:
     count = len(Pairs(job.input("trajectories")).rows)
     searches = [{"id": "search", "shard": None}] if cfg.search else []
     fits = [{"id": f"sampler-{name}", "shard": None, "fit": name} for name in cfg.samplers]
-    shards = [{"id": f"shard-{i:05d}", "shard": i} for i in range(count)]
+    shards = [{"id": f"shard-{i:05d}", "shard": i, "prompts": False} for i in range(count)]
     return [{"id": "straightness", "shard": None}, *shards, *searches, *fits]
 
 
 def work(cfg: Config, job: Job, unit: Mapping[str, Any], run: Run) -> None:
     """Pair the rows of one shard, measure, search, or fit a sampler."""
     recorded = Pairs(job.input("trajectories"))
+    if unit["shard"] is not None:
+        _pair(cfg, job, recorded, unit["shard"], run.out)
+        run.sink(1, {})
+        return
+    table = table_of(job.input("encode"), job.device, held=job.held, encode=run.encode)
+    teacher = load(job.input("teacher") / "model", table, job.device)
     if unit["id"] == "straightness":
-        write_json(run.out / _FOUND, {"straightness_teacher": _straightness(cfg.straightness, job, recorded)})
+        write_json(run.out / _FOUND, {"straightness_teacher": _straightness(cfg.straightness, job, teacher, recorded)})
     elif unit["id"] == "search":
         assert cfg.search is not None
-        _search(cfg.search, job, recorded).write(run.out)
-    elif "fit" in unit:
-        fitted, file = _fit(cfg.samplers[unit["fit"]], job, recorded, unit["fit"]), fitted_at(run.out, unit["fit"])
+        _search(cfg.search, job, teacher, recorded).write(run.out)
+    else:
+        name = unit["fit"]
+        fitted, file = _fit(cfg.samplers[name], job, teacher, recorded, name), fitted_at(run.out, name)
         file.parent.mkdir(exist_ok=True)
         write_json(file, fitted.stated)
-    else:
-        _pair(cfg, job, recorded, unit["shard"], run.out)
     run.sink(1, {})
 
 
@@ -164,17 +169,17 @@ def _real(cfg: Config, job: Job, count: int, rng: Generator) -> tuple[Tensor, Te
     )
 
 
-def _straightness(cfg: Straightness, job: Job, recorded: Pairs) -> float:
+def _straightness(cfg: Straightness, job: Job, teacher: Student, recorded: Pairs) -> float:
     """S(Z) of the teacher's flow, mean over elements, with prompts as frequent as in the trajectories."""
-    velocity, noise = _flow(job, recorded, cfg.num_samples, "reflow/straightness", 1.0)
+    velocity, noise = _flow(job, teacher, recorded, cfg.num_samples, "reflow/straightness", 1.0)
     with torch.no_grad():
         found = straightness(velocity, noise, num_steps=cfg.num_steps)
     return found.mean().item() / noise[0].numel()
 
 
-def _search(cfg: Search, job: Job, recorded: Pairs) -> Steps:
+def _search(cfg: Search, job: Job, teacher: Student, recorded: Pairs) -> Steps:
     """The nodes of few steps that follow the teacher's flow best, for each number of them."""
-    velocity, noise = _flow(job, recorded, cfg.num_samples, "reflow/search", cfg.guidance)
+    velocity, noise = _flow(job, teacher, recorded, cfg.num_samples, "reflow/search", cfg.guidance)
     times = even(cfg.num_steps).times
     with torch.no_grad():
         if cfg.cost == "jump":
@@ -187,9 +192,9 @@ def _search(cfg: Search, job: Job, recorded: Pairs) -> Steps:
     return Steps(times, nodes, [each / noise[0].numel() for each in left])
 
 
-def _fit(fit: Fit, job: Job, recorded: Pairs, name: str) -> Sampler:
+def _fit(fit: Fit, job: Job, teacher: Student, recorded: Pairs, name: str) -> Sampler:
     """The sampler called `name`, fitted to the teacher on samples of its own."""
-    teacher, cond, noise = _start(job, recorded, fit.num_samples, "reflow/fit")
+    cond, noise = _start(job, teacher, recorded, fit.num_samples, "reflow/fit")
     x0 = _first(recorded, fit.num_samples).to(noise)
     with torch.no_grad():
         return fit.fitted(
@@ -206,19 +211,20 @@ def _first(recorded: Pairs, count: int) -> Tensor:
     return torch.cat(found)[:count]
 
 
-def _flow(job: Job, recorded: Pairs, count: int, name: str, guidance: float) -> tuple[VelocityAt, Tensor]:
+def _flow(
+    job: Job, teacher: Student, recorded: Pairs, count: int, name: str, guidance: float
+) -> tuple[VelocityAt, Tensor]:
     """The teacher's velocity under the prompts of the first `count` trajectories, and noise to start from."""
-    teacher, cond, noise = _start(job, recorded, count, name)
+    cond, noise = _start(job, teacher, recorded, count, name)
     velocity = guided(teacher.net, guidance)
     return lambda x, t: velocity(x, t, cond), noise
 
 
-def _start(job: Job, recorded: Pairs, count: int, name: str) -> tuple[Student, Tensor, Tensor]:
-    """The teacher, the prompts of the first `count` trajectories, and noise for them."""
-    teacher = load(job.input("teacher") / "model", TextTable.load(job.input("encode")), job.device)
+def _start(job: Job, teacher: Student, recorded: Pairs, count: int, name: str) -> tuple[Tensor, Tensor]:
+    """The prompts of the first `count` trajectories, and noise of the teacher's for them."""
     dataset = Dataset.load(job.input("dataset"))
     cond = dataset.rows(dataset.place_of(recorded.first_prompts(count))).to(job.device)
-    return teacher, cond, teacher.space.noise(len(cond), stream(job.seed, name)).to(job.device)
+    return cond, teacher.space.noise(len(cond), stream(job.seed, name)).to(job.device)
 
 
 def finish(_cfg: Config, job: Job, parts: Sequence[Path], out: Path) -> Mapping[str, float]:

@@ -21,7 +21,7 @@ from stages.io.artefacts import sha256_of, write_json
 from stages.io.dataset import Dataset
 from stages.io.expected import Expected, Inputs, outline
 from stages.io.job import Job
-from stages.models import TextTable, load
+from stages.models import load, table_of
 from stages.models.mixture import GaussianMixture
 from stages.models.verifier import load_verifier
 from stages.policies import POLICIES
@@ -195,7 +195,7 @@ def work(cfg: arm.Arm[Common], job: Job, unit: Mapping[str, Any], run: Run) -> N
     if weights != sources.digests(cfg.common.rewards):
         raise ValueError(f"{job.where}.rewards: the weights were changed since this began; run the stage again")
     dataset = Dataset.load(job.input("dataset"))
-    table = TextTable.load(job.input("encode"))
+    table = table_of(job.input("encode"), job.device, held=job.held, encode=run.encode)
     init = load(job.input("init") / "model", table, job.device)
     teacher = init.net if cfg.common.teacher is None else load(job.input("teacher") / "model", table, job.device).net
     same_base(job.where, init.net, teacher)

@@ -23,7 +23,7 @@ from stages.io.dataset import Dataset
 from stages.io.expected import Expected, Inputs
 from stages.io.job import Job
 from stages.io.pairs import DTYPES, Layout, Origin
-from stages.models import TextTable, load
+from stages.models import load, table_of
 from stages.samplers.spec import Sampler, calls
 from stages.samplers.student import Noise, solutions
 
@@ -85,7 +85,8 @@ def plan(cfg: Config, _job: Job) -> list[dict[str, Any]]:
 
 def work(cfg: Config, job: Job, unit: Mapping[str, Any], run: Run) -> None:
     """Solve one shard's trajectories."""
-    dataset, table = Dataset.load(job.input("dataset")), TextTable.load(job.input("encode"))
+    dataset = Dataset.load(job.input("dataset"))
+    table = table_of(job.input("encode"), job.device, held=job.held, encode=run.encode)
     teacher = load(job.input("teacher") / "model", table, job.device)
     asked = dataset.asked
     drawn = torch.randint(len(asked), (cfg.num_trajectories,), generator=stream(job.seed, "trajectories/prompts"))

@@ -15,6 +15,8 @@ import pytest
 from PIL import Image
 
 from flows.pipeline import planning
+from flows.project import graph, work
+from stages.io import run
 from stages.models.checkpoint import Options
 from tests.composed import params_of
 from tests.flows.clone import Clone
@@ -146,3 +148,28 @@ def test_a_preset_runs_on_a_tiny_checkpoint_of_its_family(
         assert told[name].forward == cost["network_evaluations"]
         assert (made / "model" / "README.md").is_file()
     assert (clone.root / "data/evaluate/report.html").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+@pytest.mark.integration
+def test_prompts_that_are_encoded_on_demand_train_and_measure_the_same_to_the_last_bit(
+    clone: Clone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A table in a plain process, and encoders beside every unit of a pipeline."""
+    words = cut("qwen_tdm_then_dgpo", tmp_path)
+    done = clone.fewstep("run", *words, "encode.table=on_demand")
+    assert done.returncode == 0, done.stdout + done.stderr
+    content = params_of(*words)
+    monkeypatch.chdir(tmp_path)
+    for node in graph.nodes(content):
+        run.run(work.job(node, {"seed": 0, **content}), Path(node.folder), tmp_path / "work", lambda *_: None)
+    numbers = Path("data/evaluate/metrics.json")
+    assert numbers.read_bytes() == (clone.root / numbers).read_bytes()
+    files = sorted(Path("data").rglob("*.safetensors"))
+    apart = [file for file in files if file.name.startswith("text-")]
+    assert apart
+    assert not any((clone.root / file).exists() for file in apart)
+    for file in (each for each in files if each not in apart):
+        assert file.read_bytes() == (clone.root / file).read_bytes(), file
+    spans = json.loads((clone.root / "data/lineage/rl@dgpo.json").read_text())["spans"]
+    assert [len(span["encoders"]) for span in spans if span["task"] == "work"] == [1]

@@ -30,8 +30,8 @@ from flows.runtime import errors, leases
 from flows.telemetry import context, events, reports
 from flows.tracking import records, tracker
 from flows.versioning import cache
-from flows.workers import gpu_limit, tasks, warm
-from flows.workers.reward_workers import Bench, placement
+from flows.workers import encoders, gpu_limit, reward_workers, tasks, warm
+from flows.workers.beside import placement
 from flows.workers.train_group import Gang
 from stages.io import artefacts, places
 from stages.io.job import Job
@@ -114,26 +114,31 @@ def _fan_out(
 ) -> list[dict[str, Any]]:
     """Compute `units`, each at its place in `parts`, with the workers it needs beside it; what their tasks returned."""
     node, compute = task.node, task.compute
-    gang, bench = Gang.of(compute, node.stage), Bench.of(compute, node.stage)
-    alone, together = gang.workers == 1, {"gang": gang.to_json(), "bench": bench.to_json()}
+    gang = Gang.of(compute, node.stage)
+    benches = [kind.bench(compute, node.stage) for kind in (reward_workers, encoders)]
+    alone = gang.workers == 1
+    together = {"gang": gang.to_json(), "benches": [bench.to_json() for bench in benches]}
     assert len(units) == 1 or alone, "gangs of one stage would wait for each other's judges"
     files = {unit["id"]: (task.work / f"{unit['id']}.jsonl").resolve() for unit in units}
     spoken = {name: reports.beside(file, "events") for name, file in files.items()}
     reports.announce(node, files)
     with ExitStack() as stack:
-        judges = sum(bench.beside(unit).gpus for unit in units)
-        num_gpus = compute.gpus_of(node.stage) * gang.workers * len(units) + judges
+        beside = sum(bench.beside(unit).gpus for bench in benches for unit in units)
+        num_gpus = compute.gpus_of(node.stage) * gang.workers * len(units) + beside
         stack.enter_context(gpu_limit.taken(num_gpus, compute.place_s))
         stack.enter_context(events.forwarding(node, spoken))
-        futures = []
+        futures, leave = [], []
         for name, unit in zip(files, units, strict=True):
             # A gang finds room by itself.
-            place = stack.enter_context(placement(bench.beside(unit), compute.needs(node.stage))) if alone else {}
+            seats = [bench.beside(unit) for bench in benches]
+            room = stack.enter_context(ExitStack())  # which the next unit may be waiting for
+            place = room.enter_context(placement(seats, compute.needs(node.stage))) if alone else {}
+            leave.append(room.close)
             submit = _submit(tasks.work, task, gang=not alone, **place)
             futures.append(submit(task.job.to_json(), unit, parts[name], str(files[name]), together))
             submitted.append(futures[-1])
         get_run_logger().info("%d units on %d workers of %d CPUs each", len(units), gang.workers, gang.cpus)
-        return gather(futures, compute, files, Progress(node, task.job.section))
+        return gather(futures, compute, files, Progress(node, task.job.section), leave)
 
 
 def _prepare(node: Node, content: Params) -> Task:
@@ -155,6 +160,7 @@ def _prepare(node: Node, content: Params) -> Task:
         device=compute.device_of(node.stage),
         threads=compute.cpus_of(node.stage),
         endpoint=storage.endpoint,
+        held=compute.held,
         cells=cells.place(store),
     )
     own = f"{node.name}/{job.key()}"

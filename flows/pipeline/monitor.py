@@ -1,7 +1,7 @@
 """Waiting for tasks: watch what they report, end those that hang, and raise what they raised."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +44,15 @@ class Progress:
 
 
 def gather(
-    futures: Sequence[Any], compute: Compute, files: Mapping[str, Path], progress: Progress | None = None
+    futures: Sequence[Any],
+    compute: Compute,
+    files: Mapping[str, Path],
+    progress: Progress | None = None,
+    leave: Sequence[Callable[[], None]] = (),
 ) -> list[dict[str, Any]]:
     """The tasks' results, once all have ended; raises what the first failed one raised, after all have ended.
 
+    As soon as a task has ended, its `leave` is called, if it has one.
     A task that neither reports nor ends for `compute.stall_s` is killed: TimeoutError. Where Ray itself dies, nothing
     is waited for: Passing.
     """
@@ -56,10 +61,11 @@ def gather(
     looked = start = time.time()
     pending = [future.wrapped_future for future in futures]
     reports = dict(zip(pending, files.values(), strict=False))
-    begun = dict.fromkeys(pending, 0.0)
+    begun, leaves = dict.fromkeys(pending, 0.0), dict(zip(pending, leave, strict=False))
     hung: set[Any] = set()
     while pending:
         _, pending = ray.wait(pending, num_returns=len(pending), timeout=_POLL_S)
+        _let_go(leaves, pending)
         if time.time() - looked > _ALIVE_S:
             check_alive()
             looked = time.time()
@@ -80,6 +86,11 @@ def gather(
                     get_run_logger().error("no report for %g s: ended", compute.stall_s)
                     ray.cancel(each, force=True)
     return [_result(future, future.wrapped_future in hung, compute) for future in futures]
+
+
+def _let_go(leaves: dict[Any, Callable[[], None]], pending: Sequence[Any]) -> None:
+    for each in leaves.keys() - {*pending}:
+        leaves.pop(each)()
 
 
 def _result(future: Any, hung: bool, compute: Compute) -> dict[str, Any]:

@@ -27,6 +27,8 @@ class Planned:
     known: Inputs
     workers: int
     """That train together."""
+    held: int
+    """Bytes of prompts' features that a process holds."""
 
 
 def planned(content: Params) -> Iterator[Planned]:
@@ -38,7 +40,7 @@ def planned(content: Params) -> Iterator[Planned]:
         known = {name: expected[folder] for name, folder in job.inputs.items()}
         workers = compute.workers_of(node.stage)
         expected[node.folder], needs = _looked_at(job, known, workers)
-        yield Planned(node, needs, job, known, workers)
+        yield Planned(node, needs, job, known, workers, compute.held)
 
 
 def _looked_at(job: Job, known: Inputs, workers: int) -> tuple[Expected | None, Needs | None]:

@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
@@ -16,6 +17,8 @@ TRAINING = ("teacher", "distill", "rl")
 """Stages whose units several workers can compute together."""
 JUDGED = ("rl", "evaluate")
 """Stages whose samples reward workers can score."""
+READING = ("trajectories", "reflow", "distill", "rl", "evaluate")
+"""Stages that look prompts up."""
 
 
 def _in_steps(value: float) -> float:
@@ -44,11 +47,11 @@ Resources = Mapping[Annotated[str, AfterValidator(_not_ray_s)], Amount]
 
 
 @config
-class RewardWorkers:
-    """What scores the samples of a unit, beside it."""
+class Beside:
+    """Workers beside a unit, which score its samples or encode its prompts."""
 
     workers: Annotated[int, Field(ge=0, le=10**4)]
-    """Of each unit; with 0 it scores its samples itself."""
+    """Of each unit; with 0 it does so itself."""
     cpus: Size
     """Of each worker; also its torch threads."""
     gpus: Gpus
@@ -82,16 +85,23 @@ class Compute:
     """That train one model together, by stage, each with the cpus and gpus of a task; they share a batch's slices."""
     resources: Mapping[str, Resources]
     """Of one task, by stage: whatever else the cluster's nodes were started with."""
-    rewards: RewardWorkers
+    rewards: Beside
+    """They score samples."""
+    encoders: Beside
+    """They encode prompts, where there is no table of them."""
+    text_gib: Positive
+    """Of prompts' features that a process holds: what it was told last, where all of them are more than that."""
     stall_s: Positive
     """A unit that reports nothing for this long is taken for hung, and ended."""
     place_s: Positive
-    """A gang, reward workers, or a stage that waits for GPU slots: what finds no room for this long gives up."""
+    """A gang, workers beside a unit, or a stage that waits for GPU slots: what finds no room for this long gives up."""
 
     @classmethod
     def of(cls, params: Mapping[str, Any]) -> "Compute":
         """The section `compute`, checked."""
         made = check(cls, params["compute"], "compute")
+        if params.get("encode", {}).get("table") != "on_demand":
+            made = replace(made, encoders=replace(made.encoders, workers=0))
         faults = list(made._faults())
         if faults:
             raise ValueError("\n".join(faults))
@@ -126,6 +136,15 @@ class Compute:
     def judges_of(self, stage: str) -> int:
         """Reward workers of one unit of `stage`."""
         return self.rewards.workers if stage in JUDGED else 0
+
+    def encoders_of(self, stage: str) -> int:
+        """Encoders of one unit of `stage`."""
+        return self.encoders.workers if stage in READING else 0
+
+    @property
+    def held(self) -> int:
+        """Bytes of prompts' features that a process holds."""
+        return int(self.text_gib * 2**30)
 
     def check_shares(self, node: Node, params: Mapping[str, Any]) -> None:
         """ValueError if `node`'s workers could not share its batch alike, or would share a GPU."""

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from flows.project.resources import Compute
+from flows.workers import encoders, reward_workers
 from flows.workers.connection import check_alive
 
 
@@ -41,11 +42,11 @@ def _asks(compute: Compute, stage: str) -> Iterator[_Ask]:
     keys = {name: f"compute.resources.{stage}.{name}" for name in compute.resources.get(stage, {})}
     keys |= {"CPU": "compute.cpus", "GPU": "compute.gpus"}
     yield _Ask(f"task of {stage}", count, f"compute.workers.{stage}", compute.needs(stage), keys)
-    if compute.judges_of(stage):
-        needs = compute.rewards.needs()
-        keys = {name: f"compute.rewards.resources.{name}" for name in needs}
-        keys |= {"CPU": "compute.rewards.cpus", "GPU": "compute.rewards.gpus"}
-        yield _Ask(f"reward worker of {stage}", compute.judges_of(stage), "compute.rewards.workers", needs, keys)
+    for bench in (reward_workers.bench(compute, stage), encoders.bench(compute, stage)):
+        if bench.count:
+            keys = {name: f"{bench.key}.resources.{name}" for name in bench.needs}
+            keys |= {"CPU": f"{bench.key}.cpus", "GPU": f"{bench.key}.gpus"}
+            yield _Ask(f"{bench.who} of {stage}", bench.count, f"{bench.key}.workers", bench.needs, keys)
 
 
 def _require_node(ask: _Ask, nodes: Sequence[Mapping[str, float]], address: str) -> None:

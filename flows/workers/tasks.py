@@ -8,9 +8,9 @@ import os
 import platform
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ray
 from prefect import get_run_logger, task
@@ -20,9 +20,6 @@ from prefect.logging.handlers import APILogWorker
 from flows.telemetry import events, reports, system_metrics
 from flows.telemetry.reports import reporter
 from flows.workers import collector
-
-if TYPE_CHECKING:  # a worker that only plans has no use for torch
-    from stages.core.types import Reward
 
 _SETTINGS: dict[str, Any] = {"cache_policy": NO_CACHE, "persist_result": False, "retries": 0}
 Say = Callable[[str, str, str], None]
@@ -51,29 +48,34 @@ def plan(job: dict[str, Any]) -> dict[str, Any]:
 def work(
     job: dict[str, Any], unit: dict[str, Any], place: str, report: str, together: dict[str, Any]
 ) -> dict[str, Any]:
-    """Compute one unit at `place`, here or by a gang, with its judges; file `report` gets what it reports by lines.
+    """Compute one unit at `place`, here or by a gang, with who works beside it; file `report` gets its lines.
 
-    The result is what else its span says: where its judges were, if it had any.
+    The result is what else its span says: where its judges and encoders were, if it had any.
     """
-    from flows.workers import reward_workers, train_group
+    from flows.workers import beside, encoders, reward_workers, train_group
 
-    gang, bench = train_group.Gang(**together["gang"]), reward_workers.Bench(**together["bench"]).beside(unit)
+    gang = train_group.Gang(**together["gang"])
+    judges, readers = (beside.Bench(**each).beside(unit) for each in together["benches"])
     with collector.posted(report) as near:
 
         def compute() -> dict[str, Any]:
-            with reward_workers.seated(bench, job, unit) as (panel, nodes):
+            with (
+                reward_workers.seated(judges, job, unit) as (panel, judging),
+                encoders.seated(readers, job, 1 + judges.count) as (reader, reading),
+            ):
+                given = {"reward": panel, "encode": reader}
                 if gang.workers > 1:  # its first worker posts what it reports, from wherever it is
-                    train_group.train(job, unit, place, report, gang, panel)
+                    train_group.train(job, unit, place, report, gang, given)
                 else:
-                    alone(job, unit, place, Path(near), panel)
-            return {"judges": nodes} if nodes else {}
+                    alone(job, unit, place, Path(near), given)
+            return {who: nodes for who, nodes in (("judges", judging), ("encoders", reading)) if nodes}
 
         say = events.spoken(reports.beside(Path(near), "events"), unit["id"])
         return _observed("work", job, unit["id"], compute, say)
 
 
-def alone(job: dict[str, Any], unit: dict[str, Any], place: str, report: Path, reward: "Reward | None") -> None:
-    """Compute one unit in this process; `reward`, if there is one, scores its samples."""
+def alone(job: dict[str, Any], unit: dict[str, Any], place: str, report: Path, given: Mapping[str, Any]) -> None:
+    """Compute one unit in this process; `given` are words of `run.run_unit`: what scores its samples, and the like."""
     from stages.io import run
     from stages.io.job import Job
 
@@ -81,7 +83,7 @@ def alone(job: dict[str, Any], unit: dict[str, Any], place: str, report: Path, r
     vital = system_metrics.sampled(reports.beside(report, "system"), job["device"])
     with vital, report.open("a", encoding="utf-8") as stream:
         told = reporter(stream, get_run_logger())
-        run.run_unit(Job(**job), unit, place, told, reward=reward, show=reports.painter(report))
+        run.run_unit(Job(**job), unit, place, told, show=reports.painter(report), **given)
 
 
 @task(name="finish", **_SETTINGS)

@@ -10,13 +10,10 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flows.project.resources import Compute
 from flows.runtime.errors import Passing
-
-if TYPE_CHECKING:  # the driver has no use for torch
-    from stages.core.types import Reward
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,11 +47,11 @@ class Gang:
 
 
 def train(
-    job: Mapping[str, Any], unit: Mapping[str, Any], place: str, report: str, gang: Gang, reward: "Reward | None"
+    job: Mapping[str, Any], unit: Mapping[str, Any], place: str, report: str, gang: Gang, given: Mapping[str, Any]
 ) -> None:
     """Compute `unit` at `place` with all workers of `gang`, unless that was done before. Holds no core itself.
 
-    `reward`, if there is one, is asked by all of them.
+    All of them are `given` what works beside the unit, as words of `run.run_unit`.
 
     Raises what the stage raised on a worker; ValueError where they find no room, Passing where one died.
     """
@@ -69,7 +66,7 @@ def train(
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(gang.place_s)
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = os.environ["RAY_TRAIN_ENABLE_PRINT_PATCH"] = "0"
     resources = {"CPU": float(gang.cpus)} | ({"GPU": float(gang.gpus)} if gang.gpus else {})
-    told = {"job": dict(job), "unit": dict(unit), "place": place, "report": report, "reward": reward}
+    told = {"job": dict(job), "unit": dict(unit), "place": place, "report": report, "given": given}
     # Ray Train wants a folder for checkpoints of its own; ours lie with the unit, so that a lone worker finds them too.
     with tempfile.TemporaryDirectory(prefix="fewstep-gang-") as scratch:
         trainer = TorchTrainer(
@@ -112,15 +109,13 @@ def rank(told: Mapping[str, Any]) -> None:
         job = replace(job, device=str(get_device()))  # its own among those of the machine
     ranks = Ranks(context.get_world_rank(), context.get_world_size())
     if not ranks.leads:
-        run.run_unit(job, told["unit"], told["place"], lambda _step, _metrics: None, ranks=ranks, reward=told["reward"])
+        run.run_unit(job, told["unit"], told["place"], lambda _step, _metrics: None, ranks=ranks, **told["given"])
         return
     with collector.posted(told["report"]) as near:
         vital = system_metrics.sampled(reports.beside(Path(near), "system"), job.device)
         with vital, Path(near).open("a", encoding="utf-8") as stream:
             show = reports.painter(Path(near))
-            run.run_unit(
-                job, told["unit"], told["place"], reporter(stream), ranks=ranks, reward=told["reward"], show=show
-            )
+            run.run_unit(job, told["unit"], told["place"], reporter(stream), ranks=ranks, show=show, **told["given"])
 
 
 def _cause(failures: Mapping[int, Exception], trace: str) -> Exception:

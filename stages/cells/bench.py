@@ -9,7 +9,7 @@ import torch
 from stages.core.prompts import Prompt
 from stages.io.dataset import TENSORS, Dataset, Split, evenly
 from stages.metrics.judgement import TASK
-from stages.models import TextTable
+from stages.models import Text
 from stages.models.verifier import Verifier, load_verifier
 
 SPLITS: tuple[Split, ...] = ("seen", "heldout")
@@ -22,15 +22,15 @@ class Bench:
     """The dataset, what networks read for its prompts, and the verifier, on the device that measures."""
 
     dataset: Dataset
-    table: TextTable
+    table: Text
     verifier: Verifier
 
     @classmethod
-    def load(cls, dataset: Path, encode: Path, verifier: Path, device: str) -> "Bench":
-        """Read the artefacts."""
+    def load(cls, dataset: Path, table: Text, verifier: Path, device: str) -> "Bench":
+        """Read the artefacts, but for the table."""
         data = Dataset.load(dataset)
         data = replace(data, **{name: getattr(data, name).to(device) for name in TENSORS})
-        return cls(data, TextTable.load(encode), load_verifier(verifier, device))
+        return cls(data, table, load_verifier(verifier, device))
 
     def prompts(self, places: Sequence[int]) -> list[Prompt]:
         """The prompts at `places`."""

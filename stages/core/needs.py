@@ -42,3 +42,5 @@ class Needs:
     """Samples that rewards judge."""
     files: int = 0
     """Bytes of its artefact, where that is large."""
+    encoders: int = 0
+    """Bytes of the encoders that whoever looks a prompt up needs beside it, where there is no table."""

@@ -1,6 +1,7 @@
 """Tensors in a safetensors file, written by the library."""
 
 import errno
+import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -25,4 +26,18 @@ def save(file: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, str] | N
         if shutil.disk_usage(file.parent).free < sum(tensor.nbytes for tensor in whole.values()):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file)) from error
         raise
+    if facts and len(facts) > 1:
+        _in_order(file)
     file.chmod(mode)
+
+
+def _in_order(file: Path) -> None:
+    """Sort the facts in the header of `file`, which the library writes in another order each time."""
+    with file.open("r+b") as stream:
+        size = int.from_bytes(stream.read(8), "little")
+        header = json.loads(stream.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        told = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        assert len(told) <= size, "what is written is what was read"
+        stream.seek(8)
+        stream.write(told.ljust(size))

@@ -38,6 +38,12 @@ All values that it is given are finite. One that keeps R rewards apart answers [
 those of a prompt that follow each other for a group, so whoever hands it parts of a batch keeps them together.
 """
 
+Features = Mapping[str, Tensor]
+"""What is known of prompts, a row each: `hidden` [n, L, D], `pooled` [n, D], `mask` [n, L], as networks ask for it."""
+
+Encode = Callable[[Sequence[int]], Mapping[int, Features]]
+"""Rows of the text table -> the features of each, [1, ...]; those of further rows may be among them."""
+
 Scored = Callable[[Tensor, Cond], Tensor]
 """A reward as losses call it: (samples [B, ...] of the model's space, cond [B, 1]) -> reward [B]."""
 
@@ -56,6 +62,8 @@ class Run:
     """This process's place among those that share the unit."""
     reward: Reward | None = None
     """What scores samples, where that is appointed; None leaves it to the stage."""
+    encode: Encode | None = None
+    """What encodes prompts of which there is no table, where that is appointed; None leaves it to this process."""
 
 
 @runtime_checkable

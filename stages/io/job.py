@@ -27,6 +27,8 @@ class Job:
     """Of an S3 server other than AWS. Decides nothing."""
     context: Mapping[str, Any] = field(default_factory=dict)
     """Other parameters that the result depends on: for evaluate, the arms by name."""
+    held: int = 2**30
+    """Bytes of prompts' features that a process holds. Decides nothing."""
     cells: str | None = None
     """Where units with a key are kept for later jobs: a folder, or <root>/cells in a store. Decides nothing."""
 

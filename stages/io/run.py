@@ -18,7 +18,7 @@ from typing import Any
 from stages.core.config import check
 from stages.core.needs import Needs
 from stages.core.ranks import ALONE, Ranks
-from stages.core.types import Reward, Run, Show, Sink, unseen
+from stages.core.types import Encode, Reward, Run, Show, Sink, unseen
 from stages.io import artefacts, cells, places
 from stages.io.expected import Expected, Inputs
 from stages.io.job import Job
@@ -84,12 +84,13 @@ def run_unit(  # noqa: PLR0913 - what a unit is given
     *,
     ranks: Ranks = ALONE,
     reward: Reward | None = None,
+    encode: Encode | None = None,
     show: Show = unseen,
 ) -> None:
     """Compute `unit` at `place`, a folder or a place in a store, unless that was done before.
 
     Of several workers that share it, the first writes to `place`, `sink` and `show`; what others write is dropped.
-    `reward` scores its samples, if one is appointed.
+    `reward` scores its samples, and `encode` its prompts, if they are appointed.
     """
     import torch
 
@@ -97,7 +98,9 @@ def run_unit(  # noqa: PLR0913 - what a unit is given
     use(job.endpoint)
 
     def body(out: Path, told: Sink) -> None:
-        given = Run(out=out, resume=out / places.RESUME, sink=told, show=show, ranks=ranks, reward=reward)
+        given = Run(
+            out=out, resume=out / places.RESUME, sink=told, show=show, ranks=ranks, reward=reward, encode=encode
+        )
         module_of(job).work(configure(job), job, unit, given)
 
     if ranks.leads:

@@ -5,6 +5,7 @@ safetensors.
 """
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +14,7 @@ from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
+from safetensors import safe_open
 
 from stages.core.cache import remembered
 from stages.core.config import config
@@ -184,6 +186,16 @@ class Checkpoint:
                 raise ValueError(
                     f"{self.folder}: another checkpoint than the one this model was made from: {entry['path']} {fault}"
                 )
+
+    @property
+    def encoder_bytes(self) -> int:
+        """Of the text encoders in memory, counted without reading them."""
+        found = 0
+        for part in (name for name in self.family.text if name.startswith("text_encoder")):
+            for file in (name for name in self._weights(part)[1] if name.endswith(".safetensors")):
+                with safe_open(self.folder / part / file, framework="pt") as opened:
+                    found += sum(math.prod(opened.get_slice(name).get_shape()) for name in opened.keys())
+        return found * self.dtype.itemsize
 
     def _files(self, parts: Sequence[str]) -> Iterator[str]:
         """Names of the files of components that are read."""

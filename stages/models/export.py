@@ -25,9 +25,9 @@ from stages.core.config import check
 from stages.core.spec import SamplerSpec
 from stages.models import adapters, stock
 from stages.models.checkpoint import HUB, Checkpoint, Options, found_at
-from stages.models.conditioning import TextTable
 from stages.models.experts import parts
 from stages.models.pretrained import Pretrained, build
+from stages.models.table import Text
 
 INDEX = "fewstep.json"
 BASE = "base"
@@ -57,6 +57,16 @@ def imported(folder: Path, at: Checkpoint, spec: SamplerSpec, *, copied: bool) -
     _write(folder, at, spec, tuned=None)
 
 
+def encoders(model: Path, folder: Path) -> None:
+    """Write to `folder` what `opened` needs to have prompts read as for the model in `model`, and nothing to sample."""
+    at = opened(model)
+    files = [each for each in at.files if each["path"].startswith(at.family.text) or each["path"].endswith(".json")]
+    for entry in files if at.source == BASE else ():
+        _link(at.folder / entry["path"], folder / BASE / entry["path"])
+    folder.mkdir(parents=True, exist_ok=True)
+    _json(folder / INDEX, _facts(replace(at, files=files)))
+
+
 def save(folder: Path, net: Pretrained, spec: SamplerSpec) -> None:
     """Write a model that was made of a checkpoint."""
     at, rank = net.at, adapters.rank_of(net.body)
@@ -74,7 +84,7 @@ def save(folder: Path, net: Pretrained, spec: SamplerSpec) -> None:
     _write(folder, at, spec, tuned="full" if rank is None else "lora")
 
 
-def load(folder: Path, text: TextTable) -> Pretrained:
+def load(folder: Path, text: Text) -> Pretrained:
     """Read what `imported` or `save` wrote. ValueError where the base is not to be had, or is another one."""
     at = opened(folder)
     at.verify()
@@ -100,17 +110,14 @@ def sampler(folder: Path) -> SamplerSpec:
 
 def _write(folder: Path, at: Checkpoint, spec: SamplerSpec, *, tuned: Literal["full", "lora"] | None) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    told = {
-        "pipeline": at.pipeline,
-        "source": at.source,
-        "files": list(at.files),
-        "options": asdict(at.options),
-        "sampler": asdict(spec),
-        "tuned": tuned,
-    }
-    _json(folder / INDEX, told)
+    _json(folder / INDEX, {**_facts(at), "sampler": asdict(spec), "tuned": tuned})
     if tuned:
         stock.write(folder, at, spec, tuned=tuned)
+
+
+def _facts(at: Checkpoint) -> dict[str, Any]:
+    options = asdict(at.options)
+    return {"pipeline": at.pipeline, "source": at.source, "files": list(at.files), "options": options}
 
 
 def _save_adapters(folder: Path, net: Pretrained) -> None:

@@ -12,7 +12,8 @@ from stages.core.path import expand, velocity_from_data
 from stages.core.prompts import EMPTY
 from stages.core.rng import normal_like
 from stages.core.types import Cond
-from stages.models.conditioning import OneHot, TextTable
+from stages.models.conditioning import OneHot
+from stages.models.table import Text, TextTable
 
 
 def component_prompts(count: int) -> list[str]:
@@ -26,7 +27,7 @@ class GaussianMixture(nn.Module):
     weights: Tensor  # [K]
     means: Tensor  # [K, d]
     stds: Tensor  # [K]
-    text: TextTable
+    text: Text
     """Says which component a row of `cond` is; of its own, row 0 is the whole mixture and row k + 1 component k."""
 
     def __init__(self, weights: Tensor, means: Tensor, stds: Tensor) -> None:

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from stages.core.rng import seeded
-from stages.models.conditioning import LearnedText, TextTable
+from stages.models.conditioning import LearnedText
+from stages.models.table import Text
 from stages.models.text import Clip, Convolutional
 from stages.models.transformer import TransformerConfig, VelocityTransformer
 from stages.models.unet import UNetConfig, VelocityUNet
@@ -17,9 +18,7 @@ Network = VelocityTransformer | VelocityUNet
 _CLASSES: Mapping[type, Any] = MappingProxyType({TransformerConfig: VelocityTransformer, UNetConfig: VelocityUNet})
 
 
-def seeded_build(
-    seed: int, cfg: TransformerConfig | UNetConfig, sample_shape: tuple[int, ...], text: TextTable
-) -> Network:
+def seeded_build(seed: int, cfg: TransformerConfig | UNetConfig, sample_shape: tuple[int, ...], text: Text) -> Network:
     """A fresh network that reads `text`, from `seed`, leaving torch's global stream as it was."""
     with seeded(seed):
         return _CLASSES[type(cfg)].build(cfg, sample_shape, text)

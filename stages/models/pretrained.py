@@ -9,19 +9,19 @@ import torch
 from torch import Tensor, nn
 
 from stages.core.prompts import EMPTY
-from stages.core.types import Cond
+from stages.core.types import Cond, Features
 from stages.models.checkpoint import Checkpoint
-from stages.models.conditioning import Features, TextTable, joined
 from stages.models.experts import Experts, by_expert, parts
+from stages.models.table import Text, joined
 
 BATCH = 16
-"""Prompts that encoders see at once."""
+"""Prompts that encoders see at once, unless they are told another number."""
 
 
 class Pretrained(nn.Module):
     """Flow velocity [B, *shape] of a checkpoint's denoiser: float32 in and out, whatever the denoiser computes in."""
 
-    def __init__(self, body: nn.Module, text: TextTable, at: Checkpoint) -> None:
+    def __init__(self, body: nn.Module, text: Text, at: Checkpoint) -> None:
         super().__init__()
         self.body, self.text, self.at = body, text, at
         self.feature_dim = at.family.feature_dim(at)
@@ -117,8 +117,17 @@ def component(at: Checkpoint, name: str, dtype: torch.dtype, own: Path | None = 
     return made.eval().requires_grad_(False)
 
 
-def build(at: Checkpoint, text: TextTable, own: Path | None = None) -> Pretrained:
-    """The checkpoint's denoiser, with weights from folders in `own` if stated, that reads `text`."""
+def build(at: Checkpoint, text: Text, own: Path | None = None) -> Pretrained:
+    """The checkpoint's denoiser, with weights from folders in `own` if stated, that reads `text`.
+
+    ValueError where that has another number of tokens than the denoiser was made to read, and it is told of no mask.
+    """
+    most = at.family.most_tokens(at)
+    if not at.family.masked and text.length != most:
+        raise ValueError(
+            f"{own or at.folder}: reads {most} tokens of each prompt, and the text table has {text.length}; without a "
+            "mask the padded length is part of the model: make both with the same text_length"
+        )
     made = {name: component(at, name, at.dtype, own and own / name) for name in at.family.denoisers(at)}
     for body in made.values() if at.family.last else ():
         body.get_submodule(at.family.last).float().register_forward_pre_hook(_widen)
@@ -133,18 +142,18 @@ def _widen(_layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 class PipelineText:
     """The encoders of a checkpoint, which are in memory only while they read."""
 
-    def __init__(self, at: Checkpoint, device: str | torch.device) -> None:
-        self.at, self.device = at, device
+    def __init__(self, at: Checkpoint, device: str | torch.device, batch_size: int = BATCH) -> None:
+        self.at, self.device, self.batch_size = at, device, batch_size
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> Features:
         """A row a prompt; the empty one stands for none, or for the negative prompt that is stated."""
         family, read = self.at.family, []
-        with self._pipeline() as pipe:
+        with self.pipeline() as pipe:
             none = family.null(pipe, self.at)
             real = [prompt for prompt in prompts if prompt]
-            for first in range(0, len(real), BATCH):
-                read.append(family.encode(pipe, real[first : first + BATCH], self.at))
+            for first in range(0, len(real), self.batch_size):
+                read.append(family.encode(pipe, real[first : first + self.batch_size], self.at))
         rows = joined([none, *read])
         place = iter(range(1, len(real) + 1))
         index = torch.tensor([next(place) if prompt else EMPTY for prompt in prompts], dtype=torch.int64)
@@ -153,7 +162,7 @@ class PipelineText:
     def cut(self, prompts: Sequence[str]) -> dict[str, int]:
         """Of the prompts that are too long: how many tokens the tokeniser that takes fewest leaves out."""
         found = dict[str, int]()
-        with self._pipeline(encoders=False) as pipe:
+        with self.pipeline(encoders=False) as pipe:
             for name, length in self.at.family.lengths(pipe, self.at).items():
                 for prompt in prompts:
                     more = self.at.family.count(pipe, name, prompt) - length
@@ -161,8 +170,13 @@ class PipelineText:
                         found[prompt] = max(found.get(prompt, 0), more)
         return found
 
+    def padded(self, prompts: Sequence[str]) -> int:
+        """Tokens that a table of these prompts is padded to."""
+        with self.pipeline(encoders=False) as pipe:
+            return self.at.family.padded(pipe, [prompt for prompt in prompts if prompt], self.at)
+
     @contextmanager
-    def _pipeline(self, *, encoders: bool = True) -> Iterator[Any]:
+    def pipeline(self, *, encoders: bool = True) -> Iterator[Any]:
         """The stock pipeline, without what makes images."""
         at = self.at
         with _quiet():

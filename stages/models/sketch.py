@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from stages.models.checkpoint import Checkpoint
-from stages.models.conditioning import TextTable
 from stages.models.experts import Experts, parts
 from stages.models.network import seeded_build
 from stages.models.pretrained import Pretrained
+from stages.models.table import TextTable
 from stages.models.transformer import TransformerConfig
 from stages.models.unet import UNetConfig
 
@@ -39,6 +39,8 @@ class Sketch:
     """Of one sample."""
     row_bytes: int
     """Of a prompt in the text table, at most."""
+    encoder_bytes: int = 0
+    """Of the encoders that make it, where they are a checkpoint's."""
 
     @property
     def sizes(self) -> dict[str, tuple[int, ...]]:
@@ -53,6 +55,7 @@ class Sketch:
             return net(x, t, cond)
         # What is around the denoiser looks at times, of which there are none here, and holds next to nothing.
         body = next(iter(parts(net.body, "").values()))
+        assert isinstance(net.text, TextTable)
         words = {name: row.expand(rows, *row.shape[1:]) for name, row in net.text.features.items()}
         return net.at.family.ask(body, x.to(net.at.dtype), t, words, net.at)
 
@@ -103,7 +106,8 @@ def checkpoint(at: Checkpoint) -> Sketch:
         body = Experts(made, at.family.boundary(at)) if len(made) > 1 else made[at.family.denoiser]
         return Pretrained(body, _on_meta(TextTable([""], features), ragged=at.family.ragged), at)
 
-    return Sketch(build, at.latent_shape, sum(rows.nbytes for rows in features.values()))
+    row_bytes = sum(rows.nbytes for rows in features.values())
+    return Sketch(build, at.latent_shape, row_bytes, at.encoder_bytes)
 
 
 def _pooled_beside_sizes(settings: Any) -> int | None:

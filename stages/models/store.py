@@ -18,12 +18,13 @@ from stages.core import tensors
 from stages.core.config import check
 from stages.core.spec import SamplerSpec
 from stages.models import export
-from stages.models.conditioning import FrozenText, OneHot, TextEncoder, TextTable
+from stages.models.conditioning import FrozenText, OneHot, TextEncoder
 from stages.models.families.base import STOCHASTIC
 from stages.models.latents import Latents
 from stages.models.mixture import GaussianMixture
-from stages.models.pretrained import PipelineText, Pretrained
+from stages.models.pretrained import BATCH, PipelineText, Pretrained
 from stages.models.space import SPACES, Points
+from stages.models.table import Text, TextTable
 
 INDEX = "model_index.json"
 MIXTURE = "mixture.safetensors"
@@ -129,14 +130,14 @@ def _named(part: Any) -> list[str | None]:
     return [None, None] if part is None else [type(part).__module__.rpartition(".")[2], type(part).__name__]
 
 
-def load(folder: Path, text: TextTable | Sequence[str], device: str | torch.device = "cpu") -> Student:
+def load(folder: Path, text: Text | Sequence[str], device: str | torch.device = "cpu") -> Student:
     """Read what `save` wrote, in evaluation mode, without gradients. ValueError if no model is there.
 
     The network reads the table `text`, or one that its own encoder makes of the prompts `text`: then row 0 is the empty
     prompt and row i + 1 is text[i].
     """
     spec, encoder = sampler(folder), encoder_of(folder)
-    if not isinstance(text, TextTable):
+    if not isinstance(text, Text):
         prompts = ["", *text]
         text = TextTable(prompts, encoder.encode(prompts))
     if (folder / export.INDEX).is_file():
@@ -149,7 +150,7 @@ def load(folder: Path, text: TextTable | Sequence[str], device: str | torch.devi
     return Student(_frozen(_network(folder, text), device), spec, space_of(folder), encoder)
 
 
-def _network(folder: Path, text: TextTable) -> Any:
+def _network(folder: Path, text: Text) -> Any:
     from stages.models.latent_variable import LatentVariable
     from stages.models.policy import KINDS
     from stages.models.second_time import SecondTime
@@ -165,7 +166,7 @@ def _network(folder: Path, text: TextTable) -> Any:
     return net
 
 
-def _of_one_time(folder: Path, text: TextTable) -> Any:
+def _of_one_time(folder: Path, text: Text) -> Any:
     from stages.models.transformer import VelocityTransformer
     from stages.models.unet import VelocityUNet
 
@@ -203,10 +204,10 @@ def space_of(folder: Path) -> Points:
     return SPACES[index["space"]]((settings["in_channels"] // fold**2, height, width))
 
 
-def encoder_of(folder: Path, device: str | torch.device = "cpu") -> TextEncoder:
-    """What reads prompts for the model in `folder`. ValueError if no model is there."""
+def encoder_of(folder: Path, device: str | torch.device = "cpu", batch_size: int = BATCH) -> TextEncoder:
+    """What reads prompts for the model in `folder`, a checkpoint's so many at once. ValueError if no model is there."""
     if (folder / export.INDEX).is_file():
-        return PipelineText(export.opened(folder), device)
+        return PipelineText(export.opened(folder), device, batch_size)
     if (folder / MIXTURE).is_file():
         return GaussianMixture(**load_file(folder / MIXTURE)).encoder
     prompts = _index(folder)["prompts"]

@@ -78,7 +78,9 @@ class TwoTimes(nn.Module, ABC):
             raise ValueError(f"num_students={count}: it starts from a model {what}; set it to 1, or start from another")
         from stages.models.several import Several
 
-        self.body = Several.of(self.body, self.text.features["hidden"][1:], count)  # pyright: ignore
+        every = torch.arange(1, len(self.text), device=next(self.parameters()).device)  # pyright: ignore
+        with torch.no_grad():
+            self.body = Several.of(self.body, self.text(every[:, None])["hidden"], count)  # pyright: ignore
 
     def by_student(self, words: Tensor, call: Callable[[Any, Tensor | slice], Tensor]) -> Tensor:
         """Answers [B, ...] of call(body, rows), each row by the network of its prompt, whose tokens are words."""

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from stages.core.config import config
 from stages.core.ranges import Size
 from stages.core.types import Cond
-from stages.models.conditioning import LearnedText, TextTable
+from stages.models.conditioning import LearnedText
 from stages.models.opened import Opened
+from stages.models.table import Text
 from stages.models.times import TwoTimes
 
 if TYPE_CHECKING:  # see text.py
@@ -55,7 +56,7 @@ class VelocityTransformer(TwoTimes):
     component = "transformer"
     """The folder of a pipeline that holds its body."""
 
-    def __init__(self, body: "SD3Transformer2DModel", text: TextTable | LearnedText) -> None:
+    def __init__(self, body: "SD3Transformer2DModel", text: Text | LearnedText) -> None:
         super().__init__()
         self.body = body
         self.text = text
@@ -64,7 +65,7 @@ class VelocityTransformer(TwoTimes):
 
     @classmethod
     def build(
-        cls, cfg: TransformerConfig, sample_shape: tuple[int, ...], text: TextTable | LearnedText
+        cls, cfg: TransformerConfig, sample_shape: tuple[int, ...], text: Text | LearnedText
     ) -> "VelocityTransformer":
         """A fresh network for samples of `sample_shape` (C, H, W) that reads `text`, from torch's seed."""
         from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel

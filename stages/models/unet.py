@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from stages.core.config import config
 from stages.core.ranges import Size
 from stages.core.types import Cond
-from stages.models.conditioning import LearnedText, TextTable
+from stages.models.conditioning import LearnedText
+from stages.models.table import Text
 from stages.models.times import TwoTimes
 from stages.models.transformer import DIFFUSERS_TIME
 
@@ -70,13 +71,13 @@ class VelocityUNet(TwoTimes):
     component = "unet"
     """The folder of a pipeline that holds its body."""
 
-    def __init__(self, body: "UNet2DConditionModel", text: TextTable | LearnedText, fold: int) -> None:
+    def __init__(self, body: "UNet2DConditionModel", text: Text | LearnedText, fold: int) -> None:
         super().__init__()
         self.body, self.text, self.fold = body, text, fold
         self.feature_dim = body.config.get("each", body.config)["block_out_channels"][-1]
 
     @classmethod
-    def build(cls, cfg: UNetConfig, sample_shape: tuple[int, ...], text: TextTable | LearnedText) -> "VelocityUNet":
+    def build(cls, cfg: UNetConfig, sample_shape: tuple[int, ...], text: Text | LearnedText) -> "VelocityUNet":
         """A fresh network for samples of `sample_shape` (C, H, W) that reads `text`, from torch's seed."""
         from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 

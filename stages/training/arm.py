@@ -9,7 +9,7 @@ from stages.core.messages import at, choose, listed, together
 from stages.core.types import Run
 from stages.io.expected import Outline
 from stages.io.job import Job
-from stages.models.conditioning import PROMPT, TextTable
+from stages.models.table import PROMPT, Text
 from stages.training.loop import Trainer
 from stages.training.method import Method, prompts_of
 from stages.training.roles import Start
@@ -40,7 +40,7 @@ def has_prompts(made: Arm[Any], job: Job, data: Outline) -> None:
     )
 
 
-def trainer(made: Arm[Any], start: Start, table: TextTable, job: Job, run: Run) -> Trainer:
+def trainer(made: Arm[Any], start: Start, table: Text, job: Job, run: Run) -> Trainer:
     """What trains the arm, whose common words have a `budget` and a `tune`, on networks that read `table`."""
     common = made.common
     with at(job.where):

@@ -54,3 +54,13 @@ def test_a_full_disk_is_the_systems_error(tmp_path, monkeypatch):
 def test_another_fault_of_writing_is_no_full_disk(tmp_path):
     with pytest.raises(SafetensorError, match="too large"), cramped():
         tensors.save(tmp_path / "x", {"x": torch.zeros(1000)})
+
+
+def test_the_same_facts_are_the_same_bytes(tmp_path):
+    facts = {"who": "me", "when": 'now \u00e9\n"', "where": "{}", "why": ""}
+    for number in range(8):  # the library alone writes them in 24 orders
+        tensors.save(tmp_path / str(number), {"x": torch.ones(3)}, facts)
+    assert len({(tmp_path / str(number)).read_bytes() for number in range(8)}) == 1
+    with safe_open(tmp_path / "0", framework="pt") as file:
+        assert file.metadata() == facts
+        assert torch.equal(file.get_tensor("x"), torch.ones(3))

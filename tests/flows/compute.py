@@ -8,4 +8,5 @@ COMPUTE = {
     "place_s": PATIENCE_S,
     "workers": {"default": 1}, "nodes": None, "resources": {},
     "rewards": {"workers": 0, "cpus": 1, "gpus": 0.0, "resources": {}, "python": None},
+    "encoders": {"workers": 1, "cpus": 1, "gpus": 0.0, "resources": {}, "python": None}, "text_gib": 1.0,
 }  # fmt: skip

@@ -192,7 +192,6 @@ def test_it_begins_as_the_networks_own_velocity_from_its_seed_alone(net: nn.Modu
 def test_who_has_more_than_one_velocity_is_made_into_nothing_else(net: nn.Module) -> None:
     policied, timed, several = learnt(net, DX), copy.deepcopy(net), copy.deepcopy(net)
     timed.add_second_time(0)
-    several.text.features = net.text.frozen().encode(["", *PROMPTS])  # as a table has them
     several.divide(2)
     for each, what in ((policied, "that answers a policy"), (timed, "of two times"), (several, "of 2 students")):
         with pytest.raises(ValueError, match=f"it starts from a model {what}, and is to answer another policy; start"):

@@ -1,6 +1,7 @@
 """A transformer of three blocks."""
 
-from stages.models.conditioning import OneHot, TextTable
+from stages.models import TextTable
+from stages.models.conditioning import OneHot
 from stages.models.network import seeded_build
 from stages.models.transformer import TransformerConfig, VelocityTransformer
 

@@ -6,7 +6,8 @@ import torch
 from stages.core.config import check
 from stages.core.path import LINEAR
 from stages.core.rng import stream
-from stages.models.conditioning import OneHot, TextTable
+from stages.models import TextTable
+from stages.models.conditioning import OneHot
 from stages.models.mixture import GaussianMixture
 from stages.models.network import seeded_build
 from stages.models.unet import UNetConfig

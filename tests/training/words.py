@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from stages.core.rng import stream
-from stages.models.conditioning import TextTable
+from stages.models import TextTable
 from stages.training.method import prompts_of
 
 

@@ -65,6 +65,13 @@ def _show(rows: "Sequence[Planned]") -> None:
         "are with\nthe optimiser; what frozen networks hold for a moment, a VAE and rewards are left out.",
         highlight=False,
     )
+    for row in rows:
+        if row.needs and row.needs.encoders:
+            console.print(
+                f"{row.node.name} keeps no table: each unit that looks prompts up has an encoder of "
+                f"{size(row.needs.encoders)} beside it,\nand holds up to {size(row.held)} of what it was told last.",
+                highlight=False,
+            )
 
 
 def _fit(rows: "Sequence[Planned]", budget: int) -> int:

@@ -6,7 +6,7 @@ outside there is the flow's velocity at the unpacked latent [C, H, W] or [C, T, 
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -38,6 +38,8 @@ class Family(ABC):
     """Whether the denoiser is told which tokens count; without that the padded length is part of the model."""
     ragged: ClassVar[bool] = False
     """Whether the denoiser takes a list of texts, each as long as it is."""
+    even: ClassVar[bool] = True
+    """Whether the pipeline pads every prompt alike; else the longest prompt of a table says how far."""
     text_length: ClassVar[int | None] = None
     """Tokens that the pipeline pads to unless told; None where the tokeniser's own length is the only one."""
     multiple: ClassVar[int] = 16
@@ -120,7 +122,11 @@ class Family(ABC):
 
     def null(self, pipe: Any, at: "Checkpoint") -> Words:
         """The same, one row, for no prompt: what the pipeline takes where no negative prompt is given."""
-        return self.encode(pipe, [at.options.negative_prompt or ""], at)
+        return self.encode(pipe, [self.null_prompt(at)], at)
+
+    def null_prompt(self, at: "Checkpoint") -> str:
+        """What stands for none where it is read like any other."""
+        return at.options.negative_prompt or ""
 
     @abstractmethod
     def lengths(self, pipe: Any, at: "Checkpoint") -> Mapping[str, int]:
@@ -130,6 +136,13 @@ class Family(ABC):
     def most_tokens(self, at: "Checkpoint") -> int:
         """Tokens of `hidden`, at most, told without an encoder."""
         return at.text_length or at.tokenizer_length("tokenizer")
+
+    def padded(self, pipe: Any, prompts: Iterable[str], at: "Checkpoint") -> int:
+        """Tokens of `hidden` in a table of these prompts and of none, told without an encoder."""
+        if self.even:
+            return self.most_tokens(at)
+        ((name, most),) = self.lengths(pipe, at).items()
+        return min(most, max(self.count(pipe, name, prompt) for prompt in [self.null_prompt(at), *prompts]))
 
     def count(self, pipe: Any, name: str, prompt: str) -> int:
         """Tokens of `prompt` by the tokeniser of that name, none cut off."""

@@ -21,6 +21,7 @@ class QwenImage(Family):
     pipeline = "QwenImagePipeline"
     text = ("tokenizer", "text_encoder")
     masked = True
+    even = False
     text_length = 512
     rounds_time = True
     targets = (
@@ -73,9 +74,9 @@ class QwenImage(Family):
         hidden, mask = pipe.encode_prompt(list(prompts), max_sequence_length=at.text_length)
         return {"hidden": hidden, "mask": torch.ones_like(hidden[..., 0], dtype=torch.long) if mask is None else mask}
 
-    def null(self, pipe: Any, at: "Checkpoint") -> Words:
+    def null_prompt(self, at: "Checkpoint") -> str:
         """A space, as is usual: the pipeline does without guidance unless it is told what to lead away from."""
-        return self.encode(pipe, [at.options.negative_prompt or " "], at)
+        return at.options.negative_prompt or " "
 
     def lengths(self, pipe: Any, at: "Checkpoint") -> Mapping[str, int]:
         """As stated, the template's end included."""
@@ -95,5 +96,5 @@ class QwenImage(Family):
         """Guidance goes by another name."""
         words = {name: value for name, value in super().call(at, spec).items() if name != "guidance_scale"}
         if spec.guidance != 1:
-            words |= {"true_cfg_scale": spec.guidance, "negative_prompt": at.options.negative_prompt or " "}
+            words |= {"true_cfg_scale": spec.guidance, "negative_prompt": self.null_prompt(at)}
         return words

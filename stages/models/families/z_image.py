@@ -22,6 +22,7 @@ class ZImage(Family):
     text = ("tokenizer", "text_encoder")
     masked = True
     ragged = True
+    even = False
     text_length = 512
     sign = -1.0
     targets = (

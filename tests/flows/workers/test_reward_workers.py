@@ -1,22 +1,18 @@
 """Reward workers on a real Ray: what they say is what the stage's own reward says, whoever dies."""
 
-import os
 import subprocess
 import sys
 import sysconfig
 from contextlib import ExitStack
 from dataclasses import replace
-from pathlib import Path
 
-import psutil
 import pytest
 
 from flows.project.nodes import STAGES, Node
 from flows.project.resources import JUDGED, Compute
-from flows.runtime import processes
 from flows.runtime.errors import Passing
-from flows.workers import reward_workers, train_group
-from flows.workers.reward_workers import Bench, Panel
+from flows.workers import beside, reward_workers, train_group
+from flows.workers.reward_workers import Panel
 from stages.core.prompts import Prompt
 from stages.io import run
 from stages.io.dataset import Dataset
@@ -34,7 +30,7 @@ def compute(**changes):
 
 def bench(place_s=PATIENCE_S, **changes):
     made = Compute.of({"compute": COMPUTE | {"place_s": place_s, "rewards": COMPUTE["rewards"] | changes}})
-    return Bench.of(made, "rl")
+    return reward_workers.bench(made, "rl")
 
 
 def test_the_stages_that_can_be_judged_say_how():
@@ -58,17 +54,6 @@ def test_samples_that_are_compared_go_to_one_judge():
     assert Panel(two, 1.0, whole_groups=True)._parts(prompts) == [slice(0, 6), slice(6, 8)]
     assert Panel(two, 1.0, whole_groups=False)._parts([a] * 5) == [slice(0, 3), slice(3, 5)]
     assert Panel(two, 1.0, whole_groups=True)._parts([a] * 5) == [slice(0, 5)], "the other has nothing to do"
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    import ray
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(Path.cwd()), os.environ.get("PYTHONPATH")])))
-        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
-        yield
-        ray.shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -96,33 +81,27 @@ def truth(job):
     return images, prompts, rewards
 
 
-def living():
-    """The judges' processes."""
-    found = psutil.Process().children(recursive=True)
-    return [each for each in found if "".join(processes.words(each)[:1]).startswith("ray::Judge")]
-
-
 @pytest.mark.integration
-def test_they_say_what_the_reward_says_even_if_one_dies(cluster, job, truth):
+def test_they_say_what_the_reward_says_even_if_one_dies(living, job, truth):
     images, prompts, rewards = truth
     with reward_workers.seated(bench(workers=2), job.to_json(), {}) as (panel, nodes):
         assert len(nodes) == 2
         for count in (9, 1):  # parts of 5 and 4; one of them with nothing to do
             assert panel(images[:count], prompts[:count]).tolist() == rewards[:count].tolist()
-        first, second = living()
+        first, second = living("Judge")
         first.kill()
         assert panel(images, prompts).tolist() == rewards.tolist()
-        assert second in living()
-    wait_for(lambda: not living())
+        assert second in living("Judge")
+    wait_for(lambda: not living("Judge"))
 
 
 @pytest.mark.integration
-def test_a_judge_that_keeps_dying_ends_it(cluster, job, truth):
+def test_a_judge_that_keeps_dying_ends_it(living, job, truth):
     images, prompts, _ = truth
 
     def ask(panel):
         while True:
-            for each in living():
+            for each in living("Judge"):
                 each.kill()
             panel(images, prompts)
 
@@ -156,7 +135,7 @@ def test_a_gang_too_says_that_it_found_no_room(cluster, job, tmp_path):
     gang = train_group.Gang(workers=3, cpus=1, gpus=0, place_s=2.0, silence_s=PATIENCE_S)
     message = r"no room for 3 workers of 1 CPU each within 2 s; end what holds it, lower compute\.workers"
     with pytest.raises(ValueError, match=message):
-        train_group.train(job.to_json(), {"id": "all"}, str(tmp_path / "all"), str(tmp_path / "report"), gang, None)
+        train_group.train(job.to_json(), {"id": "all"}, str(tmp_path / "all"), str(tmp_path / "report"), gang, {})
 
 
 @pytest.mark.integration
@@ -173,7 +152,7 @@ def test_two_units_do_not_wait_for_each_others_judges(cluster, job):
 
     with ExitStack() as stack:
         soon = ExitStack()
-        places = [held.enter_context(reward_workers.placement(asked, {"CPU": 1.0})) for held in (soon, stack)]
+        places = [held.enter_context(beside.placement([asked], {"CPU": 1.0})) for held in (soon, stack)]
         first, second = (unit.options(num_cpus=1, **place).remote(job.to_json()) for place in places)
         with soon:
             assert len(ray.get(first, timeout=PATIENCE_S)) == 1

@@ -7,14 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torch import nn
 
 from stages.core.spec import even
+from stages.io import run
 from stages.io.expected import Expected
-from stages.models import TextTable, export, load
+from stages.io.job import Job
+from stages.models import TextTable, export, load, table_of
 from stages.models.experts import Experts
-from stages.models.pretrained import PipelineText
+from stages.models.pretrained import PipelineText, build
 from stages.models.sketch import Sketch
+from stages.models.table import Batches, Index
 from stages.training.tune import Lora, Sharded, Whole, begins, fits
 from tests.models.families import tiny
 
@@ -186,3 +190,42 @@ def test_only_one_network_is_held_in_parts_and_recomputed_if_it_is_a_checkpoint_
 def test_prompts_that_are_cut_are_named_with_how_much(checkpoint: Path) -> None:
     encoder = PipelineText(export.found(str(checkpoint), tiny.options("sd3")), "cpu")
     assert encoder.cut(["a red disc", "a red disc left upright 7 3 blue"]) == {"a red disc left upright 7 3 blue": 2}
+
+
+def test_a_table_of_another_length_is_refused_where_no_mask_tells_the_pads(checkpoint: Path) -> None:
+    at = export.found(str(checkpoint), tiny.options("sd3"))
+    table = TextTable([""], {"hidden": torch.zeros(1, 13, 32), "pooled": torch.zeros(1, 32)})
+    with pytest.raises(ValueError, match="reads 14 tokens of each prompt, and the text table has 13; without a mask"):
+        build(at, table)
+
+
+def test_encoders_that_are_others_now_are_refused(checkpoint: Path, tmp_path: Path) -> None:
+    """A copied checkpoint's lie with the table, and nothing that would sample."""
+    source, prompts, held = tmp_path / "source", ["", *tiny.PROMPTS], "encoders/base"
+    shutil.copytree(checkpoint, source)
+    at = export.found(str(source), tiny.options("sd3"))
+    for name, copied in (("copied", True), ("named", False)):
+        export.imported(tmp_path / name, at, even(2), copied=copied)
+        export.encoders(tmp_path / name, tmp_path / f"of {name}/encoders")
+        index = Index(prompts=prompts, length=14, batches=Batches(shard_size=4, batch_size=1))
+        index.write(tmp_path / f"of {name}")
+    weights = source / "text_encoder_3/model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(ValueError, match=r"another checkpoint than .*: text_encoder_3/model\.safe.* another content"):
+        table_of(tmp_path / "of named")
+    table_of(tmp_path / "of copied")
+    assert (tmp_path / "of copied" / held / "text_encoder_3/model.safetensors").is_file()
+    assert not list((tmp_path / "of copied" / held / "transformer").glob("*.safetensors"))
+    assert not (tmp_path / "of named" / held).exists()
+
+
+def test_a_teacher_that_is_no_checkpoint_has_its_table_stored() -> None:
+    section = {"table": "on_demand", "shard_size": 4, "batch_size": 1, "image_shard_size": 4}
+    job = Job(stage="encode", arm=None, seed=0, section=section, inputs={})
+    message = r"encode\.table=on_demand: a checkpoint's encoders .* and the teacher is none; .* set it to stored"
+    cfg = run.configure(job)
+    with pytest.raises(ValueError, match=message):
+        run.expect(job, cfg, {"dataset": None, "teacher": Expected(model="trained")})
+    run.expect(job, cfg, {"dataset": None, "teacher": Expected(model="checkpoint")})

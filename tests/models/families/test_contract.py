@@ -13,10 +13,11 @@ from stages.core.prompts import Prompt
 from stages.core.rng import stream
 from stages.core.spec import even
 from stages.distillers import METHODS
-from stages.models import Student, TextTable, adapters, export, load, save, space_of
+from stages.models import Student, TextTable, adapters, export, load, lookup, save, space_of
 from stages.models.families.noise import NoiseSchedule
 from stages.models.latents import Latents
 from stages.models.pretrained import PipelineText, Pretrained, build
+from stages.models.table import Batches, Index, joined
 from stages.policies import POLICIES
 from stages.samplers.student import Noise, draw
 from stages.training.budget import Budget
@@ -183,6 +184,23 @@ def test_a_prompt_that_is_cut_is_told_by_how_much(rig: Rig) -> None:
     )
     assert torch.equal(read, same)
     assert not torch.equal(read, other)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_a_row_on_demand_is_the_tables_to_the_last_bit(rig: Rig, batch_size: int, tmp_path: Path) -> None:
+    """In any order, by the encoders that the folder names, whichever prompts are read together."""
+    prompts, (model, encode) = ["", *tiny.PROMPTS, "red", "a red"], (tmp_path / "model", tmp_path / "encode")
+    export.imported(model, rig.at, even(2), copied=False)
+    export.encoders(model, encode / lookup.ENCODERS)
+    encoder, shards = PipelineText(rig.at, "cpu", batch_size), (prompts[:4], prompts[4:])
+    stored = TextTable(prompts, joined([encoder.encode(shard) for shard in shards]))
+    length = max(map(encoder.padded, shards))
+    assert length == stored.features["hidden"].shape[1], "told without an encoder"
+    Index(prompts=prompts, length=length, batches=Batches(shard_size=4, batch_size=batch_size)).write(encode)
+    asked = lookup.table_of(encode)
+    for cond in (torch.tensor([[4], [1], [1]]), torch.tensor([[3], [0]]), torch.arange(len(prompts))[:, None]):
+        found, told = asked(cond), stored(cond)
+        assert all(torch.equal(found[name], told[name]) for name in told)
 
 
 @pytest.mark.parametrize(("rig", "name"), STEPS, indirect=["rig"])
