@@ -104,8 +104,8 @@ ADDED = {
     "Add a schedule": Added(
         "stages/samplers/schedules/power.py", "params/schedule/power.yaml", "stages/samplers/schedules/__init__.py",
         "AnySchedule",
-        (("from stages.samplers.schedules.shifted",
-          "from stages.samplers.schedules.power import Power\nfrom stages.samplers.schedules.shifted"),
+        (("from stages.samplers.schedules.residual",
+          "from stages.samplers.schedules.power import Power\nfrom stages.samplers.schedules.residual"),
          ("| AlignYourSteps | Explicit,", "| AlignYourSteps | Explicit {},")),
     ),
     "Add a reward": Added(
