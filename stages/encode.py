@@ -24,7 +24,7 @@ from stages.models import encoder_of, export, space_of
 from stages.models.latents import Latents, checked
 from stages.models.lookup import ENCODERS
 from stages.models.pretrained import PipelineText
-from stages.models.table import Batches, Index
+from stages.models.table import Batches, Index, trimmed
 
 _TOLD = "told.json"
 """What a unit tells `finish`: how many tokens its rows have, and which prompts are too long, by how many."""
@@ -107,7 +107,7 @@ def work(cfg: Config, job: Job, unit: Mapping[str, Any], run: Run) -> None:
     if isinstance(encoder, PipelineText) and cfg.table == "on_demand":
         length = encoder.padded(prompts)
     else:
-        rows = encoder.encode(prompts)
+        rows = trimmed(encoder.encode(prompts))
         length = rows["hidden"].shape[1]
         tensors.save(run.out / file, rows)
     write_json(run.out / _TOLD, {"cut": cut, "length": length})

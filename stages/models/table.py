@@ -1,6 +1,7 @@
 """The text table: what networks look prompts up in, a row a prompt. All of it is in memory, or the rows asked for last.
 
-A row's features are the same to the last bit, whether they are held, read from a file or encoded anew.
+A row's features are the same to the last bit, whether they are held, read from a file or encoded anew, but that a file
+may lack pads that a mask tells apart.
 """
 
 import json
@@ -208,6 +209,15 @@ def joined(parts: Sequence[Features], length: int | None = None) -> dict[str, Te
     longest = length or max(part["hidden"].shape[1] for part in parts)
     padded = [fitted(part, longest) for part in parts]
     return {name: torch.cat([part[name] for part in padded]) for name in padded[0]}
+
+
+def trimmed(rows: Features) -> Features:
+    """Without the last tokens, where a mask tells that they are pads in every row."""
+    if "mask" not in rows:
+        return rows
+    told = rows["mask"].any(dim=0).nonzero()
+    length = int(told[-1]) + 1 if len(told) else 1
+    return {name: each[:, :length].contiguous() if name in TOKENS else each for name, each in rows.items()}
 
 
 def fitted(rows: Features, length: int) -> Features:

@@ -17,7 +17,7 @@ from stages.models import Student, TextTable, adapters, export, load, lookup, sa
 from stages.models.families.noise import NoiseSchedule
 from stages.models.latents import Latents
 from stages.models.pretrained import PipelineText, Pretrained, build
-from stages.models.table import Batches, Index, joined
+from stages.models.table import Batches, Index, joined, trimmed
 from stages.policies import POLICIES
 from stages.samplers.student import Noise, draw
 from stages.training.budget import Budget
@@ -184,6 +184,18 @@ def test_a_prompt_that_is_cut_is_told_by_how_much(rig: Rig) -> None:
     )
     assert torch.equal(read, same)
     assert not torch.equal(read, other)
+
+
+def test_pads_that_a_mask_tells_apart_may_go(rig: Rig) -> None:
+    """The velocity is what it is with all of them; without a mask they are read, and stay."""
+    prompts = ["", "red", "a red"]
+    whole = TextTable(prompts, rig.encoder.encode(prompts))
+    less = TextTable(prompts, trimmed(whole.features))
+    assert (less.length < whole.length) == (rig.at.family.masked and rig.at.family.even)
+    x, t, cond = rig.noise(3), torch.tensor([0.9, 0.5, 0.1]), torch.arange(3)[:, None]
+    with torch.no_grad():
+        found, told = (Pretrained(rig.net.body, text, rig.at)(x, t, cond) for text in (less, whole))
+    assert gap(found, told) < 2e-6
 
 
 @pytest.mark.parametrize("batch_size", [1, 2])
