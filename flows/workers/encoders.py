@@ -37,12 +37,15 @@ class Encoder:
 
         from stages.io.job import Job
         from stages.io.storage import use
-        from stages.models.lookup import on_demand
+        from stages.models.lookup import table_of
+        from stages.models.table import Recent
 
         job = Job(**self._job)
         torch.set_num_threads(job.threads)
         use(job.endpoint)
-        return on_demand(job.input("encode"), job.device, job.held)
+        found = table_of(job.input("encode"), job.device, held=job.held)
+        assert isinstance(found, Recent)
+        return found
 
     def sit(self) -> str:
         """Find what it encodes with as it should be, to be read when it is first asked; and say where it is."""

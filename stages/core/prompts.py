@@ -7,6 +7,8 @@ from typing import Any
 
 EMPTY = 0
 """The row of the empty prompt in every text table."""
+HELD = 2**30
+"""Bytes of prompts' features that a process holds, unless it is told another number."""
 
 
 @dataclass(frozen=True)

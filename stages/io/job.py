@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from stages.core.prompts import HELD
 from stages.io import artefacts, code, places, replicates
 
 
@@ -27,7 +28,7 @@ class Job:
     """Of an S3 server other than AWS. Decides nothing."""
     context: Mapping[str, Any] = field(default_factory=dict)
     """Other parameters that the result depends on: for evaluate, the arms by name."""
-    held: int = 2**30
+    held: int = HELD
     """Bytes of prompts' features that a process holds. Decides nothing."""
     cells: str | None = None
     """Where units with a key are kept for later jobs: a folder, or <root>/cells in a store. Decides nothing."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from stages.core.prompts import EMPTY
+from stages.core.prompts import EMPTY, HELD
 from stages.core.types import Encode, Features
 from stages.models import export
 from stages.models.pretrained import PipelineText
@@ -16,8 +16,6 @@ from stages.models.table import Files, Index, Recent, Text, TextTable, files
 
 ENCODERS = "encoders"
 """Folder of an `encode` artefact that names the encoders, where it keeps no features."""
-HELD = 2**30
-"""Bytes of features that a process holds, unless it is told another number."""
 
 
 def table_of(
@@ -30,15 +28,10 @@ def table_of(
     """
     index, found = Index.read(folder), files(folder)
     if index.batches:
-        return Recent(index, encode, held) if encode else on_demand(folder, device, held)
+        return Recent(index, encode or OnDemand(index, folder / ENCODERS, device), held)
     if sum(file.stat().st_size for file in found) > held:
         return Recent(index, Files(found), held)
     return TextTable.load(folder)
-
-
-def on_demand(folder: Path, device: str | torch.device, held: int) -> Recent:
-    """The same by encoders in this process, on `device`."""
-    return Recent(Index.read(folder), OnDemand(folder, device), held)
 
 
 class OnDemand:
@@ -47,11 +40,11 @@ class OnDemand:
     A row is encoded with those that it would be encoded with for a table, and is the same to the last bit.
     """
 
-    def __init__(self, folder: Path, device: str | torch.device) -> None:
+    def __init__(self, index: Index, folder: Path, device: str | torch.device) -> None:
         """ValueError where the encoders that `folder` names are missing, or others."""
-        index, at = Index.read(folder), export.opened(folder / ENCODERS)
-        at.verify()
         assert index.batches
+        at = export.opened(folder)
+        at.verify()
         self._prompts, self._batches = index.prompts, index.batches
         self._text, self._open = PipelineText(at, device), ExitStack()
 

@@ -79,8 +79,7 @@ class Trainer:
         nets = self.weights.nets
         self.heads = heads_of(self.roles)
         self.meter = Meter(nets)
-        self.team = Team(ranks, device)
-        self.own = self.team.ranks.share(budget.slices)
+        self.team, self.own = Team(ranks, device), ranks.share(budget.slices)
         # Networks in parts are called by all workers in one order, and so slice by slice.
         reward, self.turns = waited(start.reward, 1 if tuning.in_parts else len(self.own))
         judge = reward and (reward, start.prompts, start.weights)

@@ -23,7 +23,6 @@ class Turns:
     def __init__(self, count: int) -> None:
         self._pool = ThreadPoolExecutor(count, thread_name_prefix="slice")  # kept: a new thread finds no memory warm
         self._turn = threading.Lock()
-        self._mine = threading.local()
         self._failed = False
 
     def each(self, jobs: Sequence[Callable[[], T]]) -> list[T]:
@@ -47,13 +46,12 @@ class Turns:
 
     def _taken(self, job: Callable[[], T]) -> T:
         with self._turn:
-            self._mine.held = True
             self._check()
             return job()
 
     @contextmanager
     def _given_up(self) -> Iterator[None]:
-        if not getattr(self._mine, "held", False):  # in a loss, which is computed alone
+        if not self._turn.locked():  # in a loss, which is computed alone
             yield
             return
         self._turn.release()
