@@ -18,7 +18,8 @@ from typing import Any
 
 import psutil
 
-from flows.runtime import processes
+from flows.runtime import processes, worker_forks
+from flows.runtime.environment import HOME
 from flows.runtime.errors import PASSING
 from stages.io.artefacts import write_json
 
@@ -30,11 +31,16 @@ _VITAL = ("gcs_server", "raylet")
 
 def main(num_cpus: int, state: Path) -> int:
     """Start, announce, wait for SIGTERM (0) or for Ray's death (1). PASSING if Ray was too slow for itself."""
-    import ray
-
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     signal.signal(signal.SIGINT, lambda *_: stop.set())
+    with worker_forks.begun(HOME / "logs" / "worker_forks.log"):
+        return _run(num_cpus, state, stop)
+
+
+def _run(num_cpus: int, state: Path, stop: threading.Event) -> int:
+    import ray
+
     try:
         context: Any = ray.init(
             address="local",  # never one that RAY_ADDRESS or a file of another Ray's on this machine names

@@ -6,7 +6,7 @@ import socket
 from typing import Any
 
 from flows.project.resources import Compute
-from flows.runtime import addresses
+from flows.runtime import addresses, worker_forks
 from flows.runtime.errors import Passing
 from flows.workers import collector
 
@@ -14,6 +14,7 @@ _TOLD = ("PREFECT_", "RAY_ACCEL", "AWS_REQUEST", "AWS_RESPONSE", "AWS_ENDPOINT",
 """Beginnings of variables that workers elsewhere are told of; Ray shows them to whoever sees its dashboard."""
 _NOT_TOLD = ("PREFECT_HOME", "PREFECT_API_KEY", "PREFECT_API_AUTH_STRING")
 """A folder of this machine, and credentials: Prefect brings its own along with a task, machines have those of AWS."""
+_QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
 _VITAL: list[tuple[str, int]] = []
 """Where the Ray that this process has joined listens: its GCS, and the raylet of this node."""
 
@@ -33,9 +34,9 @@ def connect(address: str) -> None:
 
     # A pipeline's own Ray has the right environment already; workers of any other get it here.
     own = address == os.environ.get(addresses.RAY)
-    foreign: dict[str, Any] = {} if own else {"runtime_env": {"env_vars": _worker_environment()}}
+    given: dict[str, Any] = {"py_executable": worker_forks.command()} if own else {"env_vars": _worker_environment()}
     try:
-        ray.init(address=address, namespace="prefect", log_to_driver=False, logging_level=logging.ERROR, **foreign)
+        ray.init(address=address, namespace="prefect", runtime_env=given, **_QUIET)
     except (RuntimeError, ConnectionError) as error:  # another version, no node of the cluster here, another token
         if own:
             raise Passing(f"Ray died as it was joined ({address}); run it again") from None
@@ -46,7 +47,7 @@ def connect(address: str) -> None:
     here = ray.get_runtime_context().get_node_id()
     node = next(node for node in ray.nodes() if node["NodeID"] == here)
     _VITAL[:] = [(host, int(port)), (node["NodeManagerAddress"], node["NodeManagerPort"])]
-    if foreign:
+    if not own:
         collector.open_office(here)
 
 

@@ -4,21 +4,11 @@ Plain tasks that import libraries: Ray keeps the workers that they ran in for th
 alone, it starts workers when the tasks already wait.
 """
 
-import gc
-import importlib
 import os
 from typing import Any
 
-from flows.runtime import addresses
+from flows.runtime import addresses, worker_forks
 
-_SLOW = (
-    "torch",
-    "prefect.task_engine",
-    "safetensors.torch",
-    # What stages.models imports as soon as it builds or reads a network.
-    "diffusers.models.transformers.transformer_sd3",
-    "transformers.models.clip.modeling_clip",
-)
 _PATIENCE_S = 60.0
 _warming: list[Any] = []
 
@@ -29,7 +19,7 @@ def start(count: int) -> None:
 
     if ray.get_runtime_context().gcs_address != os.environ.get(addresses.RAY):
         return
-    task = ray.remote(num_cpus=1, max_retries=0)(_import)
+    task = ray.remote(num_cpus=1, max_retries=0)(worker_forks.import_all)
     _warming[:] = [task.remote() for _ in range(count)]
 
 
@@ -39,12 +29,3 @@ def wait() -> None:
         import ray
 
         ray.wait(list(_warming), num_returns=1, timeout=_PATIENCE_S)
-
-
-def _import() -> None:
-    """Without the collector, which would walk all that is imported again and again, this takes a fifth less."""
-    gc.disable()
-    for name in _SLOW:
-        importlib.import_module(name)
-    gc.enable()
-    gc.freeze()

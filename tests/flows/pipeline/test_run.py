@@ -38,13 +38,21 @@ def finished(clone):
 
 @pytest.fixture
 def spoiled(finished):
-    """The finished clone, whose dvc.lock must not change and whose code is mended after."""
+    """The finished clone, whose dvc.lock must not change and whose parameters and artefacts are put right after."""
     before, params = finished.lock(), (finished.root / "params.yaml").read_text()
     yield finished
     assert finished.lock() == before, "a stage that failed must not be recorded"
-    finished.mend()
     (finished.root / "params.yaml").write_text(params)
     assert finished.dvc("checkout", "--force").returncode == 0  # DVC takes a stage's outputs away before it runs
+
+
+@pytest.fixture
+def faulty(spoiled):
+    """The same, whose second shard does what `fault` says; the code stays so until a test mends it."""
+    if not spoiled.original:
+        spoiled.spoil("stages/trajectories.py", SHARD_1)
+    spoiled.fault = spoiled.root / ".fewstep/fault"
+    return spoiled
 
 
 def ran(clone):
@@ -61,7 +69,7 @@ _work = work
 
 def work(cfg, job, unit, run):
     if unit["shard"] == 1:
-        {}
+        exec(open(".fewstep/fault").read())
     _work(cfg, job, unit, run)
 """
 
@@ -177,55 +185,56 @@ def test_an_experiment_by_dvc_composes_the_same_parameters(finished):
     assert up_to_date == len(yaml.safe_load(finished.lock())["stages"]) - 1, "all but the evaluation"
 
 
-def test_a_worker_that_dies_fails_the_stage_and_keeps_the_others(spoiled):
-    spoiled.spoil("stages/trajectories.py", SHARD_1.format("__import__('os').kill(__import__('os').getpid(), 9)"))
-    refused(spoiled.dvc("repro", "-s", "trajectories"), "a worker was killed or crashed; finished units are kept")
-    seals = [file.parent.name for file in (spoiled.root / ".fewstep/work/trajectories").rglob("unit.json")]
+def test_a_worker_that_dies_fails_the_stage_and_keeps_the_others(faulty):
+    faulty.fault.write_text("__import__('os').kill(__import__('os').getpid(), 9)")
+    refused(faulty.dvc("repro", "-s", "trajectories"), "a worker was killed or crashed; finished units are kept")
+    seals = [file.parent.name for file in (faulty.root / ".fewstep/work/trajectories").rglob("unit.json")]
     assert "shard-00000" in seals
     assert "shard-00001" not in seals
-    states = {run["state_name"] for run in ask(f"{spoiled.api}/task_runs/filter", {})}
+    states = {run["state_name"] for run in ask(f"{faulty.api}/task_runs/filter", {})}
     assert "Running" not in states
 
 
-def test_a_stage_that_fails_fails_the_run_and_what_it_finished_is_not_computed_again(spoiled):
-    spoiled.spoil("stages/trajectories.py", SHARD_1.format("raise RuntimeError('boom')"))
-    done = spoiled.fewstep("run", *AS_IT_IS, "trajectories.sampler.guidance=1.5")
+def test_a_stage_that_fails_fails_the_run_and_what_it_finished_is_not_computed_again(faulty):
+    faulty.fault.write_text("raise RuntimeError('boom')")
+    done = faulty.fewstep("run", *AS_IT_IS, "trajectories.sampler.guidance=1.5")
     boom = r"RuntimeError: boom \(traceback: .fewstep/logs/trajectories.traceback\);"
     refused(done, rf"trajectories: {boom}.* \(its log: .fewstep/logs/trajectories.log\)")
     assert "skipped  evaluate" in done.stdout or "evaluate" not in done.stdout
 
-    seals = (spoiled.root / ".fewstep/work/trajectories").rglob("shard-00000/unit.json")
+    seals = (faulty.root / ".fewstep/work/trajectories").rglob("shard-00000/unit.json")
     seal = max(seals, key=lambda file: file.stat().st_mtime_ns)
     before = seal.stat().st_mtime_ns
-    refused(spoiled.dvc("repro", "-s", "trajectories"), boom)
+    refused(faulty.dvc("repro", "-s", "trajectories"), boom)
     assert seal.stat().st_mtime_ns == before
 
 
-def test_a_run_that_is_stopped_leaves_no_process(spoiled):
-    spoiled.spoil("stages/trajectories.py", SHARD_1.format("__import__('time').sleep(600)"))
+def test_a_run_that_is_stopped_leaves_no_process(faulty):
+    faulty.fault.write_text("__import__('time').sleep(600)")
     began = time.time()
-    run = spoiled.begin("run", *AS_IT_IS, "trajectories.sampler.guidance=1.5")
-    reports = (spoiled.root / ".fewstep/work/trajectories").rglob
+    run = faulty.begin("run", *AS_IT_IS, "trajectories.sampler.guidance=1.5")
+    reports = (faulty.root / ".fewstep/work/trajectories").rglob
     wait_for(lambda: any(file.stat().st_mtime > began for file in reports("shard-00001.jsonl")))
     run.terminate()
     assert run.wait(PATIENCE_S) == 130
-    here = [p for p in psutil.process_iter(["cmdline", "cwd", "ppid"]) if p.info["cwd"] == str(spoiled.root)]
+    here = [p for p in psutil.process_iter(["cmdline", "cwd", "ppid"]) if p.info["cwd"] == str(faulty.root)]
     lines = {p.pid: " ".join(p.info["cmdline"]) for p in here}
     forks = [p.pid for p in here if "forkserver" in lines.get(p.info["ppid"], "")]  # of dvc; what they come from stays
     left = [line for line in lines.values() if "flows stage" in line or "flows run" in line or "-m dvc" in line]
     assert not [*forks, *left], lines
-    states = {run["state_name"] for run in ask(f"{spoiled.api}/flow_runs/filter", {})}
+    states = {run["state_name"] for run in ask(f"{faulty.api}/flow_runs/filter", {})}
     assert "Running" not in states
 
 
-def test_a_shard_that_hangs_is_ended(spoiled):
-    text = (spoiled.root / "params.yaml").read_text()
-    (spoiled.root / "params.yaml").write_text(re.sub(r"stall_s: .*", "stall_s: 5.0", text))
-    spoiled.spoil("stages/trajectories.py", SHARD_1.format("__import__('time').sleep(600)"))
-    refused(spoiled.dvc("repro", "-s", "trajectories"), "reported nothing for 5 s")
+def test_a_shard_that_hangs_is_ended(faulty):
+    text = (faulty.root / "params.yaml").read_text()
+    (faulty.root / "params.yaml").write_text(re.sub(r"stall_s: .*", "stall_s: 5.0", text))
+    faulty.fault.write_text("__import__('time').sleep(600)")
+    refused(faulty.dvc("repro", "-s", "trajectories"), "reported nothing for 5 s")
 
 
 def test_a_truncated_shard_names_the_file_and_the_repair(finished):
+    finished.mend()
     shard = next((finished.root / "data/trajectories").glob("shard-*.safetensors"))
     whole = shard.read_bytes()
     shard.unlink()  # it may be a link into DVC's cache
