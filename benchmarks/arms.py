@@ -4,7 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from benchmarks.pages import line
-from stages.core.trainings import Spread, compared, spread
+from stages.core import trainings
+from stages.core.trainings import Spread, spread
 
 Numbers = Mapping[str, float]
 Claim = tuple[str, tuple[str, int], tuple[str, int]]
@@ -65,24 +66,49 @@ def with_spread(name: str, values: Sequence[float]) -> dict[str, float]:
     return found
 
 
-def claims(rows: Sequence[Row], group: str, found: Sequence[Claim], number: str, *, least: bool) -> str:
-    """A table: what papers claim, held against a number of this bench, which is best where it is `least` or most."""
+def claims(
+    rows: Sequence[Row], group: str, found: Sequence[Claim], number: str, *, least: bool, steady: Sequence[Claim] = ()
+) -> str:
+    """A table: what papers claim, held against a number of this bench, which is best where it is `least` or most.
+
+    Of `steady` the claim is that trainings differ less. There is one teacher, so that its number is known.
+    """
     lines = [line(["claim", "held against each other", "verdict here"]), line(["---"] * 3)]
-    by_name = {(row.name, row.nfe): row.numbers for row in rows if row.group == group}
-    for words, better, worse in found:
+    by_name = {("teacher", row.nfe): row.numbers for row in rows if row.group == "teacher"}
+    by_name |= {(row.name, row.nfe): row.numbers for row in rows if row.group == group}
+    for words, better, worse in (*found, *steady):
         if better not in by_name or worse not in by_name:
             continue
         ours, theirs = by_name[better], by_name[worse]
         against = " against ".join(
             f"{name} at {nfe}: {told(numbers, number)}" for (name, nfe), numbers in ((better, ours), (worse, theirs))
         )
-        lines.append(line([words, against, verdict(ours, theirs, number, least=least)]))
+        if (words, better, worse) in steady:
+            said = steadier(ours, theirs, number)
+        else:
+            said = verdict(ours, theirs, number, least=least, known=worse[0] == "teacher")
+        lines.append(line([words, against, said]))
     return "\n".join(lines)
 
 
-def verdict(ours: Numbers, theirs: Numbers, number: str, *, least: bool) -> str:
-    """Whether ours is better, by Welch's test on the spreads over trainings."""
-    words = compared(spread_of(ours, number), spread_of(theirs, number))
-    if not words.startswith("differ"):
-        return words
-    return f"{'holds' if (ours[number] < theirs[number]) is least else '**fails**'}: they {words}"
+def verdict(ours: Numbers, theirs: Numbers, number: str, *, least: bool, known: bool = False) -> str:
+    """Whether ours is better, by Welch's test on the spreads over trainings; by Student's where theirs is `known`."""
+    mine = spread_of(ours, number)
+    if mine and known:
+        words = trainings.said(trainings.student(mine, theirs[number]), f"over {mine.count} trainings")
+    else:
+        words = trainings.compared(mine, spread_of(theirs, number))
+    return _judged(words, (ours[number] < theirs[number]) is least)
+
+
+def steadier(ours: Numbers, theirs: Numbers, number: str) -> str:
+    """Whether our trainings differ less, by Fisher's test."""
+    mine, other = spread_of(ours, number), spread_of(theirs, number)
+    if not mine or not other:
+        return trainings.compared(mine, other)
+    deviations = f"of deviations {mine.deviation:.2g} and {other.deviation:.2g}"
+    return _judged(trainings.said(trainings.fisher(mine, other), deviations), mine.deviation < other.deviation)
+
+
+def _judged(words: str, is_better: bool) -> str:
+    return f"{'holds' if is_better else '**fails**'}: they {words}" if words.startswith("differ") else words

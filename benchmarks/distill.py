@@ -43,8 +43,11 @@ CLAIMS: Sequence[Claim] = (
     ("shortcut models beat reflow in four steps", ("shortcut", 4), ("rectified", 4)),
     ("windows beat one straight line (PeRFlow)", ("perflow", 4), ("rectified", 4)),
     ("continuous time beats discrete consistency (sCM)", ("scm", 1), ("cd", 1)),
+    ("four students beat one (MSD)", ("msd", 1), ("dmd2", 1)),
+    ("a student of 4 steps is no worse than its teacher after 500 iterations (TDM)", ("tdm4", 4), ("teacher", 32)),
     ("times near both ends and a pseudo-Huber distance help reflow (2-RF++)", ("rfpp", 1), ("rectified", 1)),
 )
+STEADY: Sequence[Claim] = (("continuous time is steadier than discrete consistency (sCM)", ("scm", 1), ("cd", 1)),)
 
 
 def main() -> None:
@@ -67,7 +70,7 @@ def main() -> None:
     if not file.is_file():
         parser.exit(1, f"{file}: missing; run `fewstep run {PRESET}` first\n")
     rows = list(rows_of(json.loads(file.read_text()), ("teacher", "guidance", "distill")))
-    verdicts = claims(rows, "distill", CLAIMS, DISTANCE, least=True)
+    verdicts = claims(rows, "distill", CLAIMS, DISTANCE, least=True, steady=STEADY)
     put(ROOT / PAGE, "distill.py", f"{_table(rows)}\n\n{verdicts}\n\n{COSTS}\n\n{costs()}")
     _draw(rows, ROOT / FIGURE)
     print(f"{PAGE} and {FIGURE} written: {len(rows)} rows")

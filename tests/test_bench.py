@@ -43,6 +43,9 @@ def test_the_page_has_a_row_for_each_way_of_sampling_and_keeps_what_people_wrote
             "kd.nfe2": numbers(2, **spread),
             "kd-r2": {"nfe": 1},
             "perflow": numbers(4, **spread, **apart),
+            "tdm4": numbers(4, **spread, **apart),
+            "scm": numbers(1, **spread, **apart),
+            "cd": numbers(1, **spread, frechet_distance_trainings_deviation=9.0),
             "rectified": numbers(
                 4, **{**spread, "frechet_distance": 1.5, "frechet_distance_trainings_low": 1.3}, **apart
             ),
@@ -60,11 +63,14 @@ def test_the_page_has_a_row_for_each_way_of_sampling_and_keeps_what_people_wrote
     text = page.read_text()
     assert text.startswith("before\n")
     assert text.endswith("after\n")
-    assert "old" not in text
+    assert "\nold\n" not in text
     assert "what it takes" in text
     assert "| kd | 1 | 0.700 | 0.500 | 2.50 ± 0.25 | 0.900 | 0.800 | 3 | 200 |" in text
     assert text.index("| teacher | 1 |") < text.index("| teacher | 32 |") < text.index("| kd | 2 |")
     assert "**fails**: they differ" in text.split("(PeRFlow)")[1].splitlines()[0]
+    [told] = [line for line in text.splitlines() if "after 500 iterations" in line]
+    assert "teacher at 32: 2.00 | **fails**: they differ (p = 0.013 over 3 trainings)" in told
+    assert "holds: they differ (p = 0.00025 of deviations 0.1 and 9)" in text.split("steadier")[1].splitlines()[0]
     assert "InstaFlow" not in text, "one of the two was not trained"
     assert (tmp_path / distill.FIGURE).stat().st_size > 10_000
 

@@ -58,11 +58,35 @@ def welch(one: Spread, other: Spread) -> float:
     return float(2 * stdtr(freedom, -gap / math.sqrt(variance)))
 
 
+def student(one: Spread, value: float) -> float:
+    """p of a mean that is `value`, two-sided, by Student's t-test."""
+    from scipy.special import stdtr
+
+    gap = abs(one.mean - value)
+    if one.deviation == 0:
+        return float(gap == 0)
+    return float(2 * stdtr(one.count - 1, -gap * math.sqrt(one.count) / one.deviation))
+
+
+def fisher(one: Spread, other: Spread) -> float:
+    """p of equal deviations, two-sided, by Fisher's F-test, which leans on normal trainings more than the others do."""
+    from scipy.special import fdtr
+
+    freedom = one.count - 1, other.count - 1
+    if other.deviation == 0:
+        return float(one.deviation == 0)
+    below = float(fdtr(*freedom, (one.deviation / other.deviation) ** 2))
+    return 2 * min(below, 1 - below)
+
+
 def compared(one: Spread | None, other: Spread | None) -> str:
     """In words, whether two methods differ; None stands for one that was trained once."""
     if one is None or other is None:
         who = "one training each" if one is other else "one training on a side"
         return f"{who}: trainings cannot be compared, samples only"
-    p = welch(one, other)
-    words = "differ" if p < 1 - LEVEL else "cannot be told apart"
-    return f"{words} (p = {p:.2g} over {one.count} and {other.count} trainings)"
+    return said(welch(one, other), f"over {one.count} and {other.count} trainings")
+
+
+def said(p: float, of: str) -> str:
+    """In words, what a test's p says `of` what it was told."""
+    return f"{'differ' if p < 1 - LEVEL else 'cannot be told apart'} (p = {p:.2g} {of})"

@@ -5,7 +5,7 @@ import math
 import pytest
 from scipy import stats
 
-from stages.core.trainings import Spread, compared, spread, welch
+from stages.core.trainings import Spread, compared, fisher, spread, student, welch
 
 ONE, OTHER = [0.70, 0.74, 0.69, 0.77], [0.62, 0.71, 0.66]
 
@@ -35,6 +35,20 @@ def test_the_difference_is_welchs(other):
     expected = stats.ttest_ind(ONE, other, equal_var=False).pvalue
     assert welch(spread(ONE), spread(other)) == pytest.approx(expected)
     assert welch(spread(other), spread(ONE)) == pytest.approx(expected)
+
+
+def test_a_mean_that_is_known_is_students():
+    assert student(spread(ONE), 0.66) == pytest.approx(stats.ttest_1samp(ONE, 0.66).pvalue)
+    assert (student(spread([1.0, 1.0]), 1.0), student(spread([1.0, 1.0]), 0.9)) == (1, 0)
+
+
+@pytest.mark.parametrize("other", [OTHER, [0.1, 0.1001], [0.7, 0.9, 0.1, 0.5, 0.6]])
+def test_deviations_are_compared_by_fishers_test(other):
+    ratio = stats.tvar(ONE) / stats.tvar(other)
+    law = stats.f(len(ONE) - 1, len(other) - 1)
+    assert fisher(spread(ONE), spread(other)) == pytest.approx(2 * min(law.cdf(ratio), law.sf(ratio)))
+    assert fisher(spread(other), spread(ONE)) == pytest.approx(fisher(spread(ONE), spread(other)))
+    assert (fisher(spread(ONE), spread([1.0, 1.0])), fisher(spread([1.0, 1.0]), spread([2.0, 2.0]))) == (0, 1)
 
 
 def test_trainings_that_all_came_to_the_same():
