@@ -1,4 +1,4 @@
-"""What a Ray worker takes until its libraries are there: forked, as it is on a machine without a GPU, and started by Ray.
+"""What a Ray worker takes until its libraries are there: forked, as without a GPU it is, and started by Ray itself.
 
 python benchmarks/workers.py --workers 4 --rounds 3
 
