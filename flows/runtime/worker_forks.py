@@ -21,6 +21,7 @@ import struct
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,6 +38,7 @@ LIBRARIES = (
 _PLACE = "FEWSTEP_WORKER_FORKS"
 """Of the environment that workers inherit: the socket on which to ask."""
 _FORKED = b"+"
+_LOOK_S = 0.01
 
 
 def command() -> str:
@@ -67,22 +69,28 @@ def begun(log: Path, libraries: Sequence[str] = LIBRARIES) -> Iterator[None]:
     from flows.runtime import processes
 
     folder = Path(tempfile.mkdtemp(prefix="fewstep-"))  # a socket's path may have 107 bytes, a project's is longer
-    os.environ[_PLACE] = str(folder / "socket")
+    place, before = folder / "socket", os.environ.get(_PLACE)
     one = {"OMP_NUM_THREADS": "1"}  # read once, when torch is imported; a stage says how many it takes
-    process = processes.launch([sys.executable, __file__, "--serve", *libraries], log=log, environment=one)
+    process = processes.launch([sys.executable, __file__, "--serve", str(place), *libraries], log=log, environment=one)
     try:
+        while not place.exists() and process.poll() is None:
+            time.sleep(_LOOK_S)
+        os.environ[_PLACE] = str(place)
         yield
     finally:
+        os.environ.pop(_PLACE, None)
+        os.environ |= {_PLACE: before} if before else {}
         processes.end(process)
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _serve(libraries: Sequence[str]) -> None:
+def _serve(place: str, libraries: Sequence[str]) -> None:
     """Fork whoever asks. Returns in a fork, once its worker has ended."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for them
     with socket.socket(socket.AF_UNIX) as door:
-        door.bind(os.environ.pop(_PLACE))
+        door.bind(f"{place}.part")
         door.listen(128)  # who comes before all is imported waits
+        os.rename(f"{place}.part", place)
         import_all(libraries)
         while True:
             line, _ = door.accept()
@@ -95,10 +103,8 @@ def _serve(libraries: Sequence[str]) -> None:
 def _become(line: socket.socket) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     size, files, _, _ = socket.recv_fds(line, 4, 3)
-    told = b""
-    while len(told) < struct.unpack("!I", size)[0]:
-        told += line.recv(1 << 16)
-    words, environment, folder = json.loads(told)
+    with line.makefile("rb") as stream:
+        words, environment, folder = json.loads(stream.read(*struct.unpack("!I", size)))
     for place, file in enumerate(files):
         os.dup2(file, place)
         os.close(file)
@@ -135,6 +141,6 @@ def _ask(words: list[str]) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1] == "--serve":
-        _serve(sys.argv[2:])
+        _serve(sys.argv[2], sys.argv[3:])
     else:
         _ask(sys.argv[1:])

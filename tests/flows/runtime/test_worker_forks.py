@@ -59,9 +59,8 @@ def test_a_worker_is_forked_and_ends_with_what_ray_started(begin, tmp_path):
 
 
 def test_where_nobody_listens_it_is_python(begin, monkeypatch, tmp_path):
-    for place in (None, str(tmp_path / "gone")):
-        if place:
-            monkeypatch.setenv("FEWSTEP_WORKER_FORKS", place)
+    for place in ("", str(tmp_path / "gone")):
+        monkeypatch.setenv("FEWSTEP_WORKER_FORKS", place)
         process, found = begin("a", "b c")
         assert (found["pid"], found["words"], found["colours"]) == (process.pid, ["a", "b c"], False)
         assert process.wait(PATIENCE_S) == 0

@@ -6,16 +6,23 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flows.runtime import processes
+from flows.runtime import processes, worker_forks
+
+
+@pytest.fixture(scope="session")
+def forks(tmp_path_factory):
+    with worker_forks.begun(tmp_path_factory.mktemp("forks") / "log"):
+        yield {"py_executable": worker_forks.command()}
 
 
 @pytest.fixture(scope="module")
-def cluster():
+def cluster(forks):
     import ray
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(Path.cwd()), os.environ.get("PYTHONPATH")])))
-        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
+        quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "error"}
+        ray.init(num_cpus=2, runtime_env=forks, **quiet)
         yield
         ray.shutdown()
 
