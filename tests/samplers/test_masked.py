@@ -18,6 +18,7 @@ from stages.samplers import drive, rule_of, sample
 from stages.samplers.field import Prompted
 from stages.samplers.fields.unchanged import Unchanged
 from stages.samplers.grid import build
+from stages.samplers.program import program
 from stages.samplers.spec import Sampler
 from stages.samplers.student import Noise, draw
 from stages.samplers.unmasking import revealed
@@ -159,6 +160,8 @@ def test_a_models_rule_is_of_its_kind_and_its_samples_follow_their_index() -> No
         draw(replace(of_tokens, spec=even(2)), tokens(5), noise)
     with pytest.raises(ValueError, match=r"rule masked: it unmasks tokens.* take another, such as euler"):
         draw(replace(of_tokens, space=Points((2, 1, 2))), tokens(5), noise)
+    with pytest.raises(ValueError, match="rule first_hitting: it unmasks tokens"):
+        program(even(2, rule="first_hitting"))
 
 
 @pytest.mark.parametrize(
