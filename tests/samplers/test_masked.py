@@ -37,7 +37,7 @@ def of_law(joint: Tensor):
     def velocity(x: Tensor, t: Tensor, *_cond: Tensor) -> Tensor:
         agrees = (x[:, None] * shown).sum(dim=2) == (~hidden(x)).to(F64)  # [B, O, L]
         weights = agrees.all(dim=2) * joint.flatten()
-        chances = torch.einsum("bo,okl->bkl", weights / weights.sum(dim=1, keepdim=True), shown)
+        chances = (weights / weights.sum(dim=1, keepdim=True) @ shown.flatten(1)).view_as(x)
         return drift(chances.log(), x, t)
 
     return velocity
@@ -65,10 +65,10 @@ def test_two_bits_agree_but_where_both_come_in_one_step(steps: int) -> None:
 
 def test_one_place_a_call_draws_the_law_itself() -> None:
     joint = torch.tensor([[0.1, 0.0, 0.2], [0.05, 0.3, 0.05], [0.0, 0.3, 0.0]], dtype=F64)
-    x0 = drawn(of_law(joint), "first_hitting", 2, 10_000, size=3)
+    x0 = drawn(of_law(joint), "first_hitting", 2, 5000, size=3)
     found = torch.zeros_like(joint)
-    found.index_put_(tuple(x0.argmax(dim=1).T), torch.tensor(1 / 10_000, dtype=F64), accumulate=True)
-    torch.testing.assert_close(found, joint, rtol=0, atol=0.015)
+    found.index_put_(tuple(x0.argmax(dim=1).T), torch.tensor(1 / 5000, dtype=F64), accumulate=True)
+    torch.testing.assert_close(found, joint, rtol=0, atol=0.02)
     assert found[joint == 0].sum() == 0
 
 
@@ -86,13 +86,13 @@ def test_all_is_masked_at_first_and_known_at_last_and_what_is_known_rests(rule: 
 def test_the_first_place_comes_at_the_time_of_the_largest_of_as_many_uniform_numbers() -> None:
     """Of 64 places 64 / 65; a grid sees it half a step late. In even steps as many come each time."""
     uniform = lambda x, t: drift(torch.zeros_like(x), x, t)  # noqa: E731
-    times, noise = even(160).times, begin(300, 2, 64)
-    states = sample(uniform, noise, times, "masked", rng=stream(1, "draws"), keep=range(1, 161)).states
+    times, noise = even(128).times, begin(200, 2, 64)
+    states = sample(uniform, noise, times, "masked", rng=stream(1, "draws"), keep=range(1, 129)).states
     first = (states != 0).flatten(2).any(dim=2).double().argmax(dim=0) + 0.5
-    assert 1 - first.mean().item() / 160 == pytest.approx(64 / 65, abs=3e-3)
+    assert 1 - first.mean().item() / 128 == pytest.approx(64 / 65, abs=4e-3)
     states = sample(uniform, noise, even(16).times, "first_hitting", rng=stream(1, "draws"), keep=range(1, 17)).states
     counts = states.sum(dim=(2, 3))
-    assert torch.equal(counts, torch.arange(4, 65, 4, dtype=F64)[:, None].expand(-1, 300))
+    assert torch.equal(counts, torch.arange(4, 65, 4, dtype=F64)[:, None].expand(-1, 200))
 
 
 def test_tokens_are_drawn_as_likely_as_they_are_in_float64() -> None:
@@ -114,9 +114,10 @@ def test_what_is_no_number_stays_so() -> None:
 
 
 def test_a_state_that_rests_is_not_asked_for_again() -> None:
-    """Expected are N (1 - (1 - 1 / N)^64) calls, and the samples are the same."""
-    expected = {n: n * (1 - (1 - 1 / n) ** 64) for n in (16, 64, 128, 1024)}
-    assert [*expected.values()] == pytest.approx([15.743, 40.641, 50.516, 62.070], abs=1e-3)
+    """N (1 - q) steps are expected to unmask something, and 1 + (N - 1) (1 - q) calls; the samples are the same."""
+    rests = {n: (1 - 1 / n) ** 64 for n in (16, 64, 128, 1024)}
+    moving = [n * (1 - q) for n, q in rests.items()]
+    assert moving == pytest.approx([15.743, 40.641, 50.516, 62.070], abs=1e-3)
     steps = 64
 
     def velocity(x: Tensor, t: Tensor, _cond: Tensor) -> Tensor:
@@ -127,7 +128,7 @@ def test_a_state_that_rests_is_not_asked_for_again() -> None:
     prompted, grid = Prompted(velocity, tokens(300)), build(LINEAR, even(steps).times)
     field = Unchanged(name="unchanged").over(prompted, grid, noise)
     found = drive(field, noise, rule, rng=stream(1, "draws"))
-    assert found.nfe == pytest.approx(expected[steps], abs=0.6)
+    assert found.nfe == pytest.approx(1 + (steps - 1) * (1 - rests[steps]), abs=0.3)
     again = sample(lambda x, t: velocity(x, t, tokens(300)), noise, grid.times, rule, rng=stream(1, "draws"))
     assert torch.equal(found.x0, again.x0)
 
