@@ -32,6 +32,7 @@ from stages.io.steps import Steps, fitted_at
 from stages.metrics.pairs import moments, pair_statistics
 from stages.metrics.straightness import straightness
 from stages.models import Student, load, samples, space_of, table_of
+from stages.models.space import Tokens
 from stages.samplers import sample
 from stages.samplers.aligned import aligned_costs
 from stages.samplers.field import VelocityAt
@@ -44,6 +45,7 @@ NAME = r"^[A-Za-z][A-Za-z0-9_-]{0,63}$"
 """What a fitted sampler may be called."""
 _FOUND = "found.json"
 """What a unit tells `finish`."""
+_STRAIGHT = "straightness_teacher"
 
 
 @config
@@ -90,6 +92,14 @@ class Config:
                 "teacher_ode"
             )
 
+    def asks_no_flow(self) -> None:
+        """ValueError where something is to be searched for, or fitted to, a teacher of tokens."""
+        if self.search or self.samplers:
+            raise ValueError(
+                "reflow: the teacher is of tokens and has no flow to search or fit a sampler for; set reflow.search to "
+                "null and reflow.samplers to {}"
+            )
+
     def matches(self, shard: int) -> None:
         """ValueError where a shard of so many trajectories has too few for a batch that is matched."""
         if self.coupling in MATCHED and self.ot_batch > shard:
@@ -104,6 +114,8 @@ def expect(cfg: Config, _job: Job, inputs: Inputs) -> Expected:
     data = outline(inputs)
     if data:
         cfg.has_real(data.num_train)
+    if (teacher := inputs["teacher"]) and teacher.of_tokens:
+        cfg.asks_no_flow()
     given = inputs["trajectories"]
     if given and given.shard_size:
         cfg.matches(given.shard_size)
@@ -111,12 +123,14 @@ def expect(cfg: Config, _job: Job, inputs: Inputs) -> Expected:
 
 
 def plan(cfg: Config, job: Job) -> list[dict[str, Any]]:
-    """One unit a shard of trajectories, one for the teacher's straightness, one for the search, and one a sampler."""
+    """One unit a shard of trajectories, one for the search, and one a sampler; one for the straightness of a flow."""
     count = len(Pairs(job.input("trajectories")).rows)
     searches = [{"id": "search", "shard": None}] if cfg.search else []
     fits = [{"id": f"sampler-{name}", "shard": None, "fit": name} for name in cfg.samplers]
     shards = [{"id": f"shard-{i:05d}", "shard": i, "prompts": False} for i in range(count)]
-    return [{"id": "straightness", "shard": None}, *shards, *searches, *fits]
+    has_flow = not isinstance(space_of(job.input("teacher") / "model"), Tokens)
+    straight = [{"id": "straightness", "shard": None}] if has_flow else []
+    return [*straight, *shards, *searches, *fits]
 
 
 def work(cfg: Config, job: Job, unit: Mapping[str, Any], run: Run) -> None:
@@ -129,7 +143,7 @@ def work(cfg: Config, job: Job, unit: Mapping[str, Any], run: Run) -> None:
     table = table_of(job.input("encode"), job.device, held=job.held, encode=run.encode)
     teacher = load(job.input("teacher") / "model", table, job.device)
     if unit["id"] == "straightness":
-        write_json(run.out / _FOUND, {"straightness_teacher": _straightness(cfg.straightness, job, teacher, recorded)})
+        write_json(run.out / _FOUND, {_STRAIGHT: _straightness(cfg.straightness, job, teacher, recorded)})
     elif unit["id"] == "search":
         assert cfg.search is not None
         _search(cfg.search, job, teacher, recorded).write(run.out)
@@ -234,7 +248,8 @@ def finish(_cfg: Config, job: Job, parts: Sequence[Path], out: Path) -> Mapping[
     recorded = Pairs(job.input("trajectories"))
     recorded.layout.write_index(out, recorded.rows)
     told = [part / _FOUND for part in parts if (part / _FOUND).is_file()]
-    measured, *sums = [json.loads(file.read_text(encoding="utf-8")) for file in told]
+    sums = [json.loads(file.read_text(encoding="utf-8")) for file in told]
+    measured = sums.pop(0) if _STRAIGHT in sums[0] else {}
     statistics = {**pair_statistics(sums), **measured}
     write_json(out / "stats.json", statistics)
     return statistics

@@ -1,4 +1,6 @@
-"""The many-step model: trained here by flow matching, a mixture's exact velocity, or a checkpoint of diffusers."""
+"""The many-step model: trained here by flow matching or as masked diffusion of greys, a mixture's exact velocity, or a
+checkpoint of diffusers.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -23,9 +25,9 @@ from stages.models import Student, export, save, sketch
 from stages.models.checkpoint import Checkpoint, Options
 from stages.models.mixture import GaussianMixture
 from stages.models.network import NetworkConfig, seeded_teacher
-from stages.models.space import SPACES, Points
+from stages.models.space import SPACES, Points, Tokens
 from stages.models.text import TextEncoderConfig
-from stages.training import ambient, flow_matching
+from stages.training import ambient, flow_matching, masked
 from stages.training import data as batches
 from stages.training import needs as training
 from stages.training.budget import Budget
@@ -62,6 +64,16 @@ class Ambient(Learnt):
 
     kind: Literal["ambient"]
     method: ambient.Config
+
+
+@config
+class Masked(Learnt):
+    """Masked diffusion: a pixel is a token, one of so many greys. No students are made of it."""
+
+    kind: Literal["masked"]
+    levels: Annotated[int, Field(ge=2, le=256)]
+    """Greys from black to white, even ones, both among them; pixels are rounded to them."""
+    method: masked.Config
 
 
 @config
@@ -106,8 +118,12 @@ class Imported(Options):
 _STOCK = (
     "its teacher has above_t_max=stock, by which nothing is learnt at pure noise, where students begin; set it to clamp"
 )
-AnyTeacher = Trained | Ambient | Exact | Imported
-_METHODS = MappingProxyType({"flow_matching": flow_matching, "ambient": ambient})
+_NO_FLOW = (
+    "its teacher is of tokens (kind=masked), which has no flow that a student could follow; take another one, such as "
+    "teacher=flow_matching"
+)
+AnyTeacher = Trained | Ambient | Masked | Exact | Imported
+_METHODS = MappingProxyType({"flow_matching": flow_matching, "ambient": ambient, "masked": masked})
 Config = Annotated[AnyTeacher, Field(discriminator="kind")]
 
 
@@ -124,8 +140,11 @@ def expect(cfg: AnyTeacher, job: Job, inputs: Inputs) -> Expected:
         return Expected(model="checkpoint", sketch=sketch.checkpoint(found), fault=fault)
     if data and isinstance(cfg, Exact):
         _is_known(data.kind)
+    shape = data and data.sample_shape
     if data and isinstance(cfg, Learnt):
         _has_images(data.num_train, cfg.kind)
+        if isinstance(cfg, Masked):
+            shape = _greys(cfg, data.sample_shape)
         with at(f"{job.where}.network"):
             cfg.network.fit(data.sample_shape)
     if data and isinstance(cfg, Trained) and cfg.method.told:
@@ -134,7 +153,9 @@ def expect(cfg: AnyTeacher, job: Job, inputs: Inputs) -> Expected:
     if isinstance(cfg, Exact):
         return Expected(model="closed form")
     is_told = isinstance(cfg, Trained) and cfg.method.told is not None
-    return Expected(model="trained", sketch=data and sketch.trained(cfg.network, data.sample_shape), is_told=is_told)
+    fault = _NO_FLOW if isinstance(cfg, Masked) else None
+    drawn = shape and sketch.trained(cfg.network, shape)
+    return Expected(model="trained", sketch=drawn, is_told=is_told, of_tokens=isinstance(cfg, Masked), fault=fault)
 
 
 def needs(cfg: AnyTeacher, _job: Job, _inputs: Inputs, made: Expected) -> Needs | None:
@@ -156,6 +177,17 @@ def _has_images(count: int, kind: str) -> None:
             f"teacher.kind={kind}: it learns from images, and the dataset has prompts alone; bring images to "
             "them, or a checkpoint: teacher=diffusers"
         )
+
+
+def _greys(cfg: Masked, sample_shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Of samples of tokens; ValueError for pictures in colour."""
+    channels, *sides = sample_shape
+    if channels != 1 or min(sides) == 1:
+        raise ValueError(
+            f"teacher.kind=masked: pixels are tokens, one of {cfg.levels} greys, and the dataset's samples are "
+            f"{list(sample_shape)}; name one of grey pictures, or take teacher=flow_matching"
+        )
+    return (cfg.levels, *sides)
 
 
 def _fits(cfg: Imported, data: Outline) -> None:
@@ -189,9 +221,11 @@ def work(cfg: AnyTeacher, job: Job, unit: Mapping[str, Any], run: Run) -> None:
         save(run.out / "model", Student(exact, even(cfg.nfe), Points(data.sample_shape), exact.encoder))
         return
     _has_images(len(data.train_images), cfg.kind)
-    space = SPACES[data.space](data.sample_shape)
+    of_tokens = isinstance(cfg, Masked)
+    space = Tokens(_greys(cfg, data.sample_shape)) if of_tokens else SPACES[data.space](data.sample_shape)
     prompts = [prompt.text for prompt in data.table]
-    net = seeded_teacher(job.seed, cfg.network, data.sample_shape, prompts, cfg.text_encoder)
+    net = seeded_teacher(job.seed, cfg.network, space.shape, prompts, cfg.text_encoder)
+    net.of_tokens = of_tokens
     start = Start(init=net, teacher=net, space=space)
     method, images = _METHODS[cfg.kind], space.encode(data.train_images)
     beside = dict[str, Tensor]()

@@ -61,8 +61,9 @@ def shortened(section, sizes=SHORT):
             *("experiment=words", "teacher.network.channels=[8, 16]", "teacher.network.head_dim=8"),
             *("teacher.network.text_width=8", "evaluate.teacher_nfe=[1, 2]"),
         ],
+        ["experiment=masked", "evaluate.teacher_nfe=[1, 2]"],
     ],
-    ids=["digits_full", "gmm", "shapes", "shapes_hard", "words"],
+    ids=["digits_full", "gmm", "shapes", "shapes_hard", "words", "masked"],
 )
 def test_the_stages_of_a_preset_run(words, tmp_path, monkeypatch):
     composed = shortened(params_of(*words))

@@ -8,6 +8,7 @@ import torch
 from stages.cells.bench import Bench
 from stages.cells.measure import Cell, Measured, drawn, opened
 from stages.metrics.table import Flow, Sampled, chosen
+from stages.models.space import Tokens
 from stages.training.checks import finite
 
 
@@ -43,6 +44,8 @@ def metric(cell: Cell, bench: Bench, model: Path | None, name: str) -> Measured:
         places = bench.compared_places(settings.fd_repeats, settings.num_samples)
         images, _ = drawn(bench, opened(cell, bench, model), "test", places, cell, name)
     flow = _flow(cell, bench, model) if model and of_flow else None
+    if flow and isinstance(flow.space, Tokens):
+        return Measured({})  # nor have tokens
     shown = Sampled(images, bench.prompts(places), data.test_images, bench.verifier, flow)
     told = kind.measure(cfg, shown)
     if told is None:

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from stages.core.spec import SamplerSpec
 from stages.io import replicates
 from stages.io.job import Job
+from stages.samplers.student import simplest
 
 
 class Asked(Protocol):
@@ -51,10 +52,11 @@ def ways(
     steps = set(cfg.teacher_nfe) | ({cfg.guidance_nfe} if 1.0 in scales else set())
     for source in ("teacher", *(name for name in job.inputs if name.startswith("teacher/"))):
         replicate = replicates.number("teacher", source.partition("/")[2])
+        rule = simplest(own_of(source))
         for nfe in sorted(steps, reverse=True):
-            yield "teacher", replicates.named(f"nfe{nfe}", replicate), source, euler(nfe)
+            yield "teacher", replicates.named(f"nfe{nfe}", replicate), source, even(rule, nfe)
         for scale in (scale for scale in scales if scale != 1):
-            yield "guidance", replicates.named(f"w{scale:g}", replicate), source, euler(cfg.guidance_nfe, scale)
+            yield "guidance", replicates.named(f"w{scale:g}", replicate), source, even(rule, cfg.guidance_nfe, scale)
     for arm in job.context["distill"]:
         yield "distill", arm, f"distill/{arm}", None
         name, replicate = replicates.split(arm)
@@ -72,9 +74,14 @@ def ways(
             yield "rl", replicates.named(f"{name}.nfe{nfe}", replicate), f"rl/{arm}", euler(nfe)
 
 
-def euler(nfe: int, guidance: float = 1.0) -> dict[str, Any]:
-    """Even steps, as parameters state a sampler."""
-    return {"rule": {"name": "euler"}, "schedule": {"name": "uniform", "steps": nfe}, "guidance": guidance}
+def euler(nfe: int) -> dict[str, Any]:
+    """Even Euler steps without guidance, as parameters state a sampler."""
+    return even({"name": "euler"}, nfe)
+
+
+def even(rule: dict[str, Any], nfe: int, guidance: float = 1.0) -> dict[str, Any]:
+    """Even steps of a rule, as parameters state a sampler."""
+    return {"rule": rule, "schedule": {"name": "uniform", "steps": nfe}, "guidance": guidance}
 
 
 def _in_steps(own: SamplerSpec, nfe: int, arm: str) -> dict[str, Any]:

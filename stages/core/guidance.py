@@ -11,7 +11,8 @@ def guided(velocity: Velocity, scale: float) -> Velocity:
     """The velocity under guidance `scale`, away from the empty prompt.
 
     Both branches ride in one call of twice the batch. Scale 1 returns `velocity` itself, and costs nothing. A velocity
-    that has a method `rescale` (guided, with_prompt) has the last word: some checkpoints' pipelines rescale.
+    that has a method `rescale` (guided, with_prompt) has the last word: some checkpoints' pipelines rescale. One with a
+    method `away` (with_prompt, without, scale) guides in its own way, as a network of tokens does.
     """
     if scale == 1:
         return velocity
@@ -24,7 +25,8 @@ def guided(velocity: Velocity, scale: float) -> Velocity:
 
 def away(velocity: Velocity, with_prompt: Tensor, without: Tensor, scale: float) -> Tensor:
     """The guided one of `velocity`'s answers with the prompts and with the empty one."""
-    made = without + scale * (with_prompt - without)
+    own = getattr(velocity, "away", None)
+    made = without + scale * (with_prompt - without) if own is None else own(with_prompt, without, scale)
     rescale = getattr(velocity, "rescale", None)
     return made if rescale is None else rescale(made, with_prompt)
 

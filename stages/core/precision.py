@@ -37,3 +37,8 @@ class Wide:
     def rescale(self) -> Callable[[Tensor, Tensor], Tensor] | None:
         """What becomes of the velocity under guidance, see `stages/core/guidance.py`."""
         return getattr(self.velocity, "rescale", None)
+
+    @property
+    def away(self) -> Callable[[Tensor, Tensor, float], Tensor] | None:
+        """How the velocity is guided, where it is in its own way."""
+        return getattr(self.velocity, "away", None)

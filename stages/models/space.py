@@ -6,6 +6,7 @@ from types import MappingProxyType
 
 import torch
 from torch import Generator, Tensor
+from torch.nn.functional import one_hot
 
 from stages.core.precision import wide_type
 
@@ -43,5 +44,23 @@ class Pixels(Points):
         return ((samples + 1) / 2).clamp(0, 1)
 
 
-SPACES: Mapping[str, type[Points]] = MappingProxyType({"pixels": Pixels, "points": Points, "latents": Points})
+class Tokens(Points):
+    """One of K greys for each pixel of a grey picture: samples [K, H, W] have a 1 for that and zeros else, see
+    `stages/models/tokens.py`.
+    """
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Of the nearest greys; images are [B, 1, H, W]."""
+        greys = ((self.shape[0] - 1) * images[:, 0]).round().long()
+        return one_hot(greys, self.shape[0]).movedim(-1, 1).to(wide_type(self.dtype))
+
+    def decode(self, samples: Tensor) -> Tensor:
+        """[B, 1, H, W], of the greys that weigh most; what is not a number stays so."""
+        greys = samples.argmax(dim=1, keepdim=True) / (self.shape[0] - 1)
+        return greys.masked_fill(samples.isnan().any(dim=1, keepdim=True), torch.nan)
+
+
+SPACES: Mapping[str, type[Points]] = MappingProxyType(
+    {"pixels": Pixels, "points": Points, "latents": Points, "tokens": Tokens}
+)
 """By the name that data sets and models carry."""

@@ -23,7 +23,7 @@ from stages.models.families.base import STOCHASTIC
 from stages.models.latents import Latents
 from stages.models.mixture import GaussianMixture
 from stages.models.pretrained import BATCH, PipelineText, Pretrained
-from stages.models.space import SPACES, Points
+from stages.models.space import SPACES, Points, Tokens
 from stages.models.table import Text, TextTable
 
 INDEX = "model_index.json"
@@ -49,7 +49,8 @@ class Student:
 def save(folder: Path, model: Student, steps: Sequence[Any] | None = None) -> None:
     """Write `model` to `folder`.
 
-    `steps` are what `stages.samplers.program` makes of its sampler, for the folder's own pipeline; Euler's need none.
+    `steps` are what `stages.samplers.program` makes of its sampler, for the folder's own pipeline; Euler's need none. A
+    model of tokens has no pipeline of its own: nobody samples it without us.
     """
     folder.mkdir(parents=True, exist_ok=True)
     net, spec = model.net, model.spec
@@ -60,7 +61,8 @@ def save(folder: Path, model: Student, steps: Sequence[Any] | None = None) -> No
     if isinstance(net, Pretrained):
         export.save(folder, net, spec)
         return
-    if steps is None and (spec.rule["name"] != "euler" or spec.field):
+    of_tokens = isinstance(model.space, Tokens)
+    if steps is None and not of_tokens and (spec.rule["name"] != "euler" or spec.field):
         raise ValueError(f"a model that steps by {spec.called} is saved with its steps")
     import diffusers
     from transformers.utils import logging
@@ -73,20 +75,16 @@ def save(folder: Path, model: Student, steps: Sequence[Any] | None = None) -> No
     else:
         net.body.save_pretrained(folder / net.component)
         _forget_origin(folder / net.component / "config.json")
-    if net.second_time is not None:
-        _save_ours(folder / SECOND_TIME, net.second_time)
-    if net.policy is not None:
-        _save_ours(folder / POLICY, net.policy)
-    if net.latent_variable is not None:
-        _save_ours(folder / LATENT_VARIABLE, net.latent_variable)
+    more = {SECOND_TIME: net.second_time, POLICY: net.policy, LATENT_VARIABLE: net.latent_variable}
+    for name, part in more.items():
+        if part is not None:
+            _save_ours(folder / name, part)
     index = {
-        "_class_name": ["pipeline", "FewStepPipeline"],
+        "_class_name": [None, None] if of_tokens else ["pipeline", "FewStepPipeline"],
         "_diffusers_version": diffusers.__version__,
         **{name: [None, None] for name in ("transformer", "unet")},
         net.component: _named(net.body) if net.num_students > 1 else ["diffusers", type(net.body).__name__],
-        SECOND_TIME: _named(net.second_time),
-        POLICY: _named(net.policy),
-        LATENT_VARIABLE: _named(net.latent_variable),
+        **{name: _named(part) for name, part in more.items()},
         "fold": getattr(net, "fold", 1),
         **_save_encoder(folder, model.encoder),
         "sampler": asdict(spec),
@@ -97,7 +95,8 @@ def save(folder: Path, model: Student, steps: Sequence[Any] | None = None) -> No
     if spec.rule["name"] in STOCHASTIC and not spec.field:
         _scheduler(spec).save_pretrained(folder / SCHEDULER)
     (folder / INDEX).write_text(json.dumps(index, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    shutil.copyfile(pipeline.__file__, folder / "pipeline.py")
+    if not of_tokens:
+        shutil.copyfile(pipeline.__file__, folder / "pipeline.py")
 
 
 def _save_encoder(folder: Path, encoder: TextEncoder) -> dict[str, Any]:
@@ -156,6 +155,7 @@ def _network(folder: Path, text: Text) -> Any:
     from stages.models.second_time import SecondTime
 
     net = _of_one_time(folder, text)
+    net.of_tokens = SPACES[_index(folder)["space"]] is Tokens
     if (folder / SECOND_TIME).is_dir():
         net.second_time = SecondTime.from_pretrained(folder / SECOND_TIME, local_files_only=True)
     if (folder / POLICY).is_dir():

@@ -24,12 +24,14 @@ from stages.samplers.dance_sde import DanceSDE
 from stages.samplers.ddgan import DDGAN
 from stages.samplers.ddim import DDIM
 from stages.samplers.field import Draw, Field, Rule, State, Steering, VelocityAt, drawing
+from stages.samplers.first_hitting import FirstHitting
 from stages.samplers.flow_map import FlowMap
 from stages.samplers.flow_sde import FlowSDE
 from stages.samplers.gotta_go_fast import GottaGoFast
 from stages.samplers.grid import build
 from stages.samplers.heun import EdmHeun
 from stages.samplers.langevin import Langevin
+from stages.samplers.masked import Masked
 from stages.samplers.paradigms import Paradigms
 from stages.samplers.psld import PSLD
 from stages.samplers.renoise import Renoise
@@ -41,7 +43,7 @@ from stages.samplers.teleport import Teleport
 _Drawing = (
     Renoise | FlowSDE | DanceSDE | CPS | Anchored | DDIM | Churn | Restart | Langevin | PSLD | GottaGoFast | Paradigms
 )
-FromNoise = Solver | Teleport | StudentT | _Drawing | DDGAN | FlowMap
+FromNoise = Solver | Teleport | StudentT | _Drawing | DDGAN | FlowMap | Masked | FirstHitting
 """Those that can start where alpha = 0, as every sampler of a model does."""
 
 AnyRule = Annotated[FromNoise | EdmHeun, pydantic.Field(discriminator="name")]

@@ -24,6 +24,7 @@ from stages.samplers import rule_of
 from stages.samplers.field import Prompted, State, blank, fixed
 from stages.samplers.fields import field_of, over
 from stages.samplers.grid import build
+from stages.samplers.unmasking import suits
 
 Step = list[str | int | float]
 
@@ -31,6 +32,7 @@ Step = list[str | int | float]
 def program(spec: SamplerSpec) -> list[Step]:
     """The steps of a sampler; ValueError for a rule or a field that does more to a sample than add and scale."""
     rule = fixed(rule_of(spec.rule), "a saved pipeline")
+    suits(rule, of_tokens=False)
     noise = blank(rule, torch.float64)
     tape = _Tape(f"sampler rule {spec.called}", noise)
     field, state = over(field_of(spec.field))(_Noted(tape), build(LINEAR, spec.times), noise), State(noise)

@@ -17,6 +17,7 @@ from stages.samplers.field import Adaptive, ForSteps, Prompted, blank, numbers_o
 from stages.samplers.fields import AnyField, field_of, over
 from stages.samplers.grid import build
 from stages.samplers.schedules import AnySchedule
+from stages.samplers.unmasking import Unmasking, suits
 
 
 def calls(spec: SamplerSpec) -> float:
@@ -62,6 +63,12 @@ class Sampler:
             self.rule.fits(num_steps)
         if self.field is None:
             return
+        unmasks = isinstance(self.rule, Unmasking)
+        if self.field.tokens != unmasks:
+            takes = (
+                "fields of flows do not answer for tokens" if unmasks else "the field is for rules that unmask tokens"
+            )
+            raise ValueError(f"field={self.field.name}, rule={self.rule.name}: {takes}; leave the field out")
         self.field.fits(num_steps, self.guidance)
         if isinstance(self.rule, Adaptive):
             raise ValueError(
@@ -75,8 +82,9 @@ class Sampler:
                 "leave the field out"
             )
 
-    def takes(self, shape: Sequence[int]) -> None:
-        """ValueError where its rule is for samples of another size than `shape`."""
+    def takes(self, shape: Sequence[int], *, of_tokens: bool = False) -> None:
+        """ValueError where its rule is for samples of another kind, or of another size than `shape`."""
+        suits(self.rule, of_tokens=of_tokens)
         numbers, size = numbers_of(self.rule), math.prod(shape)
         if numbers not in (1, size):
             raise ValueError(

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,12 +11,15 @@ from torch import Tensor
 from stages.core.path import LINEAR
 from stages.core.precision import Wide
 from stages.core.rng import normal_at
+from stages.core.spec import SamplerSpec
 from stages.core.types import Cond
 from stages.models import Student
+from stages.models.space import Tokens
 from stages.samplers import Solution, drive, rule_of
 from stages.samplers.field import Prompted
 from stages.samplers.fields import field_of, over
 from stages.samplers.grid import build
+from stages.samplers.unmasking import Unmasking, suits
 
 
 @dataclass(frozen=True)
@@ -36,8 +40,12 @@ class Noise:
 def solutions(
     model: Student, cond: Cond, noise: Noise, *, batch_size: int, keep: Sequence[int] = ()
 ) -> Iterator[Solution]:
-    """Batches of samples [<= batch_size, ...] of `model` for the prompts in rows cond [n, 1], in their order."""
+    """Batches of samples [<= batch_size, ...] of `model` for the prompts in rows cond [n, 1], in their order.
+
+    ValueError where its rule is for samples of another kind.
+    """
     spec, shape, cond = model.spec, model.space.shape, cond.to(_device(model))
+    suits(rule_of(spec.rule), of_tokens=isinstance(model.space, Tokens))
     grid, rule, answering = build(LINEAR, spec.times), rule_of(spec.rule), over(field_of(spec.field))
     for first in range(0, len(cond), batch_size):
         rows = cond[first : first + batch_size]
@@ -49,6 +57,11 @@ def solutions(
             keep=keep,
             rng=lambda node, x, first=first: noise.at(first, len(x), shape, node).to(x),
         )
+
+
+def simplest(own: SamplerSpec) -> dict[str, Any]:
+    """The rule by which any model with a sampler of its `own` is shown in even steps: Euler's, or one that unmasks."""
+    return dict(own.rule) if isinstance(rule_of(own.rule), Unmasking) else {"name": "euler"}
 
 
 def draw(model: Student, cond: Cond, noise: Noise, *, batch_size: int = 256) -> Tensor:

@@ -46,6 +46,11 @@ class RoleNetwork(nn.Module):
         """What becomes of its velocity under guidance, see `stages/core/guidance.py`."""
         return getattr(self.net, "rescale", None)
 
+    @property
+    def away(self) -> Callable[[Tensor, Tensor, float], Tensor] | None:
+        """How its velocity is guided, where it is in its own way."""
+        return getattr(self.net, "away", None)
+
     def forward(self, *inputs: Tensor, **more: Any) -> Any:
         """The network's answer: a velocity or a head's logits, or several where the network has several heads.
 

@@ -93,7 +93,7 @@ def stated(rule, schedule, guidance=1.0, **field):
 
 SHIFTED = {"name": "shifted", "steps": 5, "shift": 3.0}
 EXPLICIT = {"name": "explicit", "at": [1.0, 0.6, 0.21, 0.0]}
-APART = {"edm_heun", "flow_map", "ddgan", "gotta_go_fast", "paradigms", "student_t", "usf"}
+APART = {"edm_heun", "flow_map", "ddgan", "gotta_go_fast", "paradigms", "student_t", "usf", "masked", "first_hitting"}
 CARRIED = {
     "one step": even(1),
     "guided": even(3, guidance=2.0),

@@ -35,10 +35,10 @@ def choice(group: str, name: str) -> dict[str, Any]:
 EVERY: dict[str, Rule] = {
     name: rule_of(choice("rule", name))
     for name in RULES
-    if name not in ("flow_map", "ddgan", "gotta_go_fast", "paradigms")
+    if name not in ("flow_map", "ddgan", "gotta_go_fast", "paradigms", "masked", "first_hitting")
 }
 """That take the grid's steps with a velocity; flow_map asks for averages, ddgan with noise, the others at times of
-their own: each has a file of tests."""
+their own, and two unmask tokens: each has a file of tests."""
 KERNELS = frozenset(name for name, rule in EVERY.items() if hasattr(rule, "transition"))
 NOISY = KERNELS | {"churn", "ddim", "dpmpp_2m_sde", "er_sde", "langevin", "psld", "restart", "sa_solver", "student_t"}
 CALLS = {"heun": 7, "churn": 6, "pndm": 5, "restart": 12, "langevin": 7, "teleport": 3}

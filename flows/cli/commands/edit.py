@@ -53,8 +53,11 @@ def edited(parsed: argparse.Namespace, way: Any, model: Any) -> Any:
     from stages.core.precision import Wide
     from stages.core.rng import stream
     from stages.core.spec import even
+    from stages.models.space import Tokens
     from stages.samplers.field import Prompted
 
+    if isinstance(model.space, Tokens):
+        raise ValueError(f"{parsed.model}: a model of tokens has no flow that takes a picture to noise and back")
     image = opened(parsed.image, "--image", model.space)
     count = len(parsed.prompt)
     x0 = model.space.encode(image).repeat_interleave(count, 0)

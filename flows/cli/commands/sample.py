@@ -130,9 +130,10 @@ def _sampler(parsed: argparse.Namespace, own: Any) -> Any:
     from stages.core.config import check
     from stages.core.spec import even
     from stages.samplers.spec import Sampler
+    from stages.samplers.student import simplest
 
     if parsed.nfe:
-        return even(parsed.nfe, guidance=own.guidance)
+        return even(parsed.nfe, rule=simplest(own)["name"], guidance=own.guidance)
     if parsed.sampler is None:
         return own
     spec = check(Sampler, section(parsed.sampler, "--sampler"), "--sampler").spec

@@ -33,13 +33,14 @@ from stages.samplers.fields.tea_cache import TeaCache
 from stages.samplers.fields.time_shift import TimeShift
 from stages.samplers.fields.time_tuner import TimeTuner
 from stages.samplers.fields.token_merging import TokenMerging
+from stages.samplers.fields.unchanged import Unchanged
 from stages.samplers.grid import Grid
 
 _Whole = TaylorSeer | MagCache | TeaCache | SADA | GuidanceInterval | GuidanceReuse | TStitch
 _OfBlocks = FirstBlockCache | LightCache | EarlyExit | TokenMerging | PAB | FasterCache | RAS
 _Cheaper = _Whole | _OfBlocks | Bottleneck | Quantised
 AnyField = Annotated[
-    _Cheaper | EpsilonScaling | TimeShift | TimeTuner | DualFast,
+    _Cheaper | EpsilonScaling | TimeShift | TimeTuner | DualFast | Unchanged,
     pydantic.Field(discriminator="name"),
 ]
 FIELDS = MappingProxyType(members(AnyField))
@@ -53,6 +54,7 @@ class Answers(Protocol):
     """A field's knobs."""
 
     fixed: ClassVar[bool]
+    tokens: ClassVar[bool]
 
     @property
     def name(self) -> str:

@@ -14,6 +14,8 @@ class Knobs:
 
     fixed: ClassVar[bool] = True
     """Whether the calls that it makes are known without the network and the samples."""
+    tokens: ClassVar[bool] = False
+    """Whether it is for rules that unmask tokens, and for no other."""
 
     def fits(self, num_steps: int, guidance: float) -> None:
         """ValueError where a sampler of `num_steps` under `guidance` has no use for it."""

@@ -154,6 +154,24 @@ def test_a_fault_of_a_mixture_is_told(changes, message):
     assert line.startswith(message)
 
 
+def test_a_teacher_of_tokens_takes_rules_that_unmask_and_has_no_students():
+    masked, search = composed("masked"), {"cost": "jump", "num_samples": 8, "num_steps": 8, "guidance": 1.0}
+    assert validation.faults(masked) == []
+    told = [
+        *validation.faults(changed(masked, trajectories__sampler__rule={"name": "euler"})),
+        *validation.faults(changed(masked, reflow__search=search)),
+        *validation.faults(changed(FULL, trajectories__sampler__rule={"name": "masked"})),
+        *(line for line in validation.faults(changed(FULL, teacher=masked["teacher"])) if "arms" in line),
+    ]
+    assert [line.partition(", ")[0].partition(" and reflow")[0] for line in told[:3]] == [
+        "trajectories.sampler: rule euler: the model's samples are tokens; take masked or first_hitting",
+        "reflow: the teacher is of tokens and has no flow to search or fit a sampler for; set reflow.search to null",
+        "trajectories.sampler: rule masked: it unmasks tokens",
+    ]
+    assert told[3:]
+    assert all("its teacher is of tokens (kind=masked)" in line for line in told[3:])
+
+
 def test_all_faults_of_all_sections_are_in_one_list():
     changes = {
         "seed": "abc", "compute__gpus__default": -1, "storage__root": "???", "registry__metric": 3,
