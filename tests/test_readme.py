@@ -99,7 +99,7 @@ ADDED = {
     "Add a step rule": Added(
         "stages/samplers/adams.py", "params/rule/adams.yaml", "stages/samplers/__init__.py", "FromNoise",
         (("from stages.samplers.anchored", "from stages.samplers.adams import Adams\nfrom stages.samplers.anchored"),
-         ("| _Drawing | DDGAN | FlowMap\n", "| _Drawing | DDGAN | FlowMap {}\n")),
+         ("FromNoise = Solver |", "FromNoise = Solver {} |")),
     ),
     "Add a schedule": Added(
         "stages/samplers/schedules/power.py", "params/schedule/power.yaml", "stages/samplers/schedules/__init__.py",
