@@ -110,6 +110,17 @@ def test_the_search_asks_for_what_it_starts_from_and_for_arms_that_there_are(tmp
         assert message in capsys.readouterr().err
 
 
+def test_the_frontier_of_the_search_is_the_teacher_under_each_guidance(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rate_search.KEPT.mkdir(parents=True)
+    monkeypatch.setattr(rate_search, "_measured", lambda _bench, model, _evaluate, way: {**way, "model": str(model)})
+    found = rate_search._frontier(None, {"guidance_nfe": 8, "guidance_scales": [1.0, 2.0]})
+    assert [(each["guidance"], each["schedule"]["steps"], each["rule"]["name"]) for each in found] == [
+        (1.0, 8, "euler"), (2.0, 8, "euler"),
+    ]  # fmt: skip
+    assert {each["model"] for each in found} == {"data/teacher/model"}
+
+
 @pytest.mark.usefixtures("composes_once")
 def test_the_search_shows_what_was_found_for_the_same_parameters_and_teacher(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

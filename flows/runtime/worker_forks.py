@@ -35,6 +35,8 @@ LIBRARIES = (
     "transformers.models.clip.modeling_clip",
 )
 """What takes a worker seconds to import. Not Ray, which reads the environment of its worker when it is imported."""
+_GPUS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
+"""Of NVIDIA's driver, of AMD's, and of either under Windows."""
 _PLACE = "FEWSTEP_WORKER_FORKS"
 """Of the environment that workers inherit: the socket on which to ask."""
 _FORKED = b"+"
@@ -48,7 +50,7 @@ def command() -> str:
 
 def is_possible() -> bool:
     """Whether a process that has these libraries may be forked here."""
-    return sys.platform == "linux" and not Path("/dev/nvidiactl").exists()
+    return sys.platform == "linux" and not any(map(os.path.exists, _GPUS))
 
 
 def import_all(names: Sequence[str] = LIBRARIES) -> None:
@@ -69,7 +71,7 @@ def begun(log: Path, libraries: Sequence[str] = LIBRARIES) -> Iterator[None]:
     from flows.runtime import processes
 
     folder = Path(tempfile.mkdtemp(prefix="fewstep-"))  # a socket's path may have 107 bytes, a project's is longer
-    place, before = folder / "socket", os.environ.get(_PLACE)
+    place = folder / "socket"
     one = {"OMP_NUM_THREADS": "1"}  # read once, when torch is imported; a stage says how many it takes
     process = processes.launch([sys.executable, __file__, "--serve", str(place), *libraries], log=log, environment=one)
     try:
@@ -79,7 +81,6 @@ def begun(log: Path, libraries: Sequence[str] = LIBRARIES) -> Iterator[None]:
         yield
     finally:
         os.environ.pop(_PLACE, None)
-        os.environ |= {_PLACE: before} if before else {}
         processes.end(process)
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -74,9 +74,9 @@ def ways(
             yield "rl", replicates.named(f"{name}.nfe{nfe}", replicate), f"rl/{arm}", euler(nfe)
 
 
-def euler(nfe: int) -> dict[str, Any]:
-    """Even Euler steps without guidance, as parameters state a sampler."""
-    return even({"name": "euler"}, nfe)
+def euler(nfe: int, guidance: float = 1.0) -> dict[str, Any]:
+    """Even Euler steps, as parameters state a sampler."""
+    return even({"name": "euler"}, nfe, guidance)
 
 
 def even(rule: dict[str, Any], nfe: int, guidance: float = 1.0) -> dict[str, Any]:

@@ -59,13 +59,8 @@ def welch(one: Spread, other: Spread) -> float:
 
 
 def student(one: Spread, value: float) -> float:
-    """p of a mean that is `value`, two-sided, by Student's t-test."""
-    from scipy.special import stdtr
-
-    gap = abs(one.mean - value)
-    if one.deviation == 0:
-        return float(gap == 0)
-    return float(2 * stdtr(one.count - 1, -gap * math.sqrt(one.count) / one.deviation))
+    """p of a mean that is `value`, two-sided, by Student's t-test: Welch's against what has no spread."""
+    return welch(one, Spread(mean=value, deviation=0.0, count=one.count))
 
 
 def fisher(one: Spread, other: Spread) -> float:

@@ -41,7 +41,8 @@ def begin(tmp_path):
 
 
 @pytest.mark.skipif(not worker_forks.is_possible(), reason="nothing is forked on this machine")
-def test_a_worker_is_forked_and_ends_with_what_ray_started(begin, tmp_path):
+def test_a_worker_is_forked_and_ends_with_what_ray_started(begin, monkeypatch, tmp_path):
+    monkeypatch.setenv("FEWSTEP_WORKER_FORKS", "")  # put back after: others in this process may have one
     with worker_forks.begun(tmp_path / "log", ["colorsys"]):
         process, found = begin("a", "b c")
         assert (found["words"], found["name"]) == (["a", "b c"], "__main__")
@@ -56,6 +57,17 @@ def test_a_worker_is_forked_and_ends_with_what_ray_started(begin, tmp_path):
         process.send_signal(signal.SIGKILL)
         wait_for(lambda: not processes.lives(other["pid"]))
     assert not processes.lives(found["parent"])
+
+
+@pytest.mark.skipif(not worker_forks.is_possible(), reason="nothing is forked on this machine")
+def test_where_the_libraries_cannot_be_imported_it_is_python(begin, monkeypatch, tmp_path):
+    """Whoever asked before that was known too."""
+    monkeypatch.setenv("FEWSTEP_WORKER_FORKS", "")
+    with worker_forks.begun(tmp_path / "log", ["no_such_library"]):
+        for _ in range(2):
+            process, found = begin("a")
+            assert (found["pid"], found["colours"]) == (process.pid, False)
+    assert "No module named 'no_such_library'" in (tmp_path / "log").read_text()
 
 
 def test_where_nobody_listens_it_is_python(begin, monkeypatch, tmp_path):
