@@ -11,7 +11,7 @@ from stages.core.config import config
 from stages.core.messages import at, together
 from stages.core.needs import Needs
 from stages.core.ranges import Count
-from stages.core.types import Run
+from stages.core.types import Noising, Run
 from stages.distillers import METHODS
 from stages.io.dataset import Dataset
 from stages.io.expected import Expected, Inputs, outline
@@ -22,14 +22,16 @@ from stages.models import Student, Text, load, samples, sketch, table_of
 from stages.models.mixture import GaussianMixture
 from stages.models.network import NetworkConfig, seeded_build
 from stages.models.sketch import Sketch
+from stages.models.space import tokens_of
 from stages.samplers.program import program
 from stages.samplers.spec import Sampler, calls
+from stages.samplers.unmasking import OfTokens, suits
 from stages.training import arm, data
 from stages.training import needs as training
 from stages.training.budget import Budget
 from stages.training.cost import Cost, Meter
 from stages.training.drawn import Draw, drawn, is_best, on_nodes
-from stages.training.method import Trained, goes_on, needs_of
+from stages.training.method import Trained, goes_on, needs_of, noising_of
 from stages.training.networks import RoleNetwork
 from stages.training.outcome import gather, record
 from stages.training.roles import Start
@@ -67,7 +69,7 @@ class Common:
 
     def __post_init__(self) -> None:
         self.budget.check_slices("batch_size", self.batch_size)
-        if self.sampler:
+        if self.sampler and not isinstance(self.sampler.rule, OfTokens):
             program(self.sampler.spec)  # which refuses what its folder could not repeat
 
 
@@ -79,6 +81,7 @@ def configure(job: Job) -> arm.Arm[Common]:
 def expect(cfg: arm.Arm[Common], job: Job, inputs: Inputs) -> Expected | None:
     """A student; None where nothing is known of what it starts from."""
     teacher, init, tune = inputs["teacher"], inputs["init"], cfg.common.tune
+    tokens = noising_of(cfg.method)
     together(
         *(lambda name=name: _holds_a_model(cfg.common, job, name, inputs[name]) for name in ("teacher", "init")),
         lambda: _has_data(cfg, job, inputs["data"]),
@@ -87,15 +90,17 @@ def expect(cfg: arm.Arm[Common], job: Job, inputs: Inputs) -> Expected | None:
         lambda: _has_a_size(cfg.common, job, inputs),
         lambda: init and _has_the_times(cfg, job, init),
         lambda: learns(tune, job.where, cfg.method, cfg.settings, cfg.common.num_students),
-        lambda: teacher and fits(tune, job.where, teacher),
-        lambda: init and begins(tune, job.where, init),
+        lambda: teacher and fits(tune, job.where, teacher, tokens),
+        lambda: init and begins(tune, job.where, init, tokens),
+        lambda: cfg.common.sampler and _has_a_rule(cfg.common.sampler, job, tokens),
         lambda: init and _may_be_fresh(cfg.common, job, init),
         lambda: init and _may_be_several(cfg, job, init),
         lambda: init and goes_on(cfg.method, cfg.settings) and _is_a_student(cfg, job, init),
     )
     made, data = made_of(init, tune), outline(inputs)
     if made and data and (made.sketch is None or cfg.common.fresh):
-        made = replace(made, sketch=sketch.trained(cfg.common.network, data.sample_shape), is_told=False)
+        shape = made.sketch.shape if made.sketch else data.sample_shape
+        made = replace(made, sketch=sketch.trained(cfg.common.network, shape), is_told=False)
     if made and made.sketch and teacher and teacher.sketch:
         _can_blend(cfg, job, made.sketch, teacher.sketch)
     if made and made.sketch and cfg.common.num_students > 1:
@@ -108,6 +113,11 @@ def _holds_a_model(common: Common, job: Job, name: str, given: Expected | None) 
         raise ValueError(
             f"{job.where}.{name}={getattr(common, name)}: holds no model; name data/teacher, or the folder of an arm"
         )
+
+
+def _has_a_rule(sampler: Sampler, job: Job, tokens: Noising | None) -> None:
+    with at(f"{job.where}.sampler"):
+        suits(sampler.rule, tokens)
 
 
 def _is_a_student(cfg: arm.Arm[Common], job: Job, init: Expected) -> None:
@@ -252,7 +262,7 @@ def work(cfg: arm.Arm[Common], job: Job, _unit: Mapping[str, Any], run: Run) -> 
     outcome = replace(outcome, cost=outcome.cost + drawn)
     spec = cfg.common.sampler.spec if cfg.common.sampler else on_nodes(cfg.method.sampler(cfg.settings), found)
     made = replace(init, net=outcome.student, spec=spec)
-    record(run.out, outcome, made, program(spec))
+    record(run.out, outcome, made, None if noising_of(cfg.method) else program(spec))
 
 
 def finish(_cfg: arm.Arm[Common], _job: Job, parts: Sequence[Path], out: Path) -> Mapping[str, float]:
@@ -267,7 +277,9 @@ def _initial(common: Common, job: Job, teacher: Student, table: Text) -> Student
     same_base(job.where, init.net, teacher.net)
     if not (common.fresh or isinstance(init.net, GaussianMixture)):
         return init
-    return replace(init, net=seeded_build(job.seed, common.network, init.space.shape, table))
+    made = seeded_build(job.seed, common.network, init.space.shape, table)
+    made.tokens = tokens_of(init.space)
+    return replace(init, net=made)
 
 
 def _searched(cfg: arm.Arm[Common], job: Job) -> Steps | None:

@@ -114,7 +114,7 @@ def expect(cfg: Config, _job: Job, inputs: Inputs) -> Expected:
     data = outline(inputs)
     if data:
         cfg.has_real(data.num_train)
-    if (teacher := inputs["teacher"]) and teacher.of_tokens:
+    if (teacher := inputs["teacher"]) and teacher.tokens:
         cfg.asks_no_flow()
     given = inputs["trajectories"]
     if given and given.shard_size:

@@ -1,4 +1,4 @@
-"""The many-step model: trained here by flow matching or as masked diffusion of greys, a mixture's exact velocity, or a
+"""The many-step model: trained here by flow matching or as diffusion of greys, a mixture's exact velocity, or a
 checkpoint of diffusers.
 """
 
@@ -25,9 +25,9 @@ from stages.models import Student, export, save, sketch
 from stages.models.checkpoint import Checkpoint, Options
 from stages.models.mixture import GaussianMixture
 from stages.models.network import NetworkConfig, seeded_teacher
-from stages.models.space import SPACES, Points, Tokens
+from stages.models.space import SPACES, Points, Tokens, UniformTokens, tokens_of
 from stages.models.text import TextEncoderConfig
-from stages.training import ambient, flow_matching, masked
+from stages.training import ambient, flow_matching, masked, uniform_state
 from stages.training import data as batches
 from stages.training import needs as training
 from stages.training.budget import Budget
@@ -67,13 +67,27 @@ class Ambient(Learnt):
 
 
 @config
-class Masked(Learnt):
-    """Masked diffusion: a pixel is a token, one of so many greys. No students are made of it."""
+class Greys(Learnt):
+    """A pixel is a token, one of so many greys."""
+
+    levels: Annotated[int, Field(ge=2, le=256)]
+    """From black to white, even ones, both among them; pixels are rounded to them."""
+
+
+@config
+class Masked(Greys):
+    """Masked diffusion. No students are made of it."""
 
     kind: Literal["masked"]
-    levels: Annotated[int, Field(ge=2, le=256)]
-    """Greys from black to white, even ones, both among them; pixels are rounded to them."""
     method: masked.Config
+
+
+@config
+class UniformState(Greys):
+    """Uniform-state diffusion: noise puts any grey in the place of another."""
+
+    kind: Literal["uniform_state"]
+    method: uniform_state.Config
 
 
 @config
@@ -118,12 +132,11 @@ class Imported(Options):
 _STOCK = (
     "its teacher has above_t_max=stock, by which nothing is learnt at pure noise, where students begin; set it to clamp"
 )
-_NO_FLOW = (
-    "its teacher is of tokens (kind=masked), which has no flow that a student could follow; take another one, such as "
-    "teacher=flow_matching"
+AnyTeacher = Trained | Ambient | Masked | UniformState | Exact | Imported
+_METHODS = MappingProxyType(
+    {"flow_matching": flow_matching, "ambient": ambient, "masked": masked, "uniform_state": uniform_state}
 )
-AnyTeacher = Trained | Ambient | Masked | Exact | Imported
-_METHODS = MappingProxyType({"flow_matching": flow_matching, "ambient": ambient, "masked": masked})
+_TOKENS: Mapping[str, type[Tokens]] = MappingProxyType({"masked": Tokens, "uniform_state": UniformTokens})
 Config = Annotated[AnyTeacher, Field(discriminator="kind")]
 
 
@@ -143,7 +156,7 @@ def expect(cfg: AnyTeacher, job: Job, inputs: Inputs) -> Expected:
     shape = data and data.sample_shape
     if data and isinstance(cfg, Learnt):
         _has_images(data.num_train, cfg.kind)
-        if isinstance(cfg, Masked):
+        if isinstance(cfg, Greys):
             shape = _greys(cfg, data.sample_shape)
         with at(f"{job.where}.network"):
             cfg.network.fit(data.sample_shape)
@@ -153,9 +166,9 @@ def expect(cfg: AnyTeacher, job: Job, inputs: Inputs) -> Expected:
     if isinstance(cfg, Exact):
         return Expected(model="closed form")
     is_told = isinstance(cfg, Trained) and cfg.method.told is not None
-    fault = _NO_FLOW if isinstance(cfg, Masked) else None
     drawn = shape and sketch.trained(cfg.network, shape)
-    return Expected(model="trained", sketch=drawn, is_told=is_told, of_tokens=isinstance(cfg, Masked), fault=fault)
+    noising = _TOKENS[cfg.kind].noising if isinstance(cfg, Greys) else None
+    return Expected(model="trained", sketch=drawn, is_told=is_told, tokens=noising)
 
 
 def needs(cfg: AnyTeacher, _job: Job, _inputs: Inputs, made: Expected) -> Needs | None:
@@ -179,12 +192,12 @@ def _has_images(count: int, kind: str) -> None:
         )
 
 
-def _greys(cfg: Masked, sample_shape: tuple[int, ...]) -> tuple[int, ...]:
+def _greys(cfg: Greys, sample_shape: tuple[int, ...]) -> tuple[int, ...]:
     """Of samples of tokens; ValueError for pictures in colour."""
     channels, *sides = sample_shape
     if channels != 1 or min(sides) == 1:
         raise ValueError(
-            f"teacher.kind=masked: pixels are tokens, one of {cfg.levels} greys, and the dataset's samples are "
+            f"teacher.kind={cfg.kind}: pixels are tokens, one of {cfg.levels} greys, and the dataset's samples are "
             f"{list(sample_shape)}; name one of grey pictures, or take teacher=flow_matching"
         )
     return (cfg.levels, *sides)
@@ -221,11 +234,11 @@ def work(cfg: AnyTeacher, job: Job, unit: Mapping[str, Any], run: Run) -> None:
         save(run.out / "model", Student(exact, even(cfg.nfe), Points(data.sample_shape), exact.encoder))
         return
     _has_images(len(data.train_images), cfg.kind)
-    of_tokens = isinstance(cfg, Masked)
-    space = Tokens(_greys(cfg, data.sample_shape)) if of_tokens else SPACES[data.space](data.sample_shape)
+    is_greys = isinstance(cfg, Greys)
+    space = _TOKENS[cfg.kind](_greys(cfg, data.sample_shape)) if is_greys else SPACES[data.space](data.sample_shape)
     prompts = [prompt.text for prompt in data.table]
     net = seeded_teacher(job.seed, cfg.network, space.shape, prompts, cfg.text_encoder)
-    net.of_tokens = of_tokens
+    net.tokens = tokens_of(space)
     start = Start(init=net, teacher=net, space=space)
     method, images = _METHODS[cfg.kind], space.encode(data.train_images)
     beside = dict[str, Tensor]()

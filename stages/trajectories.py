@@ -63,7 +63,7 @@ def expect(cfg: Config, job: Job, inputs: Inputs) -> Expected:
     teacher = inputs["teacher"]
     if teacher and teacher.sketch:
         with at(f"{job.where}.sampler"):
-            cfg.sampler.takes(teacher.sketch.shape, of_tokens=teacher.of_tokens)
+            cfg.sampler.takes(teacher.sketch.shape, tokens=teacher.tokens)
     return Expected(has_pairs=True, shard_size=cfg.shard_size)
 
 

@@ -4,7 +4,7 @@ import torch
 from torch import Generator, Tensor
 
 from stages.core.prompts import EMPTY
-from stages.core.types import Cond, Velocity
+from stages.core.types import Cond, Guiding, Velocity
 
 
 def guided(velocity: Velocity, scale: float) -> Velocity:
@@ -12,21 +12,22 @@ def guided(velocity: Velocity, scale: float) -> Velocity:
 
     Both branches ride in one call of twice the batch. Scale 1 returns `velocity` itself, and costs nothing. A velocity
     that has a method `rescale` (guided, with_prompt) has the last word: some checkpoints' pipelines rescale. One with a
-    method `away` (with_prompt, without, scale) guides in its own way, as a network of tokens does.
+    method `away` (x, t, with_prompt, without, scale) guides in its own way, as a network of tokens does.
     """
     if scale == 1:
         return velocity
+    own: Guiding | None = getattr(velocity, "away", None)
 
     def combined(x: Tensor, t: Tensor, cond: Cond, **more: Tensor) -> Tensor:
-        return away(velocity, *both(velocity, x, t, cond, **more), scale)
+        answers = both(velocity, x, t, cond, **more)
+        return away(velocity, *answers, scale) if own is None else own(x, t, *answers, scale)
 
     return combined
 
 
 def away(velocity: Velocity, with_prompt: Tensor, without: Tensor, scale: float) -> Tensor:
     """The guided one of `velocity`'s answers with the prompts and with the empty one."""
-    own = getattr(velocity, "away", None)
-    made = without + scale * (with_prompt - without) if own is None else own(with_prompt, without, scale)
+    made = without + scale * (with_prompt - without)
     rescale = getattr(velocity, "rescale", None)
     return made if rescale is None else rescale(made, with_prompt)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stages.core.types import Cond, Velocity
+from stages.core.types import Cond, Guiding, Velocity
 
 
 def wide_type(dtype: torch.dtype) -> torch.dtype:
@@ -39,6 +39,6 @@ class Wide:
         return getattr(self.velocity, "rescale", None)
 
     @property
-    def away(self) -> Callable[[Tensor, Tensor, float], Tensor] | None:
+    def away(self) -> Guiding | None:
         """How the velocity is guided, where it is in its own way."""
         return getattr(self.velocity, "away", None)

@@ -62,7 +62,7 @@ class SamplerSpec:
         return self.rule["name"] + (f" under field {self.field['name']}" if self.field else "")
 
 
-def even(num_steps: int, *, rule: str = "euler", guidance: float = 1.0, **knobs: float) -> SamplerSpec:
+def even(num_steps: int, *, rule: str = "euler", guidance: float = 1.0, **knobs: float | str) -> SamplerSpec:
     """`num_steps` equal steps from noise to data, of a `rule` with its `knobs`."""
     if not 1 <= num_steps <= MAX_STEPS:
         raise ValueError(f"a sampler takes at least one step and at most {MAX_STEPS}, got nfe={num_steps}")

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 from torch import Generator, Tensor, nn
 
@@ -43,6 +43,12 @@ Features = Mapping[str, Tensor]
 
 Encode = Callable[[Sequence[int]], Mapping[int, Features]]
 """Rows of the text table -> the features of each, [1, ...]; those of further rows may be among them."""
+
+Noising = Literal["masked", "uniform"]
+"""What noise does to samples that are tokens: it takes them away, or puts others in their place."""
+
+Guiding = Callable[[Tensor, Tensor, Tensor, Tensor, float], Tensor]
+"""(x [B, ...], t [B], a velocity with the prompts, one without, scale) -> the guided velocity."""
 
 Scored = Callable[[Tensor, Cond], Tensor]
 """A reward as losses call it: (samples [B, ...] of the model's space, cond [B, 1]) -> reward [B]."""
@@ -128,6 +134,8 @@ class World:
     """Of the text table, by the texts of the prompts that the method names."""
     progress: float = 0.0
     """Share of the budget that is spent, in [0, 1)."""
+    iteration: int = 0
+    """Iterations that were before this one."""
     agreed: Callable[[int], int] = lambda count: count
     """Of a drawn number that decides how often networks are called: that of all slices, where they must agree."""
     carried: Mapping[str, Tensor] = field(default_factory=dict)

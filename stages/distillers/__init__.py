@@ -13,6 +13,7 @@ from stages.distillers import (
     disback,
     dmd,
     dmd2,
+    duo,
     ect,
     f_distill,
     hipa,
@@ -79,5 +80,6 @@ METHODS = MappingProxyType(
         "twinflow": twinflow,
         "pi_flow": pi_flow,
         "ddgan": ddgan,
+        "duo": duo,
     }
 )

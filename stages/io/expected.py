@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from stages.core.types import Noising
+
 
 @dataclass(frozen=True, kw_only=True)
 class Outline:
@@ -46,8 +48,8 @@ class Expected:
     """Whether a distillation made it, or what it was aligned from: it may answer samples, no mean velocities."""
     is_told: bool = False
     """Whether its network may be told a picture, which one of two times or of several students is not."""
-    of_tokens: bool = False
-    """Whether its samples are tokens: only rules that unmask sample it, and it has no flow."""
+    tokens: Noising | None = None
+    """What noise does to its samples, where they are tokens: then only rules of such sample it, and it has no flow."""
     rank: int | None = None
     """Of its adapters, where it has some."""
     fault: str | None = None

@@ -3,12 +3,14 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor
 from torch.nn.functional import one_hot
 
 from stages.core.precision import wide_type
+from stages.core.types import Noising
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,8 @@ class Tokens(Points):
     `stages/models/tokens.py`.
     """
 
+    noising: ClassVar[Noising] = "masked"
+
     def encode(self, images: Tensor) -> Tensor:
         """Of the nearest greys; images are [B, 1, H, W]."""
         greys = ((self.shape[0] - 1) * images[:, 0]).round().long()
@@ -60,7 +64,18 @@ class Tokens(Points):
         return greys.masked_fill(samples.isnan().any(dim=1, keepdim=True), torch.nan)
 
 
+class UniformTokens(Tokens):
+    """The same, where noise puts any grey in the place of another."""
+
+    noising: ClassVar[Noising] = "uniform"
+
+
 SPACES: Mapping[str, type[Points]] = MappingProxyType(
-    {"pixels": Pixels, "points": Points, "latents": Points, "tokens": Tokens}
+    {"pixels": Pixels, "points": Points, "latents": Points, "tokens": Tokens, "uniform_tokens": UniformTokens}
 )
 """By the name that data sets and models carry."""
+
+
+def tokens_of(space: Points) -> Noising | None:
+    """What noise does to samples that are tokens; None for others."""
+    return space.noising if isinstance(space, Tokens) else None

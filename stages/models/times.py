@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from stages.core.precision import widened
 from stages.core.rng import seeded
-from stages.core.types import Cond
+from stages.core.types import Cond, Guiding, Noising
 from stages.models import tokens
 
 if TYPE_CHECKING:  # see text.py
@@ -32,13 +32,14 @@ class TwoTimes(nn.Module, ABC):
         self.second_time: SecondTime | None = None
         self.policy: Policy | None = None
         self.latent_variable: LatentVariable | None = None
-        self.of_tokens = False
-        """Whether samples are tokens, see tokens.py: then its body answers logits, and it has nothing of the above."""
+        self.tokens: Noising | None = None
+        """What noise does to them where samples are tokens, see tokens.py: then its body answers logits, and it has
+        nothing of the above."""
 
     @property
-    def away(self) -> Callable[[Tensor, Tensor, float], Tensor] | None:
+    def away(self) -> Guiding | None:
         """How it is guided where that is not as velocities are."""
-        return tokens.away if self.of_tokens else None
+        return tokens.away if self.tokens else None
 
     @abstractmethod
     def asked(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
@@ -55,8 +56,9 @@ class TwoTimes(nn.Module, ABC):
         """The velocity at (x [B, C, H, W], t [B]), on average from t to `until` where the network answers averages, and
         told noise `z` [B, C, H, W] where it has a latent variable.
         """
-        if self.of_tokens:
-            return tokens.drift(widened(self.asked(x, torch.ones_like(t), cond)), x, t)
+        if self.tokens:
+            told = torch.ones_like(t) if self.tokens == "masked" else t
+            return tokens.drift(widened(self.asked(x, told, cond)), x, t, self.tokens)
         if self.policy is not None:
             return self.policy.velocity(widened(self.fields(x, t, cond)), x, t, until)
         with self.told(t, until, z):
@@ -162,7 +164,7 @@ class TwoTimes(nn.Module, ABC):
 
     def _more_than_one_velocity(self) -> str | None:
         """What it is made into, for messages; None for one network with one velocity."""
-        if self.of_tokens:
+        if self.tokens:
             return "of tokens"
         if self.num_students > 1:
             return f"of {self.num_students} students"

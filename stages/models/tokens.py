@@ -1,18 +1,23 @@
-"""Networks of tokens: what a body answers is logits, and the velocity is the mean drift of what is not yet known.
+"""Networks of tokens: what a body answers is logits, and from the velocity follows what they say of the data.
 
-A place holds one of K tokens, a vector [K] with one 1, or is masked, and holds zeros. At time t it is masked with
-probability t, so E[x_t | x0] = (1 - t) x0, and (x_t - E[x0 | x_t]) / t is the velocity of that mean: what is known
-rests, and the rest moves to each token at its rate. So a velocity says, as along any flow, what the data are:
-D = x - t v.
-Source: MDLM, Sahoo et al. 2024 (arXiv:2406.07524), with its log-linear schedule; a mask is never predicted, and what is
-known is copied (their SUBS). What is to be predicted does not depend on the time, hence the body is told one time
-always, as their networks are told none by default.
+A place holds one of K tokens, a vector [K] with one 1. Noise comes to each place by itself, with a probability of t at
+time t: `masked` takes the token away and leaves zeros, `uniform` puts any token there, as likely as another. The
+velocity is (x - D) / t, so that D = x - t v as along any flow; D are the chances of a place's clean token, given the
+others. Where `masked` tokens are known nothing is left to learn of them, and v is 0. There it is the velocity of the
+mean too, since E[x_t | x0] = (1 - t) x0.
+
+The body of a network of masked tokens is told one time always, as what it is asked does not depend on the time.
+Source: MDLM, Sahoo et al. 2024 (arXiv:2406.07524), its log-linear schedule, where a mask is never predicted and what is
+known is copied (their SUBS); `uniform`: UDLM, Schiff et al. 2024 (arXiv:2412.10193), and Duo, Sahoo et al. 2025
+(arXiv:2506.10892), whose schedule is this one too.
 """
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
-from stages.core.path import velocity_from_data
+from stages.core.path import data_from_velocity, velocity_from_data
+from stages.core.types import Noising
 
 
 def hidden(x: Tensor) -> Tensor:
@@ -20,16 +25,23 @@ def hidden(x: Tensor) -> Tensor:
     return ~(x != 0).any(dim=1, keepdim=True)
 
 
-def drift(logits: Tensor, x: Tensor, t: Tensor) -> Tensor:
+def likeliest(chances: Tensor) -> Tensor:
+    """The tokens [B, K, ...] that have most of some numbers [B, K, ...]; what is not a number stays so."""
+    found = one_hot(chances.argmax(dim=1), chances.shape[1]).movedim(-1, 1).to(chances)
+    return found.masked_fill(chances.isnan().any(dim=1, keepdim=True), torch.nan)
+
+
+def drift(logits: Tensor, x: Tensor, t: Tensor, noising: Noising) -> Tensor:
     """The velocity [B, K, ...] at (x, t [B]), t > 0, of a body's logits [B, K, ...]."""
-    return torch.where(hidden(x), velocity_from_data(x, logits.softmax(dim=1).to(x.dtype), t), 0)
+    v = velocity_from_data(x, logits.softmax(dim=1).to(x.dtype), t)
+    return torch.where(hidden(x), v, 0) if noising == "masked" else v
 
 
-def away(with_prompt: Tensor, without: Tensor, scale: float) -> Tensor:
-    """The velocity under guidance `scale` of two at one state: of D ~ D_with^scale D_without^(1 - scale).
+def away(x: Tensor, t: Tensor, with_prompt: Tensor, without: Tensor, scale: float) -> Tensor:
+    """The velocity under guidance `scale` of two at (x, t): of D ~ D_with^scale D_without^(1 - scale).
 
-    Source: D-CFG, Schiff et al. 2024 (arXiv:2412.10193). Where a place is masked v = -D / t, and the time falls out.
+    Source: D-CFG, Schiff et al. 2024 (arXiv:2412.10193). Differs: of uniform tokens they guide the chances of a step.
     """
-    logs = [(-v).clamp_min(torch.finfo(v.dtype).tiny).log() for v in (with_prompt, without)]
-    total = with_prompt.sum(dim=1, keepdim=True)
-    return total * (scale * logs[0] + (1 - scale) * logs[1]).softmax(dim=1)
+    data = (data_from_velocity(x, v, t) for v in (with_prompt, without))
+    one, other = (each.clamp_min(torch.finfo(each.dtype).tiny).log() for each in data)
+    return velocity_from_data(x, (scale * one + (1 - scale) * other).softmax(dim=1), t)

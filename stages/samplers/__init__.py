@@ -39,11 +39,12 @@ from stages.samplers.restart import Restart
 from stages.samplers.solvers import Solver
 from stages.samplers.student_t import StudentT
 from stages.samplers.teleport import Teleport
+from stages.samplers.uniform_state import UniformState
 
 _Drawing = (
     Renoise | FlowSDE | DanceSDE | CPS | Anchored | DDIM | Churn | Restart | Langevin | PSLD | GottaGoFast | Paradigms
 )
-FromNoise = Solver | Teleport | StudentT | _Drawing | DDGAN | FlowMap | Masked | FirstHitting
+FromNoise = Solver | Teleport | StudentT | _Drawing | DDGAN | FlowMap | Masked | FirstHitting | UniformState
 """Those that can start where alpha = 0, as every sampler of a model does."""
 
 AnyRule = Annotated[FromNoise | EdmHeun, pydantic.Field(discriminator="name")]

@@ -32,7 +32,7 @@ Step = list[str | int | float]
 def program(spec: SamplerSpec) -> list[Step]:
     """The steps of a sampler; ValueError for a rule or a field that does more to a sample than add and scale."""
     rule = fixed(rule_of(spec.rule), "a saved pipeline")
-    suits(rule, of_tokens=False)
+    suits(rule, None)
     noise = blank(rule, torch.float64)
     tape = _Tape(f"sampler rule {spec.called}", noise)
     field, state = over(field_of(spec.field))(_Noted(tape), build(LINEAR, spec.times), noise), State(noise)

@@ -31,7 +31,7 @@ def restored(model: Student, cond: Cond, coarse: Tensor, noise: Noise, *, begin:
     spec, rule, x = model.spec, rule_of(model.spec.rule), noise.at(0, len(cond), model.space.shape).to(coarse)
     if getattr(model.net, "latent_variable", None) is None or rule.name == "ddgan":  # which tells it noise
         raise ValueError("the model is told no pictures; make one that is: teacher=restoration")
-    suits(rule, of_tokens=False)
+    suits(rule, None)
     if spec.field:
         raise ValueError(f"field={spec.field['name']}: it answers for networks that are told nothing; leave it out")
     times = spec.times

@@ -12,12 +12,13 @@ from stages.core.config import config
 from stages.core.path import LINEAR
 from stages.core.ranges import Guidance
 from stages.core.spec import SamplerSpec
+from stages.core.types import Noising
 from stages.samplers import FromNoise, drive, rule_of
 from stages.samplers.field import Adaptive, ForSteps, Prompted, blank, numbers_of
 from stages.samplers.fields import AnyField, field_of, over
 from stages.samplers.grid import build
 from stages.samplers.schedules import AnySchedule
-from stages.samplers.unmasking import Unmasking, suits
+from stages.samplers.unmasking import OfTokens, Unmasking, suits
 
 
 def calls(spec: SamplerSpec) -> float:
@@ -63,11 +64,12 @@ class Sampler:
             self.rule.fits(num_steps)
         if self.field is None:
             return
-        unmasks = isinstance(self.rule, Unmasking)
-        if self.field.tokens != unmasks:
-            takes = (
-                "fields of flows do not answer for tokens" if unmasks else "the field is for rules that unmask tokens"
-            )
+        takes = None
+        if self.field.tokens and not isinstance(self.rule, Unmasking):
+            takes = "the field is for rules that unmask tokens"
+        elif not self.field.tokens and isinstance(self.rule, OfTokens):
+            takes = "fields of flows do not answer for tokens"
+        if takes:
             raise ValueError(f"field={self.field.name}, rule={self.rule.name}: {takes}; leave the field out")
         self.field.fits(num_steps, self.guidance)
         if isinstance(self.rule, Adaptive):
@@ -82,9 +84,9 @@ class Sampler:
                 "leave the field out"
             )
 
-    def takes(self, shape: Sequence[int], *, of_tokens: bool = False) -> None:
+    def takes(self, shape: Sequence[int], *, tokens: Noising | None = None) -> None:
         """ValueError where its rule is for samples of another kind, or of another size than `shape`."""
-        suits(self.rule, of_tokens=of_tokens)
+        suits(self.rule, tokens)
         numbers, size = numbers_of(self.rule), math.prod(shape)
         if numbers not in (1, size):
             raise ValueError(

@@ -14,12 +14,12 @@ from stages.core.rng import normal_at
 from stages.core.spec import SamplerSpec
 from stages.core.types import Cond
 from stages.models import Student
-from stages.models.space import Tokens
+from stages.models.space import tokens_of
 from stages.samplers import Solution, drive, rule_of
 from stages.samplers.field import Prompted
 from stages.samplers.fields import field_of, over
 from stages.samplers.grid import build
-from stages.samplers.unmasking import Unmasking, suits
+from stages.samplers.unmasking import OfTokens, suits
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def solutions(
     ValueError where its rule is for samples of another kind.
     """
     spec, shape, cond = model.spec, model.space.shape, cond.to(_device(model))
-    suits(rule_of(spec.rule), of_tokens=isinstance(model.space, Tokens))
+    suits(rule_of(spec.rule), tokens_of(model.space))
     grid, rule, answering = build(LINEAR, spec.times), rule_of(spec.rule), over(field_of(spec.field))
     for first in range(0, len(cond), batch_size):
         rows = cond[first : first + batch_size]
@@ -60,8 +60,8 @@ def solutions(
 
 
 def simplest(own: SamplerSpec) -> dict[str, Any]:
-    """The rule by which any model with a sampler of its `own` is shown in even steps: Euler's, or one that unmasks."""
-    return dict(own.rule) if isinstance(rule_of(own.rule), Unmasking) else {"name": "euler"}
+    """The rule by which any model with a sampler of its `own` is shown in even steps: Euler's, or one of tokens."""
+    return dict(own.rule) if isinstance(rule_of(own.rule), OfTokens) else {"name": "euler"}
 
 
 def draw(model: Student, cond: Cond, noise: Noise, *, batch_size: int = 256) -> Tensor:

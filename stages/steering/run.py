@@ -14,10 +14,10 @@ from stages.core.prompts import Prompt
 from stages.core.spec import SamplerSpec
 from stages.core.types import Cond, Reward
 from stages.models import Student
-from stages.models.space import Points, Tokens
+from stages.models.space import Points, tokens_of
 from stages.samplers import rule_of
 from stages.samplers.student import Noise
-from stages.samplers.unmasking import Unmasking, suits
+from stages.samplers.unmasking import OfTokens, suits
 from stages.steering.task import Draws, Found, Search, Task
 
 
@@ -49,7 +49,7 @@ def steered(  # noqa: PLR0913 - a model's prompts, what steers, and how many at 
     wide = Wide(model.net)
     velocity = guided(wide, spec.guidance)
     fits(steering, spec)
-    suits(rule, of_tokens=isinstance(model.space, Tokens))
+    suits(rule, tokens_of(model.space))
     for first in range(0, len(cond), batch_size):
         rows, asked = cond[first : first + batch_size], prompts[first : first + batch_size]
         draws = Draws(noise, first, len(rows), model.space.shape, torch.zeros((), device=device))
@@ -72,8 +72,10 @@ def _scored(reward: Reward | None, space: Points, asked: Sequence[Prompt], x0: T
 
 def fits(steering: Search, spec: SamplerSpec) -> None:
     """ValueError where a steering cannot act along a sampler."""
-    if isinstance(rule_of(spec.rule), Unmasking):
-        raise ValueError(f"steering {steering.name!r}: acts along a flow, and rule {spec.rule['name']} unmasks tokens")
+    if isinstance(rule_of(spec.rule), OfTokens):
+        raise ValueError(
+            f"steering {steering.name!r}: acts along a flow, and rule {spec.rule['name']} is one of tokens"
+        )
     if spec.field is not None:
         raise ValueError(
             f"steering {steering.name!r}: asks the network itself, and the sampler has the field "

@@ -157,7 +157,7 @@ class Trainer:
         for name, optimiser in self.optimisers.items():
             for group in optimiser.param_groups:
                 group["lr"] = self.roles[name].lr * factor  # type: ignore[union-attr]
-        world = replace(self.world, progress=self.iteration / self.budget.iterations)
+        world = replace(self.world, progress=self.iteration / self.budget.iterations, iteration=self.iteration)
         phases = self.method.phases(self.cfg)
         jobs, sources = [], []
         for index, (part, rng) in zip(self.own, self._slices(batch), strict=True):

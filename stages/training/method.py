@@ -21,7 +21,7 @@ from typing import Any, Literal, Protocol
 from torch import Generator, Tensor
 
 from stages.core.spec import SamplerSpec
-from stages.core.types import Batch, World
+from stages.core.types import Batch, Noising, World
 
 Needs = Literal["pairs", "trajectories", "images", "prompts"]
 BEST = "best"
@@ -130,9 +130,10 @@ class Method(Protocol):
     `DISTILS = True`. A method that asks for prompts which its batch need not have names their texts in a
     `prompts(cfg)`; the rows of the text table that stand for them come as `world.rows`. A method whose `prepare` goes
     on from what it left in the iteration before names that, among what it gives, as `CARRIES`; it comes back as
-    `world.carried`. A distiller that starts from a student says so with a `goes_on(cfg)`, and a method whose losses
-    take derivatives by weights, or ask networks that they draw, with a `takes_whole(cfg)`. What is drawn and decides
-    how often networks are called goes through `world.agreed`.
+    `world.carried`. One for samples that are tokens says which tokens, as `TOKENS`. A distiller that starts from a
+    student says so with a `goes_on(cfg)`, and a method whose losses take derivatives by weights, or ask networks that
+    they draw, with a `takes_whole(cfg)`. What is drawn and decides how often networks are called goes through
+    `world.agreed`.
     """
 
     Config: type[Any]
@@ -187,6 +188,11 @@ def takes_whole(method: Method, cfg: Any) -> bool:
 def goes_on(method: Method, cfg: Any) -> bool:
     """Whether the method goes on from what a student has learnt, so that another model is no beginning for it."""
     return hasattr(method, "goes_on") and method.goes_on(cfg)  # type: ignore[attr-defined]
+
+
+def noising_of(method: Method) -> Noising | None:
+    """What noise does to the samples that the method is for, where they are tokens."""
+    return getattr(method, "TOKENS", None)
 
 
 def unprepared(_world: World, batch: Batch, _rng: Generator, _cfg: Any) -> Batch:

@@ -16,7 +16,7 @@ from torch.autograd.forward_ad import unpack_dual
 from stages.core.advantage import summed
 from stages.core.precision import wide_type, widened
 from stages.core.prompts import Prompt
-from stages.core.types import Cond, Reward, Scored, Space, World
+from stages.core.types import Cond, Guiding, Reward, Scored, Space, World
 from stages.training.cost import SCORED, Meter
 
 Precision = Literal["float32", "bfloat16"]
@@ -47,7 +47,7 @@ class RoleNetwork(nn.Module):
         return getattr(self.net, "rescale", None)
 
     @property
-    def away(self) -> Callable[[Tensor, Tensor, float], Tensor] | None:
+    def away(self) -> Guiding | None:
         """How its velocity is guided, where it is in its own way."""
         return getattr(self.net, "away", None)
 

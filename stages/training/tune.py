@@ -1,6 +1,8 @@
 """Which weights of a network a training changes, as parameters state it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -8,6 +10,7 @@ from torch import nn
 
 from stages.core.config import config
 from stages.core.ranges import Positive, Size
+from stages.core.types import Noising
 from stages.io.expected import Expected
 from stages.models import adapters
 from stages.models.experts import Experts
@@ -56,6 +59,18 @@ AnyTune = Whole | Lora | Sharded
 Tune = Annotated[AnyTune, Field(discriminator="kind")]
 
 
+_OTHERS: Mapping[Noising | None, str] = MappingProxyType(
+    {
+        "masked": "its teacher is of tokens that noise masks (kind=masked), which has no flow that a student could "
+        "follow; take another one, such as teacher=flow_matching",
+        "uniform": "its teacher is of tokens that noise replaces (kind=uniform_state), which has no flow; take the "
+        "method duo, or another teacher, such as teacher=flow_matching",
+        None: "the method is for tokens that noise replaces; take teacher=uniform_state, or another method",
+    }
+)
+"""Why a method is not for samples of a kind."""
+
+
 def tuning(tune: AnyTune, seed: int) -> Tuning:
     """What a training does about its networks' weights; fresh adapters come of `seed`."""
     match tune:
@@ -67,10 +82,12 @@ def tuning(tune: AnyTune, seed: int) -> Tuning:
             return Adapters(adapters.is_adapter, _Ready(tune, seed))
 
 
-def fits(tune: AnyTune, where: str, given: Expected) -> None:
-    """ValueError unless training can start from the model `given`, tuned so."""
+def fits(tune: AnyTune, where: str, given: Expected, tokens: Noising | None = None) -> None:
+    """ValueError unless training can start from the model `given`, tuned so, by a method for such samples."""
     if given.fault:
         raise ValueError(f"{where}: {given.fault}")
+    if given.tokens != tokens:
+        raise ValueError(f"{where}: {_OTHERS[given.tokens]}")
     if isinstance(tune, Whole) or given.model is None:
         return
     if isinstance(tune, Sharded):
@@ -120,9 +137,9 @@ def _asks_some(module: nn.Module) -> bool:
     return isinstance(module, Experts | Several)
 
 
-def begins(tune: AnyTune, where: str, init: Expected) -> None:
+def begins(tune: AnyTune, where: str, init: Expected, tokens: Noising | None = None) -> None:
     """ValueError unless a student can begin as the model `init`, tuned so: no weights are saved beside adapters."""
-    fits(tune, where, init)
+    fits(tune, where, init, tokens)
     if not isinstance(tune, Lora) and init.rank is not None:
         raise ValueError(
             f"{where}.tune.kind={tune.kind}: the model it starts from has adapters; set it to lora, of rank {init.rank}"

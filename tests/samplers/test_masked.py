@@ -6,11 +6,14 @@ from itertools import pairwise, product
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from stages.core.config import check
+from stages.core.guidance import guided
 from stages.core.path import LINEAR
 from stages.core.rng import stream
 from stages.core.spec import even
+from stages.core.types import Noising
 from stages.models import Student
 from stages.models.space import Points, Tokens
 from stages.models.tokens import away, drift, hidden
@@ -32,13 +35,13 @@ def of_law(joint: Tensor):
     """The exact velocity for tokens [L] of a law [K, ..., K], by enumeration."""
     size, count = joint.shape[0], joint.dim()
     outcomes = torch.tensor([*product(range(size), repeat=count)])
-    shown = torch.nn.functional.one_hot(outcomes, size).to(F64).transpose(1, 2)  # [O, K, L]
+    shown = one_hot(outcomes, size).to(F64).transpose(1, 2)  # [O, K, L]
 
     def velocity(x: Tensor, t: Tensor, *_cond: Tensor) -> Tensor:
         agrees = (x[:, None] * shown).sum(dim=2) == (~hidden(x)).to(F64)  # [B, O, L]
         weights = agrees.all(dim=2) * joint.flatten()
         chances = (weights / weights.sum(dim=1, keepdim=True) @ shown.flatten(1)).view_as(x)
-        return drift(chances.log(), x, t)
+        return drift(chances.log(), x, t, "masked")
 
     return velocity
 
@@ -85,7 +88,7 @@ def test_all_is_masked_at_first_and_known_at_last_and_what_is_known_rests(rule: 
 
 def test_the_first_place_comes_at_the_time_of_the_largest_of_as_many_uniform_numbers() -> None:
     """Of 64 places 64 / 65; a grid sees it half a step late. In even steps as many come each time."""
-    uniform = lambda x, t: drift(torch.zeros_like(x), x, t)  # noqa: E731
+    uniform = lambda x, t: drift(torch.zeros_like(x), x, t, "masked")  # noqa: E731
     times, noise = even(128).times, begin(200, 2, 64)
     states = sample(uniform, noise, times, "masked", rng=stream(1, "draws"), keep=range(1, 129)).states
     first = (states != 0).flatten(2).any(dim=2).double().argmax(dim=0) + 0.5
@@ -122,7 +125,7 @@ def test_a_state_that_rests_is_not_asked_for_again() -> None:
 
     def velocity(x: Tensor, t: Tensor, _cond: Tensor) -> Tensor:
         known = x.sum(dim=(1, 2), keepdim=True)
-        return drift(torch.stack([known[:, 0], -known[:, 0]], dim=1).sin().expand_as(x), x, t)
+        return drift(torch.stack([known[:, 0], -known[:, 0]], dim=1).sin().expand_as(x), x, t, "masked")
 
     noise, rule = begin(300, 2, 64), rule_of({"name": "masked"})
     prompted, grid = Prompted(velocity, tokens(300)), build(LINEAR, even(steps).times)
@@ -133,13 +136,24 @@ def test_a_state_that_rests_is_not_asked_for_again() -> None:
     assert torch.equal(found.x0, again.x0)
 
 
-def test_guidance_is_of_the_logarithms_and_knows_no_time() -> None:
-    x = torch.zeros(2, 3, 4, dtype=F64)
-    x[0, 1, 2] = 1
+@pytest.mark.parametrize("noising", ["masked", "uniform"])
+def test_guidance_is_of_the_logarithms(noising: Noising) -> None:
+    x = one_hot(torch.randint(3, (2, 4), generator=stream(0, "x")), 3).to(F64).movedim(-1, 1)
+    x[0, :, 2] = 0 if noising == "masked" else x[0, :, 1]
     one, two = torch.randn(2, 2, 3, 4, dtype=F64, generator=stream(0, "logits"))
     t = torch.tensor([0.3, 0.9], dtype=F64)
-    guided = away(drift(one, x, t), drift(two, x, t), 2.5)
-    torch.testing.assert_close(guided, drift(2.5 * one - 1.5 * two, x, t))
+    answers = {0: drift(two, x, t, noising), 1: drift(one, x, t, noising)}
+
+    class Both:
+        """Of a network of tokens: the first answer is of no prompt."""
+
+        away = staticmethod(away)
+
+        def __call__(self, _x: Tensor, _t: Tensor, cond: Tensor) -> Tensor:
+            return torch.cat([answers[int(cond[0])], answers[int(cond[-1])]])
+
+    found = guided(Both(), 2.5)(x, t, tokens(2).fill_(1))
+    torch.testing.assert_close(found, drift(2.5 * one - 1.5 * two, x, t, noising))
 
 
 class Net(torch.nn.Module):
@@ -150,18 +164,20 @@ class Net(torch.nn.Module):
         self.register_buffer("here", torch.zeros(()))
 
     def forward(self, x: Tensor, t: Tensor, _cond: Tensor) -> Tensor:
-        return drift(torch.zeros_like(x), x, t)
+        return drift(torch.zeros_like(x), x, t, "masked")
 
 
 def test_a_models_rule_is_of_its_kind_and_its_samples_follow_their_index() -> None:
     of_tokens = Student(Net(), even(2, rule="masked"), Tokens((2, 1, 2)), None)
     noise = Noise(0, "x")
     assert torch.equal(draw(of_tokens, tokens(5), noise), draw(of_tokens, tokens(5), noise, batch_size=2))
-    with pytest.raises(ValueError, match="rule euler: the model's samples are tokens; take masked or first_hitting"):
+    with pytest.raises(ValueError, match=r"rule euler: .* samples are tokens that noise masks; take masked or first"):
         draw(replace(of_tokens, spec=even(2)), tokens(5), noise)
-    with pytest.raises(ValueError, match=r"rule masked: it unmasks tokens.* take another, such as euler"):
+    with pytest.raises(
+        ValueError, match=r"rule masked: it steps along tokens .* are numbers; take another, such as euler"
+    ):
         draw(replace(of_tokens, space=Points((2, 1, 2))), tokens(5), noise)
-    with pytest.raises(ValueError, match="rule first_hitting: it unmasks tokens"):
+    with pytest.raises(ValueError, match="rule first_hitting: it steps along tokens"):
         program(even(2, rule="first_hitting"))
 
 

@@ -36,7 +36,7 @@ class Constant(nn.Module):
         self.sample_shape = (3, 1, 16)
 
     def forward(self, x: Tensor, t: Tensor, _cond: Tensor) -> Tensor:
-        return drift(self.logits.view(1, 3, 1, 1).expand_as(x), x, t)
+        return drift(self.logits.view(1, 3, 1, 1).expand_as(x), x, t, "masked")
 
 
 @pytest.mark.parametrize(("chances", "is_best"), [(CHANCES, True), (torch.ones(3).double() / 3, False)])
@@ -61,7 +61,7 @@ def test_times_are_one_in_each_part_and_as_many_places_are_masked() -> None:
 def test_a_network_of_tokens_answers_the_mean_drift_whatever_the_time() -> None:
     size = TransformerConfig(kind="transformer", width=8, num_layers=1, num_heads=1, patch_size=2)
     net = seeded_teacher(0, size, (3, 4, 4), ["", "a"], Clip(kind="clip", num_layers=1))
-    net.of_tokens = True
+    net.tokens = "masked"
     x, cond = torch.zeros(2, 3, 4, 4), torch.ones(2, 1, dtype=torch.int64)
     x[:, 1, 0] = 1
     early, late = (net(x, torch.full((2,), t), cond) for t in (0.2, 0.8))

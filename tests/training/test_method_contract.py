@@ -90,9 +90,11 @@ def batch(module: ModuleType, cfg: Any) -> dict[str, Tensor]:
     return made
 
 
-def losses(module: ModuleType, cfg: Any, seed: int = 0, progress: float = 0.1) -> dict[str, tuple[float, float]]:
+def losses(
+    module: ModuleType, cfg: Any, seed: int = 0, progress: float = 0.1, iteration: int = 150
+) -> dict[str, tuple[float, float]]:
     """Every phase's loss and the size of its gradient, each with its own stream; what they share has one of its own."""
-    nets, found = replace(world(module, cfg), progress=progress), {}
+    nets, found = replace(world(module, cfg), progress=progress, iteration=iteration), {}
     with torch.no_grad():
         prepared = module.prepare(nets, batch(module, cfg), stream(0, "prepare"), cfg)
         for p in nets.nets["student"].parameters():  # an update later, which is when clipping wakes up
@@ -186,6 +188,7 @@ def turned(cfg: Any, field: str) -> Any:
         "num_steps": 16,
         "steps": 1,
         "num_phases": 1,
+        "widest": 0.04,
         "kept": Ends(name="ends", share=0.5),
         "window": Sliding(name="sliding", size=3, passes=1.0, rest_share=1.0),
         "derivative": Forward(name="jvp"),

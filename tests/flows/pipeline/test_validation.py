@@ -164,9 +164,9 @@ def test_a_teacher_of_tokens_takes_rules_that_unmask_and_has_no_students():
         *(line for line in validation.faults(changed(FULL, teacher=masked["teacher"])) if "arms" in line),
     ]
     assert [line.partition(", ")[0].partition(" and reflow")[0] for line in told[:3]] == [
-        "trajectories.sampler: rule euler: the model's samples are tokens; take masked or first_hitting",
+        "trajectories.sampler: rule euler: it steps along numbers",
         "reflow: the teacher is of tokens and has no flow to search or fit a sampler for; set reflow.search to null",
-        "trajectories.sampler: rule masked: it unmasks tokens",
+        "trajectories.sampler: rule masked: it steps along tokens that noise masks",
     ]
     assert told[3:]
     assert all("its teacher is of tokens (kind=masked)" in line for line in told[3:])
