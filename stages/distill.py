@@ -10,8 +10,9 @@ from pydantic import Field
 from stages.core.config import config
 from stages.core.messages import at, together
 from stages.core.needs import Needs
+from stages.core.noising import Noising
 from stages.core.ranges import Count
-from stages.core.types import Noising, Run
+from stages.core.types import Run
 from stages.distillers import METHODS
 from stages.io.dataset import Dataset
 from stages.io.expected import Expected, Inputs, outline
@@ -22,7 +23,6 @@ from stages.models import Student, Text, load, samples, sketch, table_of
 from stages.models.mixture import GaussianMixture
 from stages.models.network import NetworkConfig, seeded_build
 from stages.models.sketch import Sketch
-from stages.models.space import tokens_of
 from stages.samplers.program import program
 from stages.samplers.spec import Sampler, calls
 from stages.samplers.unmasking import OfTokens, suits
@@ -278,7 +278,7 @@ def _initial(common: Common, job: Job, teacher: Student, table: Text) -> Student
     if not (common.fresh or isinstance(init.net, GaussianMixture)):
         return init
     made = seeded_build(job.seed, common.network, init.space.shape, table)
-    made.tokens = tokens_of(init.space)
+    made.tokens = init.space.noising
     return replace(init, net=made)
 
 

@@ -25,7 +25,7 @@ from stages.models import Student, export, save, sketch
 from stages.models.checkpoint import Checkpoint, Options
 from stages.models.mixture import GaussianMixture
 from stages.models.network import NetworkConfig, seeded_teacher
-from stages.models.space import SPACES, Points, Tokens, UniformTokens, tokens_of
+from stages.models.space import SPACES, Points, Tokens, UniformTokens
 from stages.models.text import TextEncoderConfig
 from stages.training import ambient, flow_matching, masked, uniform_state
 from stages.training import data as batches
@@ -238,7 +238,7 @@ def work(cfg: AnyTeacher, job: Job, unit: Mapping[str, Any], run: Run) -> None:
     space = _TOKENS[cfg.kind](_greys(cfg, data.sample_shape)) if is_greys else SPACES[data.space](data.sample_shape)
     prompts = [prompt.text for prompt in data.table]
     net = seeded_teacher(job.seed, cfg.network, space.shape, prompts, cfg.text_encoder)
-    net.tokens = tokens_of(space)
+    net.tokens = space.noising
     start = Start(init=net, teacher=net, space=space)
     method, images = _METHODS[cfg.kind], space.encode(data.train_images)
     beside = dict[str, Tensor]()

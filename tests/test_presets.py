@@ -62,8 +62,9 @@ def shortened(section, sizes=SHORT):
             *("teacher.network.text_width=8", "evaluate.teacher_nfe=[1, 2]"),
         ],
         ["experiment=masked", "evaluate.teacher_nfe=[1, 2]"],
+        ["experiment=uniform_state", "evaluate.teacher_nfe=[1, 2]", "evaluate.distill_nfe.duo=[1]"],
     ],
-    ids=["digits_full", "gmm", "shapes", "shapes_hard", "words", "masked"],
+    ids=["digits_full", "gmm", "shapes", "shapes_hard", "words", "masked", "uniform_state"],
 )
 def test_the_stages_of_a_preset_run(words, tmp_path, monkeypatch):
     composed = shortened(params_of(*words))

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from torch import Generator, Tensor, nn
 
@@ -43,9 +43,6 @@ Features = Mapping[str, Tensor]
 
 Encode = Callable[[Sequence[int]], Mapping[int, Features]]
 """Rows of the text table -> the features of each, [1, ...]; those of further rows may be among them."""
-
-Noising = Literal["masked", "uniform"]
-"""What noise does to samples that are tokens: it takes them away, or puts others in their place."""
 
 Guiding = Callable[[Tensor, Tensor, Tensor, Tensor, float], Tensor]
 """(x [B, ...], t [B], a velocity with the prompts, one without, scale) -> the guided velocity."""

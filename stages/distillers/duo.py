@@ -23,11 +23,12 @@ from pydantic import Field
 from torch import Generator, Tensor
 
 from stages.core.config import config
+from stages.core.noising import Noising
 from stages.core.path import data_from_velocity, expand
 from stages.core.ranges import Count, Rate, Steps
 from stages.core.rng import fork, normal_like, uniform
 from stages.core.spec import SamplerSpec, even
-from stages.core.types import Batch, Cond, Noising, Velocity, World
+from stages.core.types import Batch, Cond, Velocity, World
 from stages.core.uniform_state import ratio
 from stages.models.tokens import likeliest
 from stages.training.method import Follower, Loss, Needs, Role, Trained, only, unprepared

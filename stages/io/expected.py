@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from stages.core.types import Noising
+from stages.core.noising import Noising
 
 
 @dataclass(frozen=True, kw_only=True)

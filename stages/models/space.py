@@ -9,13 +9,16 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import one_hot
 
+from stages.core.noising import Noising
 from stages.core.precision import wide_type
-from stages.core.types import Noising
 
 
 @dataclass(frozen=True)
 class Points:
     """Samples that are no pictures: images and samples are the same."""
+
+    noising: ClassVar[Noising | None] = None
+    """What noise does to them, where they are tokens."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype = torch.float32
@@ -51,7 +54,7 @@ class Tokens(Points):
     `stages/models/tokens.py`.
     """
 
-    noising: ClassVar[Noising] = "masked"
+    noising: ClassVar[Noising | None] = "masked"
 
     def encode(self, images: Tensor) -> Tensor:
         """Of the nearest greys; images are [B, 1, H, W]."""
@@ -67,15 +70,10 @@ class Tokens(Points):
 class UniformTokens(Tokens):
     """The same, where noise puts any grey in the place of another."""
 
-    noising: ClassVar[Noising] = "uniform"
+    noising: ClassVar[Noising | None] = "uniform"
 
 
 SPACES: Mapping[str, type[Points]] = MappingProxyType(
     {"pixels": Pixels, "points": Points, "latents": Points, "tokens": Tokens, "uniform_tokens": UniformTokens}
 )
 """By the name that data sets and models carry."""
-
-
-def tokens_of(space: Points) -> Noising | None:
-    """What noise does to samples that are tokens; None for others."""
-    return space.noising if isinstance(space, Tokens) else None

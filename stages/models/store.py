@@ -23,7 +23,7 @@ from stages.models.families.base import STOCHASTIC
 from stages.models.latents import Latents
 from stages.models.mixture import GaussianMixture
 from stages.models.pretrained import BATCH, PipelineText, Pretrained
-from stages.models.space import SPACES, Points, tokens_of
+from stages.models.space import SPACES, Points
 from stages.models.table import Text, TextTable
 
 INDEX = "model_index.json"
@@ -61,7 +61,7 @@ def save(folder: Path, model: Student, steps: Sequence[Any] | None = None) -> No
     if isinstance(net, Pretrained):
         export.save(folder, net, spec)
         return
-    of_tokens = tokens_of(model.space) is not None
+    of_tokens = model.space.noising is not None
     if steps is None and not of_tokens and (spec.rule["name"] != "euler" or spec.field):
         raise ValueError(f"a model that steps by {spec.called} is saved with its steps")
     import diffusers
@@ -155,7 +155,7 @@ def _network(folder: Path, text: Text) -> Any:
     from stages.models.second_time import SecondTime
 
     net = _of_one_time(folder, text)
-    net.tokens = tokens_of(SPACES[_index(folder)["space"]](net.sample_shape))
+    net.tokens = SPACES[_index(folder)["space"]].noising
     if (folder / SECOND_TIME).is_dir():
         net.second_time = SecondTime.from_pretrained(folder / SECOND_TIME, local_files_only=True)
     if (folder / POLICY).is_dir():

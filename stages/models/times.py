@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from stages.core.noising import Noising
 from stages.core.precision import widened
 from stages.core.rng import seeded
-from stages.core.types import Cond, Guiding, Noising
+from stages.core.types import Cond, Guiding
 from stages.models import tokens
 
 if TYPE_CHECKING:  # see text.py

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from stages.core.noising import Noising
 from stages.core.path import data_from_velocity, velocity_from_data
-from stages.core.types import Noising
 
 
 def hidden(x: Tensor) -> Tensor:

@@ -9,10 +9,10 @@ import torch
 from pydantic import Field
 
 from stages.core.config import config
+from stages.core.noising import Noising
 from stages.core.path import LINEAR
 from stages.core.ranges import Guidance
 from stages.core.spec import SamplerSpec
-from stages.core.types import Noising
 from stages.samplers import FromNoise, drive, rule_of
 from stages.samplers.field import Adaptive, ForSteps, Prompted, blank, numbers_of
 from stages.samplers.fields import AnyField, field_of, over

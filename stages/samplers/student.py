@@ -14,7 +14,6 @@ from stages.core.rng import normal_at
 from stages.core.spec import SamplerSpec
 from stages.core.types import Cond
 from stages.models import Student
-from stages.models.space import tokens_of
 from stages.samplers import Solution, drive, rule_of
 from stages.samplers.field import Prompted
 from stages.samplers.fields import field_of, over
@@ -45,7 +44,7 @@ def solutions(
     ValueError where its rule is for samples of another kind.
     """
     spec, shape, cond = model.spec, model.space.shape, cond.to(_device(model))
-    suits(rule_of(spec.rule), tokens_of(model.space))
+    suits(rule_of(spec.rule), model.space.noising)
     grid, rule, answering = build(LINEAR, spec.times), rule_of(spec.rule), over(field_of(spec.field))
     for first in range(0, len(cond), batch_size):
         rows = cond[first : first + batch_size]

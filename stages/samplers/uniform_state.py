@@ -22,7 +22,7 @@ class UniformState(OfTokens):
     """How it ends."""
 
     name: Literal["uniform_state"]
-    last: Literal["drawn", "likeliest"] = "drawn"
+    last: Literal["drawn", "likeliest"]
     """How a token comes of the last step's chances."""
 
     noising = "uniform"

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from stages.core.noising import Noising
 from stages.core.path import LINEAR
-from stages.core.types import Noising
 from stages.models.tokens import hidden, likeliest
 from stages.samplers.field import Field, Rule, State
 

@@ -14,7 +14,7 @@ from stages.core.prompts import Prompt
 from stages.core.spec import SamplerSpec
 from stages.core.types import Cond, Reward
 from stages.models import Student
-from stages.models.space import Points, tokens_of
+from stages.models.space import Points
 from stages.samplers import rule_of
 from stages.samplers.student import Noise
 from stages.samplers.unmasking import OfTokens, suits
@@ -49,7 +49,7 @@ def steered(  # noqa: PLR0913 - a model's prompts, what steers, and how many at 
     wide = Wide(model.net)
     velocity = guided(wide, spec.guidance)
     fits(steering, spec)
-    suits(rule, tokens_of(model.space))
+    suits(rule, model.space.noising)
     for first in range(0, len(cond), batch_size):
         rows, asked = cond[first : first + batch_size], prompts[first : first + batch_size]
         draws = Draws(noise, first, len(rows), model.space.shape, torch.zeros((), device=device))

@@ -20,8 +20,9 @@ from typing import Any, Literal, Protocol
 
 from torch import Generator, Tensor
 
+from stages.core.noising import Noising
 from stages.core.spec import SamplerSpec
-from stages.core.types import Batch, Noising, World
+from stages.core.types import Batch, World
 
 Needs = Literal["pairs", "trajectories", "images", "prompts"]
 BEST = "best"

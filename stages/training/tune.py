@@ -9,8 +9,8 @@ from pydantic import Field
 from torch import nn
 
 from stages.core.config import config
+from stages.core.noising import Noising
 from stages.core.ranges import Positive, Size
-from stages.core.types import Noising
 from stages.io.expected import Expected
 from stages.models import adapters
 from stages.models.experts import Experts

@@ -75,4 +75,4 @@ def phases(_cfg: Config) -> tuple[Phase, ...]:
 
 def sampler(cfg: Config) -> SamplerSpec:
     """Even steps, no guidance."""
-    return even(cfg.nfe, rule="uniform_state")
+    return even(cfg.nfe, rule="uniform_state", last="drawn")

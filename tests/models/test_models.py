@@ -22,6 +22,7 @@ from stages.samplers import RULES, rule_of, sample
 from stages.samplers.program import program
 from stages.samplers.spec import Sampler
 from stages.samplers.student import Noise, draw
+from stages.samplers.unmasking import OfTokens
 from tests.samplers.rigs import choice
 
 PROMPTS = ["a bold left-slanted 7", "a thin upright 3"]
@@ -93,7 +94,10 @@ def stated(rule, schedule, guidance=1.0, **field):
 
 SHIFTED = {"name": "shifted", "steps": 5, "shift": 3.0}
 EXPLICIT = {"name": "explicit", "at": [1.0, 0.6, 0.21, 0.0]}
-APART = {"edm_heun", "flow_map", "ddgan", "gotta_go_fast", "paradigms", "student_t", "usf", "masked", "first_hitting"}
+APART = {
+    *("edm_heun", "flow_map", "ddgan", "gotta_go_fast", "paradigms", "student_t", "usf"),
+    *(name for name, kind in RULES.items() if issubclass(kind, OfTokens)),
+}
 CARRIED = {
     "one step": even(1),
     "guided": even(3, guidance=2.0),

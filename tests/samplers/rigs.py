@@ -19,6 +19,7 @@ from stages.samplers.field import Field, Rule, State
 from stages.samplers.flow_sde import FlowSDE
 from stages.samplers.kernels import Transition
 from stages.samplers.schedules import times_at
+from stages.samplers.unmasking import OfTokens
 
 F64 = torch.float64
 PATHS = (LINEAR, VP_COSINE, VP_LINEAR, EDM)
@@ -34,11 +35,11 @@ def choice(group: str, name: str) -> dict[str, Any]:
 
 EVERY: dict[str, Rule] = {
     name: rule_of(choice("rule", name))
-    for name in RULES
-    if name not in ("flow_map", "ddgan", "gotta_go_fast", "paradigms", "masked", "first_hitting")
+    for name, kind in RULES.items()
+    if name not in ("flow_map", "ddgan", "gotta_go_fast", "paradigms") and not issubclass(kind, OfTokens)
 }
-"""That take the grid's steps with a velocity; flow_map asks for averages, ddgan with noise, the others at times of
-their own, and two unmask tokens: each has a file of tests."""
+"""That take the grid's steps with a velocity of numbers; flow_map asks for averages, ddgan with noise, the others at
+times of their own: each has a file of tests, and so have rules of tokens."""
 KERNELS = frozenset(name for name, rule in EVERY.items() if hasattr(rule, "transition"))
 NOISY = KERNELS | {"churn", "ddim", "dpmpp_2m_sde", "er_sde", "langevin", "psld", "restart", "sa_solver", "student_t"}
 CALLS = {"heun": 7, "churn": 6, "pndm": 5, "restart": 12, "langevin": 7, "teleport": 3}

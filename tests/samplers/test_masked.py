@@ -10,10 +10,10 @@ from torch.nn.functional import one_hot
 
 from stages.core.config import check
 from stages.core.guidance import guided
+from stages.core.noising import Noising
 from stages.core.path import LINEAR
 from stages.core.rng import stream
 from stages.core.spec import even
-from stages.core.types import Noising
 from stages.models import Student
 from stages.models.space import Points, Tokens
 from stages.models.tokens import away, drift, hidden

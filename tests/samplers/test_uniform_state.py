@@ -30,7 +30,7 @@ def bits(x: Tensor, t: Tensor) -> Tensor:
 
 def drawn(velocity, steps: int, n: int, size: int = 2, places: int = 2, **knobs: str) -> Tensor:
     noise = torch.randn(n, size, places, dtype=F64, generator=stream(0, "noise"))
-    rule = rule_of({"name": "uniform_state", **knobs})
+    rule = rule_of({"name": "uniform_state", "last": "drawn", **knobs})
     return sample(velocity, noise, even(steps).times, rule, rng=stream(1, "draws")).x0
 
 
@@ -88,4 +88,4 @@ def test_no_field_answers_for_it() -> None:
     knobs = {"schedule": {"name": "uniform", "steps": 4}, "guidance": 1.0}
     for field in ({"name": "unchanged"}, {"name": "epsilon_scaling", "scale": 1.1, "slope": 0.0}):
         with pytest.raises(ValueError, match=r"field=.*, rule=uniform_state: .*; leave the field out"):
-            check(Sampler, {"rule": {"name": "uniform_state"}, "field": field, **knobs}, "sampler")
+            check(Sampler, {"rule": {"name": "uniform_state", "last": "drawn"}, "field": field, **knobs}, "sampler")

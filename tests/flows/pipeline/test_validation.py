@@ -169,7 +169,25 @@ def test_a_teacher_of_tokens_takes_rules_that_unmask_and_has_no_students():
         "trajectories.sampler: rule masked: it steps along tokens that noise masks",
     ]
     assert told[3:]
-    assert all("its teacher is of tokens (kind=masked)" in line for line in told[3:])
+    assert all("its teacher is of tokens that noise masks (kind=masked)" in line for line in told[3:])
+
+
+def test_a_teacher_of_uniform_tokens_has_students_by_the_method_for_them_alone():
+    uniform, euler = composed("uniform_state"), {"rule": {"name": "euler"}, "schedule": {"name": "uniform", "steps": 2}}
+    assert validation.faults(uniform) == []
+    taken = [line for line in validation.faults(changed(FULL, teacher=uniform["teacher"])) if "arms" in line]
+    assert {line.partition(":")[0] for line in taken} >= {"distill.arms.tdm1", "rl.arms.dgpo"}
+    assert all("tokens that noise replaces (kind=uniform_state)" in line for line in taken)
+    (line,) = validation.faults(changed(uniform, distill__arms__duo__sampler={**euler, "guidance": 1.0, "field": None}))
+    assert line.startswith("distill.arms.duo.sampler: rule euler: it steps along numbers")
+    line, *_ = validation.faults(
+        changed(uniform, teacher=FULL["teacher"], trajectories__sampler=FULL["trajectories"]["sampler"])
+    )
+    assert line.startswith("distill.arms.duo: the method is for tokens that noise replaces; take teacher=uniform_state")
+    fresh = changed(
+        uniform, distill__arms__duo__fresh=True, distill__arms__duo__network=uniform["network"] | {"width": 32}
+    )
+    assert validation.faults(fresh) == []
 
 
 def test_all_faults_of_all_sections_are_in_one_list():
