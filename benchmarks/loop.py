@@ -109,7 +109,8 @@ def sampling(net: nn.Module, steps: int, batch: int, rounds: int) -> dict[str, f
 def compare(ours: Callable[[], None], bare: Callable[[], None], rounds: int) -> dict[str, float]:
     """Overhead as a fraction: the median of ours / bare - 1 over neighbouring timings, with its 95 % interval."""
     for _ in range(3):
-        ours(), bare()
+        for each in (ours, bare):
+            each()
     ratios = []
     for turn in range(rounds):
         first, second = (ours, bare) if turn % 2 else (bare, ours)

@@ -87,8 +87,8 @@ def told(before: Sequence[Gaussian], after: Sequence[Gaussian], direction: Tenso
 
 def divergence(of: Gaussian, to: Gaussian) -> Tensor:
     """KL(of || to), in nats."""
-    of, to = (torch.distributions.MultivariateNormal(mean, covariance) for mean, covariance in (of, to))
-    return torch.distributions.kl_divergence(of, to)
+    laws = (torch.distributions.MultivariateNormal(mean, covariance) for mean, covariance in (of, to))
+    return torch.distributions.kl_divergence(*laws)
 
 
 def page(found: Mapping[str, Sequence[Mapping[str, float]]]) -> str:

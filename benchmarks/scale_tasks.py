@@ -60,7 +60,7 @@ def _prefect() -> dict[str, float]:
 
     found = []
 
-    @flow(task_runner=RayTaskRunner(), persist_result=False)
+    @flow(task_runner=RayTaskRunner(), persist_result=False)  # pyright: ignore[reportCallIssue] (its stub)
     def rounds() -> None:
         for _ in range(ROUNDS + 1):
             start = time.perf_counter()

@@ -58,7 +58,7 @@ def autoencoder(data: Dataset, plan: Plan, work: Path) -> Any:
     from diffusers import AutoencoderKL
 
     torch.manual_seed(0)
-    vae = AutoencoderKL(
+    vae = AutoencoderKL(  # pyright: ignore[reportCallIssue] (of `to`)
         in_channels=3, out_channels=3, down_block_types=("DownEncoderBlock2D",) * 2,
         up_block_types=("UpDecoderBlock2D",) * 2, block_out_channels=(16, 32), layers_per_block=1, latent_channels=4,
         norm_num_groups=8, sample_size=data.sample_shape[-1], mid_block_add_attention=False, scaling_factor=1.0,
@@ -150,7 +150,7 @@ def unet(data: Dataset, pipe: Mapping[str, Any], plan: Plan, work: Path) -> Any:
     from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 
     torch.manual_seed(2)
-    net = UNet2DConditionModel(
+    net = UNet2DConditionModel(  # pyright: ignore[reportCallIssue] (of `to`)
         sample_size=data.sample_shape[-1] // 2, in_channels=4, out_channels=4, block_out_channels=(64, 96),
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
         layers_per_block=1, norm_num_groups=8, cross_attention_dim=WIDTH, attention_head_dim=6,
