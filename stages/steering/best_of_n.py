@@ -3,7 +3,7 @@
 It is no further from the model than KL = log N - (N - 1) / N.
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from stages.core.config import config
 from stages.core.spec import SamplerSpec
@@ -19,6 +19,8 @@ class BestOfN:
     reward: Rewards
     particles: Number
     """N."""
+
+    tokens: ClassVar[bool] = True
 
     def serves(self, _spec: SamplerSpec, /) -> None:
         """Any sampler."""

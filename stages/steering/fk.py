@@ -6,7 +6,7 @@ whichever potential led them, and the mean of the weights estimates E[exp(lambda
 Differs: resampled by effective sample size, of each prompt apart; the reward before the first look is 0.
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -38,6 +38,8 @@ class FK:
     resampling: Resampling
     pick: Literal["draw", "best"]
     """Which particle is the sample: one by the weights, or the one with the highest reward."""
+
+    tokens: ClassVar[bool] = True
 
     def serves(self, spec: SamplerSpec) -> str | None:
         """Rules that draw noise: copies of a particle have to part."""

@@ -18,7 +18,7 @@ from stages.models.space import Points
 from stages.samplers import rule_of
 from stages.samplers.student import Noise
 from stages.samplers.unmasking import OfTokens, suits
-from stages.steering.task import Draws, Found, Search, Task
+from stages.steering.task import Draws, Found, Search, Task, takes_tokens
 
 
 @dataclass(frozen=True)
@@ -72,9 +72,10 @@ def _scored(reward: Reward | None, space: Points, asked: Sequence[Prompt], x0: T
 
 def fits(steering: Search, spec: SamplerSpec) -> None:
     """ValueError where a steering cannot act along a sampler."""
-    if isinstance(rule_of(spec.rule), OfTokens):
+    if isinstance(rule_of(spec.rule), OfTokens) and not takes_tokens(steering):
         raise ValueError(
-            f"steering {steering.name!r}: acts along a flow, and rule {spec.rule['name']} is one of tokens"
+            f"steering {steering.name!r}: acts along a flow, and rule {spec.rule['name']} is one of tokens; best_of_n "
+            "and fk take those"
         )
     if spec.field is not None:
         raise ValueError(

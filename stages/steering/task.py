@@ -184,7 +184,10 @@ class Lookahead(Field):
 
 
 class Search(Protocol):
-    """The interface of every row of the table: its knobs, and the search."""
+    """The interface of every row of the table: its knobs, and the search.
+
+    One that takes states as a rule makes them, be they tokens, says so with `tokens = True`.
+    """
 
     @property
     def name(self) -> str:
@@ -198,6 +201,11 @@ class Search(Protocol):
     def search(self, task: Task, /) -> Found:
         """A sample for each prompt of the task."""
         ...
+
+
+def takes_tokens(steering: Search) -> bool:
+    """Whether it acts along rules of tokens too."""
+    return getattr(steering, "tokens", False)
 
 
 def inner(a: Tensor, b: Tensor) -> Tensor:
