@@ -68,7 +68,7 @@ class Config:
 
 def delta(iteration: int, cfg: Config) -> float:
     """How far apart the two times are in an iteration."""
-    doublings = min(iteration // cfg.round, 64)  # beyond any: first is no smaller than a float
+    doublings = min(iteration // cfg.round, 1000)  # near where floats end
     return min(cfg.first * 2.0**doublings, cfg.widest)
 
 
