@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from stages.core.coarse import divides
 from stages.core.config import config
 from stages.core.messages import at, together
 from stages.core.needs import Needs
@@ -23,6 +24,7 @@ from stages.models import Student, Text, load, samples, sketch, table_of
 from stages.models.mixture import GaussianMixture
 from stages.models.network import NetworkConfig, seeded_build
 from stages.models.sketch import Sketch
+from stages.samplers.flow_map import OF_AVERAGES
 from stages.samplers.program import program
 from stages.samplers.spec import Sampler, calls
 from stages.samplers.unmasking import OfTokens, suits
@@ -93,6 +95,7 @@ def expect(cfg: arm.Arm[Common], job: Job, inputs: Inputs) -> Expected | None:
         lambda: teacher and fits(tune, job.where, teacher, tokens),
         lambda: init and begins(tune, job.where, init, tokens),
         lambda: cfg.common.sampler and _has_a_rule(cfg.common.sampler, job, tokens),
+        lambda: teacher and init and _is_told(cfg, job, teacher, init),
         lambda: init and _may_be_fresh(cfg.common, job, init),
         lambda: init and _may_be_several(cfg, job, init),
         lambda: init and goes_on(cfg.method, cfg.settings) and _is_a_student(cfg, job, init),
@@ -126,6 +129,19 @@ def _is_a_student(cfg: arm.Arm[Common], job: Job, init: Expected) -> None:
             f"{job.where}.init={cfg.common.init}: {cfg.name} goes on from a student of its kind, and this is none; "
             "name the folder of an arm that makes one"
         )
+
+
+def _is_told(cfg: arm.Arm[Common], job: Job, teacher: Expected, init: Expected) -> None:
+    """ValueError where the method tells networks pictures that are told none."""
+    told = getattr(cfg.settings, "told", None)
+    if told and (cfg.common.fresh or not (teacher.is_told and init.is_told)):
+        raise ValueError(
+            f"{job.where}.told: its teacher and what its student begins as have to be told pictures; take "
+            "teacher=restoration, start from it or from its students, or set this to null"
+        )
+    if told and init.sketch:
+        with at(f"{job.where}.told"):
+            divides(told.factor, init.sketch.shape)
 
 
 def _may_be_fresh(common: Common, job: Job, init: Expected) -> None:
@@ -210,17 +226,17 @@ def _has_the_times(cfg: arm.Arm[Common], job: Job, init: Expected) -> None:
             f"{job.where}.method={cfg.name}: it trains a network {what}, and {cfg.common.init} is a checkpoint, "
             "whose pipeline has no word for that; take a method of one time"
         )
-    if init.is_told and not cfg.common.fresh and (student.averages or cfg.common.num_students > 1):
-        fault = "may be told pictures, and stays one network of one time; set fresh to true, or name another"
+    if init.is_told and not cfg.common.fresh and (student.policy or cfg.common.num_students > 1):
+        fault = "may be told pictures, and stays one network of velocities; set fresh to true, or name another"
         raise ValueError(f"{job.where}.init={cfg.common.init}: {fault}")
     if rule == "ddgan" and not student.latent_variable:
         raise ValueError(
             f"{job.where}.sampler.rule=ddgan: {cfg.name} trains a network that is told no noise; take another rule, or "
             "a method whose student is, such as ddgan"
         )
-    if rule == "flow_map" and not student.averages:
+    if rule in OF_AVERAGES and not student.averages:
         raise ValueError(
-            f"{job.where}.sampler.rule=flow_map: {cfg.name} trains a network of one time; take another rule, or a "
+            f"{job.where}.sampler.rule={rule}: {cfg.name} trains a network of one time; take another rule, or a "
             "method of two times, such as meanflow"
         )
 

@@ -5,6 +5,8 @@
 This file is copied into the folder as it is, hence it imports torch and diffusers alone.
 """
 
+from contextlib import ExitStack
+
 import torch
 from diffusers import DiffusionPipeline, ImagePipelineOutput
 from PIL import Image
@@ -105,10 +107,11 @@ class FewStepPipeline(DiffusionPipeline):
         if self.second_time is None and self.latent_variable is None:
             return self._at(x, times[0] * 1000.0, hidden, pooled)
         layer = self.unet.time_embedding if self.transformer is None else self.transformer.time_text_embed
-        if self.latent_variable is not None:
-            with self.latent_variable.joins(layer, torch.zeros_like(x) if z is None else z):
-                return self._at(x, times[0] * 1000.0, hidden, pooled)
-        with self.second_time.joins(layer, times[0] - times[-1]):
+        with ExitStack() as told:
+            if self.latent_variable is not None:
+                told.enter_context(self.latent_variable.joins(layer, torch.zeros_like(x) if z is None else z))
+            if self.second_time is not None:
+                told.enter_context(self.second_time.joins(layer, times[0] - times[-1]))
             return self._at(x, times[0] * 1000.0, hidden, pooled)
 
     def _at(self, x, time, hidden, pooled):

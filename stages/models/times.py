@@ -4,7 +4,7 @@ their own, or none; one network, or several that share prompts; samples of numbe
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -106,7 +106,7 @@ class TwoTimes(nn.Module, ABC):
         """
         if self.second_time is not None:
             return
-        if what := self._more_than_one_velocity():
+        if (what := self._more_than_one_velocity()) and self.latent_variable is None:
             raise ValueError(f"a model {what} has one time; start a method of two times from another")
         from stages.models.second_time import SecondTime
 
@@ -175,24 +175,25 @@ class TwoTimes(nn.Module, ABC):
             return "that is told noise"
         return None if self.second_time is None else "of two times"
 
-    def told(self, t: Tensor, until: Tensor | None, z: Tensor | None = None) -> AbstractContextManager[None]:
-        """While it lasts, the embedding of t [B] is told of `until` [B], or of noise z.
+    def told(self, t: Tensor, until: Tensor | None, z: Tensor | None = None) -> ExitStack:
+        """While it lasts, the embedding of t [B] is told of `until` [B] and of noise z.
 
         ValueError where a network of one time is asked for an average, or one without a latent variable is told noise.
         """
-        if self.latent_variable is not None and until is None:
-            size = self.latent_variable.size
-            return self.latent_variable.joins(self.time_embedding[0], t.new_zeros(len(t), size) if z is None else z)
-        if z is not None:
+        layer, told = self.time_embedding[0], ExitStack()
+        if self.latent_variable is None and z is not None:
             raise ValueError(
                 "the network has no latent variable, and was told noise; the sampler rule ddgan is for students of "
                 "methods that train one, such as ddgan"
             )
+        if self.second_time is None and until is not None:
+            raise ValueError(
+                "the network has one time, and was asked for the average velocity between two; the sampler rule "
+                "flow_map is for students of methods that train one, such as meanflow"
+            )
+        if self.latent_variable is not None:
+            nothing = t.new_zeros(len(t), self.latent_variable.size)
+            told.enter_context(self.latent_variable.joins(layer, nothing if z is None else z))
         if self.second_time is not None:
-            return self.second_time.joins(self.time_embedding[0], torch.zeros_like(t) if until is None else t - until)
-        if until is None:
-            return nullcontext()
-        raise ValueError(
-            "the network has one time, and was asked for the average velocity between two; the sampler rule flow_map "
-            "is for students of methods that train one, such as meanflow"
-        )
+            told.enter_context(self.second_time.joins(layer, torch.zeros_like(t) if until is None else t - until))
+        return told

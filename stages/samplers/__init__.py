@@ -32,6 +32,7 @@ from stages.samplers.grid import build
 from stages.samplers.heun import EdmHeun
 from stages.samplers.langevin import Langevin
 from stages.samplers.masked import Masked
+from stages.samplers.oftsr import OFTSR
 from stages.samplers.paradigms import Paradigms
 from stages.samplers.psld import PSLD
 from stages.samplers.renoise import Renoise
@@ -44,7 +45,8 @@ from stages.samplers.uniform_state import UniformState
 _Drawing = (
     Renoise | FlowSDE | DanceSDE | CPS | Anchored | DDIM | Churn | Restart | Langevin | PSLD | GottaGoFast | Paradigms
 )
-FromNoise = Solver | Teleport | StudentT | _Drawing | DDGAN | FlowMap | Masked | FirstHitting | UniformState
+_OfTokens = Masked | FirstHitting | UniformState
+FromNoise = Solver | Teleport | StudentT | _Drawing | DDGAN | FlowMap | OFTSR | _OfTokens
 """Those that can start where alpha = 0, as every sampler of a model does."""
 
 AnyRule = Annotated[FromNoise | EdmHeun, pydantic.Field(discriminator="name")]

@@ -15,6 +15,9 @@ from stages.core.ranges import Unit
 from stages.samplers.field import Draw, Field, State
 from stages.samplers.grid import KEPT, Grid, combine
 
+OF_AVERAGES = ("flow_map", "oftsr")
+"""Rules that ask for averages, by name."""
+
 
 @config
 class FlowMap:

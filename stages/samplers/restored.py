@@ -43,8 +43,8 @@ def restored(model: Student, cond: Cond, coarse: Tensor, noise: Noise, *, begin:
             rule.fits(len(times) - 1)
     net = Prompted(Wide(model.net), cond, spec.guidance)
 
-    def velocity(x: Tensor, t: Tensor) -> Tensor:
-        return net(x, t, z=coarse)
+    def velocity(x: Tensor, t: Tensor, **until: Tensor) -> Tensor:
+        return net(x, t, z=coarse, **until)
 
     return sample(
         velocity, x, times, rule, path=LINEAR, rng=lambda node, x: noise.at(0, len(x), tuple(x.shape[1:]), node).to(x)

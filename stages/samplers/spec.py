@@ -16,6 +16,7 @@ from stages.core.spec import SamplerSpec
 from stages.samplers import FromNoise, drive, rule_of
 from stages.samplers.field import Adaptive, ForSteps, Prompted, blank, numbers_of
 from stages.samplers.fields import AnyField, field_of, over
+from stages.samplers.flow_map import OF_AVERAGES
 from stages.samplers.grid import build
 from stages.samplers.schedules import AnySchedule
 from stages.samplers.unmasking import OfTokens, Unmasking, suits
@@ -77,7 +78,7 @@ class Sampler:
                 f"field={self.field.name}: rule {self.rule.name} calls the network at times of its own, where "
                 "no field answers for it; leave the field out"
             )
-        asked = {"flow_map": "for averages", "ddgan": "with noise of its own"}.get(self.rule.name)
+        asked = {**dict.fromkeys(OF_AVERAGES, "for averages"), "ddgan": "with noise of its own"}.get(self.rule.name)
         if asked:
             raise ValueError(
                 f"field={self.field.name}: rule {self.rule.name} asks the network {asked}, which no field answers for; "

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from stages.core.path import data_from_velocity, expand
 from stages.core.rng import stream
 from stages.distillers import oftsr
+from stages.training.flow_matching import Told
 from tests.training.gaussian import GaussianVelocity, slopes, tokens, world
 
 CONFIG = oftsr.Config(
     method="oftsr", stride=0.05, teacher_rule="midpoint", align_weight=0.0, boundary_weight=0.1, guidance=1.0,
-    student_lr=1e-3,
+    told=None, student_lr=1e-3,
 )  # fmt: skip
 MEAN, STD = 0.7, 0.4
 
@@ -131,3 +132,50 @@ def test_alignment_is_weighted_by_what_is_left_of_the_way_and_the_start_by_its_o
         oftsr.loss(nets, batch(), stream(0, "l"), replace(CONFIG, boundary_weight=weight))[0] for weight in (0.0, 1.0)
     )
     assert (begun - plain).item() == pytest.approx(0.25)
+
+
+class Restoring(nn.Module):
+    """The velocity for data N(z, std^2) of a network that is told z, and zero for the mean where it is told nothing."""
+
+    def __init__(self, std: float = STD) -> None:
+        super().__init__()
+        self.std, self.sample_shape = std, (1, 2, 2)
+
+    def forward(self, x: Tensor, t: Tensor, cond: Tensor, z: Tensor | None = None) -> Tensor:
+        plain = GaussianVelocity(0.0, self.std, 2).requires_grad_(False)
+        z = torch.zeros_like(x) if z is None else z
+        return plain(x - expand(1 - t, x) * z, t, cond) - z
+
+
+class Restored(Restoring):
+    """Its mean velocities from noise; `ear` is how much of z it hears."""
+
+    def __init__(self, ear: float = 1.0) -> None:
+        super().__init__()
+        self.ear = nn.Parameter(torch.tensor(ear, dtype=torch.float64))
+
+    def forward(self, x: Tensor, t: Tensor, cond: Tensor, until: Tensor, z: Tensor | None = None) -> Tensor:
+        plain = MeanVelocity(0.0, self.std).requires_grad_(False)(x, t, cond, until)
+        return plain if z is None else plain - self.ear * z
+
+
+def pictures(n: int = 2000) -> dict[str, Tensor]:
+    return {"x0": torch.randn(n, 1, 2, 2, dtype=torch.float64, generator=stream(3, "x0")), "cond": tokens(n)}
+
+
+def test_a_student_of_a_teacher_that_restores_is_told_the_same_pictures() -> None:
+    """At rest where its mean velocities are those told z, and drawn there from one that hears half of it."""
+    cfg = replace(CONFIG, told=Told(factor=2, dropout=0.0))
+    assert oftsr.needs(cfg) == "images"
+    assert oftsr.needs(CONFIG) == "prompts"
+    exact = world(student=Restored(), teacher=Restoring())
+    value, metrics = oftsr.loss(exact, pictures(), stream(0, "l"), cfg)
+    assert float(metrics["rms_boundary"]) < 1e-12
+    assert float(metrics["rms_error"]) < 1e-3
+    deaf = Restored(0.5)
+    value, _ = oftsr.loss(world(student=deaf, teacher=Restoring()), pictures(), stream(0, "l"), cfg)
+    assert value.item() > 0.005
+    assert slopes(value, deaf)["ear"] < 0
+    some = replace(cfg, told=Told(factor=2, dropout=0.5))
+    fewer, _ = oftsr.loss(world(student=deaf, teacher=Restoring()), pictures(), stream(0, "l"), some)
+    assert fewer.item() == pytest.approx(value.item() / 2, rel=0.15), "half of the pictures are not shown"

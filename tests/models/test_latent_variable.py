@@ -1,6 +1,7 @@
 """A latent variable begins as no change, is saved with its network, and is drawn by the folder's own pipeline."""
 
 import copy
+from itertools import combinations
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from stages.core.rng import stream
 from stages.core.spec import even
 from stages.models import Student, load, save
 from stages.samplers.program import program
+from stages.samplers.restored import restored
 from stages.samplers.student import Noise, draw
 from tests.models.test_second_time import PROMPTS, ROWS, SPACE, net
 
@@ -65,8 +67,6 @@ def test_who_has_none_is_told_none_and_who_has_more_is_given_none(net: nn.Module
     timed.add_second_time(0)
     with pytest.raises(ValueError, match="a model of two times is told no noise of its own; start from another"):
         timed.add_latent_variable(SIZE, 0)
-    with pytest.raises(ValueError, match="a model that is told noise has one time; start a method of two times from"):
-        learnt(net).add_second_time(0)
     with pytest.raises(ValueError, match="num_students=2: it starts from a model that is told noise; set it to 1"):
         learnt(net).divide(2)
 
@@ -91,3 +91,28 @@ def test_stock_diffusers_gives_our_images_to_the_last_bit(net: nn.Module, spec, 
         theirs = stock(PROMPTS, latents=noise.at(0, 2, SPACE.shape), output_type="pt").images
     last_bits = 1e-4 if net.component == "unet" else 0.0  # whose convolutions are laid out otherwise there
     torch.testing.assert_close(theirs, ours, atol=last_bits, rtol=last_bits)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("rule", [{"rule": "flow_map", "depth": 0.0}, {"rule": "oftsr", "share": 0.6}])
+def test_a_network_that_is_told_pictures_may_have_two_times(net: nn.Module, rule, tmp_path) -> None:
+    """It begins as it was, hears both, is saved with both, and the folder's own pipeline asks both."""
+    made, (x, t, cond, z) = learnt(net), inputs()
+    made.add_second_time(0)
+    torch.testing.assert_close(made(x, t, cond, until=t / 2, z=z), learnt(net)(x, t, cond, z=z))
+    nn.init.normal_(made.second_time.outer.weight, std=0.5, generator=stream(2, "test"))
+    made.requires_grad_(False)
+    answers = [made(x, t, cond, until=s, z=each) for s in (t, t / 2) for each in (z, z.flip(0))]
+    assert all(not torch.allclose(one, other) for one, other in combinations(answers, 2))
+    spec = even(2, **rule)
+    save(tmp_path, Student(made, spec, SPACE, net.text.frozen()), program(spec))
+    again, noise = load(tmp_path, PROMPTS), Noise(5, "export")
+    torch.testing.assert_close(again.net(x, t, cond, until=t / 2, z=z), answers[2], rtol=1e-4, atol=1e-4)
+    told = restored(again, ROWS, z, noise)
+    assert not torch.allclose(told, restored(again, ROWS, z.flip(0), noise))
+    assert not torch.allclose(told, draw(again, ROWS, noise))
+    stock = DiffusionPipeline.from_pretrained(tmp_path, trust_remote_code=True)
+    stock.set_progress_bar_config(disable=True)
+    theirs = stock(PROMPTS, latents=noise.at(0, 2, SPACE.shape), output_type="pt").images
+    last_bits = 1e-4 if net.component == "unet" else 0.0
+    torch.testing.assert_close(theirs, draw(again, ROWS, noise), atol=last_bits, rtol=last_bits)

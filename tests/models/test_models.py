@@ -19,6 +19,7 @@ from stages.models.space import Pixels, Points
 from stages.models.text import Clip, Convolutional
 from stages.models.transformer import TransformerConfig
 from stages.samplers import RULES, rule_of, sample
+from stages.samplers.flow_map import OF_AVERAGES
 from stages.samplers.program import program
 from stages.samplers.spec import Sampler
 from stages.samplers.student import Noise, draw
@@ -95,7 +96,8 @@ def stated(rule, schedule, guidance=1.0, **field):
 SHIFTED = {"name": "shifted", "steps": 5, "shift": 3.0}
 EXPLICIT = {"name": "explicit", "at": [1.0, 0.6, 0.21, 0.0]}
 APART = {
-    *("edm_heun", "flow_map", "ddgan", "gotta_go_fast", "paradigms", "student_t", "usf"),
+    *OF_AVERAGES,
+    *("edm_heun", "ddgan", "gotta_go_fast", "paradigms", "student_t", "usf"),
     *(name for name, kind in RULES.items() if issubclass(kind, OfTokens)),
 }
 CARRIED = {

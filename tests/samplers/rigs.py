@@ -16,6 +16,7 @@ from torch import Tensor
 from stages.core.path import EDM, LINEAR, VP_COSINE, VP_LINEAR, Path, expand
 from stages.samplers import RULES, rule_of, sample
 from stages.samplers.field import Field, Rule, State
+from stages.samplers.flow_map import OF_AVERAGES
 from stages.samplers.flow_sde import FlowSDE
 from stages.samplers.kernels import Transition
 from stages.samplers.schedules import times_at
@@ -36,9 +37,9 @@ def choice(group: str, name: str) -> dict[str, Any]:
 EVERY: dict[str, Rule] = {
     name: rule_of(choice("rule", name))
     for name, kind in RULES.items()
-    if name not in ("flow_map", "ddgan", "gotta_go_fast", "paradigms") and not issubclass(kind, OfTokens)
+    if name not in (*OF_AVERAGES, "ddgan", "gotta_go_fast", "paradigms") and not issubclass(kind, OfTokens)
 }
-"""That take the grid's steps with a velocity of numbers; flow_map asks for averages, ddgan with noise, the others at
+"""That take the grid's steps with a velocity of numbers; two ask for averages, ddgan with noise, the others at
 times of their own: each has a file of tests, and so have rules of tokens."""
 KERNELS = frozenset(name for name, rule in EVERY.items() if hasattr(rule, "transition"))
 NOISY = KERNELS | {"churn", "ddim", "dpmpp_2m_sde", "er_sde", "langevin", "psld", "restart", "sa_solver", "student_t"}

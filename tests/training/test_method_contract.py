@@ -25,6 +25,7 @@ from stages.policies import POLICIES
 from stages.policies.direct import Last
 from stages.policies.spo import Learnt
 from stages.training.cost import Meter
+from stages.training.flow_matching import Told
 from stages.training.kept import Ends
 from stages.training.method import Follower, Trained, needs_of
 from stages.training.networks import world_of
@@ -66,6 +67,9 @@ def world(module: ModuleType, cfg: Any) -> World:
     nets = of_roles(roles)
     for name, net in nets.items():
         net.requires_grad_(isinstance(roles.get(name), Trained))
+    if getattr(cfg, "told", None):
+        for seed, net in enumerate(nets.values()):
+            net.add_latent_variable(0, seed)  # type: ignore[operator]
     prompts = [Prompt("", {"worth": row % 3}) for row in range(6)]
     space, judge = Points((1, 4, 4), torch.float64), (reward, prompts, (1.0, -0.1))
     made = world_of(nets, space, judge, Meter(nets), precision="float32", device="cpu")
@@ -189,6 +193,7 @@ def turned(cfg: Any, field: str) -> Any:
         "steps": 1,
         "num_phases": 1,
         "widest": 0.04,
+        "told": Told(factor=2, dropout=0.0),
         "kept": Ends(name="ends", share=0.5),
         "window": Sliding(name="sliding", size=3, passes=1.0, rest_share=1.0),
         "derivative": Forward(name="jvp"),

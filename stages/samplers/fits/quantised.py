@@ -24,6 +24,7 @@ from stages.samplers import FromNoise, drive
 from stages.samplers.field import Adaptive, Field
 from stages.samplers.fields.quantised import Bits, Quantised
 from stages.samplers.fits.model import Fitting
+from stages.samplers.flow_map import OF_AVERAGES
 from stages.samplers.grid import build
 from stages.samplers.schedules import AnySchedule
 from stages.samplers.spec import Sampler
@@ -49,7 +50,7 @@ class FitQuantised:
     """and how they spread; those outside of the run are drawn again."""
 
     def __post_init__(self) -> None:
-        if isinstance(self.rule, Adaptive) or self.rule.name in ("flow_map", "ddgan"):
+        if isinstance(self.rule, Adaptive) or self.rule.name in (*OF_AVERAGES, "ddgan"):
             raise ValueError(f"rule {self.rule.name} asks the network otherwise than at nodes; take another rule")
 
     @torch.no_grad()

@@ -26,6 +26,7 @@ from stages.samplers import FromNoise, sample
 from stages.samplers.field import Adaptive, Rule, blank
 from stages.samplers.fits.dc_solver import followed
 from stages.samplers.fits.model import Fitting
+from stages.samplers.flow_map import OF_AVERAGES
 from stages.samplers.schedules import AnySchedule
 from stages.samplers.schedules.explicit import Explicit
 from stages.samplers.spec import Sampler, calls, most_steps
@@ -151,7 +152,7 @@ def _why_not(rule: Rule) -> str | None:
     """Why a rule has no error on the flow, if so."""
     if isinstance(rule, Adaptive):
         return "calls the network as often as a sample needs"
-    if rule.name == "flow_map":
+    if rule.name in OF_AVERAGES:
         return "asks for averages, which no teacher answers"
     drawn = list[int]()
 

@@ -190,6 +190,23 @@ def test_a_teacher_of_uniform_tokens_has_students_by_the_method_for_them_alone()
     assert validation.faults(fresh) == []
 
 
+def test_a_student_is_told_pictures_where_its_teacher_is():
+    base = params_of(
+        "experiment=digits", "+distiller@distill.arms.mine=oftsr", "distill.arms.mine.told={factor: 2, dropout: 0.1}"
+    )
+    (line,) = validation.faults(base)
+    assert line.startswith(
+        "distill.arms.mine.told: its teacher and what its student begins as have to be told pictures"
+    )
+    words = ("teacher=restoration", "distill.arms={}", "+distiller@distill.arms.mine=oftsr", "rl.arms={}")
+    told = params_of("experiment=digits", *words, "distill.arms.mine.told={factor: 2, dropout: 0.1}")
+    assert validation.faults(told) == []
+    (line,) = validation.faults(changed(told, distill__arms__mine__told__factor=3))
+    assert line.startswith("distill.arms.mine.told: factor=3 does not divide the sides of samples")
+    (line,) = validation.faults(changed(told, distill__arms__mine__fresh=True))
+    assert line.startswith("distill.arms.mine.told: its teacher and what its student begins as")
+
+
 def test_all_faults_of_all_sections_are_in_one_list():
     changes = {
         "seed": "abc", "compute__gpus__default": -1, "storage__root": "???", "registry__metric": 3,
