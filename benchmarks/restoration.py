@@ -1,6 +1,7 @@
-"""Pictures of half the size restored, by each residual process: the table of docs/restoration.md.
+"""Pictures of half the size restored, by each residual process and by a student: the table of docs/restoration.md.
 
-    fewstep run experiment=digits teacher=restoration teacher.budget.iterations=600 --until teacher
+    fewstep run experiment=digits teacher=restoration teacher.budget.iterations=600 \
+        +distiller@distill.arms.oftsr=oftsr 'distill.arms.oftsr.told={factor: 2, dropout: 0.1}' --until distill@oftsr
     python benchmarks/restoration.py
 
 Of the test images, each told by the means of its squares of two pixels a side and by its prompt. PSNR is the mean over
@@ -25,6 +26,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.pages import ask_for, line, put  # noqa: E402
 from stages.core.coarse import coarse  # noqa: E402
 from stages.core.config import check  # noqa: E402
+from stages.core.spec import even  # noqa: E402
 from stages.io.dataset import Dataset  # noqa: E402
 from stages.metrics.energy import energy_distance  # noqa: E402
 from stages.models import load  # noqa: E402
@@ -32,7 +34,12 @@ from stages.samplers.restored import Begin, restored  # noqa: E402
 from stages.samplers.spec import Sampler  # noqa: E402
 from stages.samplers.student import Noise  # noqa: E402
 
-PRESET = "experiment=digits teacher=restoration teacher.budget.iterations=600 --until teacher"
+PRESET = (
+    "experiment=digits teacher=restoration teacher.budget.iterations=600 +distiller@distill.arms.oftsr=oftsr "
+    "'distill.arms.oftsr.told={factor: 2, dropout: 0.1}' --until distill@oftsr"
+)
+SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Of the way that the student of one call is asked about."""
 PAGE, FACTOR, CALLS = Path("docs/restoration.md"), 2, (1, 2, 4, 8)
 PROCESSES: dict[str, dict[str, Any]] = {
     "ResShift": {"name": "resshift", "kappa": 2.0, "power": 0.3},
@@ -56,7 +63,7 @@ def ways() -> Iterator[tuple[str, dict[str, Any], Begin, int]]:
 
 def main() -> None:
     """Restore, and write the page."""
-    ask_for(["dataset", "teacher"], PRESET)
+    ask_for(["dataset", "teacher", "distill/oftsr"], PRESET)
     torch.set_num_threads(min(2, os.cpu_count() or 1))
     data = Dataset.load(Path("data/dataset"))
     texts = [prompt.text for prompt in data.prompts]
@@ -82,6 +89,10 @@ def main() -> None:
             spec = check(Sampler, stated, "sampler").spec
             found = restored(replace(model, spec=spec), cond, told, Noise(0, "restoration"), begin=begin)
             lines.append(line([name, str(calls), *numbers(found)]))
+    student = load(Path("data/distill/oftsr/model"), texts)
+    for share in SHARES:
+        found = restored(replace(student, spec=even(1, rule="oftsr", share=share)), cond, told, Noise(0, "restoration"))
+        lines.append(line([f"the student, {share:g} of the way", "1", *numbers(found)]))
     put(ROOT / PAGE, "restoration.py", "\n".join(lines))
     print(f"{PAGE} written")
 

@@ -12,7 +12,8 @@ Source: Sahoo et al. 2025 (arXiv:2506.10892), discrete consistency distillation,
 begins as the teacher, the divergence is KL(student || target), delta from 1/512 to 16/512 in rounds of 10,000, and the
 last step is greedy.
 Differs: t is the tokens' own time, of which the Gaussian level follows for any K (theirs: Gaussian levels between two
-fixed ones, which suit a vocabulary of 30,000); rates of a budget; an average of the student is what is kept.
+fixed ones, which suit a vocabulary of 30,000); the last step may be drawn; rates of a budget; an average of the student
+is what is kept.
 """
 
 from collections.abc import Mapping
