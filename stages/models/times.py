@@ -180,7 +180,7 @@ class TwoTimes(nn.Module, ABC):
 
         ValueError where a network of one time is asked for an average, or one without a latent variable is told noise.
         """
-        layer, told = self.time_embedding[0], ExitStack()
+        told = ExitStack()
         if self.latent_variable is None and z is not None:
             raise ValueError(
                 "the network has no latent variable, and was told noise; the sampler rule ddgan is for students of "
@@ -193,7 +193,8 @@ class TwoTimes(nn.Module, ABC):
             )
         if self.latent_variable is not None:
             nothing = t.new_zeros(len(t), self.latent_variable.size)
-            told.enter_context(self.latent_variable.joins(layer, nothing if z is None else z))
+            told.enter_context(self.latent_variable.joins(self.time_embedding[0], nothing if z is None else z))
         if self.second_time is not None:
-            told.enter_context(self.second_time.joins(layer, torch.zeros_like(t) if until is None else t - until))
+            interval = torch.zeros_like(t) if until is None else t - until
+            told.enter_context(self.second_time.joins(self.time_embedding[0], interval))
         return told
