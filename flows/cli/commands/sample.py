@@ -133,7 +133,8 @@ def _sampler(parsed: argparse.Namespace, own: Any) -> Any:
     from stages.samplers.student import simplest
 
     if parsed.nfe:
-        return even(parsed.nfe, rule=simplest(own)["name"], guidance=own.guidance)
+        rule = simplest(own)
+        return even(parsed.nfe, rule=rule.pop("name"), guidance=own.guidance, **rule)
     if parsed.sampler is None:
         return own
     spec = check(Sampler, section(parsed.sampler, "--sampler"), "--sampler").spec

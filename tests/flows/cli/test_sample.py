@@ -17,13 +17,15 @@ from stages.samplers.student import Noise
 OWN = even(3, rule="renoise", guidance=2.0)
 
 
-def told(nfe=None, sampler=None):
-    return sample._sampler(Namespace(nfe=nfe, sampler=sampler), OWN)
+def told(nfe=None, sampler=None, own=OWN):
+    return sample._sampler(Namespace(nfe=nfe, sampler=sampler), own)
 
 
 def test_a_model_is_sampled_in_its_own_way_unless_another_is_named():
     assert told() is OWN
     assert told(nfe=4) == even(4, guidance=2.0)
+    of_tokens = even(3, rule="uniform_state", last="likeliest", guidance=2.0)
+    assert told(nfe=4, own=of_tokens) == even(4, rule="uniform_state", last="likeliest", guidance=2.0)
     found = told(sampler="{rule: {name: heun}, schedule: {name: shifted, steps: 2, shift: 3.0}, guidance: 1.5}")
     assert (found.rule, found.times, found.guidance) == ({"name": "heun"}, (1.0, 0.75, 0.0), 1.5)
 
