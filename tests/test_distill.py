@@ -100,7 +100,7 @@ DDGAN = "sampler={rule: {name: ddgan}, schedule: {name: uniform, steps: 2}, guid
         ("ddgan", ["num_students=4"], {}, "ddgan trains a network that is told noise, of which there is one"),
         ("ddgan", [], {"init": Expected(model="checkpoint")}, "a network that is told noise, .* no word for that"),
         (
-            "meanflow",
+            "pi_flow",
             [],
             {"init": Expected(model="trained", is_told=True)},
             "told pictures, and stays one network",
