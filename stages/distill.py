@@ -7,11 +7,9 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from stages.core.coarse import divides
 from stages.core.config import config
 from stages.core.messages import at, together
 from stages.core.needs import Needs
-from stages.core.noising import Noising
 from stages.core.ranges import Count
 from stages.core.types import Run
 from stages.distillers import METHODS
@@ -23,17 +21,15 @@ from stages.io.steps import FILE, Steps
 from stages.models import Student, Text, load, samples, sketch, table_of
 from stages.models.mixture import GaussianMixture
 from stages.models.network import NetworkConfig, seeded_build
-from stages.models.sketch import Sketch
-from stages.samplers.flow_map import OF_AVERAGES
+from stages.samplers.of_tokens import OfTokens
 from stages.samplers.program import program
 from stages.samplers.spec import Sampler, calls
-from stages.samplers.unmasking import OfTokens, suits
-from stages.training import arm, data
+from stages.training import arm, data, starts
 from stages.training import needs as training
 from stages.training.budget import Budget
 from stages.training.cost import Cost, Meter
 from stages.training.drawn import Draw, drawn, is_best, on_nodes
-from stages.training.method import Trained, goes_on, needs_of, noising_of
+from stages.training.method import needs_of, noising_of
 from stages.training.networks import RoleNetwork
 from stages.training.outcome import gather, record
 from stages.training.roles import Start
@@ -90,22 +86,17 @@ def expect(cfg: arm.Arm[Common], job: Job, inputs: Inputs) -> Expected | None:
         lambda: (known := outline(inputs)) and _has_images(cfg, job, known.num_train),
         lambda: (known := outline(inputs)) and arm.has_prompts(cfg, job, known),
         lambda: _has_a_size(cfg.common, job, inputs),
-        lambda: init and _has_the_times(cfg, job, init),
         lambda: learns(tune, job.where, cfg.method, cfg.settings, cfg.common.num_students),
         lambda: teacher and fits(tune, job.where, teacher, tokens),
         lambda: init and begins(tune, job.where, init, tokens),
-        lambda: cfg.common.sampler and _has_a_rule(cfg.common.sampler, job, tokens),
-        lambda: teacher and init and _is_told(cfg, job, teacher, init),
-        lambda: init and _may_be_fresh(cfg.common, job, init),
-        lambda: init and _may_be_several(cfg, job, init),
-        lambda: init and goes_on(cfg.method, cfg.settings) and _is_a_student(cfg, job, init),
+        lambda: starts.suits(cfg, job, teacher, init),
     )
     made, data = made_of(init, tune), outline(inputs)
     if made and data and (made.sketch is None or cfg.common.fresh):
         shape = made.sketch.shape if made.sketch else data.sample_shape
         made = replace(made, sketch=sketch.trained(cfg.common.network, shape), is_told=False)
     if made and made.sketch and teacher and teacher.sketch:
-        _can_blend(cfg, job, made.sketch, teacher.sketch)
+        starts.can_blend(cfg, job, made.sketch, teacher.sketch)
     if made and made.sketch and cfg.common.num_students > 1:
         made = replace(made, sketch=sketch.divided(made.sketch, cfg.common.num_students))
     return made and replace(made, is_student=True)
@@ -116,68 +107,6 @@ def _holds_a_model(common: Common, job: Job, name: str, given: Expected | None) 
         raise ValueError(
             f"{job.where}.{name}={getattr(common, name)}: holds no model; name data/teacher, or the folder of an arm"
         )
-
-
-def _has_a_rule(sampler: Sampler, job: Job, tokens: Noising | None) -> None:
-    with at(f"{job.where}.sampler"):
-        suits(sampler.rule, tokens)
-
-
-def _is_a_student(cfg: arm.Arm[Common], job: Job, init: Expected) -> None:
-    if not init.is_student:
-        raise ValueError(
-            f"{job.where}.init={cfg.common.init}: {cfg.name} goes on from a student of its kind, and this is none; "
-            "name the folder of an arm that makes one"
-        )
-
-
-def _is_told(cfg: arm.Arm[Common], job: Job, teacher: Expected, init: Expected) -> None:
-    """ValueError where the method tells networks pictures that are told none."""
-    told = getattr(cfg.settings, "told", None)
-    if told and (cfg.common.fresh or not (teacher.is_told and init.is_told)):
-        raise ValueError(
-            f"{job.where}.told: its teacher and what its student begins as have to be told pictures; take "
-            "teacher=restoration, start from it or from its students, or set this to null"
-        )
-    if told and init.sketch:
-        with at(f"{job.where}.told"):
-            divides(told.factor, init.sketch.shape)
-
-
-def _may_be_fresh(common: Common, job: Job, init: Expected) -> None:
-    if common.fresh and init.model == "checkpoint":
-        fault = f"a checkpoint's students have its network, and {common.init} is made of one; set it to false"
-        raise ValueError(f"{job.where}.fresh: {fault}")
-
-
-def _may_be_several(cfg: arm.Arm[Common], job: Job, init: Expected) -> None:
-    word = f"{job.where}.num_students={cfg.common.num_students}"
-    if cfg.common.num_students == 1:
-        return
-    if init.model == "checkpoint":
-        raise ValueError(
-            f"{word}: a checkpoint's pipeline, and an adapter's, asks one network for every prompt; set it to 1, or "
-            "train an arm for each part of the prompts"
-        )
-    if what := _student_of(cfg).told_more:
-        raise ValueError(f"{word}: {cfg.name} trains a network {what}, of which there is one; set it to 1")
-
-
-def _student_of(cfg: arm.Arm[Common]) -> Trained:
-    student = cfg.method.roles(cfg.settings)["student"]
-    assert isinstance(student, Trained)
-    return student
-
-
-def _can_blend(cfg: arm.Arm[Common], job: Job, student: Sketch, teacher: Sketch) -> None:
-    roles = cfg.method.roles(cfg.settings)
-    pairs = [(blend.of, blend.into) for phase in cfg.method.phases(cfg.settings) for blend in phase.blends]
-    for of, into in pairs:
-        if len({getattr(roles[name], "start", None) for name in (of, into)}) > 1 and student.sizes != teacher.sizes:
-            raise ValueError(
-                f"{job.where}.method={cfg.name}: it moves the weights of its {into} towards those of its {of}, and the "
-                "student's network is not of the teacher's size; switch that off, or start from the teacher"
-            )
 
 
 def _has_data(cfg: arm.Arm[Common], job: Job, given: Expected | None) -> None:
@@ -217,28 +146,6 @@ def _has_a_size(common: Common, job: Job, inputs: Inputs) -> None:
     if data and init and (common.fresh or init.model == "closed form"):
         with at(f"{job.where}.network"):
             common.network.fit(data.sample_shape)
-
-
-def _has_the_times(cfg: arm.Arm[Common], job: Job, init: Expected) -> None:
-    student, rule = _student_of(cfg), cfg.common.sampler and cfg.common.sampler.rule.name
-    if (what := student.told_more) and init.model == "checkpoint":
-        raise ValueError(
-            f"{job.where}.method={cfg.name}: it trains a network {what}, and {cfg.common.init} is a checkpoint, "
-            "whose pipeline has no word for that; take a method of one time"
-        )
-    if init.is_told and not cfg.common.fresh and (student.policy or cfg.common.num_students > 1):
-        fault = "may be told pictures, and stays one network of velocities; set fresh to true, or name another"
-        raise ValueError(f"{job.where}.init={cfg.common.init}: {fault}")
-    if rule == "ddgan" and not student.latent_variable:
-        raise ValueError(
-            f"{job.where}.sampler.rule=ddgan: {cfg.name} trains a network that is told no noise; take another rule, or "
-            "a method whose student is, such as ddgan"
-        )
-    if rule in OF_AVERAGES and not student.averages:
-        raise ValueError(
-            f"{job.where}.sampler.rule={rule}: {cfg.name} trains a network of one time; take another rule, or a "
-            "method of two times, such as meanflow"
-        )
 
 
 def needs(cfg: arm.Arm[Common], job: Job, inputs: Inputs, made: Expected) -> Needs | None:

@@ -4,13 +4,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from stages import distill
+from stages.core.rng import stream
+from stages.core.spec import even
 from stages.io.expected import Expected, Outline
 from stages.io.job import Job
-from stages.models import sketch
+from stages.models import Student, sketch
+from stages.models.conditioning import OneHot
+from stages.models.network import seeded_build
+from stages.models.space import UniformTokens
+from stages.models.tokens import likeliest
 from stages.models.transformer import TransformerConfig
 from tests.composed import params_of
+from tests.training.words import table
 
 pytestmark = pytest.mark.slow
 
@@ -119,3 +127,21 @@ def test_what_does_not_is_refused_by_name(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         expected(method, *words, **inputs)
+
+
+def test_a_new_student_of_tokens_is_of_the_same(tmp_path: Path) -> None:
+    """As large as its words say, of the teacher's samples, and what noise does to them."""
+    composed = params_of("experiment=uniform_state", "distill.arms.duo.fresh=true")
+    section: dict[str, Any] = composed["distill"]["arms"]["duo"]
+    section.pop("replicates")
+    folder = str(tmp_path)
+    job = Job(stage="distill", arm="duo", seed=0, section=section, inputs={"teacher": folder, "init": folder})
+    cfg, space = distill.configure(job), UniformTokens((17, 8, 8))
+    text = table(["a"])
+    teacher = Student(seeded_build(1, cfg.common.network, space.shape, text), even(1), space, OneHot(["", "a"]))
+    made = distill._initial(cfg.common, job, teacher, text)
+    assert made.net is not teacher.net
+    assert made.net.tokens == "uniform"
+    x = likeliest(space.noise(2, stream(0, "x")))
+    data = x - 0.5 * made.net(x, torch.full((2,), 0.5), torch.ones(2, 1, dtype=torch.int64))
+    torch.testing.assert_close(data.sum(dim=1), torch.ones(2, 8, 8))

@@ -16,7 +16,7 @@ from stages.core.config import config
 from stages.core.path import expand
 from stages.models.tokens import hidden
 from stages.samplers.field import Draw, Field, State
-from stages.samplers.unmasking import Unmasking, quantile, revealed
+from stages.samplers.of_tokens import Unmasking, quantile, revealed
 
 
 @config

@@ -10,7 +10,7 @@ from typing import Literal
 
 from stages.core.config import config
 from stages.samplers.field import Draw, Field, State
-from stages.samplers.unmasking import Unmasking, quantile, revealed
+from stages.samplers.of_tokens import Unmasking, quantile, revealed
 
 
 @config

@@ -24,7 +24,7 @@ from stages.samplers import rule_of
 from stages.samplers.field import Prompted, State, blank, fixed
 from stages.samplers.fields import field_of, over
 from stages.samplers.grid import build
-from stages.samplers.unmasking import suits
+from stages.samplers.of_tokens import suits
 
 Step = list[str | int | float]
 

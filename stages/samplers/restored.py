@@ -16,8 +16,8 @@ from stages.core.types import Cond
 from stages.models import Student
 from stages.samplers import rule_of, sample
 from stages.samplers.field import ForSteps, Prompted
+from stages.samplers.of_tokens import suits
 from stages.samplers.student import Noise
-from stages.samplers.unmasking import suits
 
 Begin = Literal["noise", "picture"]
 

@@ -18,8 +18,8 @@ from stages.samplers.field import Adaptive, ForSteps, Prompted, blank, numbers_o
 from stages.samplers.fields import AnyField, field_of, over
 from stages.samplers.flow_map import OF_AVERAGES
 from stages.samplers.grid import build
+from stages.samplers.of_tokens import OfTokens, Unmasking, suits
 from stages.samplers.schedules import AnySchedule
-from stages.samplers.unmasking import OfTokens, Unmasking, suits
 
 
 def calls(spec: SamplerSpec) -> float:

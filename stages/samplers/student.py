@@ -18,7 +18,7 @@ from stages.samplers import Solution, drive, rule_of
 from stages.samplers.field import Prompted
 from stages.samplers.fields import field_of, over
 from stages.samplers.grid import build
-from stages.samplers.unmasking import OfTokens, suits
+from stages.samplers.of_tokens import OfTokens, suits
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 From t to s a place is drawn from what is known of it: the token that it has, and D for the clean one. For one place
 that is exact in any number of steps; places are drawn as if they were independent, which more steps mend, since a token
 may change until the end. `last: likeliest` takes, in the step to 0, the token that is likeliest instead of drawing it,
-as few steps of a distilled model do.
+as the source does in few steps of a distilled model.
 Source: UDLM, Schiff et al. 2024 (arXiv:2412.10193), and Duo, Sahoo et al. 2025 (arXiv:2506.10892), its greedy end.
 Differs: the greedy token is that of the last step's chances, where their code calls the network once more at 1e-5.
 """
@@ -14,7 +14,7 @@ from stages.core.config import config
 from stages.core.uniform_state import before
 from stages.models.tokens import likeliest
 from stages.samplers.field import Draw, Field, State
-from stages.samplers.unmasking import OfTokens, quantile, token
+from stages.samplers.of_tokens import OfTokens, quantile, token
 
 
 @config

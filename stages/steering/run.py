@@ -16,8 +16,8 @@ from stages.core.types import Cond, Reward
 from stages.models import Student
 from stages.models.space import Points
 from stages.samplers import rule_of
+from stages.samplers.of_tokens import OfTokens, suits
 from stages.samplers.student import Noise
-from stages.samplers.unmasking import OfTokens, suits
 from stages.steering.task import Draws, Found, Search, Task, takes_tokens
 
 

@@ -10,7 +10,6 @@ Differs: below t_n only clean images teach. The consistency that their first pap
 image, is not here, and a share of 1 is refused.
 """
 
-from collections.abc import Mapping
 from typing import Annotated
 
 from pydantic import Field
@@ -24,7 +23,7 @@ from stages.core.rng import fork, normal_like, stream, uniform
 from stages.core.spec import SamplerSpec, even
 from stages.core.types import Batch, World
 from stages.training.levels import Times
-from stages.training.method import Loss, Phase, Role, Trained, unprepared
+from stages.training.method import Loss, alone, only, unprepared
 
 NEEDS = "images"  # with the level of each
 
@@ -67,17 +66,9 @@ def loss(world: World, batch: Batch, rng: Generator, cfg: Config) -> Loss:
     return transition_residual(v, image, level, t, eps).square().mean(), {}
 
 
-def roles(cfg: Config) -> Mapping[str, Role]:
-    """One network."""
-    return {"student": Trained(start="init", lr=cfg.lr)}
-
-
+roles = alone
 prepare = unprepared
-
-
-def phases(_cfg: Config) -> tuple[Phase, ...]:
-    """One loss."""
-    return (Phase(name="flow", trains=("student",), loss=loss),)
+phases = only(loss, "flow")
 
 
 def sampler(cfg: Config) -> SamplerSpec:

@@ -41,7 +41,7 @@ from stages.core.rng import fork, heavier, normal_like
 from stages.core.spec import SamplerSpec, even
 from stages.core.types import Batch, World
 from stages.training.levels import Times
-from stages.training.method import Loss, Phase, Role, Trained, unprepared
+from stages.training.method import Loss, Role, Trained, only, unprepared
 
 NEEDS = "images"
 
@@ -117,11 +117,7 @@ def roles(cfg: Config) -> Mapping[str, Role]:
 
 
 prepare = unprepared
-
-
-def phases(_cfg: Config) -> tuple[Phase, ...]:
-    """One loss."""
-    return (Phase(name="flow", trains=("student",), loss=loss),)
+phases = only(loss, "flow")
 
 
 def sampler(cfg: Config) -> SamplerSpec:

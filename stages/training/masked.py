@@ -6,7 +6,6 @@ Source: MDLM, Sahoo et al. 2024 (arXiv:2406.07524), its bound in continuous time
 code's stratified times, none of them below 1e-3 (`least`). The network of tokens is `stages/models/tokens.py`.
 """
 
-from collections.abc import Mapping
 from typing import Annotated, Literal
 
 import torch
@@ -20,7 +19,7 @@ from stages.core.ranges import Part, Rate, Steps
 from stages.core.rng import fork, uniform
 from stages.core.spec import SamplerSpec, even
 from stages.core.types import Batch, World
-from stages.training.method import Loss, Phase, Role, Trained, unprepared
+from stages.training.method import Loss, alone, only, unprepared
 
 NEEDS = "images"
 
@@ -64,17 +63,9 @@ def masked(like: Tensor, t: Tensor, rng: Generator) -> Tensor:
     return drawn < expand(t, like)
 
 
-def roles(cfg: Config) -> Mapping[str, Role]:
-    """One network."""
-    return {"student": Trained(start="init", lr=cfg.lr)}
-
-
+roles = alone
 prepare = unprepared
-
-
-def phases(_cfg: Config) -> tuple[Phase, ...]:
-    """One loss."""
-    return (Phase(name="tokens", trains=("student",), loss=loss),)
+phases = only(loss, "tokens")
 
 
 def sampler(cfg: Config) -> SamplerSpec:

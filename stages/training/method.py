@@ -201,6 +201,13 @@ def unprepared(_world: World, batch: Batch, _rng: Generator, _cfg: Any) -> Batch
     return batch
 
 
-def only(loss: Callable[[World, Batch, Generator, Any], Loss]) -> Callable[[Any], tuple[Phase, ...]]:
-    """For methods that train the student on one loss: `phases = only(loss)`."""
-    return lambda _cfg: (Phase(name="student", trains=("student",), loss=loss),)
+def only(
+    loss: Callable[[World, Batch, Generator, Any], Loss], name: str = "student"
+) -> Callable[[Any], tuple[Phase, ...]]:
+    """For methods that train the student on one loss: `phases = only(loss)`; what it reports is under `name`."""
+    return lambda _cfg: (Phase(name=name, trains=("student",), loss=loss),)
+
+
+def alone(cfg: Any) -> Mapping[str, Role]:
+    """For teachers, which train one network at the rate `lr`: `roles = alone`."""
+    return {"student": Trained(start="init", lr=cfg.lr)}

@@ -68,7 +68,7 @@ _OTHERS: Mapping[Noising | None, str] = MappingProxyType(
         None: "the method is for tokens that noise replaces; take teacher=uniform_state, or another method",
     }
 )
-"""Why a method is not for samples of a kind."""
+"""Why a method of flows is not for samples of a kind; None: why one of tokens is not for others."""
 
 
 def tuning(tune: AnyTune, seed: int) -> Tuning:
@@ -87,7 +87,7 @@ def fits(tune: AnyTune, where: str, given: Expected, tokens: Noising | None = No
     if given.fault:
         raise ValueError(f"{where}: {given.fault}")
     if given.tokens != tokens:
-        raise ValueError(f"{where}: {_OTHERS[given.tokens]}")
+        raise ValueError(f"{where}: {_OTHERS[None if tokens else given.tokens]}")
     if isinstance(tune, Whole) or given.model is None:
         return
     if isinstance(tune, Sharded):

@@ -8,7 +8,6 @@ Source: UDLM, Schiff et al. 2024 (arXiv:2412.10193), its bound in continuous tim
 Differs: no curriculum, in which Duo's networks first see soft tokens, of Gaussian noise at a falling temperature.
 """
 
-from collections.abc import Mapping
 from typing import Annotated
 
 import torch
@@ -25,7 +24,7 @@ from stages.core.spec import SamplerSpec, even
 from stages.core.types import Batch, World
 from stages.core.uniform_state import bound
 from stages.training.masked import masked, stratified
-from stages.training.method import Loss, Phase, Role, Trained, unprepared
+from stages.training.method import Loss, alone, only, unprepared
 
 NEEDS = "images"
 
@@ -60,17 +59,9 @@ def replaced(x0: Tensor, t: Tensor, rng: Generator) -> Tensor:
     return torch.where(now, one_hot(any_of, size).movedim(-1, 1).to(x0), x0)
 
 
-def roles(cfg: Config) -> Mapping[str, Role]:
-    """One network."""
-    return {"student": Trained(start="init", lr=cfg.lr)}
-
-
+roles = alone
 prepare = unprepared
-
-
-def phases(_cfg: Config) -> tuple[Phase, ...]:
-    """One loss."""
-    return (Phase(name="tokens", trains=("student",), loss=loss),)
+phases = only(loss, "tokens")
 
 
 def sampler(cfg: Config) -> SamplerSpec:

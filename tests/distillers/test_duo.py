@@ -118,8 +118,9 @@ def test_a_student_learns_in_one_step_what_its_teacher_says_later() -> None:
     torch.testing.assert_close(student.logits.softmax(dim=1), target.logits.softmax(dim=1), atol=0.01, rtol=0)
 
 
-def test_the_shipped_student_takes_its_likeliest_tokens_last() -> None:
+def test_a_student_takes_its_last_tokens_as_stated() -> None:
     spec = duo.sampler(CONFIG)
     assert spec.rule == {"name": "uniform_state", "last": "likeliest"}
+    assert duo.sampler(replace(CONFIG, last="drawn")).rule["last"] == "drawn"
     assert spec.times == (1.0, 0.0)
     assert check(duo.Config, vars(CONFIG), "duo") == CONFIG

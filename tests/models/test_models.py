@@ -20,10 +20,10 @@ from stages.models.text import Clip, Convolutional
 from stages.models.transformer import TransformerConfig
 from stages.samplers import RULES, rule_of, sample
 from stages.samplers.flow_map import OF_AVERAGES
+from stages.samplers.of_tokens import OfTokens
 from stages.samplers.program import program
 from stages.samplers.spec import Sampler
 from stages.samplers.student import Noise, draw
-from stages.samplers.unmasking import OfTokens
 from tests.samplers.rigs import choice
 
 PROMPTS = ["a bold left-slanted 7", "a thin upright 3"]

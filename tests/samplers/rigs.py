@@ -19,8 +19,8 @@ from stages.samplers.field import Field, Rule, State
 from stages.samplers.flow_map import OF_AVERAGES
 from stages.samplers.flow_sde import FlowSDE
 from stages.samplers.kernels import Transition
+from stages.samplers.of_tokens import OfTokens
 from stages.samplers.schedules import times_at
-from stages.samplers.unmasking import OfTokens
 
 F64 = torch.float64
 PATHS = (LINEAR, VP_COSINE, VP_LINEAR, EDM)

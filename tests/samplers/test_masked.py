@@ -21,10 +21,10 @@ from stages.samplers import drive, rule_of, sample
 from stages.samplers.field import Prompted
 from stages.samplers.fields.unchanged import Unchanged
 from stages.samplers.grid import build
+from stages.samplers.of_tokens import revealed
 from stages.samplers.program import program
 from stages.samplers.spec import Sampler
 from stages.samplers.student import Noise, draw
-from stages.samplers.unmasking import revealed
 from tests.samplers.rigs import F64
 from tests.training.gaussian import tokens
 

@@ -184,6 +184,9 @@ def test_a_teacher_of_uniform_tokens_has_students_by_the_method_for_them_alone()
         changed(uniform, teacher=FULL["teacher"], trajectories__sampler=FULL["trajectories"]["sampler"])
     )
     assert line.startswith("distill.arms.duo: the method is for tokens that noise replaces; take teacher=uniform_state")
+    masked = composed("masked")
+    (line,) = validation.faults(changed(uniform, **{key: masked[key] for key in ("teacher", "trajectories")}))
+    assert line.startswith("distill.arms.duo: the method is for tokens that noise replaces; take teacher=uniform_state")
     fresh = changed(
         uniform, distill__arms__duo__fresh=True, distill__arms__duo__network=uniform["network"] | {"width": 32}
     )
