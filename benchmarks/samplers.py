@@ -8,7 +8,7 @@ in a plane. `digits` are three teachers: numbers are means over them, with Stude
 judged by the differences within a teacher. The error is the root mean square, over elements, of the distance to where
 the probability-flow ODE leads; of a rule that draws noise only the distance to real images is told. Each rule has as
 many steps as fit into the calls, so that none makes more; of a field that saves a part of a call, as many as cost that.
-Results are kept in .fewstep/samplers, a file each.
+What is fitted to a model is fitted for few calls and without guidance alone. Results are kept in .fewstep/samplers, a file each.
 """
 
 import argparse
@@ -26,13 +26,14 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.pages import ask_for, manifests, put  # noqa: E402
 from benchmarks.samplers_models import FINE_STEPS, GRID_STEPS, MIXTURE_SAMPLES, Digits, Mixture, Sampled  # noqa: E402
-from benchmarks.samplers_page import BEST_NODES, CALLS, SCHEDULES, WAYS, Found, Results, draw, page  # noqa: E402
+from benchmarks.samplers_page import CALLS, NODES, SCHEDULES, WAYS, Found, Results, draw, page  # noqa: E402
 from benchmarks.tasks import side_by_side  # noqa: E402
 from stages.core.config import check  # noqa: E402
 from stages.core.spec import SamplerSpec  # noqa: E402
 from stages.io.artefacts import sha256_of, write_json  # noqa: E402
 from stages.samplers import rule_of  # noqa: E402
 from stages.samplers.fields import FIELDS  # noqa: E402
+from stages.samplers.fields.mag_cache import MagCache  # noqa: E402
 from stages.samplers.spec import Sampler, calls, most_steps  # noqa: E402
 
 PRESET = "experiment=bench_samplers"
@@ -54,6 +55,11 @@ FASTER = {
     **{"every": 2, "since": 0.7, "weight": 0.5, "empty_every": 2, "boundary": 0.5, "low": 1.0, "high": 1.0},
 }
 OUTER = {"name": "light_cache", "every": 2, "first": 1, "last": 1}
+CURVED = {
+    "name": "sada",
+    **{"extrapolator": "paper", "since": 0.2, "late": 0.48, "until": 0.94, "most": 4, "interval": 4},
+}
+MEASURED = {"name": "mag_cache", "most": 3, "retain": 0.2}
 FEW_BITS = {"name": "quantised", "scales": []}
 SCALED = {"name": "epsilon_scaling", "scale": 1.005, "slope": 0.0}
 RULES: Mapping[str, Mapping[str, Any]] = {
@@ -99,12 +105,16 @@ RULES: Mapping[str, Mapping[str, Any]] = {
     "dpmpp_2m, pab": {"name": "dpmpp_2m", "field": BROADCAST},
     "dpmpp_2m, faster_cache": {"name": "dpmpp_2m", "field": FASTER},
     "dpmpp_2m, light_cache": {"name": "dpmpp_2m", "field": OUTER},
+    "dpmpp_2m, mag_cache": {"name": "dpmpp_2m", "field": MEASURED},
+    "dpmpp_2m, sada": {"name": "dpmpp_2m", "field": CURVED},
     "dpmpp_2m, 8 bits": {"name": "dpmpp_2m", "field": {**FEW_BITS, "weight_bits": 8, "activation_bits": 8}},
     "dpmpp_2m, 4 bits": {"name": "dpmpp_2m", "field": {**FEW_BITS, "weight_bits": 4, "activation_bits": 4}},
     "dpmpp_2m, dual_fast": {"name": "dpmpp_2m", "field": {"name": "dual_fast", "most": 0.1, "anchor": 1}},
 }
 """What a row is called, and the rule with its knobs; maybe a field, which answers for the network's velocity. Or a fit,
 which makes a rule for each model and each schedule, on samples and noise that no row is measured on."""
+FITTED_CALLS = CALLS[:3]
+"""That samplers are fitted for: what a fit takes grows with the square of the steps, and many need none."""
 KEPT = Path(".fewstep/samplers")
 PAGE, FIGURE = Path("docs/samplers.md"), Path("docs/images/samplers.png")
 
@@ -153,8 +163,10 @@ def runs() -> Iterator[Run]:
     teachers = ["teacher", *(f"teacher-replicates/{name}" for name in further)]
     for kind, guidance in WAYS:
         for model in ["mixture"] if kind == "mixture" else teachers:
-            for rule in RULES:
-                for schedule in [*SCHEDULES, *([BEST_NODES] if rule == "euler" else [])]:
+            for rule, knobs in RULES.items():
+                if "fit" in knobs and guidance != 1:
+                    continue
+                for schedule in [*SCHEDULES, *(nodes for nodes, of in NODES.items() if rule in of)]:
                     yield Run(model, guidance, rule, schedule, str(_file(model, guidance, rule, schedule)))
 
 
@@ -172,7 +184,8 @@ def follow(model: str, guidance: float, runs: Sequence[Run], project: str) -> No
     torch.set_num_threads(1)
     seen = Mixture() if model == "mixture" else Digits(model, guidance)
     for run in runs:
-        specs = {most: fitting(RULES[run.rule], run.schedule, most, seen) for most in CALLS}
+        rule = RULES[run.rule]
+        specs = {most: fitting(rule, run.schedule, most, seen) for most in (FITTED_CALLS if "fit" in rule else CALLS)}
         write_json(Path(run.file), {str(most): seen.numbers(spec) for most, spec in specs.items() if spec})
 
 
@@ -185,9 +198,11 @@ def fitting(rule: Mapping[str, Any], schedule: str, most: int, model: Sampled) -
     if "fit" in rule:  # its network calls are those of its steps
         steps = most_steps(model.fit(rule["fit"], {**SCHEDULES[schedule], "steps": most}), most)
         return model.fitted(model.fit(rule["fit"], {**SCHEDULES[schedule], "steps": steps}))
+    if field and field["name"] == "mag_cache":
+        return _measured(rule, field, {**SCHEDULES[schedule], "steps": 2 * most}, most, model)
     for steps in range(2 * most if field else most_steps(rule_of(rule), most), 0, -1):
-        if schedule == BEST_NODES:
-            chosen: Mapping[str, Any] = {"name": "explicit", "at": model.best_nodes(steps)}
+        if schedule in NODES:
+            chosen: Mapping[str, Any] = {"name": "explicit", "at": model.best_nodes(steps, schedule)}
         else:
             chosen = {**SCHEDULES[schedule], "steps": steps}
         if chosen["name"] == "log_uniform" and steps < 2:  # it needs both its ends
@@ -196,6 +211,20 @@ def fitting(rule: Mapping[str, Any], schedule: str, most: int, model: Sampled) -
         if (model.passes(spec) if asks else calls(spec)) <= most:
             return spec
     return None
+
+
+def _measured(rule: Any, field: Mapping[str, Any], schedule: Any, most: int, model: Sampled) -> SamplerSpec:
+    """MagCache by ratios measured on these very steps, with the least threshold that leaves at most so many calls."""
+
+    def spec(**more: Any) -> SamplerSpec:
+        return check(Sampler, {"rule": rule, "schedule": schedule, "guidance": 1.0, **more}, "sampler").spec
+
+    knobs = {**field, "ratios": model.ratios(spec())}
+    for rise in range(200):
+        knobs["threshold"] = 1e-4 * 1.1**rise
+        if sum(check(MagCache, knobs, "field").called(schedule["steps"])) <= most:
+            break
+    return spec(field=knobs)
 
 
 if __name__ == "__main__":

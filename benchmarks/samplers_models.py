@@ -21,23 +21,27 @@ from stages.metrics.energy import energy_distance
 from stages.models import load, table_of
 from stages.models.mixture import GaussianMixture
 from stages.samplers import Solution, drive, rule_of, sample
-from stages.samplers.field import Prompted
+from stages.samplers.aligned import aligned_costs
+from stages.samplers.field import Field, Prompted
 from stages.samplers.fields import field_of, over
+from stages.samplers.fields.base import OfSamples
 from stages.samplers.fits import Fit, fit_of
 from stages.samplers.fits.model import Fitting
-from stages.samplers.grid import build
+from stages.samplers.grid import Grid, build
 from stages.samplers.search import best_nodes, jump_costs
 from stages.samplers.spec import Sampler
 from stages.steering.noisy import why_not_noisy
 
 ERROR, DISTANCE = "error", "distance"
+BEST_NODES, ALIGNED_NODES = "best nodes", "aligned nodes"
+"""Schedules that dynamic programming finds for each model: BOSS's, and by the bound of Align Your Steps."""
 FINE_STEPS = 250
 """Of Heun's rule, whose end the errors are measured from."""
 GRID_STEPS = 32
 """Of Euler's rule: the grid that the best nodes are chosen from."""
 MIXTURE_SAMPLES = 4096
-FEW = 2
-"""Samples that tell what a sampler costs."""
+FEW, SOME = 2, 32
+"""Samples that tell what a sampler costs, and of a field whose calls differ by the sample."""
 FITTED_ON = 256
 """Samples that a sampler is fitted on."""
 
@@ -67,8 +71,12 @@ class Sampled(ABC):
     @torch.no_grad()
     def passes(self, spec: SamplerSpec) -> float:
         """What a sample takes, in passes without guidance, of a field that is not told by its samples what to do."""
-        few, rows = self.noise[:FEW], torch.arange(FEW)
-        field = over(field_of(spec.field))(self.network.take(rows), build(LINEAR, spec.times), few)
+        for count in (FEW, SOME):
+            few = self.noise[:count]
+            network = self.network.take(torch.arange(len(few)))
+            field = over(field_of(spec.field))(network, build(LINEAR, spec.times), few)
+            if not isinstance(field, OfSamples):
+                break
         return drive(field, few, rule_of(spec.rule)).cost / self.network.passes
 
     def numbers(self, spec: SamplerSpec) -> dict[str, float]:
@@ -100,16 +108,41 @@ class Sampled(ABC):
         """Where the flow leads, nearly."""
         return self.run(plain("heun", FINE_STEPS)).x0
 
-    @cached_property
-    def _costs(self) -> Tensor:
-        spec = plain("euler", GRID_STEPS)
-        states = self.run(spec, range(len(spec.times))).states
-        return jump_costs(states, torch.tensor(spec.times, dtype=torch.float64))
+    @torch.no_grad()
+    def ratios(self, spec: SamplerSpec) -> list[float]:
+        """By what the answers' size changes from node to node, on average; the first is 1."""
+        few = self.noise[:FITTED_ON]
+        field = _Sized(self.network.take(torch.arange(len(few))), build(LINEAR, spec.times), few)
+        drive(field, few, rule_of(spec.rule))
+        sizes = torch.stack(field.sizes)
+        return [1.0, *(sizes[1:] / sizes[:-1]).mean(dim=1).tolist()]
 
-    def best_nodes(self, steps: int) -> list[float]:
-        """`steps` + 1 times for Euler's rule, out of a fine grid."""
+    @cached_property
+    def _costs(self) -> dict[str, Tensor]:
+        spec = plain("euler", GRID_STEPS)
+        times = torch.tensor(spec.times, dtype=torch.float64)
+        states = self.run(spec, range(len(spec.times))).states
+        with torch.no_grad():
+            aligned = aligned_costs(self.network, self.exact, LINEAR, times, stream(2, "aligned"))
+        return {BEST_NODES: jump_costs(states, times), ALIGNED_NODES: aligned}
+
+    def best_nodes(self, steps: int, by: str) -> list[float]:
+        """`steps` + 1 times out of a fine grid: BOSS's for Euler's rule, or by the bound of Align Your Steps."""
         times = plain("euler", GRID_STEPS).times
-        return [times[node] for node in best_nodes(self._costs)[steps - 1][0]]
+        return [times[node] for node in best_nodes(self._costs[by])[steps - 1][0]]
+
+
+class _Sized(Field):
+    """Keeps how large each sample's answers were."""
+
+    def __init__(self, network: Prompted, grid: Grid, x: Tensor) -> None:
+        super().__init__(network, grid, x)
+        self.sizes: list[Tensor] = []
+
+    def velocity(self, x: Tensor, i: int) -> Tensor:
+        answer = super().velocity(x, i)
+        self.sizes.append(answer.flatten(1).norm(dim=1))
+        return answer
 
 
 def plain(rule: str, steps: int) -> SamplerSpec:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.pages import averaged, line
-from benchmarks.samplers_models import DISTANCE, ERROR
+from benchmarks.samplers_models import ALIGNED_NODES, BEST_NODES, DISTANCE, ERROR
 from stages.core.trainings import Spread, spread
 
 CALLS = (4, 8, 12, 20, 32)
@@ -16,8 +16,8 @@ SCHEDULES: Mapping[str, Mapping[str, Any]] = {
     "shifted 3": {"name": "shifted", "shift": 3.0},
     "log_uniform": {"name": "log_uniform", "hi": 80.0, "lo": 0.02},
 }
-BEST_NODES = "best nodes"
-"""The schedule that dynamic programming finds for Euler's rule on each model (BOSS)."""
+NODES: Mapping[str, Sequence[str]] = {BEST_NODES: ["euler"], ALIGNED_NODES: ["euler", "dpmpp_2m"]}
+"""Schedules that are chosen for each model, and the rules that are run on them."""
 Found = Mapping[str, Mapping[str, float]]
 """Calls, as JSON has them -> number -> value."""
 
@@ -100,9 +100,16 @@ CLAIMS: Sequence[tuple[str, tuple[str, float], str, tuple[int, ...], str, str]] 
     ("attention that is carried on, too", ("digits", 1.0), ERROR, (4, 8), "dpmpp_2m, faster_cache", "dpmpp_2m"),
     ("reused inner blocks beat fewer steps", ("digits", 1.0), ERROR, (4, 8), "dpmpp_2m, light_cache", "dpmpp_2m"),
     ("a jump by each prompt's law is ahead", ("digits", 1.0), ERROR, (4, 8), "teleport 2, fitted by prompt", "unipc"),
+    ("DPM-Solver-v3 is ahead of DPM-Solver++", ("digits", 1.0), ERROR, (4, 8, 12), "dpm_solver_v3, fitted", "dpmpp_2m"),
+    ("DC-Solver is ahead of what it corrects", ("digits", 1.0), ERROR, (4, 8), "dc_solver, fitted", "unipc"),
+    ("MagCache beats as many calls", ("digits", 1.0), ERROR, (8, 12, 20), "dpmpp_2m, mag_cache", "dpmpp_2m"),
+    ("SADA beats as many calls", ("digits", 1.0), ERROR, (20, 32), "dpmpp_2m, sada", "dpmpp_2m"),
     ("gradient estimation is ahead of DDIM", ("digits", 1.0), ERROR, (4, 8), "gradient_estimation", "euler"),
 )  # fmt: skip
 """In words, where, which number, with how many calls, the rule that is said to do better, and the other."""
+
+
+PICKED = {BEST_NODES: "BOSS's", ALIGNED_NODES: "Align Your Steps'"}
 
 
 def _claims(bench: Results) -> str:
@@ -115,13 +122,15 @@ def _claims(bench: Results) -> str:
             found = f"`{better}` {averaged(ours[1])} against `{worse}` {averaged(theirs[1])}"
             where = f"{title(way)}, {'error' if number == ERROR else DISTANCES[way[0]]}"
             lines.append(line([words, where, str(most), found, verdict(ours[1], theirs[1], exact=way[0] == "mixture")]))
-    for way in WAYS:
+    of_nodes = [(way, nodes, rule) for way in WAYS for nodes, rules in NODES.items() for rule in rules]
+    for way, nodes, rule in of_nodes:
         for most in CALLS[:3]:
-            ours, theirs = (bench.values(way, "euler", schedule, most, ERROR) for schedule in (BEST_NODES, "uniform"))
+            ours, theirs = (bench.values(way, rule, schedule, most, ERROR) for schedule in (nodes, "uniform"))
             if ours is not None and theirs is not None:
-                found = f"best nodes {averaged(ours)} against even ones {averaged(theirs)}"
-                words = ["BOSS's nodes are ahead of even ones for Euler's rule", f"{title(way)}, error", str(most)]
-                lines.append(line([*words, found, verdict(ours, theirs, exact=way[0] == "mixture")]))
+                found = f"{nodes} {averaged(ours)} against even ones {averaged(theirs)}"
+                words = f"{PICKED[nodes]} nodes are ahead of even ones for `{rule}`"
+                judged = verdict(ours, theirs, exact=way[0] == "mixture")
+                lines.append(line([words, f"{title(way)}, error", str(most), found, judged]))
     return "\n".join(lines)
 
 
