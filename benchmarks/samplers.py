@@ -8,7 +8,8 @@ in a plane. `digits` are three teachers: numbers are means over them, with Stude
 judged by the differences within a teacher. The error is the root mean square, over elements, of the distance to where
 the probability-flow ODE leads; of a rule that draws noise only the distance to real images is told. Each rule has as
 many steps as fit into the calls, so that none makes more; of a field that saves a part of a call, as many as cost that.
-What is fitted to a model is fitted for few calls and without guidance alone. Results are kept in .fewstep/samplers, a file each.
+What is fitted to a model is fitted for few calls and without guidance alone. Results are kept in .fewstep/samplers, a
+file each.
 """
 
 import argparse
