@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -58,6 +58,8 @@ class Common:
     num_students: Annotated[int, Field(ge=1, le=1000)]
     """Networks, each for a part of the prompts, that the student and its critics are made of and that are one model in
     use (multi-student distillation, arXiv:2410.23274)."""
+    companion: Literal["teacher"] | None
+    """What the finished student carries beside itself, for samplers that ask another network too."""
     sampler: Sampler | None
     """Of the finished student; null takes the method's own, which it is trained for if it is trained for one."""
     tune: Tune
@@ -174,6 +176,9 @@ def work(cfg: arm.Arm[Common], job: Job, _unit: Mapping[str, Any], run: Run) -> 
     table = table_of(job.input("encode"), job.device, held=job.held, encode=run.encode)
     teacher = load(job.input("teacher") / "model", table, job.device)
     init = _initial(cfg.common, job, teacher, table)
+    if cfg.common.companion:
+        with at(f"{job.where}.companion"):
+            init.net.may_carry(teacher.net)
     start = Start(init=init.net, teacher=teacher.net, space=init.space, num_students=cfg.common.num_students)
     trainer = arm.trainer(cfg, start, table, job, run)
     meter = Meter(["teacher"])
@@ -183,6 +188,8 @@ def work(cfg: arm.Arm[Common], job: Job, _unit: Mapping[str, Any], run: Run) -> 
     drawn = Cost.of(meter.names, meter.take(), heads=())
     outcome = trainer.run(batch_at, resume=run.resume, sink=run.sink)
     outcome = replace(outcome, cost=outcome.cost + drawn)
+    if cfg.common.companion:
+        outcome.student.add_companion(teacher.net)  # type: ignore[operator]
     spec = cfg.common.sampler.spec if cfg.common.sampler else on_nodes(cfg.method.sampler(cfg.settings), found)
     made = replace(init, net=outcome.student, spec=spec)
     record(run.out, outcome, made, None if noising_of(cfg.method) else program(spec))

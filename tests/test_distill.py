@@ -77,8 +77,15 @@ def test_a_prompt_that_a_method_names_is_one_of_the_datasets_or_the_empty_one() 
 
 def test_what_goes_together_is_not_refused() -> None:
     assert expected("boss").model == expected("kd", "fresh=true").model == "trained"
+    for sampler in (PLUS, STITCHED):
+        assert expected("tdm", "companion=teacher", sampler).model == "trained"
+    assert expected("flow_turbo").model == expected("meanflow", "companion=teacher").model == "trained"
 
 
+STEPS = "schedule: {name: uniform, steps: 2}, guidance: 1.0"
+PLUS = f"sampler={{rule: {{name: distillation_plus, share: 0.1, first: 1, guidance: 1.0, going_on: ddim}}, {STEPS}}}"
+STITCHED = f"sampler={{rule: {{name: euler}}, {STEPS}, field: {{name: t_stitch, share: 0.5}}}}"
+TURBO = f"sampler={{rule: {{name: flow_turbo, heun: 1, refined: 1}}, {STEPS}}}"
 DDGAN = "sampler={rule: {name: ddgan}, schedule: {name: uniform, steps: 2}, guidance: 1.0, field: null}"
 
 
@@ -118,6 +125,29 @@ DDGAN = "sampler={rule: {name: ddgan}, schedule: {name: uniform, steps: 2}, guid
             ["num_students=4"],
             {"init": Expected(model="trained", is_told=True)},
             "told pictures, and stays one",
+        ),
+        (
+            "flow_turbo",
+            [],
+            {"init": Expected(model="checkpoint")},
+            "a network that carries another, .* no word for that",
+        ),
+        (
+            "flow_turbo",
+            ["companion=teacher"],
+            {},
+            "companion=teacher: flow_turbo trains a network that the student carries",
+        ),
+        ("tdm", [PLUS], {}, "sampler: it asks another network too, and the student carries none; set companion"),
+        ("tdm", [STITCHED], {}, "sampler: it asks another network too, and the student carries none"),
+        ("tdm", ["companion=teacher", TURBO], {}, "rule=flow_turbo: for students of the method flow_turbo alone"),
+        ("flow_turbo", [PLUS], {}, "what a student of flow_turbo carries is no teacher"),
+        ("msd", ["companion=teacher"], {}, "the student is one network of velocities then, and this is none"),
+        (
+            "tdm",
+            ["companion=teacher"],
+            {"teacher": Expected(model="closed form")},
+            "companion=teacher: data/teacher is a closed form, and only networks that are trained here are carried",
         ),
         ("tdm", [DDGAN], {}, "sampler.rule=ddgan: tdm trains a network that is told no noise; take another rule"),
     ],

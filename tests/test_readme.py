@@ -94,7 +94,7 @@ class Added:
 ADDED = {
     "Add a method": Added(
         "stages/distillers/halfway.py", "params/distiller/halfway.yaml", "stages/distillers/__init__.py", "METHODS",
-        (("    f_distill,\n", "    f_distill,\n    halfway,\n"), ('"kd": kd', '{},\n        "kd": kd')),
+        (("    hipa,\n", "    halfway,\n    hipa,\n"), ('"kd": kd', '{},\n        "kd": kd')),
     ),
     "Add a step rule": Added(
         "stages/samplers/adams.py", "params/rule/adams.yaml", "stages/samplers/__init__.py", "FromNoise",

@@ -16,6 +16,7 @@ from stages.distillers import (
     duo,
     ect,
     f_distill,
+    flow_turbo,
     hipa,
     imagine_flash,
     kd,
@@ -81,5 +82,6 @@ METHODS = MappingProxyType(
         "pi_flow": pi_flow,
         "ddgan": ddgan,
         "duo": duo,
+        "flow_turbo": flow_turbo,
     }
 )

@@ -18,12 +18,12 @@ class FewStepPipeline(DiffusionPipeline):
     `sampler` says what that is: times, step rule, guidance. `steps` are the rule's steps, written down: a value is
     known by its number, 0 is the noise, and the last is the image. Without them they are Euler's, at the times. A model
     with a `second_time`, or with a `policy`, is asked for the velocity on average between two; one with a
-    `latent_variable` is told noise.
+    `latent_variable` is told noise. A `companion` is another network, which steps called `beside` ask.
     """
 
     # A list is what diffusers reads.
     _optional_components = ["transformer", "unet", "second_time", "policy", "latent_variable"]  # noqa: RUF012
-    _optional_components += ["text_encoder", "tokenizer"]
+    _optional_components += ["companion", "text_encoder", "tokenizer"]
 
     def __init__(
         self,
@@ -33,6 +33,7 @@ class FewStepPipeline(DiffusionPipeline):
         second_time=None,
         policy=None,
         latent_variable=None,
+        companion=None,
         text_encoder=None,
         tokenizer=None,
         sampler=None,
@@ -40,18 +41,20 @@ class FewStepPipeline(DiffusionPipeline):
         prompts=None,
         space="pixels",
         fold=1,
+        companion_fold=1,
     ):
         """`prompts` is the list that a model without a text encoder knows, by place; the first is the empty one.
 
-        `fold` is the side of the squares of pixels that are channels to a UNet.
+        `fold` is the side of the squares of pixels that are channels to a UNet, `companion_fold` that of its companion.
         """
         super().__init__()
         sampler = sampler or {"times": [1.0, 0.0], "guidance": 1.0}
         steps = steps or euler(sampler["times"])
         self.register_modules(transformer=transformer, unet=unet, second_time=second_time, policy=policy)
-        self.register_modules(latent_variable=latent_variable)
+        self.register_modules(latent_variable=latent_variable, companion=companion)
         self.register_modules(text_encoder=text_encoder, tokenizer=tokenizer)
         self.register_to_config(sampler=sampler, steps=steps, prompts=prompts, space=space, fold=fold)
+        self.register_to_config(companion_fold=companion_fold)
 
     @torch.no_grad()
     def __call__(
@@ -76,7 +79,11 @@ class FewStepPipeline(DiffusionPipeline):
         if num_inference_steps is not None:
             steps = euler([1 - i / num_inference_steps for i in range(num_inference_steps)] + [0.0])
         for name, *given in steps:
-            if name in ("velocity", "plain"):
+            if name == "beside":
+                told = [values[place] for place in (given[0], *given[3:])]
+                x = self._velocity(torch.cat(told, dim=1), given[1:2], text, given[2], of=self.companion)
+                x = x[:, : shape[1]]
+            elif name in ("velocity", "plain"):
                 x = self._velocity(values[given[0]], given[1:], text, 1 if name == "plain" else scale)
             elif name == "varied":
                 x = self._velocity(values[given[0]], given[2:], text, scale, values[given[1]])
@@ -87,21 +94,24 @@ class FewStepPipeline(DiffusionPipeline):
             elif name == "add":
                 x = torch.add(values[given[0]], values[given[1]], alpha=given[2])
             else:
-                raise ValueError(f"step {name!r}: this pipeline knows velocity, plain, varied, noise, scale and add")
+                known = "velocity, plain, varied, beside, noise, scale and add"
+                raise ValueError(f"step {name!r}: this pipeline knows {known}")
             values.append(x)
         return ImagePipelineOutput(images=x if output_type == "pt" else [self._picture(image) for image in x])
 
-    def _velocity(self, x, times, text, scale, z=None):
+    def _velocity(self, x, times, text, scale, z=None, of=None):
         asked = list(range(1, len(x) + 1))
         if scale == 1:
-            return self._call(x, times, *(part[asked] for part in text), z)
+            return self._call(x, times, *(part[asked] for part in text), z, of)
         twice = None if z is None else torch.cat([z, z])
-        both = self._call(torch.cat([x, x]), times, *(part[asked + [0] * len(x)] for part in text), twice)
+        both = self._call(torch.cat([x, x]), times, *(part[asked + [0] * len(x)] for part in text), twice, of)
         with_prompt, without = both.chunk(2)
         return without + scale * (with_prompt - without)
 
-    def _call(self, x, times, hidden, pooled, z):
+    def _call(self, x, times, hidden, pooled, z, of):
         times = [torch.full((len(x),), t, device=x.device, dtype=x.dtype) for t in times]
+        if of is not None:
+            return self._asked(of, self.config.companion_fold, x, times[0] * 1000.0, hidden, pooled)
         if self.policy is not None:
             return self.policy.velocity(self._at(x, times[0] * 1000.0, hidden, pooled), x, *times)
         if self.second_time is None and self.latent_variable is None:
@@ -115,11 +125,14 @@ class FewStepPipeline(DiffusionPipeline):
             return self._at(x, times[0] * 1000.0, hidden, pooled)
 
     def _at(self, x, time, hidden, pooled):
-        if self.unet is not None:
-            folded = torch.nn.functional.pixel_unshuffle(x, self.config.fold)
-            answer = self.unet(folded, time, encoder_hidden_states=hidden.to(x), return_dict=False)[0]
-            return torch.nn.functional.pixel_shuffle(answer, self.config.fold)
-        return self.transformer(
+        return self._asked(self.transformer or self.unet, self.config.fold, x, time, hidden, pooled)
+
+    def _asked(self, body, fold, x, time, hidden, pooled):
+        if body.config.get("kind", type(body).__name__) == "UNet2DConditionModel":
+            folded = torch.nn.functional.pixel_unshuffle(x, fold)
+            answer = body(folded, time, encoder_hidden_states=hidden.to(x), return_dict=False)[0]
+            return torch.nn.functional.pixel_shuffle(answer, fold)
+        return body(
             hidden_states=x,
             timestep=time,
             encoder_hidden_states=hidden.to(x),

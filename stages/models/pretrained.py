@@ -57,6 +57,15 @@ class Pretrained(nn.Module):
             "word; take a method whose student has none"
         )
 
+    def may_carry(self, *_made: object) -> None:
+        """ValueError: nor for another network."""
+        raise ValueError(
+            f"{self.at.folder}: a checkpoint's network carries no other, for which its pipeline has no word; take a "
+            "method whose student carries none, and no companion"
+        )
+
+    add_companion = add_new_companion = may_carry
+
     def rescale(self, guided: Tensor, with_prompt: Tensor) -> Tensor:
         """What the pipeline makes of the velocity under guidance, given also that without."""
         return self.at.family.rescale(guided, with_prompt)

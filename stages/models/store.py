@@ -33,6 +33,7 @@ SCHEDULER = "scheduler"
 SECOND_TIME = "second_time"
 POLICY = "policy"
 LATENT_VARIABLE = "latent_variable"
+COMPANION = "companion"
 
 
 @dataclass(frozen=True)
@@ -70,11 +71,7 @@ def save(folder: Path, model: Student, steps: Sequence[Any] | None = None) -> No
     from stages.models import pipeline
 
     logging.disable_progress_bar()  # "Writing model shards" is no news at this size, and it is not ours to draw
-    if net.num_students > 1:
-        _save_ours(folder / net.component, net.body)
-    else:
-        net.body.save_pretrained(folder / net.component)
-        _forget_origin(folder / net.component / "config.json")
+    _save_bodies(folder, net)
     more = {SECOND_TIME: net.second_time, POLICY: net.policy, LATENT_VARIABLE: net.latent_variable}
     for name, part in more.items():
         if part is not None:
@@ -85,7 +82,9 @@ def save(folder: Path, model: Student, steps: Sequence[Any] | None = None) -> No
         **{name: [None, None] for name in ("transformer", "unet")},
         net.component: _named(net.body) if net.num_students > 1 else ["diffusers", type(net.body).__name__],
         **{name: _named(part) for name, part in more.items()},
+        COMPANION: [None, None] if net.companion is None else ["diffusers", type(net.companion.body).__name__],
         "fold": getattr(net, "fold", 1),
+        "companion_fold": getattr(net.companion, "fold", 1),
         **_save_encoder(folder, model.encoder),
         "sampler": asdict(spec),
         "space": next(name for name, kind in SPACES.items() if type(model.space) is kind),
@@ -115,6 +114,16 @@ def _save_encoder(folder: Path, encoder: TextEncoder) -> dict[str, Any]:
         "tokenizer": ["transformers", "PreTrainedTokenizerFast"],
         "prompts": None,
     }
+
+
+def _save_bodies(folder: Path, net: Any) -> None:
+    if net.num_students > 1:
+        _save_ours(folder / net.component, net.body)
+    stock = {net.component: net if net.num_students == 1 else None, COMPANION: net.companion}
+    for name, each in stock.items():
+        if each is not None:
+            each.body.save_pretrained(folder / name)
+            _forget_origin(folder / name / "config.json")
 
 
 def _save_ours(folder: Path, part: Any) -> None:
@@ -154,30 +163,34 @@ def _network(folder: Path, text: Text) -> Any:
     from stages.models.policy import KINDS
     from stages.models.second_time import SecondTime
 
-    net = _of_one_time(folder, text)
-    net.tokens = SPACES[_index(folder)["space"]].noising
+    index = _index(folder)
+    net = _of_one_time(folder / _component(index), text, index["fold"])
+    net.tokens = SPACES[index["space"]].noising
     if (folder / SECOND_TIME).is_dir():
         net.second_time = SecondTime.from_pretrained(folder / SECOND_TIME, local_files_only=True)
     if (folder / POLICY).is_dir():
-        kind = next(kind for kind in KINDS.values() if kind.__name__ == _index(folder)[POLICY][1])
+        kind = next(kind for kind in KINDS.values() if kind.__name__ == index[POLICY][1])
         net.policy = kind.from_pretrained(folder / POLICY, local_files_only=True)
     if (folder / LATENT_VARIABLE).is_dir():
         net.latent_variable = LatentVariable.from_pretrained(folder / LATENT_VARIABLE, local_files_only=True)
+    if (folder / COMPANION).is_dir():
+        net.companion = _of_one_time(folder / COMPANION, text, index["companion_fold"])
     return net
 
 
-def _of_one_time(folder: Path, text: Text) -> Any:
+def _of_one_time(folder: Path, text: Text, fold: int) -> Any:
+    """Of a body's folder, be it several networks."""
     from stages.models.transformer import VelocityTransformer
     from stages.models.unet import VelocityUNet
 
-    if (folder / VelocityUNet.component).is_dir():
+    settings = _read(folder / "config.json")
+    if settings.get("kind", settings["_class_name"]) == "UNet2DConditionModel":
         from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
-        body = _body(folder / VelocityUNet.component, UNet2DConditionModel)
-        return VelocityUNet(body, text, _index(folder)["fold"])
+        return VelocityUNet(_body(folder, UNet2DConditionModel), text, fold)
     from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
 
-    return VelocityTransformer(_body(folder / VelocityTransformer.component, SD3Transformer2DModel), text)
+    return VelocityTransformer(_body(folder, SD3Transformer2DModel), text)
 
 
 def _body(folder: Path, kind: Any) -> Any:
@@ -196,8 +209,7 @@ def space_of(folder: Path) -> Points:
     if (folder / MIXTURE).is_file():
         return Points((load_file(folder / MIXTURE)["means"].shape[1], 1, 1))
     index = _index(folder)
-    body = next(name for name in ("transformer", "unet") if index[name] != [None, None])
-    config, fold = _read(folder / body / "config.json"), index["fold"]
+    config, fold = _read(folder / _component(index) / "config.json"), index["fold"]
     settings = config.get("each", config)
     size = settings["sample_size"]
     height, width = (side * fold for side in ((size, size) if isinstance(size, int) else size))
@@ -232,6 +244,11 @@ def sampler(folder: Path) -> SamplerSpec:
         return export.sampler(folder)
     content = _read(folder / SAMPLER) if (folder / MIXTURE).is_file() else _index(folder)["sampler"]
     return check(SamplerSpec, content, f"{folder}: sampler")
+
+
+def _component(index: dict[str, Any]) -> str:
+    """The folder of the network's body."""
+    return next(name for name in ("transformer", "unet") if index[name] != [None, None])
 
 
 def _index(folder: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """What networks that are trained here have in common: one time, or two; a velocity, or the fields of a policy; noise of
-their own, or none; one network, or several that share prompts; samples of numbers, or of tokens.
+their own, or none; one network, or several that share prompts; another beside it, or none; samples of numbers, or of
+tokens.
 """
 
 from abc import ABC, abstractmethod
@@ -36,6 +37,8 @@ class TwoTimes(nn.Module, ABC):
         self.tokens: Noising | None = None
         """What noise does to them where samples are tokens, see tokens.py: then its body answers logits, and it has
         nothing of the above."""
+        self.companion: TwoTimes | None = None
+        """A network of one velocity that it carries for samplers which ask another, too; see `beside`."""
 
     @property
     def away(self) -> Guiding | None:
@@ -64,6 +67,45 @@ class TwoTimes(nn.Module, ABC):
             return self.policy.velocity(widened(self.fields(x, t, cond)), x, t, until)
         with self.told(t, until, z):
             return self.asked(x, t, cond)
+
+    def beside(self, x: Tensor, t: Tensor, cond: Cond, told: Tensor | None = None) -> Tensor:
+        """The companion's answer like x [B, C, H, W], for one that is `told` more, as channels behind those of x.
+
+        ValueError where there is no companion.
+        """
+        if self.companion is None:
+            raise ValueError(
+                "the model carries no other network, and its sampler asks for one; set companion: teacher in its arm, "
+                "or take a method that trains one, such as flow_turbo"
+            )
+        return self.companion(x if told is None else torch.cat([x, told], dim=1), t, cond)[:, : x.shape[1]]
+
+    @property
+    def share_beside(self) -> float:
+        """What a call of the companion takes of a call of the network, by their weights."""
+        weights = [sum(p.numel() for p in net.body.parameters()) for net in (self, self.companion) if net]  # pyright: ignore
+        return weights[-1] / weights[0]
+
+    def add_companion(self, made: "TwoTimes") -> None:
+        """Have it carry `made`, as it may."""
+        self.may_carry(made)
+        self.companion = made
+
+    def add_new_companion(self, size: Any, shape: tuple[int, ...], seed: int) -> None:
+        """The same with a fresh network of such a `size` that is told two samples of `shape` (C, H, W)."""
+        from stages.models.network import seeded_build
+
+        channels, *sides = shape
+        made = seeded_build(seed, size, (2 * channels, *sides), self.text)  # pyright: ignore
+        self.add_companion(made.to(next(self.parameters()).device))
+
+    def may_carry(self, made: "TwoTimes") -> None:
+        """ValueError where `made` is more than one network of one velocity, or this is several or carries another."""
+        if self.companion is not None or self.tokens or self.num_students > 1:
+            what = "that carries one" if self.companion is not None else self._more_than_one_velocity()
+            raise ValueError(f"a model {what} carries no other network; set companion to null, or start from another")
+        if what := "that carries another" if made.companion is not None else made._more_than_one_velocity():
+            raise ValueError(f"a model {what} is no companion; name a teacher of one time, one velocity and no noise")
 
     def fields(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         """[B, H, ...]: all that a network with a policy answers, for the policy to make velocities of."""

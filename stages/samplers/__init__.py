@@ -23,10 +23,12 @@ from stages.samplers.cps import CPS
 from stages.samplers.dance_sde import DanceSDE
 from stages.samplers.ddgan import DDGAN
 from stages.samplers.ddim import DDIM
+from stages.samplers.distillation_plus import DistillationPlus
 from stages.samplers.field import Draw, Field, Rule, State, Steering, VelocityAt, drawing
 from stages.samplers.first_hitting import FirstHitting
 from stages.samplers.flow_map import FlowMap
 from stages.samplers.flow_sde import FlowSDE
+from stages.samplers.flow_turbo import FlowTurbo
 from stages.samplers.gotta_go_fast import GottaGoFast
 from stages.samplers.grid import build
 from stages.samplers.heun import EdmHeun
@@ -46,7 +48,8 @@ _Drawing = (
     Renoise | FlowSDE | DanceSDE | CPS | Anchored | DDIM | Churn | Restart | Langevin | PSLD | GottaGoFast | Paradigms
 )
 _OfTokens = Masked | FirstHitting | UniformState
-FromNoise = Solver | Teleport | StudentT | _Drawing | DDGAN | FlowMap | OFTSR | _OfTokens
+_Beside = DistillationPlus | FlowTurbo
+FromNoise = Solver | Teleport | StudentT | _Drawing | DDGAN | FlowMap | OFTSR | _Beside | _OfTokens
 """Those that can start where alpha = 0, as every sampler of a model does."""
 
 AnyRule = Annotated[FromNoise | EdmHeun, pydantic.Field(discriminator="name")]

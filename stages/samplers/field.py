@@ -50,6 +50,25 @@ class Prompted:
         """The velocities with the prompts and with the empty one: two passes."""
         return both(self.net, x, t, self.cond)
 
+    def beside(self, x: Tensor, t: Tensor, guidance: float, told: Tensor | None = None) -> Tensor:
+        """The velocity of the network's companion, under a guidance of its own; see `stages/models/times.py`.
+
+        ValueError where there is none.
+        """
+        ask = getattr(self._own(), "beside", None)
+        if ask is None:
+            raise ValueError(f"a {type(self._own()).__name__} carries no other network, and the sampler asks for one")
+
+        def companion(x: Tensor, t: Tensor, cond: Cond, **more: Tensor) -> Tensor:
+            return widened(ask(x, t, cond, **more))
+
+        return guided(companion, guidance)(x, t, self.cond, **({} if told is None else {"told": told}))
+
+    @property
+    def share_beside(self) -> float:
+        """What a call of the companion takes of a call of the network."""
+        return self._own().share_beside
+
     @property
     def num_blocks(self) -> int:
         """Of the network, where it can be called block by block; ValueError where not."""
@@ -157,6 +176,15 @@ class Field:
     def varied(self, x: Tensor, i: int, z: Tensor) -> Tensor:
         """dx/dt at node i of a network that is told noise z, like x: one network call."""
         return self._call(x, self._labels[i], z=z)
+
+    def beside(self, x: Tensor, i: int, guidance: float, told: Tensor | None = None) -> Tensor:
+        """dx/dt at node i by the network's companion: one call, of which its share of the network is counted."""
+        network = self._velocity
+        if not isinstance(network, Prompted):
+            raise ValueError("the sampler asks another network beside its own, and there is none")
+        answer = network.beside(x, self._labels[i], guidance, told)
+        self._count(len(x), network.share_beside * (1 if guidance == 1 else 2))
+        return answer
 
     def data(self, x: Tensor, i: int) -> Tensor:
         """D = E[x0 | x] at node i: one network call."""

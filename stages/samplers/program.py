@@ -6,6 +6,7 @@ in which they come; 0 is the noise that sampling starts from, and the last is th
     ["velocity", i, t]   the network's velocity at value i and time t; with a second time, on average down to that
     ["plain", i, t]      the same without guidance
     ["varied", i, j, t]  the network's velocity at value i and time t, told value j as its noise z
+    ["beside", i, t, w]  the velocity of its companion, under guidance w; told value j where there is one behind w
     ["noise"]            fresh standard normal noise
     ["scale", i, a]      a times value i
     ["add", i, j, a]     value i plus a times value j
@@ -35,7 +36,10 @@ def program(spec: SamplerSpec) -> list[Step]:
     suits(rule, None)
     noise = blank(rule, torch.float64)
     tape = _Tape(f"sampler rule {spec.called}", noise)
-    field, state = over(field_of(spec.field))(_Noted(tape), build(LINEAR, spec.times), noise), State(noise)
+    field, state = (
+        over(field_of(spec.field))(_Noted(tape, spec.guidance), build(LINEAR, spec.times), noise),
+        State(noise),
+    )
     with tape:
         for node in range(spec.num_steps):
             state = rule.step(field, state, node, tape.draw)
@@ -81,6 +85,10 @@ class _Tape(TorchDispatchMode):
     def plain(self, x: Tensor, t: Tensor) -> Tensor:
         return self._note(torch.zeros_like(x), "plain", self._place(x), t.item())
 
+    def beside(self, x: Tensor, t: Tensor, guidance: float, told: Tensor | None) -> Tensor:
+        more = [] if told is None else [self._place(told)]
+        return self._note(torch.zeros_like(x), "beside", self._place(x), t.item(), guidance, *more)
+
     def _place(self, x: Tensor) -> int:
         return next((place for place, value in enumerate(self._values) if value is x), -1)
 
@@ -93,8 +101,8 @@ class _Tape(TorchDispatchMode):
 class _Noted(Prompted):
     """The network of the tape, guided or not: of a saved pipeline's there is no more to be had."""
 
-    def __init__(self, tape: _Tape) -> None:
-        self._tape = tape
+    def __init__(self, tape: _Tape, guidance: float) -> None:
+        self._tape, self.guidance = tape, guidance
 
     @property
     def passes(self) -> int:
@@ -105,6 +113,13 @@ class _Noted(Prompted):
 
     def plain(self, x: Tensor, t: Tensor) -> Tensor:
         return self._tape.plain(x, t)
+
+    def beside(self, x: Tensor, t: Tensor, guidance: float, told: Tensor | None = None) -> Tensor:
+        return self._tape.beside(x, t, guidance, told)
+
+    @property
+    def share_beside(self) -> float:
+        return 1.0
 
     def __getattr__(self, _part: str) -> Any:
         raise ValueError(

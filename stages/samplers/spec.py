@@ -7,6 +7,7 @@ from typing import Annotated, Any, Protocol, runtime_checkable
 
 import torch
 from pydantic import Field
+from torch import Tensor
 
 from stages.core.config import config
 from stages.core.noising import Noising
@@ -28,10 +29,21 @@ def calls(spec: SamplerSpec) -> float:
     if isinstance(rule, Adaptive):
         return rule.most_calls(spec.num_steps) * (1 if spec.guidance == 1 else 2)
     stream, noise = torch.Generator().manual_seed(0), blank(rule)
-    network = Prompted(lambda x, *_, **_until: x, torch.zeros(1, 1, dtype=torch.int64), spec.guidance)
+    network = _Counted(lambda x, *_, **_until: x, torch.zeros(1, 1, dtype=torch.int64), spec.guidance)
     answers = field_of(spec.field)
     field = over(answers if answers and answers.fixed else None)(network, build(LINEAR, spec.times), noise)
     return drive(field, noise, rule, rng=stream).cost
+
+
+class _Counted(Prompted):
+    """What a companion takes is not known before there is one: at most what the network does."""
+
+    @property
+    def share_beside(self) -> float:
+        return 1.0
+
+    def beside(self, x: Tensor, _t: Tensor, _guidance: float, _told: Tensor | None = None) -> Tensor:
+        return x
 
 
 @runtime_checkable

@@ -55,6 +55,10 @@ class Trained:
     latent_variable: bool = False
     """Whether it is told noise `z` like a sample; a network that is told none is given the variable."""
 
+    companion: Any = None
+    """Size, of `stages/models/network.py`, of a new network that it carries: `beside` asks that one, which is told a
+    second sample, and trains it. What follows it has one too."""
+
     @property
     def averages(self) -> str | None:
         """What makes it a network that answers averages too, for messages."""
@@ -64,7 +68,9 @@ class Trained:
 
     @property
     def told_more(self) -> str | None:
-        """What makes it more than a network of one time, one velocity and no noise, for messages."""
+        """What makes it more than one network of one time, one velocity and no noise, for messages."""
+        if self.companion:
+            return "that carries another"
         return "that is told noise" if self.latent_variable else self.averages
 
 

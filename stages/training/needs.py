@@ -149,6 +149,12 @@ class _Nothing(nn.Module):
     def add_latent_variable(self, _size: int, _seed: int) -> None:
         """Nor is that."""
 
+    def add_new_companion(self, _size: Any, _shape: tuple[int, ...], _seed: int) -> None:
+        """Nor that."""
+
+    def beside(self, x: Tensor, _t: Tensor, _cond: Cond, _told: Tensor) -> Tensor:
+        return self.weight * x
+
     def add_policy(self, choice: Mapping[str, Any], _seed: int) -> None:
         """Its fields are all the same."""
         from stages.models.policy import made

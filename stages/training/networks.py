@@ -63,6 +63,10 @@ class RoleNetwork(nn.Module):
         """[B, H, ...], all that a network with a policy answers."""
         return self._answer(self.net.fields, inputs, {}, "")  # type: ignore[arg-type]
 
+    def beside(self, *inputs: Tensor) -> Tensor:
+        """[B, ...] of the network's companion: a part of a call."""
+        return self._answer(self.net.beside, inputs, {}, "_part")  # type: ignore[arg-type]
+
     def features(self, *inputs: Tensor, **more: Any) -> Tensor:
         """[B, T, F], from a part of the network."""
         return self._answer(self.net.features, inputs, more, "_part")  # type: ignore[arg-type]

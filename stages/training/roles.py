@@ -278,6 +278,8 @@ def _begun(role: Trained, start: Start, *, seed: int, device: str, tuning: Tunin
         net.add_latent_variable(math.prod(start.space.shape), seed)  # type: ignore[operator]
     if role.policy:
         net.add_policy(role.policy, seed)  # type: ignore[operator]
+    if role.companion:
+        net.add_new_companion(role.companion, start.space.shape, seed)  # type: ignore[operator]
     return net.requires_grad_(False)
 
 

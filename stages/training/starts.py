@@ -8,6 +8,7 @@ from stages.io.expected import Expected
 from stages.io.job import Job
 from stages.models.sketch import Sketch
 from stages.samplers import of_tokens
+from stages.samplers.distillation_plus import ASKS_BESIDE
 from stages.samplers.flow_map import OF_AVERAGES
 from stages.training.arm import Arm
 from stages.training.method import Trained, goes_on, noising_of
@@ -18,6 +19,7 @@ def suits(cfg: Arm[Any], job: Job, teacher: Expected | None, init: Expected | No
     together(
         lambda: cfg.common.sampler and _has_a_rule(cfg, job),
         lambda: init and _has_the_times(cfg, job, init),
+        lambda: _has_company(cfg, job, teacher),
         lambda: teacher and init and _is_told(cfg, job, teacher, init),
         lambda: init and _may_be_fresh(cfg.common, job, init),
         lambda: init and _may_be_several(cfg, job, init),
@@ -55,7 +57,7 @@ def _has_the_times(cfg: Arm[Any], job: Job, init: Expected) -> None:
     if (what := student.told_more) and init.model == "checkpoint":
         raise ValueError(
             f"{job.where}.method={cfg.name}: it trains a network {what}, and {cfg.common.init} is a checkpoint, "
-            "whose pipeline has no word for that; take a method of one time"
+            "whose pipeline has no word for that; take a method of one time, one velocity and no noise"
         )
     if init.is_told and not cfg.common.fresh and (student.policy or cfg.common.num_students > 1):
         fault = "may be told pictures, and stays one network of velocities; set fresh to true, or name another"
@@ -70,6 +72,30 @@ def _has_the_times(cfg: Arm[Any], job: Job, init: Expected) -> None:
             f"{job.where}.sampler.rule={rule}: {cfg.name} trains a network of one time; take another rule, or a "
             "method of two times, such as meanflow"
         )
+
+
+def _has_company(cfg: Arm[Any], job: Job, teacher: Expected | None) -> None:
+    """ValueError where a sampler asks for another network than the student carries, or where it can carry none."""
+    common, own = cfg.common, _student_of(cfg).companion
+    word = f"{job.where}.companion=teacher"
+    if common.companion and own:
+        raise ValueError(f"{word}: {cfg.name} trains a network that the student carries; set it to null")
+    if common.companion and (noising_of(cfg.method) or common.num_students > 1):
+        raise ValueError(f"{word}: the student is one network of velocities then, and this is none; set it to null")
+    if common.companion and teacher and teacher.model in ("closed form", "checkpoint"):
+        fault = f"{common.teacher} is a {teacher.model}, and only networks that are trained here are carried"
+        raise ValueError(f"{word}: {fault}; set it to null")
+    rule, field = common.sampler and common.sampler.rule.name, common.sampler and common.sampler.field
+    asks = rule in ASKS_BESIDE or (field and field.name == "t_stitch" and field.mean is None)
+    if asks and not (common.companion or own):
+        raise ValueError(
+            f"{job.where}.sampler: it asks another network too, and the student carries none; set companion: teacher "
+            "beside it"
+        )
+    if rule == "flow_turbo" and not own:
+        raise ValueError(f"{job.where}.sampler.rule=flow_turbo: for students of the method flow_turbo alone")
+    if own and rule == "distillation_plus":
+        raise ValueError(f"{job.where}.sampler.rule={rule}: what a student of {cfg.name} carries is no teacher")
 
 
 def _is_told(cfg: Arm[Any], job: Job, teacher: Expected, init: Expected) -> None:

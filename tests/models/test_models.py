@@ -19,6 +19,7 @@ from stages.models.space import Pixels, Points
 from stages.models.text import Clip, Convolutional
 from stages.models.transformer import TransformerConfig
 from stages.samplers import RULES, rule_of, sample
+from stages.samplers.distillation_plus import ASKS_BESIDE
 from stages.samplers.flow_map import OF_AVERAGES
 from stages.samplers.of_tokens import OfTokens
 from stages.samplers.program import program
@@ -97,6 +98,7 @@ SHIFTED = {"name": "shifted", "steps": 5, "shift": 3.0}
 EXPLICIT = {"name": "explicit", "at": [1.0, 0.6, 0.21, 0.0]}
 APART = {
     *OF_AVERAGES,
+    *ASKS_BESIDE,
     *("edm_heun", "ddgan", "gotta_go_fast", "paradigms", "student_t", "usf"),
     *(name for name, kind in RULES.items() if issubclass(kind, OfTokens)),
 }

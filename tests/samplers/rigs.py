@@ -15,6 +15,7 @@ from torch import Tensor
 
 from stages.core.path import EDM, LINEAR, VP_COSINE, VP_LINEAR, Path, expand
 from stages.samplers import RULES, rule_of, sample
+from stages.samplers.distillation_plus import ASKS_BESIDE
 from stages.samplers.field import Field, Rule, State
 from stages.samplers.flow_map import OF_AVERAGES
 from stages.samplers.flow_sde import FlowSDE
@@ -37,10 +38,11 @@ def choice(group: str, name: str) -> dict[str, Any]:
 EVERY: dict[str, Rule] = {
     name: rule_of(choice("rule", name))
     for name, kind in RULES.items()
-    if name not in (*OF_AVERAGES, "ddgan", "gotta_go_fast", "paradigms") and not issubclass(kind, OfTokens)
+    if name not in (*OF_AVERAGES, *ASKS_BESIDE, "ddgan", "gotta_go_fast", "paradigms")
+    and not issubclass(kind, OfTokens)
 }
-"""That take the grid's steps with a velocity of numbers; two ask for averages, ddgan with noise, the others at
-times of their own: each has a file of tests, and so have rules of tokens."""
+"""That take the grid's steps with a velocity of numbers; some ask for averages, or another network, ddgan with noise,
+the others at times of their own: each has a file of tests, and so have rules of tokens."""
 KERNELS = frozenset(name for name, rule in EVERY.items() if hasattr(rule, "transition"))
 NOISY = KERNELS | {"churn", "ddim", "dpmpp_2m_sde", "er_sde", "langevin", "psld", "restart", "sa_solver", "student_t"}
 CALLS = {"heun": 7, "churn": 6, "pndm": 5, "restart": 12, "langevin": 7, "teleport": 3}

@@ -24,6 +24,7 @@ class TinyNet(nn.Module):
         self.interval: nn.Parameter | None = None  # where it has a second time: what it has learnt of it
         self.chance: nn.Parameter | None = None  # where it is told noise: what it has learnt of that
         self.policy: Any = None  # where it answers one
+        self.companion: TinyNet | None = None  # where it carries one
         size = torch.Size(sample_shape).numel()
         with seeded(seed):
             self.words = nn.Embedding(PROMPTS, 4)
@@ -45,6 +46,15 @@ class TinyNet(nn.Module):
     def add_latent_variable(self, _size: int, _seed: int) -> None:
         if self.chance is None:
             self.chance = nn.Parameter(0.3 * torch.ones_like(self.outer.bias[:1]))
+
+    def add_new_companion(self, *_size: Any) -> None:
+        if self.companion is None:
+            channels, *sides = self.sample_shape
+            self.companion = TinyNet(99, (2 * channels, *sides)).to(self.outer.weight)
+
+    def beside(self, x: Tensor, t: Tensor, cond: Tensor, told: Tensor) -> Tensor:
+        assert self.companion is not None, "asked for another network, and carries none"
+        return self.companion(torch.cat([x, told], dim=1), t, cond)[:, : x.shape[1]]
 
     def add_policy(self, choice: Mapping[str, Any], seed: int) -> None:
         if self.policy is None:
@@ -98,6 +108,8 @@ def of_roles(roles: Mapping[str, Role]) -> dict[str, nn.Module]:
             nets[name].add_second_time(seed)  # type: ignore[operator]
         if isinstance(origin, Trained) and origin.latent_variable:
             nets[name].add_latent_variable(0, seed)  # type: ignore[operator]
+        if isinstance(origin, Trained) and origin.companion:
+            nets[name].add_new_companion()  # type: ignore[operator]
         if isinstance(origin, Trained) and origin.policy:
             nets[name].add_policy(origin.policy, seed)  # type: ignore[operator]
     return nets

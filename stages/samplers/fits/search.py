@@ -23,6 +23,7 @@ from torch import Generator, Tensor
 from stages.core.config import config
 from stages.core.ranges import Guidance, NonNegativeCount, Steps
 from stages.samplers import FromNoise, sample
+from stages.samplers.distillation_plus import ASKS_BESIDE
 from stages.samplers.field import Adaptive, Rule, blank
 from stages.samplers.fits.dc_solver import followed
 from stages.samplers.fits.model import Fitting
@@ -154,6 +155,8 @@ def _why_not(rule: Rule) -> str | None:
         return "calls the network as often as a sample needs"
     if rule.name in OF_AVERAGES:
         return "asks for averages, which no teacher answers"
+    if rule.name in ASKS_BESIDE:
+        return "asks another network too, which no teacher carries"
     drawn = list[int]()
 
     def draw(node: int, x: Tensor) -> Tensor:
