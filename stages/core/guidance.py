@@ -7,8 +7,8 @@ from stages.core.prompts import EMPTY
 from stages.core.types import Cond, Guiding, Velocity
 
 
-def guided(velocity: Velocity, scale: float) -> Velocity:
-    """The velocity under guidance `scale`, away from the empty prompt.
+def guided(velocity: Velocity, scale: float, negative: Cond | None = None) -> Velocity:
+    """The velocity under guidance `scale`, away from the empty prompt, or from those in rows `negative` [B, 1].
 
     Both branches ride in one call of twice the batch. Scale 1 returns `velocity` itself, and costs nothing. A velocity
     that has a method `rescale` (guided, with_prompt) has the last word: some checkpoints' pipelines rescale. One with a
@@ -19,7 +19,7 @@ def guided(velocity: Velocity, scale: float) -> Velocity:
     own: Guiding | None = getattr(velocity, "away", None)
 
     def combined(x: Tensor, t: Tensor, cond: Cond, **more: Tensor) -> Tensor:
-        answers = both(velocity, x, t, cond, **more)
+        answers = both(velocity, x, t, cond, negative, **more)
         return away(velocity, *answers, scale) if own is None else own(x, t, *answers, scale)
 
     return combined
@@ -32,10 +32,12 @@ def away(velocity: Velocity, with_prompt: Tensor, without: Tensor, scale: float)
     return made if rescale is None else rescale(made, with_prompt)
 
 
-def both(velocity: Velocity, x: Tensor, t: Tensor, cond: Cond, **more: Tensor) -> tuple[Tensor, Tensor]:
-    """The velocities with the prompts cond and with the empty one, in one call."""
+def both(
+    velocity: Velocity, x: Tensor, t: Tensor, cond: Cond, negative: Cond | None = None, **more: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The velocities with the prompts cond, and with the empty one or the `negative` ones, in one call."""
     twice = {name: torch.cat([value, value]) for name, value in more.items()}
-    conds = torch.cat([cond, torch.full_like(cond, EMPTY)])
+    conds = torch.cat([cond, torch.full_like(cond, EMPTY) if negative is None else negative])
     with_prompt, without = velocity(torch.cat([x, x]), torch.cat([t, t]), conds, **twice).chunk(2)
     return with_prompt, without
 

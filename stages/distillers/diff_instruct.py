@@ -14,7 +14,7 @@ student is right, without prompt too; what is left is a weight on getting the pr
 Differs: the fake regresses a velocity with weight 1 at uniform levels (Diff-Instruct: EDM's weight and log-normal law,
 for both losses; SwiftBrush: the noise, weighed by alpha^2); the fake is trained whole or by adapters as its arm says
 (SwiftBrush, SNOOPI: by LoRA, 1000 times as fast as the student); a prompt is dropped sample by sample (SwiftBrush: for
-a batch as a whole). Of SNOOPI the negative-away steering of cross-attention is not here: it is no loss. Its range of
+a batch as a whole). Of SNOOPI the negative-away steering of attention is a sampler's field, `nasa`. Its range of
 guidance is that of version 3 of the paper; that of version 1 is UNVERIFIED.
 """
 

@@ -34,7 +34,11 @@ class Joint:
 
         `bias` [R, 1, 1, keys] is added to what a query makes of a key.
         """
-        made = F.scaled_dot_product_attention(query, key, value, attn_mask=bias).transpose(1, 2).flatten(2)
+        return self.told(F.scaled_dot_product_attention(query, key, value, attn_mask=bias), num_tokens)
+
+    def told(self, made: Tensor, num_tokens: int) -> tuple[Tensor, Tensor]:
+        """What comes of values [R, heads, T + L, W / heads] that were looked up for tokens, and then for words."""
+        made = made.transpose(1, 2).flatten(2)
         tokens, words = made[:, :num_tokens], made[:, num_tokens:]
         if not self.layer.context_pre_only:
             words = self.layer.to_add_out(words)
@@ -115,9 +119,12 @@ class Opened:
         kinds = [("to_q", "to_k", "to_v"), ("add_q_proj", "add_k_proj", "add_v_proj")]
         of_tokens, of_words = (sum(getattr(layer, name).weight.numel() for name in names) for names in kinds)
         out = layer.to_out[0].weight.numel()
-        width = layer.to_q.weight.shape[0]
-        looks = 2 * width * (tokens + words) * (seen + words)
+        looks = self.looking_work(number, tokens + words, seen + words)
         return (of_tokens + out) * tokens + (of_words + (0 if layer.context_pre_only else out)) * words + looks
+
+    def looking_work(self, number: int, queries: int, keys: int) -> int:
+        """The same of so many queries that look at so many keys."""
+        return 2 * self.body.transformer_blocks[number].attn.to_q.weight.shape[0] * queries * keys
 
     def other_work(self, number: int, tokens: int) -> int:
         """The same of all else in the block, for so many tokens: what reads the time, and what looks at one alone."""

@@ -28,10 +28,10 @@ A rule that draws more often counts on beyond the grid's last node: equal nodes 
 class Prompted:
     """A network under a batch's prompts and guidance: a velocity, and its parts for fields that ask for those."""
 
-    def __init__(self, net: Velocity, cond: Cond, guidance: float = 1.0) -> None:
-        """`cond` [B, 1]; a guidance of 1 is none."""
-        self.net, self.cond, self.guidance = net, cond, guidance
-        self._guided = guided(net, guidance)
+    def __init__(self, net: Velocity, cond: Cond, guidance: float = 1.0, negative: Cond | None = None) -> None:
+        """`cond` [B, 1]; a guidance of 1 is none. Away from the prompts `negative` [B, 1], or from the empty one."""
+        self.net, self.cond, self.guidance, self.negative = net, cond, guidance, negative
+        self._guided = guided(net, guidance, negative)
 
     @property
     def passes(self) -> int:
@@ -47,8 +47,8 @@ class Prompted:
         return self.net(x, t, self.cond)
 
     def both(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """The velocities with the prompts and with the empty one: two passes."""
-        return both(self.net, x, t, self.cond)
+        """The velocities with the prompts and with those that guidance leads away from: two passes."""
+        return both(self.net, x, t, self.cond, self.negative)
 
     def beside(self, x: Tensor, t: Tensor, guidance: float, told: Tensor | None = None) -> Tensor:
         """The velocity of the network's companion, under a guidance of its own; see `stages/models/times.py`.
@@ -62,7 +62,7 @@ class Prompted:
         def companion(x: Tensor, t: Tensor, cond: Cond, **more: Tensor) -> Tensor:
             return widened(ask(x, t, cond, **more))
 
-        return guided(companion, guidance)(x, t, self.cond, **({} if told is None else {"told": told}))
+        return guided(companion, guidance, self.negative)(x, t, self.cond, **({} if told is None else {"told": told}))
 
     @property
     def share_beside(self) -> float:
@@ -76,10 +76,11 @@ class Prompted:
         return net.num_blocks
 
     def opened(self, x: Tensor, t: Tensor) -> Any:
-        """A call before its first block, of x with the prompts and then, under guidance, with the empty one."""
+        """A call before its first block, of x with the prompts and then, under guidance, with the others."""
         if self.guidance == 1:
             return self._opens().opened(x, t, self.cond)
-        conds = torch.cat([self.cond, torch.full_like(self.cond, EMPTY)])
+        others = torch.full_like(self.cond, EMPTY) if self.negative is None else self.negative
+        conds = torch.cat([self.cond, others])
         return self._opens().opened(torch.cat([x, x]), torch.cat([t, t]), conds)
 
     def closed(self, opened: Any) -> Tensor:
@@ -121,7 +122,8 @@ class Prompted:
 
     def take(self, rows: Tensor) -> "Prompted":
         """The same for the samples `rows`, int64 [N]."""
-        return Prompted(self.net, self.cond[rows], self.guidance)
+        negative = None if self.negative is None else self.negative[rows]
+        return Prompted(self.net, self.cond[rows], self.guidance, negative)
 
 
 @dataclass

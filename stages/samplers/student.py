@@ -37,11 +37,18 @@ class Noise:
 
 @torch.no_grad()
 def solutions(
-    model: Student, cond: Cond, noise: Noise, *, batch_size: int, keep: Sequence[int] = ()
+    model: Student,
+    cond: Cond,
+    noise: Noise,
+    *,
+    batch_size: int,
+    keep: Sequence[int] = (),
+    negative: Cond | None = None,
 ) -> Iterator[Solution]:
     """Batches of samples [<= batch_size, ...] of `model` for the prompts in rows cond [n, 1], in their order.
 
-    ValueError where its rule is for samples of another kind.
+    Guidance leads away from those in rows `negative` [n, 1], or from the empty one. ValueError where its rule is for
+    samples of another kind.
     """
     spec, shape, cond = model.spec, model.space.shape, cond.to(_device(model))
     suits(rule_of(spec.rule), model.space.noising)
@@ -49,8 +56,9 @@ def solutions(
     for first in range(0, len(cond), batch_size):
         rows = cond[first : first + batch_size]
         x = noise.at(first, len(rows), shape).to(rows.device)
+        away = None if negative is None else negative[first : first + batch_size].to(rows.device)
         yield drive(
-            answering(Prompted(Wide(model.net), rows, spec.guidance), grid, x),
+            answering(Prompted(Wide(model.net), rows, spec.guidance, away), grid, x),
             x,
             rule,
             keep=keep,
@@ -63,9 +71,10 @@ def simplest(own: SamplerSpec) -> dict[str, Any]:
     return dict(own.rule) if isinstance(rule_of(own.rule), OfTokens) else {"name": "euler"}
 
 
-def draw(model: Student, cond: Cond, noise: Noise, *, batch_size: int = 256) -> Tensor:
-    """Samples [n, ...] of the model's space, one a row of cond [n, 1]."""
-    return torch.cat([solution.x0 for solution in solutions(model, cond, noise, batch_size=batch_size)])
+def draw(model: Student, cond: Cond, noise: Noise, *, batch_size: int = 256, negative: Cond | None = None) -> Tensor:
+    """Samples [n, ...] of the model's space, one a row of cond [n, 1]; `negative` as in `solutions`."""
+    found = solutions(model, cond, noise, batch_size=batch_size, negative=negative)
+    return torch.cat([solution.x0 for solution in found])
 
 
 def _device(model: Student) -> torch.device:

@@ -23,6 +23,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--prompt", action="append", required=True, help=f"may be given more than once, {MAX_PROMPTS} times at most"
     )
     parser.add_argument(
+        "--negative",
+        help="a prompt that guidance leads away from, in the empty one's place; without guidance, by the field nasa",
+    )
+    parser.add_argument(
         "--nfe",
         type=int,
         help=f"network calls with even Euler steps, instead of the student's own sampler (1 to {MAX_NFE})",
@@ -59,14 +63,17 @@ def main(parsed: argparse.Namespace) -> int:
     from stages.samplers.student import Noise, draw
 
     storage.settle(parameters.read())
-    student = load(places.view(str(folder.parent)) / folder.name, parsed.prompt)
+    others = [] if parsed.negative is None else [parsed.negative]
+    student = load(places.view(str(folder.parent)) / folder.name, [*parsed.prompt, *others])
     spec = _sampler(parsed, student.spec)
+    _leads_away(parsed, spec)
     rows = torch.arange(len(parsed.prompt))[:, None].repeat_interleave(parsed.n, 0) + 1
     model, noise = replace(student, spec=spec), Noise(parsed.seed, "sample")
     if parsed.told is not None:
         samples = _restored(parsed, model, rows, noise)
     elif parsed.steering is None:
-        samples = draw(model, rows, noise, batch_size=BATCH)
+        negative = torch.full_like(rows, len(parsed.prompt) + 1) if others else None
+        samples = draw(model, rows, noise, batch_size=BATCH, negative=negative)
     else:
         samples = _searched(parsed, model, rows, noise)
     images = student.space.decode(samples)
@@ -143,6 +150,18 @@ def _sampler(parsed: argparse.Namespace, own: Any) -> Any:
     return spec
 
 
+def _leads_away(parsed: argparse.Namespace, spec: Any) -> None:
+    """ValueError where a negative prompt would say nothing, or where one is missing."""
+    steers = spec.field is not None and spec.field["name"] == "nasa"
+    if parsed.negative is not None and spec.guidance == 1 and not steers:
+        raise ValueError(
+            "--negative: the sampler has no guidance to lead away from it; state some, or field: {name: nasa, weight: "
+            "0.2}, by --sampler"
+        )
+    if parsed.negative is None and steers:
+        raise ValueError("--sampler: field nasa leads away from a negative prompt; name one by --negative")
+
+
 def _check(parsed: argparse.Namespace) -> None:
     if not 1 <= parsed.n <= MAX_PICTURES:
         raise ValueError(f"--n {parsed.n}: pictures a prompt are 1 to {MAX_PICTURES}")
@@ -152,6 +171,8 @@ def _check(parsed: argparse.Namespace) -> None:
         raise ValueError("--nfe and --sampler: name one of them")
     if parsed.told is not None and parsed.steering is not None:
         raise ValueError("--told and --steering: name one of them")
+    if parsed.negative is not None and not (parsed.told is None and parsed.steering is None):
+        raise ValueError("--negative: it goes with neither --told nor --steering")
     if parsed.told is None and parsed.begin is not None:
         raise ValueError("--begin: it is of a picture; name one by --told")
     if len(parsed.prompt) > MAX_PROMPTS:

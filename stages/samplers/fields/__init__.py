@@ -23,6 +23,7 @@ from stages.samplers.fields.guidance_interval import GuidanceInterval
 from stages.samplers.fields.guidance_reuse import GuidanceReuse
 from stages.samplers.fields.light_cache import LightCache
 from stages.samplers.fields.mag_cache import MagCache
+from stages.samplers.fields.nasa import NASA
 from stages.samplers.fields.pab import PAB
 from stages.samplers.fields.quantised import Quantised
 from stages.samplers.fields.ras import RAS
@@ -40,7 +41,7 @@ _Whole = TaylorSeer | MagCache | TeaCache | SADA | GuidanceInterval | GuidanceRe
 _OfBlocks = FirstBlockCache | LightCache | EarlyExit | TokenMerging | PAB | FasterCache | RAS
 _Cheaper = _Whole | _OfBlocks | Bottleneck | Quantised
 AnyField = Annotated[
-    _Cheaper | EpsilonScaling | TimeShift | TimeTuner | DualFast | Unchanged,
+    _Cheaper | EpsilonScaling | TimeShift | TimeTuner | DualFast | NASA | Unchanged,
     pydantic.Field(discriminator="name"),
 ]
 FIELDS = MappingProxyType(members(AnyField))

@@ -44,4 +44,5 @@ class Quantised(Knobs):
         """See `Answers`. ValueError where the network has no such layers, or as many as there are no scales."""
         net, is_wide = (network.net.velocity, True) if isinstance(network.net, Wide) else (network.net, False)
         made = quantised(net, self.weight_bits, self.activation_bits, self.scales)
-        return Field(Prompted(Wide(made) if is_wide else made, network.cond, network.guidance), grid, x)
+        rounded = Prompted(Wide(made) if is_wide else made, network.cond, network.guidance, network.negative)
+        return Field(rounded, grid, x)

@@ -1,6 +1,8 @@
 """How `fewstep sample` is told to sample."""
 
 from argparse import Namespace
+from contextlib import nullcontext
+from dataclasses import replace
 
 import pytest
 import torch
@@ -60,6 +62,8 @@ def test_one_way_is_named_and_not_two(capsys, tmp_path, monkeypatch):
     [
         (["--told", "it.png", "--steering", "{}"], "--told and --steering: name one of them"),
         (["--begin", "picture"], "--begin: it is of a picture; name one by --told"),
+        (["--negative", "b", "--steering", "{}"], "--negative: it goes with neither --told nor --steering"),
+        (["--negative", "b", "--told", "it.png"], "--negative: it goes with neither --told nor --steering"),
     ],
 )
 def test_a_picture_to_restore_goes_with_what_it_can(words, message, capsys, tmp_path, monkeypatch):
@@ -68,6 +72,25 @@ def test_a_picture_to_restore_goes_with_what_it_can(words, message, capsys, tmp_
     (tmp_path / "params").mkdir()
     assert main(["sample", "teacher", "--prompt", "a", *words]) == 1
     assert message in capsys.readouterr().err
+
+
+NASA = {"name": "nasa", "weight": 0.2}
+
+
+@pytest.mark.parametrize(
+    ("negative", "guidance", "field", "message"),
+    [
+        ("b", 1.0, None, "--negative: the sampler has no guidance to lead away from it; state some, or field"),
+        (None, 1.0, NASA, "field nasa leads away from a negative prompt; name one by --negative"),
+        ("b", 2.0, None, None),
+        ("b", 1.0, NASA, None),
+        (None, 1.0, None, None),
+    ],
+)
+def test_a_negative_prompt_is_one_that_something_leads_away_from(negative, guidance, field, message):
+    spec = replace(OWN, guidance=guidance, field=field)
+    with pytest.raises(ValueError, match=message) if message else nullcontext():
+        sample._leads_away(Namespace(negative=negative), spec)
 
 
 def test_a_small_picture_is_told_square_by_square(tmp_path):
