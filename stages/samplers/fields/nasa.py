@@ -86,4 +86,5 @@ class _Steered(OfBlocks):
 
 def _looked(queries: Sequence[Tensor], keys: Sequence[Tensor], values: Sequence[Tensor]) -> Tensor:
     """Of parts behind each other, [R, heads, T, W / heads]."""
-    return F.scaled_dot_product_attention(*(torch.cat([*parts], dim=2) for parts in (queries, keys, values)))
+    query, key, value = (torch.cat([*parts], dim=2) for parts in (queries, keys, values))
+    return F.scaled_dot_product_attention(query, key, value)
