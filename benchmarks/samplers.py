@@ -8,8 +8,8 @@ in a plane. `digits` are three teachers: numbers are means over them, with Stude
 judged by the differences within a teacher. The error is the root mean square, over elements, of the distance to where
 the probability-flow ODE leads; of a rule that draws noise only the distance to real images is told. Each rule has as
 many steps as fit into the calls, so that none makes more; of a field that saves a part of a call, as many as cost that.
-What is fitted to a model is fitted for few calls and without guidance alone. Results are kept in .fewstep/samplers, a
-file each.
+Fields, and what is fitted to a model, are run without guidance alone; a sampler is fitted for few calls. Results are
+kept in .fewstep/samplers, a file each.
 """
 
 import argparse
@@ -165,7 +165,7 @@ def runs() -> Iterator[Run]:
     for kind, guidance in WAYS:
         for model in ["mixture"] if kind == "mixture" else teachers:
             for rule, knobs in RULES.items():
-                if "fit" in knobs and guidance != 1:
+                if guidance != 1 and knobs.keys() & {"fit", "field"}:
                     continue
                 for schedule in [*SCHEDULES, *(nodes for nodes, of in NODES.items() if rule in of)]:
                     yield Run(model, guidance, rule, schedule, str(_file(model, guidance, rule, schedule)))

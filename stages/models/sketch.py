@@ -48,11 +48,11 @@ class Sketch:
         return {name: tuple(weight.shape) for name, weight in self.build().named_parameters()}
 
     def call(self, net: nn.Module, rows: int) -> Tensor:
-        """The answer of `net`, one that was built here or a twin of it, for `rows` samples."""
+        """The answer of what learns of `net`, one that was built here or a twin of it, for `rows` samples."""
         x, t = torch.empty((rows, *self.shape), device=META), torch.empty(rows, device=META)
         cond = torch.zeros((rows, 1), dtype=torch.int64, device=META)
         if not isinstance(net, Pretrained):
-            return net(x, t, cond)
+            return net(x, t, cond) if net.companion is None else net.beside(x, t, cond, x)  # type: ignore[operator]
         # What is around the denoiser looks at times, of which there are none here, and holds next to nothing.
         body = next(iter(parts(net.body, "").values()))
         assert isinstance(net.text, TextTable)

@@ -5,7 +5,7 @@ tokens.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -95,9 +95,10 @@ class TwoTimes(nn.Module, ABC):
         """The same with a fresh network of such a `size` that is told two samples of `shape` (C, H, W)."""
         from stages.models.network import seeded_build
 
-        channels, *sides = shape
-        made = seeded_build(seed, size, (2 * channels, *sides), self.text)  # pyright: ignore
-        self.add_companion(made.to(next(self.parameters()).device))
+        (channels, *sides), device = shape, next(self.parameters()).device
+        with device if device.type == "meta" else nullcontext():  # where the text has no values to be looked up
+            made = seeded_build(seed, size, (2 * channels, *sides), self.text)  # pyright: ignore
+        self.add_companion(made.to(device))
 
     def may_carry(self, made: "TwoTimes") -> None:
         """ValueError where `made` is more than one network of one velocity, or this is several or carries another."""

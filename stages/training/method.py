@@ -56,8 +56,8 @@ class Trained:
     """Whether it is told noise `z` like a sample; a network that is told none is given the variable."""
 
     companion: Any = None
-    """Size, of `stages/models/network.py`, of a new network that it carries: `beside` asks that one, which is told a
-    second sample, and trains it. What follows it has one too."""
+    """Size, of `stages/models/network.py`, of a new network that it carries and that alone learns: `beside` asks that
+    one, which is told a second sample. What follows it has one too."""
 
     @property
     def averages(self) -> str | None:

@@ -192,10 +192,14 @@ class Weights:
             if isinstance(role, Frozen):
                 del changing[name]
         self._own = {name: self._tunings[name].own(net) for name, net in changing.items()}
-        self._learnt = {
-            name: [tensor for tensor in own.values() if isinstance(tensor, nn.Parameter)]
-            for name, own in self._own.items()
-        }
+        self._learnt = {name: self._learns(name, own) for name, own in self._own.items()}
+
+    def _learns(self, name: str, own: Mapping[str, Tensor]) -> list[nn.Parameter]:
+        """Of what is the role's own: all of it, or what it carries where that was made for it."""
+        role = self.roles.get(name)
+        found = {key: tensor for key, tensor in own.items() if isinstance(tensor, nn.Parameter)}
+        carried = [tensor for key, tensor in found.items() if key.startswith("companion.")]
+        return carried if carried and isinstance(role, Trained) and role.companion else list(found.values())
 
     def divide(self, device: str) -> None:
         """Keep this worker's part of every network, on `device`; all workers must call this, before any optimiser."""

@@ -130,6 +130,10 @@ def test_a_new_one_is_told_two_samples_and_begins_from_its_seed_alone(net: nn.Mo
     assert torch.equal(before, torch.get_rng_state())
     assert torch.equal(first.beside(x, t, cond, x), second.beside(x, t, cond, x))
     assert first.beside(x, t, cond, x).shape == x.shape
+    nobody = reading(net)
+    nobody.text.features = {name: rows.to("meta") for name, rows in nobody.text.features.items()}
+    nobody.to("meta").add_new_companion(SMALL, SPACE.shape, 3)
+    assert nobody.companion.body.device.type == "meta", "for who only counts"
     with pytest.raises(ValueError, match="a model that carries one carries no other network"):
         first.add_new_companion(SMALL, SPACE.shape, 3)
 

@@ -90,3 +90,14 @@ def test_memory_grows_with_the_rows_of_a_slice_and_holds_each_network_once() -> 
     assert one.optimiser == 2 * one.gradients == 8 * one.trained
     assert 1.8 < two.activations / one.activations <= 2
     assert one.total == one.weights + one.gradients + one.optimiser + one.activations
+
+
+def test_of_a_network_that_carries_a_new_one_that_one_learns() -> None:
+    drawn = trained(SMALL, (1, 8, 8))
+    module, cfg = MODULES["flow_turbo"], settings("flow_turbo")
+    found = needs.memory(module, cfg, drawn, drawn, FULL, rows=4)
+    plain = needs.memory(MODULES["kd"], settings("kd"), drawn, drawn, FULL, rows=4)
+    carried = found.weights - plain.weights - 2 * 4 * found.trained
+    assert 0 <= carried < 0.01 * found.weights, "the student and its average; what does not learn is little"
+    assert found.optimiser == 2 * found.gradients == 8 * found.trained
+    assert found.activations > 0
