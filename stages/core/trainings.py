@@ -43,7 +43,8 @@ def spread(values: Sequence[float]) -> Spread:
     """Of one number a training; ValueError for a single one, which has none."""
     if len(values) < 2:
         raise ValueError(f"a spread over trainings needs two or more, got {len(values)}")
-    return Spread(mean=fmean(values), deviation=stdev(values), count=len(values))
+    mean = values[0] if len(set(values)) == 1 else fmean(values)  # a sum of equals, divided, may be beside them
+    return Spread(mean=mean, deviation=stdev(values, mean), count=len(values))
 
 
 def welch(one: Spread, other: Spread) -> float:

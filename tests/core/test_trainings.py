@@ -55,6 +55,8 @@ def test_trainings_that_all_came_to_the_same():
     one, other = spread([1.0, 1.0, 1.0]), spread([0.5, 0.5])
     assert welch(one, one) == 1
     assert welch(one, other) == 0
+    around = spread([0.003] * 3)  # whose sum, divided by three, is another number
+    assert around.low == around.mean == around.high == 0.003
 
 
 def test_what_is_said_of_two_methods():
