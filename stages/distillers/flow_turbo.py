@@ -6,9 +6,10 @@ carries the refiner; the rule `flow_turbo` asks it in the last steps, where the 
 One iteration: real data at a time t drawn evenly; the model's velocity v there; Euler's step of a drawn length to t';
 the velocity there. The refiner r(x', v, t') regresses the difference.
 
-Differs: each sample draws its length (the code: one for a batch), which ends at data; the velocity is guided as it will
-be in use, and the refiner told the prompt, none of which is dropped (the code drops some in one of the two calls
-alone); a small network of the ordinary kind, told two samples (the code: one block of its transformer).
+Differs: each sample draws its length (the code: one for a batch, up to 0.12), which ends at data. As the refiner is not
+told the length, it learns the mean over them, and the shipped ones are the sampler's own step alone. The velocity is
+guided as it will be in use, and the refiner told the prompt, none of which is dropped (the code drops some in one of
+the two calls alone); a small network of the ordinary kind, told two samples (the code: one block of its transformer).
 UNVERIFIED: nothing.
 """
 
@@ -20,7 +21,7 @@ from torch import Generator, Tensor
 from stages.core.config import config
 from stages.core.guidance import guided
 from stages.core.path import mix
-from stages.core.ranges import Guidance, NonNegativeCount, Positive, Rate, Steps
+from stages.core.ranges import Guidance, NonNegativeCount, Rate, Steps, Unit
 from stages.core.rng import fork, normal_like, uniform
 from stages.core.spec import SamplerSpec, even
 from stages.core.types import Batch, World
@@ -42,8 +43,8 @@ class Config:
     """N_P: then steps that ask the model once, and reuse its last answer;"""
     refined: NonNegativeCount
     """N_R: then steps by the refiner, of which the very last takes no call."""
-    longest: Positive
-    """Step between two velocities, in time; they are drawn evenly from 0 to this."""
+    reach: tuple[Unit, Unit]
+    """Shortest and longest step, in time, between two velocities; each sample draws one, and is not told which."""
     guidance: Guidance
     """w: classifier-free guidance of the model, in training and in use; 1 is none."""
     refiner: NetworkConfig
@@ -51,13 +52,18 @@ class Config:
     student_lr: Rate
     """AdamW's step size."""
 
+    def __post_init__(self) -> None:
+        low, high = self.reach
+        if low > high or high == 0:
+            raise ValueError(f"reach={[low, high]}: the shortest step comes first, and the longest is above 0")
+
 
 def loss(world: World, batch: Batch, rng: Generator, cfg: Config) -> Loss:
     """Mean squared gap between what the refiner says the velocity changes by, and what it does."""
     noises, times, lengths = fork(rng, "noises", "times", "lengths")
     x0, cond, student = batch["x0"], batch["cond"], world.nets["student"]
     t = uniform(len(x0), times, x0)
-    t_next = (t - uniform(len(x0), lengths, x0, 0.0, cfg.longest)).clamp_min(0)
+    t_next = (t - uniform(len(x0), lengths, x0, *cfg.reach)).clamp_min(0)
     with torch.no_grad():
         velocity, x = guided(student, cfg.guidance), mix(x0, normal_like(x0, noises), t)
         last = velocity(x, t, cond)

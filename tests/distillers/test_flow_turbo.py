@@ -19,7 +19,7 @@ from tests.training.tiny import TinyNet
 
 F64 = torch.float64
 CONFIG = flow_turbo.Config(
-    method="flow_turbo", heun=1, reused=2, refined=2, longest=0.25, guidance=1.0, student_lr=1e-3,
+    method="flow_turbo", heun=1, reused=2, refined=2, reach=(0.0, 0.25), guidance=1.0, student_lr=1e-3,
     refiner=TransformerConfig(kind="transformer", width=8, num_layers=1, num_heads=2, patch_size=2),
 )  # fmt: skip
 
@@ -44,7 +44,7 @@ def batch(n: int = 400) -> dict[str, Tensor]:
     return {"x0": torch.randn(n, 1, 1, 1, dtype=F64, generator=stream(0, "x0")), "cond": torch.ones(n, 1).long()}
 
 
-def loss(student: nn.Module, **knobs: float) -> tuple[Tensor, dict]:
+def loss(student: nn.Module, **knobs) -> tuple[Tensor, dict]:
     return flow_turbo.loss(world(student=student), batch(), stream(0, "l"), replace(CONFIG, **knobs))
 
 
@@ -53,7 +53,7 @@ def test_where_nothing_changes_a_refiner_says_nothing() -> None:
     value, told = loss(still)
     assert value.item() == told["rms_change"].item() == 0
     curved = Refined(lambda x, t: torch.sin(x) + expand(t, x), lambda x, _t, _last: 0 * x)
-    near, far = (loss(curved, longest=longest)[0].item() for longest in (1e-6, 0.25))
+    near, far = (loss(curved, reach=(0.0, longest))[0].item() for longest in (1e-6, 0.25))
     assert near < 1e-10 < far
 
 
@@ -112,3 +112,10 @@ def test_it_learns_the_slopes_that_are_used(guidance: float) -> None:
     scale = 1 + guidance * (2 - 1)
     right = Told(velocity, lambda x, t, last: scale * velocity(x, t) - last)
     assert loss(right, guidance=guidance)[0].item() < 1e-25
+
+
+def test_steps_are_of_some_length_the_shortest_first():
+    with pytest.raises(ValueError, match=r"reach=\[0\.3, 0\.2\]: the shortest step comes first"):
+        replace(CONFIG, reach=(0.3, 0.2))
+    with pytest.raises(ValueError, match="the longest is above 0"):
+        replace(CONFIG, reach=(0.0, 0.0))
