@@ -57,9 +57,10 @@ def main() -> None:
 def networks(rows: Sequence[Row]) -> str:
     """A row a way of sampling."""
     lines = [line(["", "calls", "network calls' worth", "distance", "held-out score", "recall"]), line(["---"] * 6)]
-    for row in rows:
+    for row in sorted(rows, key=lambda row: (row.group, row.name if row.group == "distill" else "", row.nfe)):
+        name = "teacher" if row.group == "teacher" else row.name
         numbers = [told(row.numbers, name) for name in (DISTANCE, SCORE, "recall")]
-        lines.append(line([f"`{row.name}`", str(row.nfe), f"{row.numbers['network_calls']:.3g}", *numbers]))
+        lines.append(line([f"`{name}`", str(row.nfe), f"{row.numbers['network_calls']:.3g}", *numbers]))
     return "### Networks\n\n" + "\n".join(lines)
 
 

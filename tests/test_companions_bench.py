@@ -37,7 +37,9 @@ def test_the_page_has_a_row_for_each_way_and_a_verdict_for_each_claim() -> None:
         "distill": {"cd": row(2, 3.0), "cd_teacher": row(3, 2.0), "small": row(8, 4.0), "small_stitched": row(8, 3.0)},
     }
     rows = list(rows_of(metrics, ("teacher", "distill")))
-    assert companions.networks(rows).count("| `") == 6
+    text = companions.networks(rows)
+    assert text.count("\n| `") == 6
+    assert text.index("`cd` | 2") < text.index("`teacher` | 6") < text.index("`teacher` | 8")
     text = companions.compared(rows)
     assert "cd_teacher at 3: 2.00 ± 0.20 against cd at 2: 3.00 ± 0.20" in text
     assert text.count("\n| a tenth") == 1, "what was not measured has no verdict"
