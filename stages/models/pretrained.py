@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -167,6 +168,14 @@ class PipelineText:
         place = iter(range(1, len(real) + 1))
         index = torch.tensor([next(place) if prompt else EMPTY for prompt in prompts], dtype=torch.int64)
         return {name: tensor.cpu()[index] for name, tensor in rows.items()}
+
+    @torch.no_grad()
+    def away_from(self, prompt: str) -> Features:
+        """One row, as the pipeline reads a negative prompt. ValueError where it takes none."""
+        at = replace(self.at, options=replace(self.at.options, negative_prompt=prompt))
+        at.check()
+        with self.pipeline() as pipe:
+            return {name: tensor.cpu() for name, tensor in at.family.null(pipe, at).items()}
 
     def cut(self, prompts: Sequence[str]) -> dict[str, int]:
         """Of the prompts that are too long: how many tokens the tokeniser that takes fewest leaves out."""

@@ -24,7 +24,7 @@ from stages.models.latents import Latents
 from stages.models.mixture import GaussianMixture
 from stages.models.pretrained import BATCH, PipelineText, Pretrained
 from stages.models.space import SPACES, Points
-from stages.models.table import Text, TextTable
+from stages.models.table import Text, TextTable, joined
 
 INDEX = "model_index.json"
 MIXTURE = "mixture.safetensors"
@@ -138,16 +138,21 @@ def _named(part: Any) -> list[str | None]:
     return [None, None] if part is None else [type(part).__module__.rpartition(".")[2], type(part).__name__]
 
 
-def load(folder: Path, text: Text | Sequence[str], device: str | torch.device = "cpu") -> Student:
+def load(
+    folder: Path,
+    text: Text | Sequence[str],
+    device: str | torch.device = "cpu",
+    *,
+    negative: str | None = None,
+) -> Student:
     """Read what `save` wrote, in evaluation mode, without gradients. ValueError if no model is there.
 
     The network reads the table `text`, or one that its own encoder makes of the prompts `text`: then row 0 is the empty
-    prompt and row i + 1 is text[i].
+    prompt, row i + 1 is text[i], and the last one a prompt to lead away from, where that is stated.
     """
     spec, encoder = sampler(folder), encoder_of(folder)
     if not isinstance(text, Text):
-        prompts = ["", *text]
-        text = TextTable(prompts, encoder.encode(prompts))
+        text = _table(encoder, ["", *text], negative)
     if (folder / export.INDEX).is_file():
         net = export.load(folder, text)
         return Student(_frozen(net, device), spec, space_of(folder), encoder)
@@ -156,6 +161,16 @@ def load(folder: Path, text: Text | Sequence[str], device: str | torch.device = 
         mixture.text = text
         return Student(_frozen(mixture, device), spec, space_of(folder), encoder)
     return Student(_frozen(_network(folder, text), device), spec, space_of(folder), encoder)
+
+
+def _table(encoder: TextEncoder, prompts: list[str], negative: str | None) -> TextTable:
+    """Some pipelines read a negative prompt otherwise than one that is asked for."""
+    rows = [encoder.encode(prompts)]
+    if negative is None:
+        return TextTable(prompts, *rows)
+    apart = isinstance(encoder, PipelineText)
+    rows.append(encoder.away_from(negative) if apart else encoder.encode([negative]))
+    return TextTable([*prompts, negative], joined(rows))
 
 
 def _network(folder: Path, text: Text) -> Any:

@@ -63,8 +63,7 @@ def main(parsed: argparse.Namespace) -> int:
     from stages.samplers.student import Noise, draw
 
     storage.settle(parameters.read())
-    others = [] if parsed.negative is None else [parsed.negative]
-    student = load(places.view(str(folder.parent)) / folder.name, [*parsed.prompt, *others])
+    student = load(places.view(str(folder.parent)) / folder.name, parsed.prompt, negative=parsed.negative)
     spec = _sampler(parsed, student.spec)
     _leads_away(parsed, spec)
     rows = torch.arange(len(parsed.prompt))[:, None].repeat_interleave(parsed.n, 0) + 1
@@ -72,7 +71,7 @@ def main(parsed: argparse.Namespace) -> int:
     if parsed.told is not None:
         samples = _restored(parsed, model, rows, noise)
     elif parsed.steering is None:
-        negative = torch.full_like(rows, len(parsed.prompt) + 1) if others else None
+        negative = None if parsed.negative is None else torch.full_like(rows, len(parsed.prompt) + 1)
         samples = draw(model, rows, noise, batch_size=BATCH, negative=negative)
     else:
         samples = _searched(parsed, model, rows, noise)
