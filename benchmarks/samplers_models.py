@@ -22,12 +22,13 @@ from stages.models import load, table_of
 from stages.models.mixture import GaussianMixture
 from stages.samplers import Solution, drive, rule_of, sample
 from stages.samplers.aligned import aligned_costs
-from stages.samplers.field import Field, Prompted
+from stages.samplers.field import Field
 from stages.samplers.fields import field_of, over
 from stages.samplers.fields.base import OfSamples
 from stages.samplers.fits import Fit, fit_of
 from stages.samplers.fits.model import Fitting
 from stages.samplers.grid import Grid, build
+from stages.samplers.prompted import Prompted
 from stages.samplers.search import best_nodes, jump_costs
 from stages.samplers.spec import Sampler
 from stages.steering.noisy import why_not_noisy

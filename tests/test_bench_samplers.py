@@ -13,7 +13,7 @@ from benchmarks.samplers_page import CALLS, NODES, SCHEDULES, WAYS, verdict
 from stages.core.rng import stream
 from stages.core.spec import even
 from stages.samplers import RULES
-from stages.samplers.field import Prompted
+from stages.samplers.prompted import Prompted
 from stages.samplers.spec import calls
 from tests.samplers.blocks import transformer
 

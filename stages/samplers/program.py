@@ -22,10 +22,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from stages.core.path import LINEAR
 from stages.core.spec import SamplerSpec
 from stages.samplers import rule_of
-from stages.samplers.field import Prompted, State, blank, fixed
+from stages.samplers.field import State, blank, fixed
 from stages.samplers.fields import field_of, over
 from stages.samplers.grid import build
 from stages.samplers.of_tokens import suits
+from stages.samplers.prompted import Prompted
 
 Step = list[str | int | float]
 

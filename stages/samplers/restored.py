@@ -15,8 +15,9 @@ from stages.core.precision import Wide
 from stages.core.types import Cond
 from stages.models import Student
 from stages.samplers import rule_of, sample
-from stages.samplers.field import ForSteps, Prompted
+from stages.samplers.field import ForSteps
 from stages.samplers.of_tokens import suits
+from stages.samplers.prompted import Prompted
 from stages.samplers.student import Noise
 
 Begin = Literal["noise", "picture"]

@@ -15,11 +15,12 @@ from stages.core.path import LINEAR
 from stages.core.ranges import Guidance
 from stages.core.spec import SamplerSpec
 from stages.samplers import FromNoise, drive, rule_of
-from stages.samplers.field import Adaptive, ForSteps, Prompted, blank, numbers_of
+from stages.samplers.field import Adaptive, ForSteps, blank, numbers_of
 from stages.samplers.fields import AnyField, field_of, over
 from stages.samplers.flow_map import OF_AVERAGES
 from stages.samplers.grid import build
 from stages.samplers.of_tokens import OfTokens, Unmasking, suits
+from stages.samplers.prompted import Prompted
 from stages.samplers.schedules import AnySchedule
 
 

@@ -15,10 +15,10 @@ from stages.core.spec import SamplerSpec
 from stages.core.types import Cond
 from stages.models import Student
 from stages.samplers import Solution, drive, rule_of
-from stages.samplers.field import Prompted
 from stages.samplers.fields import field_of, over
 from stages.samplers.grid import build
 from stages.samplers.of_tokens import OfTokens, suits
+from stages.samplers.prompted import Prompted
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,9 @@ import torch
 
 from stages.core.path import LINEAR
 from stages.core.rng import stream
-from stages.samplers.field import Prompted
 from stages.samplers.fields import field_of, over
 from stages.samplers.grid import build
+from stages.samplers.prompted import Prompted
 from stages.samplers.schedules import uniform
 from tests.samplers.blocks import transformer
 from tests.samplers.rigs import choice

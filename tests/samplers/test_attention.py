@@ -9,8 +9,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from stages.models.mixture import GaussianMixture
 from stages.models.opened import Joint
 from stages.samplers import drive
-from stages.samplers.field import Prompted
 from stages.samplers.fields import over
+from stages.samplers.prompted import Prompted
 from tests.samplers.opened import COND, GRID, NET, NUM, OPENED, WORK, T, X, field, share
 
 NAMES = ["token_merging", "pab", "faster_cache", "ras"]

@@ -12,10 +12,11 @@ from stages.core.path import LINEAR, VP_COSINE, expand
 from stages.core.rng import normal_at, stream
 from stages.core.spec import SamplerSpec, even
 from stages.samplers import Solution, drive, rule_of, sample
-from stages.samplers.field import Field, Prompted, State, drawing
+from stages.samplers.field import Field, State, drawing
 from stages.samplers.fields import field_of, over
 from stages.samplers.grid import build
 from stages.samplers.program import program
+from stages.samplers.prompted import Prompted
 from stages.samplers.spec import Sampler, calls
 
 F64 = torch.float64

@@ -9,9 +9,9 @@ from stages.core.path import LINEAR
 from stages.core.rng import stream
 from stages.models.mixture import GaussianMixture
 from stages.samplers import drive
-from stages.samplers.field import Prompted
 from stages.samplers.fields import field_of, over
 from stages.samplers.grid import build
+from stages.samplers.prompted import Prompted
 from stages.samplers.schedules import uniform
 from tests.samplers.blocks import transformer
 

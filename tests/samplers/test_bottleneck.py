@@ -12,9 +12,9 @@ from stages.models.mixture import GaussianMixture
 from stages.models.network import seeded_build
 from stages.models.unet import UNetConfig
 from stages.samplers import drive
-from stages.samplers.field import Prompted
 from stages.samplers.fields import AnyField, field_of, over
 from stages.samplers.grid import build
+from stages.samplers.prompted import Prompted
 from stages.samplers.schedules import uniform
 from tests.samplers.blocks import transformer
 from tests.samplers.rigs import F64, choice

@@ -7,13 +7,13 @@ import torch
 
 from stages.core.path import LINEAR
 from stages.samplers import drive
-from stages.samplers.field import Prompted
 from stages.samplers.fields import field_of, over
 from stages.samplers.fields.base import lowest
 from stages.samplers.fields.mag_cache import MagCache
 from stages.samplers.fields.sada import SLOPES
 from stages.samplers.fields.tea_cache import TeaCache
 from stages.samplers.grid import build
+from stages.samplers.prompted import Prompted
 from stages.samplers.schedules import uniform
 from tests.samplers.rigs import F64, choice
 

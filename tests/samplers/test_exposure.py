@@ -6,9 +6,9 @@ import torch
 from stages.core.path import EDM, LINEAR, VP_LINEAR
 from stages.core.rng import stream
 from stages.samplers import drive
-from stages.samplers.field import Prompted
 from stages.samplers.fields import field_of, over
 from stages.samplers.grid import build, combine
+from stages.samplers.prompted import Prompted
 from stages.samplers.schedules import uniform
 from tests.samplers.rigs import F64, OF_PATHS, gaussian
 

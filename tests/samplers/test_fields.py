@@ -14,10 +14,11 @@ from stages.models import Student
 from stages.models.conditioning import OneHot
 from stages.models.space import Points
 from stages.samplers import drive, rule_of
-from stages.samplers.field import Field, Prompted, State
+from stages.samplers.field import Field, State
 from stages.samplers.fields import FIELDS, field_of, over
 from stages.samplers.grid import build
 from stages.samplers.program import program
+from stages.samplers.prompted import Prompted
 from stages.samplers.schedules import uniform
 from stages.samplers.spec import Sampler, calls
 from stages.samplers.student import Noise, draw, solutions

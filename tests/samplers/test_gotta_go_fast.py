@@ -12,10 +12,11 @@ from stages.core.rng import normal_at, stream
 from stages.core.spec import even
 from stages.models.mixture import GaussianMixture
 from stages.samplers import drive, rule_of, sample
-from stages.samplers.field import Field, Prompted
+from stages.samplers.field import Field
 from stages.samplers.gotta_go_fast import heun
 from stages.samplers.grid import build
 from stages.samplers.program import program
+from stages.samplers.prompted import Prompted
 from stages.samplers.rollout import rolled_out
 from stages.samplers.spec import Sampler, calls
 from tests.samplers.rigs import F64, LINEAR, gaussian

@@ -18,11 +18,11 @@ from stages.models import Student
 from stages.models.space import Points, Tokens
 from stages.models.tokens import away, drift, hidden
 from stages.samplers import drive, rule_of, sample
-from stages.samplers.field import Prompted
 from stages.samplers.fields.unchanged import Unchanged
 from stages.samplers.grid import build
 from stages.samplers.of_tokens import revealed
 from stages.samplers.program import program
+from stages.samplers.prompted import Prompted
 from stages.samplers.spec import Sampler
 from stages.samplers.student import Noise, draw
 from tests.samplers.rigs import F64

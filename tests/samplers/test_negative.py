@@ -15,9 +15,9 @@ from stages.models import Student
 from stages.models.conditioning import OneHot
 from stages.models.space import Points
 from stages.samplers import drive
-from stages.samplers.field import Prompted
 from stages.samplers.fields import field_of, over
 from stages.samplers.grid import build
+from stages.samplers.prompted import Prompted
 from stages.samplers.schedules import uniform
 from stages.samplers.spec import Sampler
 from stages.samplers.student import Noise, draw

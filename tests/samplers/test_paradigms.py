@@ -7,9 +7,10 @@ from stages.core.rng import normal_at, stream
 from stages.core.spec import even
 from stages.models.mixture import GaussianMixture
 from stages.samplers import drive, rule_of, sample
-from stages.samplers.field import Field, Prompted
+from stages.samplers.field import Field
 from stages.samplers.grid import build
 from stages.samplers.program import program
+from stages.samplers.prompted import Prompted
 from stages.samplers.rollout import rolled_out
 from stages.samplers.schedules import uniform
 from stages.samplers.spec import calls

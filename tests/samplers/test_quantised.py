@@ -14,12 +14,12 @@ from stages.core.rng import stream
 from stages.models.mixture import GaussianMixture
 from stages.models.quantised import best_scale, layers, most, quantised, rounded
 from stages.samplers import drive, sample
-from stages.samplers.field import Prompted
 from stages.samplers.fields import AnyField, field_of, over
 from stages.samplers.fits import AnyFit
 from stages.samplers.fits.model import Fitting
 from stages.samplers.fits.quantised import truncated
 from stages.samplers.grid import build
+from stages.samplers.prompted import Prompted
 from stages.samplers.schedules import uniform
 from tests.samplers.blocks import transformer
 from tests.samplers.rigs import F64, choice

@@ -8,10 +8,10 @@ import torch
 from stages.core.config import check
 from stages.core.rng import stream
 from stages.samplers import drive
-from stages.samplers.field import Prompted
 from stages.samplers.fields import AnyField, field_of, over
 from stages.samplers.fields.ras import active
 from stages.samplers.fields.token_merging import merged
+from stages.samplers.prompted import Prompted
 from tests.samplers.opened import COND, GRID, NET, NUM, OPENED, WORK, X, field
 from tests.samplers.rigs import choice
 

@@ -54,7 +54,7 @@ def edited(parsed: argparse.Namespace, way: Any, model: Any) -> Any:
     from stages.core.rng import stream
     from stages.core.spec import even
     from stages.models.space import Tokens
-    from stages.samplers.field import Prompted
+    from stages.samplers.prompted import Prompted
 
     if isinstance(model.space, Tokens):
         raise ValueError(f"{parsed.model}: a model of tokens has no flow that takes a picture to noise and back")

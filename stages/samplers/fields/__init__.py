@@ -12,7 +12,7 @@ import pydantic
 from torch import Tensor
 
 from stages.core.config import check, members
-from stages.samplers.field import Field, Prompted
+from stages.samplers.field import Field
 from stages.samplers.fields.bottleneck import Bottleneck
 from stages.samplers.fields.dual_fast import DualFast
 from stages.samplers.fields.early_exit import EarlyExit
@@ -36,6 +36,7 @@ from stages.samplers.fields.time_tuner import TimeTuner
 from stages.samplers.fields.token_merging import TokenMerging
 from stages.samplers.fields.unchanged import Unchanged
 from stages.samplers.grid import Grid
+from stages.samplers.prompted import Prompted
 
 _Whole = TaylorSeer | MagCache | TeaCache | SADA | GuidanceInterval | GuidanceReuse | TStitch
 _OfBlocks = FirstBlockCache | LightCache | EarlyExit | TokenMerging | PAB | FasterCache | RAS

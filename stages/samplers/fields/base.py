@@ -5,8 +5,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from stages.samplers.field import Counts, Field, Prompted
+from stages.samplers.field import Counts, Field
 from stages.samplers.grid import Grid, combine
+from stages.samplers.prompted import Prompted
 
 
 class Knobs:

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from stages.core.config import config
 from stages.core.ranges import Positive, Weight
-from stages.samplers.field import Field, Prompted
+from stages.samplers.field import Field
 from stages.samplers.fields.base import Everywhere, Knobs, with_noise
 from stages.samplers.grid import Grid, combine
+from stages.samplers.prompted import Prompted
 
 
 @config

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from stages.core.config import config
 from stages.core.ranges import NonNegativeCount, Steps
-from stages.samplers.field import Field, Prompted
+from stages.samplers.field import Field
 from stages.samplers.fields.base import Knobs, OfBlocks, by_row, by_sample
 from stages.samplers.grid import Grid
+from stages.samplers.prompted import Prompted
 
 
 @config

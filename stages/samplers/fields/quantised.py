@@ -15,9 +15,10 @@ from stages.core.config import config
 from stages.core.precision import Wide
 from stages.core.ranges import Positive
 from stages.models.quantised import quantised
-from stages.samplers.field import Field, Prompted
+from stages.samplers.field import Field
 from stages.samplers.fields.base import Knobs
 from stages.samplers.grid import Grid
+from stages.samplers.prompted import Prompted
 
 Bits = Annotated[int, Knob(ge=2, le=16)] | None
 

@@ -20,9 +20,10 @@ from stages.core.config import config
 from stages.core.matching import per_sample
 from stages.core.path import expand
 from stages.core.ranges import NonNegativeCount, Steps, Unit
-from stages.samplers.field import Field, Prompted
+from stages.samplers.field import Field
 from stages.samplers.fields.base import Knobs, OfSamples
 from stages.samplers.grid import Grid, combine
+from stages.samplers.prompted import Prompted
 
 SLOPES = MappingProxyType({"paper": (5 / 6, 5 / 6, -2 / 3), "as_published": (5 / 8, 3 / 4, -3 / 8)})
 """Weights of the last three slopes, the newest first."""

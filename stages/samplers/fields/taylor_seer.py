@@ -15,10 +15,11 @@ from torch import Tensor
 
 from stages.core.config import config
 from stages.core.ranges import Steps
-from stages.samplers.field import Field, Prompted
+from stages.samplers.field import Field
 from stages.samplers.fields.base import Knobs
 from stages.samplers.grid import Grid, combine
 from stages.samplers.multistep import remembered
+from stages.samplers.prompted import Prompted
 from stages.samplers.quadrature import lagrange
 
 

@@ -17,9 +17,10 @@ from torch import Tensor
 from stages.core.config import config
 from stages.core.matching import per_sample
 from stages.core.ranges import NonNegative, Weight
-from stages.samplers.field import Field, Prompted
+from stages.samplers.field import Field
 from stages.samplers.fields.base import Knobs, OfSamples
 from stages.samplers.grid import Grid
+from stages.samplers.prompted import Prompted
 
 
 @config

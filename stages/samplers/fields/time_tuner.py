@@ -13,9 +13,10 @@ from torch import Tensor
 
 from stages.core.config import config
 from stages.core.ranges import MAX_STEPS
-from stages.samplers.field import Field, Prompted
+from stages.samplers.field import Field
 from stages.samplers.fields.base import Knobs
 from stages.samplers.grid import Grid
+from stages.samplers.prompted import Prompted
 
 LEAST, MOST = 0.5, 1.5
 """Of a scale."""

@@ -19,9 +19,10 @@ from torch import Tensor
 from stages.core.config import config
 from stages.core.ranges import Part
 from stages.models.opened import Joint
-from stages.samplers.field import Field, Prompted
+from stages.samplers.field import Field
 from stages.samplers.fields.base import Knobs, OfBlocks
 from stages.samplers.grid import Grid
+from stages.samplers.prompted import Prompted
 
 
 @config

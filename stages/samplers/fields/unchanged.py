@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from stages.core.config import config
-from stages.samplers.field import Field, Prompted
+from stages.samplers.field import Field
 from stages.samplers.fields.base import Knobs, OfSamples
 from stages.samplers.grid import Grid
+from stages.samplers.prompted import Prompted
 
 
 @config

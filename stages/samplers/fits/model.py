@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import Generator, Tensor
 
 from stages.core.types import Cond, Velocity
-from stages.samplers.field import Prompted
+from stages.samplers.prompted import Prompted
 
 
 @dataclass(frozen=True)
