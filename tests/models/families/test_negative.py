@@ -1,4 +1,4 @@
-"""A prompt to lead away from, named when a picture is drawn, is read as every family's pipeline reads a negative one."""
+"""A prompt to lead away from, named when a picture is drawn, is read as a family's pipeline reads a negative one."""
 
 from dataclasses import replace
 
