@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-_CALLED = ("features", "fields")
+_CALLED = ("features", "fields", "beside")
 """What is called of a network besides itself."""
 
 
