@@ -112,7 +112,10 @@ class Layers:
                 for head in (net, *others):  # of a pool
                     self.watch(f"{role}/forward", f"{role}/backward", head.body)
                 continue
-            assert not others
+            carried = [other for other in others if other is net.companion]
+            assert others == carried
+            for other in carried:  # all of which is a part of the network
+                self.watch(f"{role}/half", f"{role}/back half", other.body.proj_out)
             half = net.body.transformer_blocks[(SIZE.num_layers + 1) // 2 - 1]
             self.watch(f"{role}/half", f"{role}/back half", half)
             self.watch(f"{role}/forward", f"{role}/backward", net.body.proj_out)
@@ -155,7 +158,8 @@ def test_a_trainings_cost_is_what_its_layers_saw(name: str, slices: int) -> None
     assert cost.scored == sum(judged)
     rounds = cost.scored / (2 * ROWS)  # several where each branch, or each update, is scored
     assert rounds >= 1 if name in POLICIES else rounds == 0
-    assert cost.networks["student"]["backward"] >= 2 * ROWS
+    learnt = cost.networks["student"]
+    assert learnt["backward"] + learnt["backward_part"] >= 2 * ROWS
 
 
 def test_dmd2_counts_the_features_that_its_head_reads() -> None:
@@ -220,6 +224,9 @@ class Rounded(nn.Module):
 
     def features(self, *inputs: Tensor) -> Tensor:
         return self.net.features(*inputs).to(BF16).to(self.told)
+
+    def beside(self, *inputs: Tensor) -> Tensor:
+        return self.net.beside(*inputs).to(BF16).to(self.told)
 
 
 def rounded_world(name: str, cfg: Any, told: torch.dtype) -> World:
