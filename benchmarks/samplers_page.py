@@ -164,10 +164,11 @@ def draw(bench: Results, file: Path) -> None:
             axes.set_xscale("log", base=2)
             axes.set_yscale("log")
             axes.set_xticks(CALLS, [str(most) for most in CALLS])
-            axes.set_title(f"{title(way)}: {'error' if number == ERROR else DISTANCES[way[0]].removesuffix(' x 1000')}")
+            words = "error" if number == ERROR else DISTANCES[way[0]].removesuffix(" x 1000")
+            axes.set_title(f"{title(way)}: {words}", fontsize=10)
             axes.grid(color="0.92")
         panels[1][column].set_xlabel("network calls (a guided one counts once)")
     lines = {line.get_label(): line for axes in panels.flat for line in axes.get_lines()}
-    figure.legend(lines.values(), lines.keys(), loc="outside right center", frameon=False)
+    figure.legend(lines.values(), lines.keys(), loc="outside right center", frameon=False, fontsize=7.5)
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=120)
