@@ -8,8 +8,8 @@ in a plane. `digits` are three teachers: numbers are means over them, with Stude
 judged by the differences within a teacher. The error is the root mean square, over elements, of the distance to where
 the probability-flow ODE leads; of a rule that draws noise only the distance to real images is told. Each rule has as
 many steps as fit into the calls, so that none makes more; of a field that saves a part of a call, as many as cost that.
-Fields, what is fitted to a model, and shifted times are run without guidance alone, and with it one teacher; a sampler
-is fitted for few calls. Results are kept in .fewstep/samplers, a file each.
+Fields, what is fitted to a model, and shifted times are run without guidance alone, and with it one teacher; samplers
+are fitted to teachers for few calls. Results are kept in .fewstep/samplers, a file each.
 """
 
 import argparse
@@ -115,7 +115,7 @@ RULES: Mapping[str, Mapping[str, Any]] = {
 """What a row is called, and the rule with its knobs; maybe a field, which answers for the network's velocity. Or a fit,
 which makes a rule for each model and each schedule, on samples and noise that no row is measured on."""
 FITTED_CALLS = CALLS[:3]
-"""That samplers are fitted for: what a fit takes grows with the square of the steps, and many need none."""
+"""That samplers are fitted to a network for: what a fit takes grows with the square of the steps."""
 KEPT = Path(".fewstep/samplers")
 PAGE, FIGURE = Path("docs/samplers.md"), Path("docs/images/samplers.png")
 
@@ -187,7 +187,8 @@ def follow(model: str, guidance: float, runs: Sequence[Run], project: str) -> No
     seen = Mixture() if model == "mixture" else Digits(model, guidance)
     for run in runs:
         rule = RULES[run.rule]
-        specs = {most: fitting(rule, run.schedule, most, seen) for most in (FITTED_CALLS if "fit" in rule else CALLS)}
+        budgets = FITTED_CALLS if "fit" in rule and model != "mixture" else CALLS
+        specs = {most: fitting(rule, run.schedule, most, seen) for most in budgets}
         write_json(Path(run.file), {str(most): seen.numbers(spec) for most, spec in specs.items() if spec})
 
 

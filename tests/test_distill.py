@@ -86,6 +86,7 @@ STEPS = "schedule: {name: uniform, steps: 2}, guidance: 1.0"
 PLUS = f"sampler={{rule: {{name: distillation_plus, share: 0.1, first: 1, guidance: 1.0, going_on: ddim}}, {STEPS}}}"
 STITCHED = f"sampler={{rule: {{name: euler}}, {STEPS}, field: {{name: t_stitch, share: 0.5}}}}"
 TURBO = f"sampler={{rule: {{name: flow_turbo, heun: 1, refined: 1}}, {STEPS}}}"
+NASA = f"sampler: {{rule: {{name: euler}}, {STEPS}, field: {{name: nasa, weight: 0.2}}}}"
 DDGAN = "sampler={rule: {name: ddgan}, schedule: {name: uniform, steps: 2}, guidance: 1.0, field: null}"
 
 
@@ -149,6 +150,13 @@ DDGAN = "sampler={rule: {name: ddgan}, schedule: {name: uniform, steps: 2}, guid
             {"teacher": Expected(model="closed form")},
             "companion=teacher: data/teacher is a closed form, and only networks that are trained here are carried",
         ),
+        (
+            "tdm",
+            ["companion=teacher"],
+            {"teacher": Expected(model="trained", is_told=True)},
+            "companion=teacher: data/teacher is told pictures, and a companion is told none",
+        ),
+        ("kd", [f"draw={{num_pairs: 8, {NASA}}}"], {}, "field=nasa leads away from a negative prompt, and a stage"),
         ("tdm", [DDGAN], {}, "sampler.rule=ddgan: tdm trains a network that is told no noise; take another rule"),
     ],
 )

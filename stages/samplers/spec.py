@@ -15,8 +15,11 @@ from stages.core.path import LINEAR
 from stages.core.ranges import Guidance
 from stages.core.spec import SamplerSpec
 from stages.samplers import FromNoise, drive, rule_of
+from stages.samplers.distillation_plus import ASKS_BESIDE
 from stages.samplers.field import Adaptive, ForSteps, blank, numbers_of
 from stages.samplers.fields import AnyField, field_of, over
+from stages.samplers.fields.nasa import NASA
+from stages.samplers.fields.t_stitch import TStitch
 from stages.samplers.flow_map import OF_AVERAGES
 from stages.samplers.grid import build
 from stages.samplers.of_tokens import OfTokens, Unmasking, suits
@@ -98,9 +101,26 @@ class Sampler:
                 "leave the field out"
             )
 
+    @property
+    def asks_beside(self) -> bool:
+        """Whether it asks a model for the other network that it carries."""
+        stitched = isinstance(self.field, TStitch) and self.field.mean is None
+        return self.rule.name in ASKS_BESIDE or stitched
+
+    def names_all(self) -> None:
+        """ValueError where it leads away from a negative prompt, which no stage names."""
+        if isinstance(self.field, NASA):
+            raise ValueError("field=nasa leads away from a negative prompt, and a stage names none; leave it out")
+
     def takes(self, shape: Sequence[int], *, tokens: Noising | None = None) -> None:
-        """ValueError where its rule is for samples of another kind, or of another size than `shape`."""
+        """ValueError where it is for samples of another kind or size than a teacher's, or asks it for more than it has.
+
+        `shape` is that of one sample.
+        """
         suits(self.rule, tokens)
+        self.names_all()
+        if self.asks_beside:
+            raise ValueError("it asks another network too, and a teacher carries none; take another rule or field")
         numbers, size = numbers_of(self.rule), math.prod(shape)
         if numbers not in (1, size):
             raise ValueError(

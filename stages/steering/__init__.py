@@ -47,3 +47,7 @@ class Steered:
     sampler: Sampler | None
     """null: the model's own."""
     steering: AnySteering
+
+    def __post_init__(self) -> None:
+        if self.sampler:
+            self.sampler.names_all()

@@ -28,6 +28,9 @@ class Draw:
     num_pairs: Count
     sampler: Sampler
 
+    def __post_init__(self) -> None:
+        self.sampler.names_all()
+
     def has_nodes(self, spec: SamplerSpec, searched: int | None, where: str) -> None:
         """ValueError unless the states at the nodes of a student's sampler `spec` are among the trajectories'.
 

@@ -8,7 +8,6 @@ from stages.io.expected import Expected
 from stages.io.job import Job
 from stages.models.sketch import Sketch
 from stages.samplers import of_tokens
-from stages.samplers.distillation_plus import ASKS_BESIDE
 from stages.samplers.flow_map import OF_AVERAGES
 from stages.training.arm import Arm
 from stages.training.method import Trained, goes_on, noising_of
@@ -85,9 +84,10 @@ def _has_company(cfg: Arm[Any], job: Job, teacher: Expected | None) -> None:
     if common.companion and teacher and teacher.model in ("closed form", "checkpoint"):
         fault = f"{common.teacher} is a {teacher.model}, and only networks that are trained here are carried"
         raise ValueError(f"{word}: {fault}; set it to null")
-    rule, field = common.sampler and common.sampler.rule.name, common.sampler and common.sampler.field
-    asks = rule in ASKS_BESIDE or (field and field.name == "t_stitch" and field.mean is None)
-    if asks and not (common.companion or own):
+    if common.companion and teacher and teacher.is_told:
+        raise ValueError(f"{word}: {common.teacher} is told pictures, and a companion is told none; set it to null")
+    rule = common.sampler and common.sampler.rule.name
+    if common.sampler and common.sampler.asks_beside and not (common.companion or own):
         raise ValueError(
             f"{job.where}.sampler: it asks another network too, and the student carries none; set companion: teacher "
             "beside it"

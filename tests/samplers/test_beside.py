@@ -203,6 +203,18 @@ def test_a_small_network_takes_the_noisy_steps_and_its_companion_the_others() ->
         stitched(0.5, mean=0.0)
 
 
+def test_a_teacher_s_own_sampler_asks_it_for_no_more_than_it_has() -> None:
+    told = {"rule": {"name": "euler"}, "schedule": {"name": "uniform", "steps": 4}, "guidance": 1.0}
+    check(Sampler, told, "sampler").takes((1, 2, 2))
+    for more in ({"rule": plus(4, 0.1).rule}, {"field": {"name": "t_stitch", "share": 0.5}}):
+        with pytest.raises(ValueError, match="it asks another network too, and a teacher carries none"):
+            check(Sampler, told | more, "sampler").takes((1, 2, 2))
+    with pytest.raises(ValueError, match="field=nasa leads away from a negative prompt, and a stage names none"):
+        check(Sampler, told | {"field": {"name": "nasa", "weight": 0.2}}, "sampler").takes((1, 2, 2))
+    with pytest.raises(ValueError, match="the sampler asks another network beside its own, and there is none"):
+        sample(bend, torch.zeros(1, 2, dtype=F64), even(2).times, rule_of(plus(2, 0.5).rule), rng=stream(0, "x"))
+
+
 @pytest.mark.parametrize("spec", [plus(3, 0.5), turbo(4, 1, 2), stitched(0.5)])
 def test_who_has_no_companion_says_so(spec: SamplerSpec) -> None:
     noise = torch.zeros(1, 2)

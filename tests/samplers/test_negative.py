@@ -21,7 +21,9 @@ from stages.samplers.prompted import Prompted
 from stages.samplers.schedules import uniform
 from stages.samplers.spec import Sampler
 from stages.samplers.student import Noise, draw
+from stages.steering import Steered
 from tests.samplers.blocks import PROMPTS, transformer
+from tests.samplers.rigs import choice
 
 NET = transformer()
 X = torch.randn(2, 1, 4, 4, generator=stream(0, "negative"))
@@ -129,5 +131,8 @@ def test_what_cannot_be_is_refused():
         steered(0.3, negative=None)
     with pytest.raises(ValueError, match="field=nasa: guidance=2 leads away from the negative prompt already"):
         check(Sampler, stated | {"guidance": 2.0}, "sampler")
+    steered_too = {"of": "teacher", "sampler": stated | {"guidance": 1.0}, "steering": choice("steering", "minority")}
+    with pytest.raises(ValueError, match="field=nasa leads away from a negative prompt, and a stage names none"):
+        check(Steered, steered_too, "steered")
     with pytest.raises(ValueError, match="a function is not called block by block"):
         over(field_of(field))(Prompted(lambda x, _t, _c: x, COND, negative=OTHER), GRID, X)

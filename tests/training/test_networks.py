@@ -1,7 +1,6 @@
 """What a training counts, against counts at the layers themselves; and what losses see of networks in bfloat16."""
 
 import math
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
 from functools import cache
@@ -36,6 +35,7 @@ from stages.training.loop import Trainer
 from stages.training.networks import world_of
 from stages.training.roles import Start, heads_of
 from tests.test_contracts import on_nodes, underway
+from tests.training.layers import Layers
 from tests.training.tiny import TinyNet, of_roles
 from tests.training.words import named, rows, table
 
@@ -99,40 +99,6 @@ def trainer(name: str, cfg: Any, judge: Any = reward, *, precision: Any = "float
     told = named(MODULES[name], cfg, len(PROMPTS))
     start = Start(init=network(1), teacher=network(2), space=SPACE, reward=judge, prompts=ASKED, rows=told)
     return Trainer(MODULES[name], cfg, budget, start, seed=3, device="cpu")
-
-
-class Layers:
-    """An independent count, at a layer half-way up every network and at its last, by whatever name they are called."""
-
-    def __init__(self, made: Trainer) -> None:
-        self.seen: Counter[str] = Counter()
-        for role, outer in made.world.nets.items():
-            net, *others = [m for m in outer.modules() if isinstance(m, VelocityTransformer | Discriminator)]
-            if isinstance(net, Discriminator):
-                for head in (net, *others):  # of a pool
-                    self.watch(f"{role}/forward", f"{role}/backward", head.body)
-                continue
-            carried = [other for other in others if other is net.companion]
-            assert others == carried
-            for other in carried:  # all of which is a part of the network
-                self.watch(f"{role}/half", f"{role}/back half", other.body.proj_out)
-            half = net.body.transformer_blocks[(SIZE.num_layers + 1) // 2 - 1]
-            self.watch(f"{role}/half", f"{role}/back half", half)
-            self.watch(f"{role}/forward", f"{role}/backward", net.body.proj_out)
-
-    def watch(self, forward: str, backward: str, layer: nn.Module) -> None:
-        def ahead(_layer: nn.Module, _inputs: Any, output: Any) -> None:
-            answer = output[-1] if isinstance(output, tuple) else output
-            self.seen[forward] += len(answer)
-            if answer.requires_grad:
-                answer.register_hook(lambda gradient: self.seen.update({backward: len(gradient)}))
-
-        layer.register_forward_hook(ahead)
-
-    def counts(self, role: str, *, head: bool) -> dict[str, int]:
-        whole = {kind: self.seen[f"{role}/{kind}"] for kind in ("forward", "backward")}
-        part = {"forward": self.seen[f"{role}/half"], "backward": self.seen[f"{role}/back half"]}
-        return {**whole, **{f"{kind}_part": 0 if head else part[kind] - whole[kind] for kind in whole}}
 
 
 @pytest.mark.slow
