@@ -71,7 +71,7 @@ def main() -> None:
         parser.exit(1, f"{file}: missing; run `fewstep run {PRESET}` first\n")
     rows = list(rows_of(json.loads(file.read_text()), ("teacher", "guidance", "distill")))
     verdicts = claims(rows, "distill", CLAIMS, DISTANCE, least=True, steady=STEADY)
-    put(ROOT / PAGE, "distill.py", f"{_table(rows)}\n\n{verdicts}\n\n{COSTS}\n\n{costs()}")
+    put(ROOT / PAGE, "distill.py", f"{table(rows)}\n\n{verdicts}\n\n{COSTS}\n\n{costs()}")
     _draw(rows, ROOT / FIGURE)
     print(f"{PAGE} and {FIGURE} written: {len(rows)} rows")
 
@@ -175,7 +175,8 @@ def costs() -> str:
     return "\n".join(lines)
 
 
-def _table(rows: Sequence[Row]) -> str:
+def table(rows: Sequence[Row]) -> str:
+    """A row a way of sampling the teacher or an arm."""
     head = ["model", "calls", "score, seen", "score, held-out", "Fréchet distance", "precision", "recall"]
     head += ["trainings", "passes"]
     lines = [line(head), line(["---"] * len(head))]

@@ -4,12 +4,13 @@
     python benchmarks/rate_search.py distill       # every arm, or those named; resumable
     python benchmarks/rate_search.py distill --show  # what has been found so far
     python benchmarks/rate_search.py rl cr         # the same of experiment=bench_rl
+    python benchmarks/rate_search.py shapes --few  # of experiment=bench_shapes; two rates an arm
 
 Each arm is trained once with the whole budget at a third of its `student_lr`, at it and at three times it, and at nine
-times or a ninth where an end of these is clearly the best; from one seed, side by side on Ray, and measured as the
-bench measures it: students by their Fréchet distance, aligned models by how far their held-out score is above that of
-the guided teacher at the same distance. Results are kept in .fewstep/search, a file each, called after all that decided
-them; one that is there is not trained again.
+times or a ninth where an end of these is clearly the best (with --few, at it and at a third alone); from one seed, side
+by side on Ray, and measured as the bench measures it: students by their Fréchet distance, aligned models by how far
+their held-out score is above that of the guided teacher at the same distance. Results are kept in .fewstep/search, a
+file each, called after all that decided them; one that is there is not trained again.
 """
 
 import argparse
@@ -27,7 +28,7 @@ import yaml
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import distill, rl  # noqa: E402
+from benchmarks import distill, distill_shapes, rl  # noqa: E402
 from benchmarks.arms import DISTANCE, SCORE  # noqa: E402
 from benchmarks.pages import ask_for  # noqa: E402
 from benchmarks.tasks import side_by_side  # noqa: E402
@@ -36,7 +37,11 @@ from stages.io.artefacts import sha256_of, write_json  # noqa: E402
 from stages.io.params import compose  # noqa: E402
 
 Stage = Literal["distill", "rl"]
-PRESETS: Mapping[Stage, str] = {"distill": distill.PRESET, "rl": rl.PRESET}
+BENCHES: Mapping[str, tuple[Stage, str]] = {
+    "distill": ("distill", distill.PRESET),
+    "shapes": ("distill", distill_shapes.PRESET),
+    "rl": ("rl", rl.PRESET),
+}
 INPUTS: Mapping[Stage, Sequence[str]] = {"distill": ("teacher", "init", "data"), "rl": ("init",)}
 FACTORS = (1 / 9, 1 / 3, 1.0, 3.0, 9.0)
 CLEAR: Mapping[Stage, float] = {"distill": 0.02, "rl": 0.01}
@@ -49,22 +54,26 @@ Section = dict[str, Any]
 def main() -> None:
     """Train what is not there yet, and print a line an arm."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=list(PRESETS), help="whose arms")
+    parser.add_argument("bench", choices=list(BENCHES), help="whose arms")
     parser.add_argument("arms", nargs="*", help="arms of the preset; none takes all")
+    parser.add_argument("--few", action="store_true", help="no more than the arm's own rate and a third of it")
     parser.add_argument("--show", action="store_true", help="train nothing")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="trainings side by side (one a core)")
-    args = parser.parse_args()
-    stage: Stage = args.stage
-    composed = yaml.safe_load(compose(ROOT / "params", [PRESETS[stage]]))
+    args = parser.parse_intermixed_args()
+    stage, preset = BENCHES[args.bench]
+    composed = yaml.safe_load(compose(ROOT / "params", [preset]))
     arms = composed[stage]["arms"]
     if unknown := set(args.arms) - set(arms):
-        parser.exit(1, f"no arm {', '.join(sorted(unknown))} in {PRESETS[stage]}; it has {', '.join(sorted(arms))}\n")
+        parser.exit(1, f"no arm {', '.join(sorted(unknown))} in {preset}; it has {', '.join(sorted(arms))}\n")
     starts = {arms[name][INPUTS[stage][0]].removeprefix("data/") for name in args.arms or arms}
-    ask_for(["dataset", "encode", "verifier", *sorted(starts)], PRESETS[stage])
+    ask_for(["dataset", "encode", "verifier", *sorted(starts)], preset)
     grid = {name: sections(arms[name]) for name in args.arms or arms}
     if not args.show:
-        _train(stage, [section for each in grid.values() for section in each[1:4]], composed["evaluate"], args.workers)
-        found = [section for each in grid.values() for section in beyond(stage, each)]
+        first = slice(1, 3) if args.few else slice(1, 4)
+        _train(
+            stage, [section for each in grid.values() for section in each[first]], composed["evaluate"], args.workers
+        )
+        found = [] if args.few else [section for each in grid.values() for section in beyond(stage, each)]
         _train(stage, found, composed["evaluate"], args.workers)
     print(f"{'arm':16} {'student_lr':>10}  " + "  ".join(f"{f'times {factor:.2g}':>14}" for factor in FACTORS))
     for name, each in grid.items():

@@ -29,7 +29,7 @@ from stages.training import needs as training
 from stages.training.budget import Budget
 from stages.training.cost import Cost, Meter
 from stages.training.drawn import Draw, drawn, is_best, on_nodes
-from stages.training.method import needs_of, noising_of
+from stages.training.method import needs_of, noising_of, seen_at
 from stages.training.networks import RoleNetwork
 from stages.training.outcome import gather, record
 from stages.training.roles import Start
@@ -120,7 +120,7 @@ def _has_data(cfg: arm.Arm[Common], job: Job, given: Expected | None) -> None:
     if needs == "trajectories":
         if draw is None:
             raise ValueError(f"{job.where}.draw: {cfg.name} trains on trajectories; say how they are drawn")
-        spec = cfg.method.sampler(cfg.settings)
+        spec = seen_at(cfg.method, cfg.settings)
         if is_best(spec) and given and given.searched is None:
             raise ValueError(_no_steps(data))
         if given or not is_best(spec):
@@ -230,7 +230,7 @@ def _batches(cfg: arm.Arm[Common], job: Job, dataset: Dataset, teacher: Student,
         _has_images(cfg, job, len(dataset.train_images))
         x0 = samples(job.input("encode"), dataset.train_images, teacher.space, latent=dataset.space == "latents")
         return data.images(dataset, x0, size, job.seed, job.device)
-    nodes = how.nodes(cfg.method.sampler(cfg.settings), found) if how and needs == "trajectories" else ()
+    nodes = how.nodes(seen_at(cfg.method, cfg.settings), found) if how and needs == "trajectories" else ()
     made = drawn(how, job.seed, dataset, teacher, nodes) if how else _stored(job)
     return data.pairs(made, dataset, size, cfg.common.shuffle_buffer, seed=job.seed, device=job.device)
 

@@ -13,6 +13,7 @@ from stages.distillers import (
     disback,
     dmd,
     dmd2,
+    dsno,
     duo,
     ect,
     f_distill,
@@ -83,5 +84,6 @@ METHODS = MappingProxyType(
         "ddgan": ddgan,
         "duo": duo,
         "flow_turbo": flow_turbo,
+        "dsno": dsno,
     }
 )

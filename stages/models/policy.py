@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
-from torch import Tensor
+from torch import Tensor, nn
 
 NARROW = 0.05
 """How far a mixture's components begin apart, and their standard deviation over t_s: as the authors' code has it."""
@@ -34,6 +34,8 @@ class Policy(SchedulerMixin, ConfigMixin, ABC):
     """What the channels behind them begin as."""
     apart = 0.0
     """Standard deviation of what the velocities begin to differ by."""
+    rows = 1
+    """That the network answers in for one that asks: with more, each has the velocities of a time of its own."""
 
     @property
     def choice(self) -> dict[str, Any]:
@@ -146,6 +148,40 @@ class GMFlow(Policy):
         return velocities, logits[:, :, None], _expand(log_std.flatten(1).mean(dim=1), velocities)
 
 
+class States(Policy):
+    """A trajectory's states, at `shares` of t_s, the last of them 0, and straight lines between; what is asked is x_s.
+
+    Fields are velocities, on average from t_s down to each: x_s - (1 - share) t_s u. Zheng et al. 2023
+    (arXiv:2211.13449). The network answers each in a row of its own, `modes` as in temporal.py.
+    """
+
+    @register_to_config
+    def __init__(self, shares: list[float], modes: int) -> None:
+        super().__init__()
+        self.copies = self.rows = len(shares)
+        self.shares, self.modes = shares, modes
+
+    def first(self, fields: Tensor, x: Tensor) -> Tensor:
+        """The slope of the first line."""
+        return fields[:, : x.shape[1]]
+
+    def average(self, fields: Tensor, x_s: Tensor, t_s: Tensor, x: Tensor, t: Tensor, until: Tensor) -> Tensor:  # noqa: ARG002 - the same wherever it is
+        """Exact, whatever the length of the interval."""
+        each = fields.unflatten(1, (self.copies, -1))
+        t_s, t, until = (time.double() for time in (t_s, t, until))
+        until = until.minimum((1 - SHORTEST) * t)
+        weights = (self._crossed(until / t_s) - self._crossed(t / t_s)) * (t_s / (t - until))[:, None]
+        return (_expand(weights.to(each), each) * each).sum(dim=1)
+
+    def _crossed(self, share: Tensor) -> Tensor:
+        """[B, K], float64: of each field, how much of it leads from t_s to `share` [B] of it, as a part of t_s."""
+        nodes = torch.tensor([1.0, *self.shares], dtype=share.dtype, device=share.device)
+        upper, lower = nodes[:-1], nodes[1:]
+        way = ((upper - share[:, None]) / (upper - lower)).clamp(0, 1)  # of each line
+        until = way - nn.functional.pad(way[:, 1:], (0, 1))  # weight of the node where a line ends
+        return until * (1 - lower)
+
+
 def posterior_mean(mixture: tuple[Tensor, Tensor, Tensor], x_s: Tensor, t_s: Tensor, x: Tensor, t: Tensor) -> Tensor:
     """E[x0 | x at t] [B, C, ...] where the law of x0 given x_s at t_s is a mixture of Gaussians.
 
@@ -162,7 +198,7 @@ def posterior_mean(mixture: tuple[Tensor, Tensor, Tensor], x_s: Tensor, t_s: Ten
     return (weights * (variance * nu + means) / narrower).sum(dim=1)
 
 
-KINDS: Mapping[str, Any] = MappingProxyType({"dx": DX, "gmflow": GMFlow})
+KINDS: Mapping[str, Any] = MappingProxyType({"dx": DX, "gmflow": GMFlow, "states": States})
 """By name."""
 
 

@@ -71,18 +71,18 @@ def save(folder: Path, model: Student, steps: Sequence[Any] | None = None) -> No
     from stages.models import pipeline
 
     logging.disable_progress_bar()  # "Writing model shards" is no news at this size, and it is not ours to draw
-    _save_bodies(folder, net)
     more = {SECOND_TIME: net.second_time, POLICY: net.policy, LATENT_VARIABLE: net.latent_variable}
-    for name, part in more.items():
+    company = net.companion and net.companion.body
+    for name, part in {net.component: net.body, COMPANION: company, **more}.items():
         if part is not None:
-            _save_ours(folder / name, part)
+            _save_part(folder / name, part)
     index = {
         "_class_name": [None, None] if of_tokens else ["pipeline", "FewStepPipeline"],
         "_diffusers_version": diffusers.__version__,
         **{name: [None, None] for name in ("transformer", "unet")},
-        net.component: _named(net.body) if net.num_students > 1 else ["diffusers", type(net.body).__name__],
+        net.component: _named(net.body) if _is_ours(net.body) else ["diffusers", type(net.body).__name__],
         **{name: _named(part) for name, part in more.items()},
-        COMPANION: [None, None] if net.companion is None else ["diffusers", type(net.companion.body).__name__],
+        COMPANION: [None, None] if company is None else ["diffusers", type(company).__name__],
         "fold": getattr(net, "fold", 1),
         "companion_fold": getattr(net.companion, "fold", 1),
         **_save_encoder(folder, model.encoder),
@@ -104,9 +104,9 @@ def _save_encoder(folder: Path, encoder: TextEncoder) -> dict[str, Any]:
         return {"text_encoder": [None, None], "tokenizer": [None, None], "prompts": encoder.prompts}
     assert isinstance(encoder, FrozenText)
     encoder.vocabulary.tokenizer.save_pretrained(folder / "tokenizer")
-    ours = type(encoder.encoder).__module__.startswith("stages.")
+    ours = _is_ours(encoder.encoder)
     if ours:
-        _save_ours(folder / "text_encoder", encoder.encoder)
+        _save_part(folder / "text_encoder", encoder.encoder)
     else:
         encoder.encoder.save_pretrained(folder / "text_encoder")
     return {
@@ -116,21 +116,16 @@ def _save_encoder(folder: Path, encoder: TextEncoder) -> dict[str, Any]:
     }
 
 
-def _save_bodies(folder: Path, net: Any) -> None:
-    if net.num_students > 1:
-        _save_ours(folder / net.component, net.body)
-    stock = {net.component: net if net.num_students == 1 else None, COMPANION: net.companion}
-    for name, each in stock.items():
-        if each is not None:
-            each.body.save_pretrained(folder / name)
-            _forget_origin(folder / name / "config.json")
+def _is_ours(part: Any) -> bool:
+    return type(part).__module__.startswith("stages.")
 
 
-def _save_ours(folder: Path, part: Any) -> None:
-    """Write a network of a class of ours, whose code diffusers looks for beside its weights."""
+def _save_part(folder: Path, part: Any) -> None:
+    """Write a network, or what works with one; of a class of ours with the code, which diffusers looks for there."""
     part.save_pretrained(folder)
     _forget_origin(folder / "config.json")
-    shutil.copy(inspect.getfile(type(part)), folder)
+    if _is_ours(part):
+        shutil.copy(inspect.getfile(type(part)), folder)
 
 
 def _named(part: Any) -> list[str | None]:
@@ -194,7 +189,7 @@ def _network(folder: Path, text: Text) -> Any:
 
 
 def _of_one_time(folder: Path, text: Text, fold: int) -> Any:
-    """Of a body's folder, be it several networks."""
+    """Of a body's folder, be it several networks, or one that is asked for several times."""
     from stages.models.transformer import VelocityTransformer
     from stages.models.unet import VelocityUNet
 
@@ -209,11 +204,12 @@ def _of_one_time(folder: Path, text: Text, fold: int) -> Any:
 
 
 def _body(folder: Path, kind: Any) -> Any:
-    """Of diffusers' class `kind`, or several of them."""
-    if "each" in _read(folder / "config.json"):
+    """Of diffusers' class `kind`, or of one of ours that is made of it."""
+    if "each" in (settings := _read(folder / "config.json")):
         from stages.models.several import Several
+        from stages.models.temporal import Temporal
 
-        kind = Several
+        kind = {made.__name__: made for made in (Several, Temporal)}[settings["_class_name"]]
     return kind.from_pretrained(folder, local_files_only=True)
 
 

@@ -119,6 +119,11 @@ class TwoTimes(nn.Module, ABC):
         """The layer that embeds t, which the second time joins, and the width of its answer."""
 
     @property
+    def rows(self) -> int:
+        """That go through the network for one that asks."""
+        return 1 if self.policy is None else self.policy.rows
+
+    @property
     def num_students(self) -> int:
         """Networks that share the prompts between them."""
         return len(getattr(self.body, "members", [self.body]))  # pyright: ignore[reportArgumentType]
@@ -140,7 +145,9 @@ class TwoTimes(nn.Module, ABC):
 
     def by_student(self, words: Tensor, call: Callable[[Any, Tensor | slice], Tensor]) -> Tensor:
         """Answers [B, ...] of call(body, rows), each row by the network of its prompt, whose tokens are words."""
-        return self.body.by_member(words, call) if self.num_students > 1 else call(self.body, slice(None))  # pyright: ignore
+        if self.num_students > 1:
+            return self.body.by_member(words, call)  # pyright: ignore
+        return call(getattr(self.body, "inner", self.body), slice(None))
 
     def add_second_time(self, seed: int) -> None:
         """Give it the second time, unless it has one; no answer changes.
@@ -169,6 +176,12 @@ class TwoTimes(nn.Module, ABC):
         if what := self._more_than_one_velocity():
             raise ValueError(f"it starts from a model {what}, and is to answer another policy; start it from another")
         policy = made(choice)
+        if policy.rows > 1:
+            from stages.models.temporal import Temporal
+
+            self.body = Temporal.of(self.body, self.time_embedding, policy.rows, policy.modes)
+            self.policy = policy
+            return
         layer, before, together = self.last_layer
         rows = lambda tensor: tensor.detach().unflatten(0, (before, -1, together))  # noqa: E731
         noise = torch.randn(policy.copies * rows(layer.bias).shape[1], generator=torch.Generator().manual_seed(seed))

@@ -22,7 +22,7 @@ class Prompted:
     @property
     def passes(self) -> int:
         """Samples through the network that one sample of a call takes."""
-        return 1 if self.guidance == 1 else 2
+        return getattr(self._own(), "rows", 1) * (1 if self.guidance == 1 else 2)
 
     def __call__(self, x: Tensor, t: Tensor, **more: Tensor) -> Tensor:
         """The guided velocity."""

@@ -167,6 +167,11 @@ def needs_of(method: Method, cfg: Any) -> Needs:
     return method.needs(cfg) if hasattr(method, "needs") else method.NEEDS  # type: ignore[attr-defined]
 
 
+def seen_at(method: Method, cfg: Any) -> SamplerSpec:
+    """Steps at whose nodes a method of trajectories sees them: its sampler's, unless it says which."""
+    return method.seen_at(cfg) if hasattr(method, "seen_at") else method.sampler(cfg)  # type: ignore[attr-defined]
+
+
 def prompts_of(method: Method, cfg: Any) -> tuple[str, ...]:
     """The texts, by its settings, of prompts that it asks for whatever is in a batch."""
     return tuple(method.prompts(cfg)) if hasattr(method, "prompts") else ()  # type: ignore[attr-defined]

@@ -141,7 +141,7 @@ class _Nothing(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(()))
-        self._num_fields = 1
+        self._num_fields = self.rows = 1
 
     def add_second_time(self, _seed: int) -> None:
         """It is never looked at."""
@@ -159,7 +159,8 @@ class _Nothing(nn.Module):
         """Its fields are all the same."""
         from stages.models.policy import made
 
-        self._num_fields = made(choice).channels(_SIZE[0])
+        policy = made(choice)
+        self._num_fields, self.rows = policy.channels(_SIZE[0]), policy.rows
 
     def forward(self, x: Tensor, _t: Tensor, _cond: Cond, **_more: Any) -> Tensor:
         return self.weight * x

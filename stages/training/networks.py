@@ -72,7 +72,7 @@ class RoleNetwork(nn.Module):
         return self._answer(self.net.features, inputs, more, "_part")  # type: ignore[arg-type]
 
     def _answer(self, call: Callable[..., Any], inputs: tuple[Tensor, ...], more: Mapping[str, Any], part: str) -> Any:
-        samples, came_back = len(inputs[0]), False
+        samples, came_back = len(inputs[0]) * (1 if part else getattr(self.net, "rows", 1)), False
         if any(unpack_dual(each).tangent is not None for each in inputs):
             samples *= 2
         self._meter.add(f"{self._role}/forward{part}", samples)

@@ -25,9 +25,10 @@ class Layers:
             assert others == carried
             for other in carried:  # all of which is a part of the network
                 self.watch(f"{role}/half", f"{role}/back half", other.body.proj_out)
-            half = net.body.transformer_blocks[(len(net.body.transformer_blocks) + 1) // 2 - 1]
+            body = getattr(net.body, "inner", net.body)  # of one that is asked for several times
+            half = body.transformer_blocks[(len(body.transformer_blocks) + 1) // 2 - 1]
             self.watch(f"{role}/half", f"{role}/back half", half)
-            self.watch(f"{role}/forward", f"{role}/backward", net.body.proj_out)
+            self.watch(f"{role}/forward", f"{role}/backward", body.proj_out)
 
     def watch(self, forward: str, backward: str, layer: nn.Module) -> None:
         def ahead(_layer: nn.Module, _inputs: Any, output: Any) -> None:

@@ -162,7 +162,7 @@ def test_networks_compute_in_bfloat16_and_answer_in_float32(name: str) -> None:
     made, inside, answers = trainer(name, settings(name, nfe=2, guidance=1.5), precision="bfloat16"), set(), set()
     for outer in made.world.nets.values():
         for net in (m for m in outer.modules() if isinstance(m, VelocityTransformer | Discriminator)):
-            last = net.body[-1] if isinstance(net, Discriminator) else net.body.proj_out
+            last = net.body[-1] if isinstance(net, Discriminator) else getattr(net.body, "inner", net.body).proj_out
             last.register_forward_hook(lambda _layer, _inputs, output: inside.add(output.dtype))
         outer.register_forward_hook(lambda _net, _inputs, output: answers.add(output.dtype))
     metrics = made.step(batch_at(0))

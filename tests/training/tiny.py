@@ -63,6 +63,10 @@ class TinyNet(nn.Module):
                 width = self.policy.channels(self.sample_shape[0]) * size
                 self.outer = nn.Linear(2 * self.feature_dim, width).to(self.outer.weight)
 
+    @property
+    def rows(self) -> int:
+        return 1 if self.policy is None else self.policy.rows
+
     def fields(self, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
         return self.outer(self.hidden(x, t, cond)).reshape(len(x), -1, *x.shape[2:])
 

@@ -1,0 +1,103 @@
+"""Does the distillers' bench hold on other data: its ten best methods on scenes of shapes, beside what digits said.
+
+    fewstep run experiment=bench_shapes     # trains and measures, resumable
+    python benchmarks/distill_shapes.py     # writes docs/distillers_shapes.md and its figure from the results
+
+A comparison is of two arms at as many calls. They are told apart where Welch's test on the spreads over trainings does
+so at 5 percent; on digits by the numbers that docs/distillers.md shows. How alike the ranks of arms are is Spearman's
+correlation of their distances.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks import distill  # noqa: E402
+from benchmarks.arms import DISTANCE, claims, rows_of, spread_of  # noqa: E402
+from benchmarks.pages import ask_for, line, put  # noqa: E402
+from stages.core.trainings import LEVEL, Spread, welch  # noqa: E402
+
+PRESET = "experiment=bench_shapes"
+PAGE, FIGURE = Path("docs/distillers_shapes.md"), Path("docs/images/distillers_shapes.png")
+Measured = Mapping[tuple[str, int], Spread]
+"""Distances of arms, with so many calls, over trainings."""
+_ROW = re.compile(r"^\| (\w+) \| (\d+) \|.*?\|.*?\| ([\d.]+) ± ([\d.]+) \|.*\| (\d+) \| [\d,]+ \|$", re.MULTILINE)
+
+
+def main() -> None:
+    """Write the page and the figure."""
+    ask_for(["evaluate"], PRESET)
+    rows = list(rows_of(json.loads(Path("data/evaluate/metrics.json").read_text()), ("teacher", "guidance", "distill")))
+    shapes = {(row.name, row.nfe): spread_of(row.numbers, DISTANCE) for row in rows if row.group == "distill"}
+    here = {arm: found for arm, found in shapes.items() if found}
+    digits = {arm: found for arm, found in read((ROOT / distill.PAGE).read_text()).items() if arm in here}
+    parts = [distill.table(rows), beside(here, digits), claims(rows, "distill", distill.CLAIMS, DISTANCE, least=True)]
+    put(ROOT / PAGE, "distill_shapes.py", "\n\n".join(parts))
+    _draw(here, digits, ROOT / FIGURE)
+    print(f"{PAGE} and {FIGURE} written: {len(rows)} rows")
+
+
+def read(page: str) -> dict[tuple[str, int], Spread]:
+    """The distances that the page of the digits' bench shows."""
+    found = {}
+    for name, nfe, mean, reach, count in _ROW.findall(page):
+        one = Spread(mean=float(mean), deviation=1.0, count=int(count))
+        found[name, int(nfe)] = Spread(mean=one.mean, deviation=float(reach) / one.reach, count=one.count)
+    return found
+
+
+def beside(here: Measured, digits: Measured) -> str:
+    """What comparisons on the digits come to here, by calls."""
+    from scipy.stats import spearmanr
+
+    head = ["calls", "arms", "correlation of ranks", "comparisons", "apart on both: same order", "other order"]
+    lines = [line([*head, "apart on one alone", "on neither"]), line(["---"] * 8)]
+    for nfe in sorted({nfe for _, nfe in digits}):
+        arms = [arm for arm in digits if arm[1] == nfe]
+        if len(arms) < 3:  # any two correlate
+            continue
+        rank, p = spearmanr([digits[arm].mean for arm in arms], [here[arm].mean for arm in arms])
+        pairs = list(combinations(arms, 2))
+        said = [agreement(digits, here, *pair) for pair in pairs]
+        counts = [str(said.count(each)) for each in ("same", "other", "one", "neither")]
+        told = f"{rank:.2f} (p = {p:.2g})"
+        lines.append(line([str(nfe), str(len(arms)), told, str(len(pairs)), *counts]))
+    return "\n".join(lines)
+
+
+def agreement(digits: Measured, here: Measured, one: tuple[str, int], other: tuple[str, int]) -> str:
+    """Of a comparison that two data sets both make: "same" or "other" order, or apart on "one" or "neither"."""
+    apart = [welch(of[one], of[other]) < 1 - LEVEL for of in (digits, here)]
+    if not all(apart):
+        return "one" if any(apart) else "neither"
+    return "same" if len({of[one].mean < of[other].mean for of in (digits, here)}) == 1 else "other"
+
+
+def _draw(here: Measured, digits: Measured, file: Path) -> None:
+    """A point an arm and number of calls: its distance there and here, with intervals over trainings."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(8, 6), layout="constrained")
+    calls = sorted({nfe for _, nfe in digits})
+    colours = plt.colormaps["viridis"]([0.85 * i / max(1, len(calls) - 1) for i in range(len(calls))])
+    for nfe, colour in zip(calls, colours, strict=True):
+        arms: Sequence[tuple[str, int]] = [arm for arm in digits if arm[1] == nfe]
+        x, y = ([of[arm].mean for arm in arms] for of in (digits, here))
+        wide, high = ([min(of[arm].reach, 0.9 * of[arm].mean) for arm in arms] for of in (digits, here))
+        axes.errorbar(x, y, high, wide, color=colour, fmt="o", markersize=4, capsize=2, label=f"calls: {nfe}")
+        for arm, place in zip(arms, zip(x, y, strict=True), strict=True):
+            axes.annotate(arm[0], place, xytext=(4, 4), textcoords="offset points", fontsize=8, color=colour)
+    axes.set(xscale="log", yscale="log", xlabel="Fréchet distance on digits", ylabel="Fréchet distance on shapes")
+    axes.legend(frameon=False)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file, dpi=130)
+
+
+if __name__ == "__main__":
+    main()
