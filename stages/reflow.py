@@ -107,7 +107,7 @@ class Config:
             if isinstance(fit, OfPictures):
                 with at(f"reflow.samplers.{name}"):
                     if not teacher.is_told:
-                        raise ValueError(f"{fit.name}: the teacher is told no pictures; take teacher=restoration")
+                        raise ValueError("the teacher is told no pictures; take teacher=restoration, or another fit")
                     if teacher.sketch:
                         fit.suits(teacher.sketch.shape)
 
