@@ -1,8 +1,8 @@
 """Begin every sample at one noise that the sampler carries, and go on by a rule: for pictures that are restored.
 
-What an ODE makes is a function of its first state and of the picture that is told, and the first state that is best for
-one picture is nearly so for all: it is chosen once (fits/boundary_condition.py), and pictures come out the same
-whenever they are restored. It is of an ODE: a rule that draws noise on its way is refused.
+What an ODE makes is a function of its first state and of the picture that is told, and a first state that is good for
+some pictures is, on average, good for others: one is chosen (fits/boundary_condition.py), and pictures come out the
+same whenever they are restored. It is of an ODE: a rule that draws noise on its way is refused.
 Source: Ma et al., ICLR 2024 (arXiv:2305.15357).
 """
 
