@@ -14,6 +14,7 @@ from torch import Generator, Tensor
 
 from stages.core.config import config
 from stages.core.guidance import guided
+from stages.core.messages import at
 from stages.core.path import LINEAR
 from stages.core.precision import Wide
 from stages.core.ranges import Count, Guidance, row_of
@@ -36,7 +37,7 @@ from stages.models.space import Tokens
 from stages.samplers import sample
 from stages.samplers.aligned import aligned_costs
 from stages.samplers.field import VelocityAt
-from stages.samplers.fits import AnyFit, Fit
+from stages.samplers.fits import AnyFit, OfPictures
 from stages.samplers.fits.model import Fitting
 from stages.samplers.search import best_nodes, jump_costs
 from stages.samplers.spec import Sampler
@@ -100,6 +101,16 @@ class Config:
                 "null and reflow.samplers to {}"
             )
 
+    def suits(self, teacher: Expected) -> None:
+        """ValueError where samplers that restore pictures are to be fitted to a teacher that does not."""
+        for name, fit in self.samplers.items():
+            if isinstance(fit, OfPictures):
+                with at(f"reflow.samplers.{name}"):
+                    if not teacher.is_told:
+                        raise ValueError("the teacher is told no pictures; take teacher=restoration, or another fit")
+                    if teacher.sketch:
+                        fit.suits(teacher.sketch.shape)
+
     def matches(self, shard: int) -> None:
         """ValueError where a shard of so many trajectories has too few for a batch that is matched."""
         if self.coupling in MATCHED and self.ot_batch > shard:
@@ -116,6 +127,8 @@ def expect(cfg: Config, _job: Job, inputs: Inputs) -> Expected:
         cfg.has_real(data.num_train)
     if (teacher := inputs["teacher"]) and teacher.tokens:
         cfg.asks_no_flow()
+    if teacher:
+        cfg.suits(teacher)
     given = inputs["trajectories"]
     if given and given.shard_size:
         cfg.matches(given.shard_size)
@@ -149,7 +162,7 @@ def work(cfg: Config, job: Job, unit: Mapping[str, Any], run: Run) -> None:
         _search(cfg.search, job, teacher, recorded).write(run.out)
     else:
         name = unit["fit"]
-        fitted, file = _fit(cfg.samplers[name], job, teacher, recorded, name), fitted_at(run.out, name)
+        fitted, file = _fit(cfg, job, teacher, recorded, name), fitted_at(run.out, name)
         file.parent.mkdir(exist_ok=True)
         write_json(file, fitted.stated)
     run.sink(1, {})
@@ -206,13 +219,24 @@ def _search(cfg: Search, job: Job, teacher: Student, recorded: Pairs) -> Steps:
     return Steps(times, nodes, [each / noise[0].numel() for each in left])
 
 
-def _fit(fit: Fit, job: Job, teacher: Student, recorded: Pairs, name: str) -> Sampler:
-    """The sampler called `name`, fitted to the teacher on samples of its own."""
+def _fit(cfg: Config, job: Job, teacher: Student, recorded: Pairs, name: str) -> Sampler:
+    """The sampler called `name`, fitted to the teacher on samples of its own, or on pictures of the data set."""
+    fit = cfg.samplers[name]
     cond, noise = _start(job, teacher, recorded, fit.num_samples, "reflow/fit")
-    x0 = _first(recorded, fit.num_samples).to(noise)
+    if isinstance(fit, OfPictures):
+        x0, places, _ = _real(cfg, job, len(noise), stream(job.seed, "reflow/fit/pictures"))
+        cond = Dataset.load(job.input("dataset")).rows(places).to(job.device)
+    else:
+        x0 = _first(recorded, fit.num_samples)
     with torch.no_grad():
         return fit.fitted(
-            Fitting(Wide(teacher.net), cond, noise, x0, lambda word: stream(job.seed, f"reflow/fit/{name}/{word}"))
+            Fitting(
+                Wide(teacher.net),
+                cond,
+                noise,
+                x0.to(noise),
+                lambda word: stream(job.seed, f"reflow/fit/{name}/{word}"),
+            )
         )
 
 

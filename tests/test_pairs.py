@@ -1,12 +1,14 @@
 """From the teacher's trajectories to a student, in this process: what is stored how changes nothing but the bytes."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from flows.project.nodes import STAGES, Node
+from stages.core.coarse import coarse
 from stages.core.config import check
 from stages.core.rng import normal_at
 from stages.couplings.minibatch_ot import assignment, squared_distances
@@ -16,8 +18,11 @@ from stages.io.job import Job
 from stages.io.pairs import Pairs
 from stages.io.steps import fitted_at
 from stages.metrics.pairs import moments, pair_statistics
+from stages.models import load
 from stages.models.store import sampler
+from stages.samplers.restored import restored
 from stages.samplers.spec import Sampler
+from stages.samplers.student import Noise
 from tests.composed import params_of
 
 ROOT = Path(__file__).parents[1]
@@ -209,6 +214,30 @@ def test_samplers_are_fitted_to_the_teacher_and_whole(base, tmp_path):
     assert table["l"][0] > 0.9, "where there is noise alone, the state is the noise"
     assert table["l"][-1] < table["l"][0]
     assert set(found["dc"]["rule"]["ratios"][:2]) == {1.0} != set(found["dc"]["rule"]["ratios"])
+
+
+@pytest.mark.slow
+def test_pictures_that_were_not_seen_are_restored_better_from_the_noise_that_was_chosen(base, tmp_path):
+    """Of a teacher that is told them, after a short training: than from each of 16 other noises on average."""
+    root, place = beside(base, tmp_path, "dataset"), "reflow.samplers.one"
+    words = ["teacher=restoration", "teacher.batch_size=64", "teacher.budget.iterations=150"]
+    fit = [f"+fit@{place}=boundary_condition", f"{place}.num_samples=64", f"{place}.candidates=48"]
+    composed = compose(*words, *fit)
+    for node in (Node("teacher"), Node("encode"), Node("trajectories")):
+        make(node, composed, root)
+    found = json.loads(fitted_at(make(Node("reflow"), composed, root), "one").read_text())
+    data = Dataset.load(root / "data/dataset")
+    model = load(root / "data/teacher/model", [prompt.text for prompt in data.prompts])
+    clean, cond = model.space.encode(data.test_images), data.rows(data.test_prompts)
+
+    def distance(noise):
+        stated = {**found, "rule": {**found["rule"], "noise": noise}}
+        spec = check(Sampler, stated, "sampler").spec
+        made = restored(replace(model, spec=spec), cond, coarse(clean, 2), Noise(0, "unused"))
+        return (made - clean).square().mean().item()
+
+    others = [distance(each.flatten().tolist()) for each in normal_at(0, "others", 0, 16, tuple(clean.shape[1:]))]
+    assert distance(found["rule"]["noise"]) < sum(others) / len(others)
 
 
 @pytest.mark.slow

@@ -8,6 +8,8 @@ scale norms, and not the first and last ones.
 
 import copy
 from collections.abc import Mapping, Sequence
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -70,6 +72,27 @@ def quantised(net: Any, weight_bits: int | None, activation_bits: int | None, sc
             weight.copy_(rounded(rows, best_scale(rows, weight_bits), weight_bits).view_as(weight))
         if activation_bits is not None:
             layer.register_forward_pre_hook(_rounds(activation_bits, scales[place] if scales else None))
+    return made
+
+
+def has_torchao() -> bool:
+    """Whether numbers can be stored as they are rounded. Not imported: where it is, diffusers says so at length."""
+    return find_spec("torchao") is not None
+
+
+@torch.no_grad()
+def stored(net: Any, *, activations: bool) -> Any:
+    """A copy of `net` whose linear `layers` hold their weights as int8, by torchao; with `activations`, these too.
+
+    An output's scale is its largest number / 127.5, and a token's alike. ValueError where there are none such.
+    """
+    made = copy.deepcopy(net)
+    linear = {name for name, layer in layers(made).items() if isinstance(layer, nn.Linear)}
+    if not linear:
+        raise ValueError(f"a {type(net).__name__} has no linear layers in blocks, and torchao stores no others")
+    torchao: Any = import_module("torchao.quantization")
+    kind = torchao.Int8DynamicActivationInt8WeightConfig if activations else torchao.Int8WeightOnlyConfig
+    torchao.quantize_(made, kind(set_inductor_config=False), filter_fn=lambda _layer, name: name in linear)
     return made
 
 

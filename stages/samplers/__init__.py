@@ -18,6 +18,7 @@ from torch import Generator, Tensor
 from stages.core.config import check, members
 from stages.core.path import LINEAR, Path
 from stages.samplers.anchored import Anchored
+from stages.samplers.boundary_condition import BoundaryCondition
 from stages.samplers.churn import Churn
 from stages.samplers.cps import CPS
 from stages.samplers.dance_sde import DanceSDE
@@ -49,7 +50,8 @@ _Drawing = (
 )
 _OfTokens = Masked | FirstHitting | UniformState
 _Beside = DistillationPlus | FlowTurbo
-FromNoise = Solver | Teleport | StudentT | _Drawing | DDGAN | FlowMap | OFTSR | _Beside | _OfTokens
+_Begun = Teleport | StudentT | BoundaryCondition
+FromNoise = Solver | _Begun | _Drawing | DDGAN | FlowMap | OFTSR | _Beside | _OfTokens
 """Those that can start where alpha = 0, as every sampler of a model does."""
 
 AnyRule = Annotated[FromNoise | EdmHeun, pydantic.Field(discriminator="name")]

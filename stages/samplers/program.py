@@ -22,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from stages.core.path import LINEAR
 from stages.core.spec import SamplerSpec
 from stages.samplers import rule_of
+from stages.samplers.boundary_condition import tells_apart
 from stages.samplers.field import State, blank, fixed
 from stages.samplers.fields import field_of, over
 from stages.samplers.grid import build
@@ -35,6 +36,7 @@ def program(spec: SamplerSpec) -> list[Step]:
     """The steps of a sampler; ValueError for a rule or a field that does more to a sample than add and scale."""
     rule = fixed(rule_of(spec.rule), "a saved pipeline")
     suits(rule, None)
+    tells_apart(rule)
     noise = blank(rule, torch.float64)
     tape = _Tape(f"sampler rule {spec.called}", noise)
     field, state = (

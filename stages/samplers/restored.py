@@ -15,12 +15,14 @@ from stages.core.precision import Wide
 from stages.core.types import Cond
 from stages.models import Student
 from stages.samplers import rule_of, sample
-from stages.samplers.field import ForSteps
+from stages.samplers.boundary_condition import BoundaryCondition
+from stages.samplers.field import ForSteps, VelocityAt
 from stages.samplers.of_tokens import suits
 from stages.samplers.prompted import Prompted
 from stages.samplers.student import Noise
 
 Begin = Literal["noise", "picture"]
+_TOLD_NONE = "the model is told no pictures; make one that is: teacher=restoration"
 
 
 @torch.no_grad()
@@ -30,23 +32,29 @@ def restored(model: Student, cond: Cond, coarse: Tensor, noise: Noise, *, begin:
     ValueError where the model is told no pictures, its sampler has a field, or nothing is left behind the second time.
     """
     spec, rule, x = model.spec, rule_of(model.spec.rule), noise.at(0, len(cond), model.space.shape).to(coarse)
-    if getattr(model.net, "latent_variable", None) is None or rule.name == "ddgan":  # which tells it noise
-        raise ValueError("the model is told no pictures; make one that is: teacher=restoration")
+    if rule.name == "ddgan":  # which tells it noise
+        raise ValueError(_TOLD_NONE)
+    net = telling(Prompted(Wide(model.net), cond, spec.guidance), coarse)
     suits(rule, None)
     if spec.field:
         raise ValueError(f"field={spec.field['name']}: it answers for networks that are told nothing; leave it out")
     times = spec.times
     if begin == "picture":
+        if isinstance(rule, BoundaryCondition):
+            raise ValueError(f"rule {rule.name} begins at a noise of its own; take begin=noise, or another rule")
         if spec.num_steps < 2:
             raise ValueError("a sampler of one step begins at pure noise; take two, or begin=noise")
         x, times = mix(coarse, x, coarse.new_full((len(x),), times[1])), times[1:]
         if isinstance(rule, ForSteps):
             rule.fits(len(times) - 1)
-    net = Prompted(Wide(model.net), cond, spec.guidance)
-
-    def velocity(x: Tensor, t: Tensor, **until: Tensor) -> Tensor:
-        return net(x, t, z=coarse, **until)
-
     return sample(
-        velocity, x, times, rule, path=LINEAR, rng=lambda node, x: noise.at(0, len(x), tuple(x.shape[1:]), node).to(x)
+        net, x, times, rule, path=LINEAR, rng=lambda node, x: noise.at(0, len(x), tuple(x.shape[1:]), node).to(x)
     ).x0
+
+
+def telling(network: Prompted, coarse: Tensor) -> VelocityAt:
+    """The network's velocity, told the `coarse` pictures [n, ...]; ValueError where it is told none."""
+    net = network.net.velocity if isinstance(network.net, Wide) else network.net
+    if getattr(net, "latent_variable", None) is None:
+        raise ValueError(_TOLD_NONE)
+    return lambda x, t, **until: network(x, t, z=coarse, **until)

@@ -15,6 +15,7 @@ from stages.core.path import LINEAR
 from stages.core.ranges import Guidance
 from stages.core.spec import SamplerSpec
 from stages.samplers import FromNoise, drive, rule_of
+from stages.samplers.boundary_condition import tells_apart
 from stages.samplers.distillation_plus import ASKS_BESIDE
 from stages.samplers.field import Adaptive, ForSteps, blank, numbers_of
 from stages.samplers.fields import AnyField, field_of, over
@@ -108,7 +109,8 @@ class Sampler:
         return self.rule.name in ASKS_BESIDE or stitched
 
     def names_all(self) -> None:
-        """ValueError where it leads away from a negative prompt, which no stage names."""
+        """ValueError where it is for a negative prompt or for pictures, neither of which a stage names."""
+        tells_apart(self.rule)
         if isinstance(self.field, NASA):
             raise ValueError("field=nasa leads away from a negative prompt, and a stage names none; leave it out")
 

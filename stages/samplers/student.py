@@ -15,6 +15,7 @@ from stages.core.spec import SamplerSpec
 from stages.core.types import Cond
 from stages.models import Student
 from stages.samplers import Solution, drive, rule_of
+from stages.samplers.boundary_condition import tells_apart
 from stages.samplers.fields import field_of, over
 from stages.samplers.grid import build
 from stages.samplers.of_tokens import OfTokens, suits
@@ -52,6 +53,7 @@ def solutions(
     """
     spec, shape, cond = model.spec, model.space.shape, cond.to(_device(model))
     suits(rule_of(spec.rule), model.space.noising)
+    tells_apart(rule_of(spec.rule))
     grid, rule, answering = build(LINEAR, spec.times), rule_of(spec.rule), over(field_of(spec.field))
     for first in range(0, len(cond), batch_size):
         rows = cond[first : first + batch_size]

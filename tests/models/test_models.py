@@ -99,7 +99,7 @@ EXPLICIT = {"name": "explicit", "at": [1.0, 0.6, 0.21, 0.0]}
 APART = {
     *OF_AVERAGES,
     *ASKS_BESIDE,
-    *("edm_heun", "ddgan", "gotta_go_fast", "paradigms", "student_t", "usf"),
+    *("boundary_condition", "edm_heun", "ddgan", "gotta_go_fast", "paradigms", "student_t", "usf"),
     *(name for name, kind in RULES.items() if issubclass(kind, OfTokens)),
 }
 CARRIED = {

@@ -38,11 +38,12 @@ def choice(group: str, name: str) -> dict[str, Any]:
 EVERY: dict[str, Rule] = {
     name: rule_of(choice("rule", name))
     for name, kind in RULES.items()
-    if name not in (*OF_AVERAGES, *ASKS_BESIDE, "ddgan", "gotta_go_fast", "paradigms")
+    if name not in (*OF_AVERAGES, *ASKS_BESIDE, "boundary_condition", "ddgan", "gotta_go_fast", "paradigms")
     and not issubclass(kind, OfTokens)
 }
 """That take the grid's steps with a velocity of numbers; some ask for averages, or another network, ddgan with noise,
-the others at times of their own: each has a file of tests, and so have rules of tokens."""
+boundary_condition begins at its own, the others step at times of their own: each has a file of tests, and so have rules
+of tokens."""
 KERNELS = frozenset(name for name, rule in EVERY.items() if hasattr(rule, "transition"))
 NOISY = KERNELS | {"churn", "ddim", "dpmpp_2m_sde", "er_sde", "langevin", "psld", "restart", "sa_solver", "student_t"}
 CALLS = {"heun": 7, "churn": 6, "pndm": 5, "restart": 12, "langevin": 7, "teleport": 3}

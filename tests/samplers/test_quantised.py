@@ -1,6 +1,8 @@
 """Networks of few bits: what rounding costs, which layers are rounded, and how scales are fitted."""
 
 import copy
+import subprocess
+import sys
 from statistics import NormalDist
 
 import pytest
@@ -12,7 +14,7 @@ from stages.core.path import LINEAR
 from stages.core.precision import Wide
 from stages.core.rng import stream
 from stages.models.mixture import GaussianMixture
-from stages.models.quantised import best_scale, layers, most, quantised, rounded
+from stages.models.quantised import best_scale, has_torchao, layers, most, quantised, rounded, stored
 from stages.samplers import drive, sample
 from stages.samplers.fields import AnyField, field_of, over
 from stages.samplers.fits import AnyFit
@@ -181,3 +183,64 @@ def test_weights_have_a_scale_for_each_output():
         net.blocks[0].weight.copy_(torch.cat([NORMAL[:, ::625].float(), 1000 * NORMAL[:, ::625].float()]))
     small, large = quantised(net, 8, None, ()).blocks[0].weight
     torch.testing.assert_close(1000 * small, large)
+
+
+STORED = pytest.mark.skipif(not has_torchao(), reason="the extra torchao")
+
+
+def test_without_torchao_its_backend_is_refused_by_name(monkeypatch):
+    monkeypatch.setattr("stages.models.quantised.find_spec", lambda _name: None)
+    with pytest.raises(ValueError, match=r"backend=torchao: it is not installed; pip install 'fewstep\[torchao\]'"):
+        field_of({**choice("field", "quantised"), "backend": "torchao"})
+    assert field_of({"name": "quantised", "weight_bits": 8, "activation_bits": 8, "scales": []}).backend == "rounded"
+
+
+def test_torchao_is_imported_by_who_asks_for_it_alone():
+    code = (
+        "import sys, stages.samplers.fields, stages.samplers.fits; assert not any('torchao' in m for m in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@STORED
+@pytest.mark.parametrize(
+    "knobs", [{"weight_bits": 4}, {"activation_bits": 6}, {"scales": [0.1]}, {"weight_bits": None}]
+)
+def test_torchao_stores_eight_bits_alone(knobs):
+    with pytest.raises(ValueError, match="backend=torchao: weights have 8 bits, activations 8 or null, and scales"):
+        field_of({**choice("field", "quantised"), "backend": "torchao", **knobs})
+
+
+@STORED
+@pytest.mark.parametrize("activations", [False, True])
+def test_what_torchao_stores_is_rounded_at_the_largest_number(activations):
+    """Of a row of weights, and of a token: scales of the largest / 127.5, and no error beyond half of one."""
+    net = nn.Module()
+    net.blocks = nn.ModuleList([nn.Linear(32, 24).requires_grad_(False)])
+    net.head = nn.Linear(24, 24).requires_grad_(False)
+    made, x = stored(net, activations=activations), torch.randn(2, 5, 32, generator=stream(0, "x"))
+    weight, held = net.blocks[0].weight, made.blocks[0].weight
+    scale = weight.abs().amax(dim=1, keepdim=True) / 127.5
+    torch.testing.assert_close(held.scale, scale)
+    rows = held.qdata * scale
+    assert ((rows - weight).abs() <= scale * 0.50001).all()
+    apart = (made.blocks[0](x) - x @ rows.T - net.blocks[0].bias).abs()
+    bound = x.abs().amax(dim=-1, keepdim=True) / 127.5 * 0.50001 * rows.abs().sum(dim=1) if activations else 0
+    assert (apart <= bound + 1e-5).all()
+    assert (apart.max() > 1e-4) == activations
+    assert made.blocks[0].weight.qdata.dtype == torch.int8
+    assert type(made.head.weight) is type(net.blocks[0].weight) is nn.Parameter
+
+
+@STORED
+@pytest.mark.parametrize("activation_bits", [None, 8])
+def test_stored_or_rounded_the_samples_are_nearly_the_same(activation_bits):
+    before = copy.deepcopy(NET.state_dict())
+    knobs = {"weight_bits": 8, "activation_bits": activation_bits}
+    plain, rounds, holds = end(), end(**knobs), end(**knobs, backend="torchao")
+    lost, apart = ((each.x0 - plain.x0).square().mean().sqrt() for each in (rounds, holds))
+    assert 0 < apart < 2 * lost
+    assert (holds.nfe, holds.cost) == (6, 6)
+    assert all(torch.equal(before[name], value) for name, value in NET.state_dict().items())
+    with pytest.raises(ValueError, match="a GaussianMixture has no linear layers"):
+        end(net=GaussianMixture.even([[0.0]], [1.0]), **knobs, backend="torchao")

@@ -37,8 +37,10 @@ def main(parsed: argparse.Namespace) -> int:
     text = fitted_at(places.view("data/reflow"), name).read_text(encoding="utf-8")
     file = keep(name, text)
     print(f"{file}: {told(text)}")
-    print(f'  fewstep sample teacher --prompt ... --sampler "$(cat {file})"')
-    print(f"  fewstep run +{KEY}@distill.arms.<arm>.sampler={name}    # a student that carries it")
+    picture = " --told small.png" if restores(text) else ""
+    print(f'  fewstep sample teacher --prompt ...{picture} --sampler "$(cat {file})"')
+    if not picture:
+        print(f"  fewstep run +{KEY}@distill.arms.<arm>.sampler={name}    # a student that carries it")
     return 0
 
 
@@ -72,6 +74,13 @@ def keep(name: str, text: str) -> Path:
     head = "# Found by `fewstep search`.\n"
     file.write_text(head + yaml.safe_dump(stated, sort_keys=False, default_flow_style=None), encoding="utf-8")
     return file
+
+
+def restores(text: str) -> bool:
+    """Whether a sampler, JSON, is for pictures that are told alone."""
+    import yaml
+
+    return yaml.safe_load(text)["rule"]["name"] == "boundary_condition"
 
 
 def told(text: str) -> str:

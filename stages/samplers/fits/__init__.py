@@ -6,11 +6,12 @@ those that `reflow.samplers` names; a new one is a new file and one line here. R
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Protocol, runtime_checkable
 
 import pydantic
 
 from stages.core.config import check, members
+from stages.samplers.fits.boundary_condition import FitBoundaryCondition
 from stages.samplers.fits.dc_solver import FitDCSolver
 from stages.samplers.fits.dpm_solver_v3 import FitDPMSolverV3
 from stages.samplers.fits.model import Fitting
@@ -22,7 +23,14 @@ from stages.samplers.fits.usf import FitUSF
 from stages.samplers.spec import Sampler
 
 AnyFit = Annotated[
-    FitDPMSolverV3 | FitDCSolver | FitTimeTuner | FitQuantised | FitUSF | FitTeleport | FitSearch,
+    FitDPMSolverV3
+    | FitDCSolver
+    | FitTimeTuner
+    | FitQuantised
+    | FitUSF
+    | FitTeleport
+    | FitSearch
+    | FitBoundaryCondition,
     pydantic.Field(discriminator="name"),
 ]
 FITS = MappingProxyType(members(AnyFit))
@@ -49,4 +57,13 @@ class Fit(Protocol):
 
     def fitted(self, model: Fitting, /) -> Sampler:
         """The sampler."""
+        ...
+
+
+@runtime_checkable
+class OfPictures(Protocol):
+    """A fit to a teacher that is told pictures: what it looks at are those of the data set, with their prompts."""
+
+    def suits(self, shape: tuple[int, ...], /) -> None:
+        """ValueError where it is not for samples of `shape`."""
         ...

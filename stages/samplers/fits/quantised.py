@@ -21,6 +21,7 @@ from stages.core.precision import Wide
 from stages.core.ranges import Count, Guidance, Positive, Unit
 from stages.models.quantised import best_scale, layers
 from stages.samplers import FromNoise, drive
+from stages.samplers.boundary_condition import tells_apart
 from stages.samplers.distillation_plus import ASKS_BESIDE
 from stages.samplers.field import Adaptive, Field
 from stages.samplers.fields.quantised import Bits, Quantised
@@ -53,6 +54,7 @@ class FitQuantised:
     def __post_init__(self) -> None:
         if isinstance(self.rule, Adaptive) or self.rule.name in (*OF_AVERAGES, *ASKS_BESIDE, "ddgan"):
             raise ValueError(f"rule {self.rule.name} asks the network otherwise than at nodes; take another rule")
+        tells_apart(self.rule)
 
     @torch.no_grad()
     def fitted(self, model: Fitting) -> Sampler:

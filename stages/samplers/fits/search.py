@@ -23,6 +23,7 @@ from torch import Generator, Tensor
 from stages.core.config import config
 from stages.core.ranges import Guidance, NonNegativeCount, Steps
 from stages.samplers import FromNoise, sample
+from stages.samplers.boundary_condition import BoundaryCondition
 from stages.samplers.distillation_plus import ASKS_BESIDE
 from stages.samplers.field import Adaptive, Rule, blank
 from stages.samplers.fits.dc_solver import followed
@@ -157,6 +158,8 @@ def _why_not(rule: Rule) -> str | None:
         return "asks for averages, which no teacher answers"
     if rule.name in ASKS_BESIDE:
         return "asks another network too, which no teacher carries"
+    if isinstance(rule, BoundaryCondition):
+        return "begins at a noise of its own"
     drawn = list[int]()
 
     def draw(node: int, x: Tensor) -> Tensor:

@@ -47,7 +47,7 @@ def test_words_of_the_fit_are_its_knobs_and_others_the_experiment_s(project):
 @pytest.mark.parametrize("words", [["calls=4"], ["sampler=nothing"], ["sampler=search", "sampler=dc_solver"]])
 def test_a_fit_that_is_none_is_refused(words, project, capsys):
     assert main(["search", *words]) == 1
-    assert f"search: name one of {', '.join(sorted(FITS))}, as in sampler=dc_solver" in capsys.readouterr().err
+    assert f"search: name one of {', '.join(sorted(FITS))}, as in sampler={min(FITS)}" in capsys.readouterr().err
 
 
 def test_a_name_that_is_none_is_refused(project, capsys):
@@ -78,3 +78,24 @@ def test_what_was_found_is_a_preset_that_a_student_takes(tmp_path, monkeypatch, 
     arm = yaml.safe_load(compose(tmp_path / "params", words))["distill"]["arms"]["kd"]
     assert arm["sampler"] == STATED
     assert check(Sampler, arm["sampler"], "sampler").stated["guidance"] == 2.0
+
+
+def test_what_restores_is_told_a_picture_and_is_no_student_s(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "dvc.yaml").touch()
+    (tmp_path / "params").mkdir()
+    for file in (ROOT / "params").iterdir():
+        (tmp_path / "params" / file.name).symlink_to(file)
+    rule = {"name": "boundary_condition", "noise": [0.25, -1.0], "then": {"name": "euler"}}
+
+    def made(_parsed):
+        file = fitted_at(tmp_path / "data/reflow", "boundary_condition")
+        file.parent.mkdir(parents=True)
+        file.write_text(json.dumps({**STATED, "rule": rule}))
+
+    monkeypatch.setattr(run, "main", made)
+    assert main(["search", "sampler=boundary_condition"]) == 0
+    out = capsys.readouterr().out
+    assert "boundary_condition in 3 steps, 6 passes a sample" in out
+    assert '--told small.png --sampler "$(cat params/sampler/boundary_condition.yaml)"' in out
+    assert "distill" not in out

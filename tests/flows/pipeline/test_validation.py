@@ -210,6 +210,19 @@ def test_a_student_is_told_pictures_where_its_teacher_is():
     assert line.startswith("distill.arms.mine.told: its teacher and what its student begins as")
 
 
+def test_one_noise_is_fitted_to_a_teacher_that_is_told_pictures_alone():
+    words = ("experiment=digits", "distill.arms={}", "rl.arms={}", "+fit@reflow.samplers.one=boundary_condition")
+    (line,) = validation.faults(params_of(*words))
+    assert line.startswith("reflow.samplers.one: the teacher is told no pictures; take teacher=restoration")
+    told = params_of(*words, "teacher=restoration")
+    assert validation.faults(told) == []
+    (line,) = validation.faults(changed(told, reflow__samplers__one__factor=3))
+    assert line.startswith("reflow.samplers.one: factor=3 does not divide the sides of samples")
+    rule = {"name": "boundary_condition", "noise": [0.0] * 64, "then": {"name": "euler"}}
+    (line,) = validation.faults(changed(told, trajectories__sampler__rule=rule))
+    assert "rule boundary_condition begins all samples at one noise" in line
+
+
 def test_all_faults_of_all_sections_are_in_one_list():
     changes = {
         "seed": "abc", "compute__gpus__default": -1, "storage__root": "???", "registry__metric": 3,
