@@ -32,10 +32,21 @@ def ask(request: Content, hear: Callable[[Content], None]) -> Content:
         path = _another_than(path, None if stays else _leash())
         answer = channel.ask(path, told, hear)
     if answer is None or "stale" in answer:
-        raise Passing(f"the driver ended as it was asked; its log is {LOG}, run it again")
+        raise _unanswered(answer)
     if "errors" in answer:
         raise _fault(answer)
     return answer
+
+
+def _unanswered(answer: Content | None) -> Exception:
+    """Of a driver that has only begun, and is not the one to ask."""
+    ours = Path(__file__).parents[2]
+    if answer and Path.cwd() != ours and Path("flows").is_dir():
+        return ValueError(
+            f"this folder has code of its own, which its driver runs, and the fewstep that was called is {ours}'s; say "
+            "`make install` here, and call .venv/bin/fewstep"
+        )
+    return Passing(f"the driver ended as it was asked; its log is {LOG}, run it again")
 
 
 def _fault(answer: Content) -> Exception:

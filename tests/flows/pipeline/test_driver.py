@@ -123,3 +123,13 @@ def test_a_person_without_a_driver_asks_in_vain(home, monkeypatch):
     (home / environment.HOME).mkdir()
     with pytest.raises(Exception, match="ended as it was asked"):
         client.ask({"do": "stage", "node": "teacher"}, print)
+
+
+def test_who_calls_another_checkouts_code_is_told_so(home, monkeypatch):
+    monkeypatch.delenv(channel.SOCKET, raising=False)
+    monkeypatch.setattr(client, "start", lambda _leash: str(home / "nobody"))
+    monkeypatch.setattr(channel, "ask", lambda *_: {"stale": "it began with other code", "stays": False})
+    (home / environment.HOME).mkdir()
+    (home / "flows").mkdir()
+    with pytest.raises(ValueError, match=f"code of its own, .* was called is {ROOT}'s; say `make install` here"):
+        client.ask({"do": "stage", "node": "teacher"}, print)
