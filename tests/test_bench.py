@@ -5,10 +5,11 @@ import re
 
 import pytest
 
-from benchmarks import distill, pages, rate_search
+from benchmarks import distill, distill_elsewhere, pages, rate_search
+from stages.core.trainings import Spread
 from stages.distillers import METHODS
 from stages.training.method import noising_of
-from tests.composed import text_of
+from tests.composed import params_of, text_of
 
 pytestmark = pytest.mark.slow
 
@@ -155,3 +156,70 @@ def test_the_search_shows_what_was_found_for_the_same_parameters_and_teacher(tmp
     manifests[-1].write_text('{"made": "anew"}')
     rate_search.main()
     assert capsys.readouterr().out.splitlines()[1].split()[2:] == ["-"] * 5
+
+
+# Other data
+
+
+def arms_of(preset):
+    return params_of(f"experiment={preset}")["distill"]["arms"]
+
+
+def test_on_a_mixture_every_arm_is_as_on_digits_but_those_of_pictures():
+    digits, points = (arms_of(name) for name in ("bench_distill", "bench_gmm"))
+    assert digits.keys() - points.keys() == {"hipa", "sfd_unlearn"}
+    for name, section in points.items():
+        same = digits[name] | {"network": section["network"]}
+        if "refiner" in section:
+            same["refiner"] = {**same["refiner"], "patch_size": 1}
+        assert section == same, name
+
+
+def test_on_shapes_an_arm_has_half_of_the_iterations():
+    digits, shapes = (arms_of(name) for name in ("bench_distill", "bench_shapes"))
+    for name, section in shapes.items():
+        assert section["method"] == digits[name]["method"]
+        assert section["budget"]["iterations"] == pytest.approx(digits[name]["budget"]["iterations"] / 2, abs=0.5), name
+
+
+def test_orders_agree_where_both_data_sets_tell_arms_apart():
+    spread = lambda mean: Spread(mean=mean, deviation=0.1, count=3)  # noqa: E731
+    digits = {("kd", 1): spread(2.0), ("tdm", 1): spread(3.0), ("rfpp", 1): spread(2.0), ("boot", 1): spread(5.0)}
+    here = {("kd", 1): spread(1.0), ("tdm", 1): spread(4.0), ("rfpp", 1): spread(1.0), ("boot", 1): spread(2.0)}
+    said = [distill_elsewhere.agreement(digits, here, ("kd", 1), (other, 1)) for other in ("tdm", "rfpp", "boot")]
+    assert said == ["same", "neither", "same"]
+    assert distill_elsewhere.agreement(digits, here, ("tdm", 1), ("boot", 1)) == "other"
+    assert distill_elsewhere.agreement(digits, {**here, ("tdm", 1): spread(1.0)}, ("tdm", 1), ("kd", 1)) == "one"
+    [row] = distill_elsewhere.beside(here, digits).splitlines()[2:]
+    assert row.startswith("| 1 | 4 | 0.78 (p = 0.22) |")
+    assert row.endswith(" | 6 | 4 | 1 | 0 | 1 |")
+
+
+def test_the_page_of_other_data_reads_the_digits_page(tmp_path, monkeypatch, capsys):
+    known = distill_elsewhere.read((distill.ROOT / distill.PAGE).read_text())
+    assert known["kd", 1].mean == pytest.approx(2.2, abs=0.2)
+    assert known["kd", 1].count == 3
+    near = {"frechet_distance_trainings_low": 2.2, "frechet_distance_trainings_deviation": 0.1}
+    rows = {
+        name: numbers(1, trainings=3, frechet_distance=2.0 + place, **near)
+        for place, name in enumerate(("kd", "tdm", "rfpp"))
+    }
+    (tmp_path / "data/evaluate").mkdir(parents=True)
+    (tmp_path / "data/evaluate/metrics.json").write_text(
+        json.dumps({"teacher": {"nfe32": numbers(32)}, "distill": rows})
+    )
+    (tmp_path / "docs/images").mkdir(parents=True)
+    (tmp_path / distill.PAGE).write_text((distill.ROOT / distill.PAGE).read_text())
+    page = tmp_path / distill_elsewhere.BENCHES["shapes"].page
+    page.write_text(f"{pages.begin('distill_elsewhere.py')}\n{pages.END}\n")
+    monkeypatch.setattr(distill_elsewhere, "ROOT", tmp_path)
+    monkeypatch.setattr("sys.argv", ["distill_elsewhere.py", "shapes"])
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        distill_elsewhere.main()
+    assert "data/evaluate: not made; run `fewstep run experiment=bench_shapes` first" in capsys.readouterr().err
+    (tmp_path / "data/evaluate/manifest.json").write_text("{}")
+    distill_elsewhere.main()
+    assert "| 1 | 3 | " in page.read_text()
+    assert "| tdm | 1 | 3.00 ± 0.80 |" in page.read_text()
+    assert (tmp_path / distill_elsewhere.BENCHES["shapes"].figure).stat().st_size > 10_000

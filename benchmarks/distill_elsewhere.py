@@ -1,17 +1,21 @@
-"""Does the distillers' bench hold on other data: its ten best methods on scenes of shapes, beside what digits said.
+"""Does the distillers' bench hold on other data? What two other benches measured, beside what digits said.
 
-    fewstep run experiment=bench_shapes     # trains and measures, resumable
-    python benchmarks/distill_shapes.py     # writes docs/distillers_shapes.md and its figure from the results
+    fewstep run experiment=bench_shapes            # trains and measures, resumable
+    python benchmarks/distill_elsewhere.py shapes  # writes docs/distillers_shapes.md and its figure from the results
+    fewstep run experiment=bench_gmm
+    python benchmarks/distill_elsewhere.py gmm     # docs/distillers_gmm.md
 
 A comparison is of two arms at as many calls. They are told apart where Welch's test on the spreads over trainings does
 so at 5 percent; on digits by the numbers that docs/distillers.md shows. How alike the ranks of arms are is Spearman's
 correlation of their distances.
 """
 
+import argparse
 import json
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
@@ -23,24 +27,72 @@ from benchmarks.arms import DISTANCE, claims, rows_of, spread_of  # noqa: E402
 from benchmarks.pages import ask_for, line, put  # noqa: E402
 from stages.core.trainings import LEVEL, Spread, welch  # noqa: E402
 
-PRESET = "experiment=bench_shapes"
-PAGE, FIGURE = Path("docs/distillers_shapes.md"), Path("docs/images/distillers_shapes.png")
+
+@dataclass(frozen=True)
+class Bench:
+    """One of them."""
+
+    data: str
+    """In words."""
+    page: Path
+    figure: Path
+    numbers: Mapping[str, str]
+    """That its table shows, by what they are called; the first of them compares arms."""
+
+    @property
+    def distance(self) -> str:
+        """What compares arms, the lower the better."""
+        return next(iter(self.numbers))
+
+
+OF_POINTS = {
+    "wasserstein2": "Wasserstein-2",
+    "weight_error": "error of weights",
+    "mean_error": "of means",
+    "std_error": "of deviations",
+    "nll_error": "of E[-log p], nats",
+    "score_seen": "score",
+}
+BENCHES = {
+    "shapes": Bench(
+        data="shapes",
+        page=Path("docs/distillers_shapes.md"),
+        figure=Path("docs/images/distillers_shapes.png"),
+        numbers={DISTANCE: "Fréchet distance", "score_seen": "score, seen", "score_heldout": "score, held-out"}
+        | {"precision": "precision", "recall": "recall"},
+    ),
+    "gmm": Bench(
+        data="a mixture of Gaussians",
+        page=Path("docs/distillers_gmm.md"),
+        figure=Path("docs/images/distillers_gmm.png"),
+        numbers=OF_POINTS,
+    ),
+}
+PRESETS = {name: f"experiment=bench_{name}" for name in BENCHES}
 Measured = Mapping[tuple[str, int], Spread]
 """Distances of arms, with so many calls, over trainings."""
 _ROW = re.compile(r"^\| (\w+) \| (\d+) \|.*?\|.*?\| ([\d.]+) ± ([\d.]+) \|.*\| (\d+) \| [\d,]+ \|$", re.MULTILINE)
 
 
 def main() -> None:
-    """Write the page and the figure."""
-    ask_for(["evaluate"], PRESET)
+    """Write a page and its figure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bench", choices=list(BENCHES), help="whose results data/ has")
+    name = parser.parse_args().bench
+    bench = BENCHES[name]
+    ask_for(["evaluate"], PRESETS[name])
     rows = list(rows_of(json.loads(Path("data/evaluate/metrics.json").read_text()), ("teacher", "guidance", "distill")))
-    shapes = {(row.name, row.nfe): spread_of(row.numbers, DISTANCE) for row in rows if row.group == "distill"}
-    here = {arm: found for arm, found in shapes.items() if found}
-    digits = {arm: found for arm, found in read((ROOT / distill.PAGE).read_text()).items() if arm in here}
-    parts = [distill.table(rows), beside(here, digits), claims(rows, "distill", distill.CLAIMS, DISTANCE, least=True)]
-    put(ROOT / PAGE, "distill_shapes.py", "\n\n".join(parts))
-    _draw(here, digits, ROOT / FIGURE)
-    print(f"{PAGE} and {FIGURE} written: {len(rows)} rows")
+    found = {(row.name, row.nfe): spread_of(row.numbers, bench.distance) for row in rows if row.group == "distill"}
+    here = {arm: spread for arm, spread in found.items() if spread}
+    digits = {arm: spread for arm, spread in read((ROOT / distill.PAGE).read_text()).items() if arm in here}
+    parts = [
+        beside(here, digits),
+        claims(rows, "distill", distill.CLAIMS, bench.distance, least=True),
+        distill.table(rows, bench.numbers),
+    ]
+    put(ROOT / bench.page, "distill_elsewhere.py", "\n\n".join(part for part in parts if part.count("\n") > 1))
+    _draw(bench, here, digits, ROOT / bench.figure)
+    print(f"{bench.page} and {bench.figure} written: {len(rows)} rows")
 
 
 def read(page: str) -> dict[tuple[str, int], Spread]:
@@ -66,8 +118,7 @@ def beside(here: Measured, digits: Measured) -> str:
         pairs = list(combinations(arms, 2))
         said = [agreement(digits, here, *pair) for pair in pairs]
         counts = [str(said.count(each)) for each in ("same", "other", "one", "neither")]
-        told = f"{rank:.2f} (p = {p:.2g})"
-        lines.append(line([str(nfe), str(len(arms)), told, str(len(pairs)), *counts]))
+        lines.append(line([str(nfe), str(len(arms)), f"{rank:.2f} (p = {p:.2g})", str(len(pairs)), *counts]))
     return "\n".join(lines)
 
 
@@ -79,7 +130,7 @@ def agreement(digits: Measured, here: Measured, one: tuple[str, int], other: tup
     return "same" if len({of[one].mean < of[other].mean for of in (digits, here)}) == 1 else "other"
 
 
-def _draw(here: Measured, digits: Measured, file: Path) -> None:
+def _draw(bench: Bench, here: Measured, digits: Measured, file: Path) -> None:
     """A point an arm and number of calls: its distance there and here, with intervals over trainings."""
     import matplotlib.pyplot as plt
 
@@ -93,7 +144,8 @@ def _draw(here: Measured, digits: Measured, file: Path) -> None:
         axes.errorbar(x, y, high, wide, color=colour, fmt="o", markersize=4, capsize=2, label=f"calls: {nfe}")
         for arm, place in zip(arms, zip(x, y, strict=True), strict=True):
             axes.annotate(arm[0], place, xytext=(4, 4), textcoords="offset points", fontsize=8, color=colour)
-    axes.set(xscale="log", yscale="log", xlabel="Fréchet distance on digits", ylabel="Fréchet distance on shapes")
+    axes.set(xscale="log", yscale="log", xlabel="Fréchet distance on digits")
+    axes.set_ylabel(f"{bench.numbers[bench.distance]} on {bench.data}")
     axes.legend(frameon=False)
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=130)
