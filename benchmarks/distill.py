@@ -12,7 +12,7 @@ since a backward pass costs about two forward ones. Rows are means over training
 import argparse
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,13 +28,7 @@ from stages.training.cost import Cost  # noqa: E402
 BUDGET = 100_000
 PRESET = "experiment=bench_distill"
 PAGE, FIGURE = Path("docs/distillers.md"), Path("docs/images/distillers.png")
-NUMBERS = {
-    "score_seen": "score, seen",
-    "score_heldout": "score, held-out",
-    "frechet_distance": "Fréchet distance",
-    "precision": "precision",
-    "recall": "recall",
-}
+NUMBERS = ("score_seen", "score_heldout", "frechet_distance", "precision", "recall")
 COSTS = """What a sample of one iteration takes on average, by the preset's parameters: passes forward through the
 student, the teacher and other networks, and backward (half of a network counts a half); and how many networks are
 trained, each with its gradients and AdamW's two moments, and held beside them."""
@@ -181,16 +175,17 @@ def costs() -> str:
     return "\n".join(lines)
 
 
-def table(rows: Sequence[Row], shown: Mapping[str, str] = NUMBERS) -> str:
-    """A row a way of sampling the teacher or an arm, with the numbers that are `shown`, by what they are called."""
-    head = ["model", "calls", *shown.values(), "trainings", "passes"]
+def table(rows: Sequence[Row]) -> str:
+    """A row a way of sampling the teacher or an arm."""
+    head = ["model", "calls", "score, seen", "score, held-out", "Fréchet distance", "precision", "recall"]
+    head += ["trainings", "passes"]
     lines = [line(head), line(["---"] * len(head))]
     order = {"teacher": 0, "guidance": 1, "distill": 2}
     for row in sorted(rows, key=lambda row: (order[row.group], row.group == "distill" and row.name, row.nfe)):
         numbers = row.numbers
         passes = numbers.get("training_network_evaluations", 0) + 2 * numbers.get("training_backward_passes", 0)
         name = {"teacher": "teacher", "guidance": f"teacher, guidance {numbers['guidance']:g}"}.get(row.group, row.name)
-        means = [told(numbers, each) for each in shown]
+        means = [told(numbers, each) for each in NUMBERS]
         cost = [str(int(numbers["trainings"])), f"{passes:,.0f}" if passes else ""]
         lines.append(line([name, str(row.nfe), *means, *cost]))
     return "\n".join(lines)

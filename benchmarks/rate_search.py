@@ -28,7 +28,7 @@ import yaml
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import distill, distill_elsewhere, rl  # noqa: E402
+from benchmarks import distill, distill_shapes, rl  # noqa: E402
 from benchmarks.arms import DISTANCE, SCORE  # noqa: E402
 from benchmarks.pages import ask_for  # noqa: E402
 from benchmarks.tasks import side_by_side  # noqa: E402
@@ -39,7 +39,7 @@ from stages.io.params import compose  # noqa: E402
 Stage = Literal["distill", "rl"]
 BENCHES: Mapping[str, tuple[Stage, str]] = {
     "distill": ("distill", distill.PRESET),
-    "shapes": ("distill", distill_elsewhere.PRESETS["shapes"]),
+    "shapes": ("distill", distill_shapes.PRESET),
     "rl": ("rl", rl.PRESET),
 }
 INPUTS: Mapping[Stage, Sequence[str]] = {"distill": ("teacher", "init", "data"), "rl": ("init",)}

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from benchmarks import distill, distill_elsewhere, pages, rate_search
+from benchmarks import distill, distill_shapes, pages, rate_search
 from stages.core.trainings import Spread
 from stages.distillers import METHODS
 from stages.training.method import noising_of
@@ -165,16 +165,6 @@ def arms_of(preset):
     return params_of(f"experiment={preset}")["distill"]["arms"]
 
 
-def test_on_a_mixture_every_arm_is_as_on_digits_but_those_of_pictures():
-    digits, points = (arms_of(name) for name in ("bench_distill", "bench_gmm"))
-    assert digits.keys() - points.keys() == {"hipa", "sfd_unlearn"}
-    for name, section in points.items():
-        same = digits[name] | {"network": section["network"]}
-        if "refiner" in section:
-            same["refiner"] = {**same["refiner"], "patch_size": 1}
-        assert section == same, name
-
-
 def test_on_shapes_an_arm_has_half_of_the_iterations():
     digits, shapes = (arms_of(name) for name in ("bench_distill", "bench_shapes"))
     for name, section in shapes.items():
@@ -186,17 +176,18 @@ def test_orders_agree_where_both_data_sets_tell_arms_apart():
     spread = lambda mean: Spread(mean=mean, deviation=0.1, count=3)  # noqa: E731
     digits = {("kd", 1): spread(2.0), ("tdm", 1): spread(3.0), ("rfpp", 1): spread(2.0), ("boot", 1): spread(5.0)}
     here = {("kd", 1): spread(1.0), ("tdm", 1): spread(4.0), ("rfpp", 1): spread(1.0), ("boot", 1): spread(2.0)}
-    said = [distill_elsewhere.agreement(digits, here, ("kd", 1), (other, 1)) for other in ("tdm", "rfpp", "boot")]
+    said = [distill_shapes.agreement(digits, here, ("kd", 1), (other, 1)) for other in ("tdm", "rfpp", "boot")]
     assert said == ["same", "neither", "same"]
-    assert distill_elsewhere.agreement(digits, here, ("tdm", 1), ("boot", 1)) == "other"
-    assert distill_elsewhere.agreement(digits, {**here, ("tdm", 1): spread(1.0)}, ("tdm", 1), ("kd", 1)) == "one"
-    [row] = distill_elsewhere.beside(here, digits).splitlines()[2:]
+    assert distill_shapes.agreement(digits, here, ("tdm", 1), ("boot", 1)) == "other"
+    assert distill_shapes.agreement(digits, {**here, ("tdm", 1): spread(1.0)}, ("tdm", 1), ("kd", 1)) == "one"
+    row, _, turned = distill_shapes.beside(here, digits).splitlines()[2:]
     assert row.startswith("| 1 | 4 | 0.78 (p = 0.22) |")
     assert row.endswith(" | 6 | 4 | 1 | 0 | 1 |")
+    assert turned == "Nearer on digits, farther here than the other (calls): `tdm` and `boot` (1)."
 
 
 def test_the_page_of_other_data_reads_the_digits_page(tmp_path, monkeypatch, capsys):
-    known = distill_elsewhere.read((distill.ROOT / distill.PAGE).read_text())
+    known = distill_shapes.read((distill.ROOT / distill.PAGE).read_text())
     assert known["kd", 1].mean == pytest.approx(2.2, abs=0.2)
     assert known["kd", 1].count == 3
     near = {"frechet_distance_trainings_low": 2.2, "frechet_distance_trainings_deviation": 0.1}
@@ -210,16 +201,16 @@ def test_the_page_of_other_data_reads_the_digits_page(tmp_path, monkeypatch, cap
     )
     (tmp_path / "docs/images").mkdir(parents=True)
     (tmp_path / distill.PAGE).write_text((distill.ROOT / distill.PAGE).read_text())
-    page = tmp_path / distill_elsewhere.BENCHES["shapes"].page
-    page.write_text(f"{pages.begin('distill_elsewhere.py')}\n{pages.END}\n")
-    monkeypatch.setattr(distill_elsewhere, "ROOT", tmp_path)
-    monkeypatch.setattr("sys.argv", ["distill_elsewhere.py", "shapes"])
+    page = tmp_path / distill_shapes.PAGE
+    page.write_text(f"{pages.begin('distill_shapes.py')}\n{pages.END}\n")
+    monkeypatch.setattr(distill_shapes, "ROOT", tmp_path)
+    monkeypatch.setattr("sys.argv", ["distill_shapes.py"])
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit):
-        distill_elsewhere.main()
+        distill_shapes.main()
     assert "data/evaluate: not made; run `fewstep run experiment=bench_shapes` first" in capsys.readouterr().err
     (tmp_path / "data/evaluate/manifest.json").write_text("{}")
-    distill_elsewhere.main()
+    distill_shapes.main()
     assert "| 1 | 3 | " in page.read_text()
-    assert "| tdm | 1 | 3.00 ± 0.80 |" in page.read_text()
-    assert (tmp_path / distill_elsewhere.BENCHES["shapes"].figure).stat().st_size > 10_000
+    assert "| tdm | 1 | 0.700 | 0.500 | 3.00 ± 0.80 |" in page.read_text()
+    assert (tmp_path / distill_shapes.FIGURE).stat().st_size > 10_000

@@ -1,21 +1,17 @@
-"""Does the distillers' bench hold on other data? What two other benches measured, beside what digits said.
+"""Does the distillers' bench hold on other data? What its ten best methods do on scenes of shapes, beside the digits.
 
-    fewstep run experiment=bench_shapes            # trains and measures, resumable
-    python benchmarks/distill_elsewhere.py shapes  # writes docs/distillers_shapes.md and its figure from the results
-    fewstep run experiment=bench_gmm
-    python benchmarks/distill_elsewhere.py gmm     # docs/distillers_gmm.md
+    fewstep run experiment=bench_shapes     # trains and measures, resumable
+    python benchmarks/distill_shapes.py     # writes docs/distillers_shapes.md and its figure from the results
 
 A comparison is of two arms at as many calls. They are told apart where Welch's test on the spreads over trainings does
 so at 5 percent; on digits by the numbers that docs/distillers.md shows. How alike the ranks of arms are is Spearman's
 correlation of their distances.
 """
 
-import argparse
 import json
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
@@ -27,72 +23,24 @@ from benchmarks.arms import DISTANCE, claims, rows_of, spread_of  # noqa: E402
 from benchmarks.pages import ask_for, line, put  # noqa: E402
 from stages.core.trainings import LEVEL, Spread, welch  # noqa: E402
 
-
-@dataclass(frozen=True)
-class Bench:
-    """One of them."""
-
-    data: str
-    """In words."""
-    page: Path
-    figure: Path
-    numbers: Mapping[str, str]
-    """That its table shows, by what they are called; the first of them compares arms."""
-
-    @property
-    def distance(self) -> str:
-        """What compares arms, the lower the better."""
-        return next(iter(self.numbers))
-
-
-OF_POINTS = {
-    "wasserstein2": "Wasserstein-2",
-    "weight_error": "error of weights",
-    "mean_error": "of means",
-    "std_error": "of deviations",
-    "nll_error": "of E[-log p], nats",
-    "score_seen": "score",
-}
-BENCHES = {
-    "shapes": Bench(
-        data="shapes",
-        page=Path("docs/distillers_shapes.md"),
-        figure=Path("docs/images/distillers_shapes.png"),
-        numbers={DISTANCE: "Fréchet distance", "score_seen": "score, seen", "score_heldout": "score, held-out"}
-        | {"precision": "precision", "recall": "recall"},
-    ),
-    "gmm": Bench(
-        data="a mixture of Gaussians",
-        page=Path("docs/distillers_gmm.md"),
-        figure=Path("docs/images/distillers_gmm.png"),
-        numbers=OF_POINTS,
-    ),
-}
-PRESETS = {name: f"experiment=bench_{name}" for name in BENCHES}
+PRESET = "experiment=bench_shapes"
+PAGE, FIGURE = Path("docs/distillers_shapes.md"), Path("docs/images/distillers_shapes.png")
 Measured = Mapping[tuple[str, int], Spread]
 """Distances of arms, with so many calls, over trainings."""
 _ROW = re.compile(r"^\| (\w+) \| (\d+) \|.*?\|.*?\| ([\d.]+) ± ([\d.]+) \|.*\| (\d+) \| [\d,]+ \|$", re.MULTILINE)
 
 
 def main() -> None:
-    """Write a page and its figure."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("bench", choices=list(BENCHES), help="whose results data/ has")
-    name = parser.parse_args().bench
-    bench = BENCHES[name]
-    ask_for(["evaluate"], PRESETS[name])
-    rows = list(rows_of(json.loads(Path("data/evaluate/metrics.json").read_text()), ("teacher", "guidance", "distill")))
-    found = {(row.name, row.nfe): spread_of(row.numbers, bench.distance) for row in rows if row.group == "distill"}
+    """Write the page and its figure."""
+    ask_for(["evaluate"], PRESET)
+    rows = list(rows_of(json.loads(Path("data/evaluate/metrics.json").read_text()), ("teacher", "distill")))
+    found = {(row.name, row.nfe): spread_of(row.numbers, DISTANCE) for row in rows if row.group == "distill"}
     here = {arm: spread for arm, spread in found.items() if spread}
     digits = {arm: spread for arm, spread in read((ROOT / distill.PAGE).read_text()).items() if arm in here}
-    parts = [
-        beside(here, digits),
-        claims(rows, "distill", distill.CLAIMS, bench.distance, least=True),
-        distill.table(rows, bench.numbers),
-    ]
-    put(ROOT / bench.page, "distill_elsewhere.py", "\n\n".join(part for part in parts if part.count("\n") > 1))
-    _draw(bench, here, digits, ROOT / bench.figure)
-    print(f"{bench.page} and {bench.figure} written: {len(rows)} rows")
+    parts = [beside(here, digits), claims(rows, "distill", distill.CLAIMS, DISTANCE, least=True), distill.table(rows)]
+    put(ROOT / PAGE, "distill_shapes.py", "\n\n".join(parts))
+    _draw(here, digits, ROOT / FIGURE)
+    print(f"{PAGE} and {FIGURE} written: {len(rows)} rows")
 
 
 def read(page: str) -> dict[tuple[str, int], Spread]:
@@ -119,7 +67,19 @@ def beside(here: Measured, digits: Measured) -> str:
         said = [agreement(digits, here, *pair) for pair in pairs]
         counts = [str(said.count(each)) for each in ("same", "other", "one", "neither")]
         lines.append(line([str(nfe), str(len(arms)), f"{rank:.2f} (p = {p:.2g})", str(len(pairs)), *counts]))
-    return "\n".join(lines)
+    turned = [f"`{first}` and `{second}` ({nfe})" for nfe, first, second in contradictions(here, digits)]
+    return (
+        "\n".join(lines) + f"\n\nNearer on digits, farther here than the other (calls): {', '.join(turned) or 'none'}."
+    )
+
+
+def contradictions(here: Measured, digits: Measured) -> list[tuple[int, str, str]]:
+    """Calls, the arm that is better on digits and the one that is better here, where both data sets tell them apart."""
+    pairs = ((one, other) for one, other in combinations(digits, 2) if one[1] == other[1])
+    found = [
+        sorted(pair, key=lambda arm: digits[arm].mean) for pair in pairs if agreement(digits, here, *pair) == "other"
+    ]
+    return sorted((better[1], better[0], worse[0]) for better, worse in found)
 
 
 def agreement(digits: Measured, here: Measured, one: tuple[str, int], other: tuple[str, int]) -> str:
@@ -130,7 +90,7 @@ def agreement(digits: Measured, here: Measured, one: tuple[str, int], other: tup
     return "same" if len({of[one].mean < of[other].mean for of in (digits, here)}) == 1 else "other"
 
 
-def _draw(bench: Bench, here: Measured, digits: Measured, file: Path) -> None:
+def _draw(here: Measured, digits: Measured, file: Path) -> None:
     """A point an arm and number of calls: its distance there and here, with intervals over trainings."""
     import matplotlib.pyplot as plt
 
@@ -144,8 +104,7 @@ def _draw(bench: Bench, here: Measured, digits: Measured, file: Path) -> None:
         axes.errorbar(x, y, high, wide, color=colour, fmt="o", markersize=4, capsize=2, label=f"calls: {nfe}")
         for arm, place in zip(arms, zip(x, y, strict=True), strict=True):
             axes.annotate(arm[0], place, xytext=(4, 4), textcoords="offset points", fontsize=8, color=colour)
-    axes.set(xscale="log", yscale="log", xlabel="Fréchet distance on digits")
-    axes.set_ylabel(f"{bench.numbers[bench.distance]} on {bench.data}")
+    axes.set(xscale="log", yscale="log", xlabel="Fréchet distance on digits", ylabel="Fréchet distance on shapes")
     axes.legend(frameon=False)
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=130)
