@@ -39,6 +39,7 @@ from stages.distillers import (
     shortcut,
     sim,
     slimflow,
+    speed_up_net,
     tdm,
     twinflow,
 )
@@ -83,5 +84,6 @@ METHODS = MappingProxyType(
         "ddgan": ddgan,
         "duo": duo,
         "flow_turbo": flow_turbo,
+        "speed_up_net": speed_up_net,
     }
 )
