@@ -13,9 +13,9 @@ or the empty one. The teacher under guidance u_n + w (u_c - u_n) crosses the stu
 Differs: one reader looks at both prompts (the code: keys, values and scales apart for each), so that equal ones cancel
 exactly, and the student is then the network as it was; hence no shift, which would cancel too. alpha begins as 0, not
 1, so that it begins as the network. Norms are of a sample (the code's of the whole batch, by which answers depend on
-who else is in it). The embedding of time, in which the prompt as a whole may be, has no negative. w is fixed, as in the
-code, which works out (w - 1) / w and has no use for it. Our transformer's pictures look at words and at themselves at
-once: the new look is at words alone.
+who else is in it). The embedding of time, by which our networks are told the prompt as a whole, is led away likewise:
+attention alone learns little of the offset in them. Our transformer's pictures look at words and at themselves at once;
+the new look is at words alone. w is fixed, as in the code, which works out (w - 1) / w and has no use for it.
 UNVERIFIED: both losses, which are derived here from what they are said to be for; that of consistency is a regression
 to several steps of the teacher, as in progressive distillation, and with one step the offset alone. Where t and
 negative prompts come from, how often they are empty, w and the optimiser are ours.

@@ -2,8 +2,9 @@
 
 Where pictures look at words they look once more, through keys and values of its own, at those of the prompt and at
 those of the negative one. What attention makes of a sample's places, h, becomes h + alpha (pos - neg), either one
-rescaled to h's norm over the sample. alpha begins as 0 for each channel, so that a network which is given this answers
-as before until it is trained, and equal prompts cancel whatever was learnt. As SpeedUpNet, Chai et al. 2023
+rescaled to h's norm over the sample. The embedding of time, in which the prompt as a whole is, gains what a small
+network makes of the one less what it makes of the other. Both begin as nothing, so that a network which is given this
+answers as before until it is trained; and equal prompts cancel, whatever was learnt. As SpeedUpNet, Chai et al. 2023
 (arXiv:2312.08887); stages/distillers/speed_up_net.py says what differs.
 
 This file is copied into saved models as it is, hence it imports torch and diffusers alone.
@@ -50,25 +51,47 @@ class Look(nn.Module):
         return seen * (whole / own.clamp_min(LEAST))[:, None, None]
 
 
+class Whole(nn.Module):
+    """What the embedding of time is told of both prompts as a whole, the mean of their words."""
+
+    def __init__(self, width: int, words: int) -> None:
+        super().__init__()
+        self.inner = nn.Linear(words, width)
+        self.middle = nn.Linear(width, width)
+        self.outer = nn.Linear(width, width, bias=False)
+        nn.init.zeros_(self.outer.weight)
+
+    def forward(self, held: torch.Tensor, prompts: torch.Tensor, negatives: torch.Tensor) -> torch.Tensor:
+        """`held` [B, W] led away from the words `negatives` [B, L, D], towards those of `prompts`."""
+        at = self.middle(held)
+        told, other = (nn.functional.silu(self.inner(words.mean(dim=1)) + at) for words in (prompts, negatives))
+        return held + self.outer(told - other).to(held)
+
+
 class NegativeReader(ModelMixin, ConfigMixin):
-    """A look of each layer that looks at words, in the order in which the network has them."""
+    """A look of each layer that looks at words, in the order in which the network has them, and one at the whole."""
 
     @register_to_config
-    def __init__(self, widths: Sequence[int], heads: Sequence[int], words: int) -> None:
+    def __init__(self, widths: Sequence[int], heads: Sequence[int], embedding: int, words: int) -> None:
         """`words` is the width of a token of a prompt, before the network has made anything of it."""
         super().__init__()
         self.looks = nn.ModuleList(Look(width, count, words) for width, count in zip(widths, heads, strict=True))
+        self.whole = Whole(embedding, words)
 
     @classmethod
-    def made_for(cls, body: nn.Module, words: int) -> "NegativeReader":
-        """A fresh one, from torch's seed."""
+    def made_for(cls, body: nn.Module, embedding: int, words: int) -> "NegativeReader":
+        """A fresh one, from torch's seed, for a network whose embedding of time is so wide."""
         found = readers(body)
-        return cls([each.inner_dim for each in found], [each.heads for each in found], words)
+        return cls([each.inner_dim for each in found], [each.heads for each in found], embedding, words)
 
     @contextmanager
-    def joins(self, body: nn.Module, prompts: torch.Tensor, negatives: torch.Tensor) -> Iterator[None]:
+    def joins(
+        self, body: nn.Module, embedding: nn.Module, prompts: torch.Tensor, negatives: torch.Tensor
+    ) -> Iterator[None]:
         """While it lasts, `body` is led away from `negatives` [B, L, D] towards its own `prompts` [B, L, D]."""
         with ExitStack() as hooks:
+            told = lambda _layer, _given, answer: self.whole(answer, prompts, negatives)  # noqa: E731
+            hooks.callback(embedding.register_forward_hook(told).remove)
             for layer, look in zip(readers(body), self.looks, strict=True):
                 for hook in _within(layer, look, prompts, negatives):
                     hooks.callback(hook.remove)

@@ -135,7 +135,7 @@ class FewStepPipeline(DiffusionPipeline):
         with ExitStack() as told:
             if self.negative_reader is not None:
                 body = self.transformer or self.unet
-                told.enter_context(self.negative_reader.joins(body, hidden.to(x), negatives.to(x)))
+                told.enter_context(self.negative_reader.joins(body, layer, hidden.to(x), negatives.to(x)))
             if self.latent_variable is not None:
                 told.enter_context(self.latent_variable.joins(layer, torch.zeros_like(x) if z is None else z))
             if self.second_time is not None:

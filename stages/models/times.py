@@ -226,7 +226,8 @@ class TwoTimes(nn.Module, ABC):
 
         empty = torch.full((1, 1), EMPTY, device=next(self.parameters()).device)
         with seeded(seed):
-            made = NegativeReader.made_for(self.body, self.text(empty)["hidden"].shape[-1])  # pyright: ignore
+            width = self.text(empty)["hidden"].shape[-1]  # pyright: ignore[reportCallIssue]
+            made = NegativeReader.made_for(self.body, self.time_embedding[1], width)  # pyright: ignore
         self.negative_reader = made.to(next(self.parameters()))  # pyright: ignore[reportArgumentType]
 
     def _says(self, channels: int) -> None:
@@ -263,7 +264,7 @@ class TwoTimes(nn.Module, ABC):
             return nullcontext()
         others = torch.full_like(cond, EMPTY) if negative is None else negative
         words = (self.text(rows)["hidden"] for rows in (cond, others))  # pyright: ignore[reportCallIssue]
-        return self.negative_reader.joins(self.body, *words)  # pyright: ignore[reportArgumentType]
+        return self.negative_reader.joins(self.body, self.time_embedding[0], *words)  # pyright: ignore[reportArgumentType]
 
     def told(self, t: Tensor, until: Tensor | None, z: Tensor | None = None) -> ExitStack:
         """While it lasts, the embedding of t [B] is told of `until` [B] and of noise z.
