@@ -121,6 +121,9 @@ class HalfBase(nn.Module):
     def add_latent_variable(self, size: int, seed: int) -> None:
         """Its adapter sees the noise as it is."""
 
+    def add_negative_reader(self, seed: int) -> None:
+        """Its adapter stands for the reader."""
+
     def add_new_companion(self, size: Any, shape: tuple[int, ...], seed: int) -> None:
         """Its adapter stands for the companion."""
 
@@ -135,7 +138,7 @@ class HalfBase(nn.Module):
         return self(x, t, cond).repeat_interleave(self.policy.channels(x.shape[1]), dim=1)
 
     def forward(
-        self, x: Tensor, t: Tensor, cond: Tensor, until: Tensor | None = None, z: Tensor | None = None
+        self, x: Tensor, t: Tensor, cond: Tensor, until: Tensor | None = None, z: Tensor | None = None, **_more: Tensor
     ) -> Tensor:
         told = (x if until is None else x * (1 + expand(t - until, x))) + (0 if z is None else z)
         moved = (told.flatten(1) @ self.adapter).reshape(x.shape)

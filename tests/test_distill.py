@@ -79,6 +79,7 @@ def test_what_goes_together_is_not_refused() -> None:
     assert expected("boss").model == expected("kd", "fresh=true").model == "trained"
     for sampler in (PLUS, STITCHED):
         assert expected("tdm", "companion=teacher", sampler).model == "trained"
+    assert expected("speed_up_net").model == expected("speed_up_net", "companion=teacher").model == "trained"
     assert expected("flow_turbo").model == expected("meanflow", "companion=teacher").model == "trained"
 
 
@@ -132,6 +133,32 @@ DDGAN = "sampler={rule: {name: ddgan}, schedule: {name: uniform, steps: 2}, guid
             [],
             {"init": Expected(model="checkpoint")},
             "a network that carries another, .* no word for that",
+        ),
+        ("speed_up_net", ["num_students=4"], {}, "speed_up_net trains a network that reads negative prompts, of which"),
+        (
+            "speed_up_net",
+            [],
+            {"init": Expected(model="checkpoint")},
+            "that reads negative prompts, .* no word for that",
+        ),
+        (
+            "speed_up_net",
+            [],
+            {"init": Expected(model="trained", is_told=True)},
+            "told pictures, and stays one network",
+        ),
+        ("speed_up_net", ["fresh=true"], {}, "fresh: speed_up_net trains a part alone, .*a new network has none"),
+        (
+            "speed_up_net",
+            [],
+            {"init": Expected(model="closed form")},
+            "init=data/teacher: speed_up_net trains a part alone, .*a closed form has none; start from a model",
+        ),
+        (
+            "speed_up_net",
+            [],
+            {"teacher": Expected(model="trained", tokens="masked")},
+            "its teacher is of tokens that noise masks",
         ),
         (
             "flow_turbo",

@@ -33,9 +33,12 @@ def away(velocity: Velocity, with_prompt: Tensor, without: Tensor, scale: float)
 
 
 def both(
-    velocity: Velocity, x: Tensor, t: Tensor, cond: Cond, negative: Cond | None = None, **more: Tensor
+    velocity: Velocity, x: Tensor, t: Tensor, cond: Cond, negative: Cond | None = None, /, **more: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The velocities with the prompts cond, and with the empty one or the `negative` ones, in one call."""
+    """The velocities with the prompts cond, and with the empty one or the `negative` ones, in one call.
+
+    `more` goes to both, and may have a `negative` of its own, for networks that read one.
+    """
     twice = {name: torch.cat([value, value]) for name, value in more.items()}
     conds = torch.cat([cond, torch.full_like(cond, EMPTY) if negative is None else negative])
     with_prompt, without = velocity(torch.cat([x, x]), torch.cat([t, t]), conds, **twice).chunk(2)

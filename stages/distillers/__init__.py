@@ -40,6 +40,7 @@ from stages.distillers import (
     shortcut,
     sim,
     slimflow,
+    speed_up_net,
     tdm,
     twinflow,
 )
@@ -85,5 +86,6 @@ METHODS = MappingProxyType(
         "duo": duo,
         "flow_turbo": flow_turbo,
         "dsno": dsno,
+        "speed_up_net": speed_up_net,
     }
 )

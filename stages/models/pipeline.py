@@ -18,12 +18,13 @@ class FewStepPipeline(DiffusionPipeline):
     `sampler` says what that is: times, step rule, guidance. `steps` are the rule's steps, written down: a value is
     known by its number, 0 is the noise, and the last is the image. Without them they are Euler's, at the times. A model
     with a `second_time`, or with a `policy`, is asked for the velocity on average between two; one with a
-    `latent_variable` is told noise. A `companion` is another network, which steps called `beside` ask.
+    `latent_variable` is told noise; one with a `negative_reader` reads a negative prompt, or the empty one. A
+    `companion` is another network, which steps called `beside` ask.
     """
 
     # A list is what diffusers reads.
     _optional_components = ["transformer", "unet", "second_time", "policy", "latent_variable"]  # noqa: RUF012
-    _optional_components += ["companion", "text_encoder", "tokenizer"]
+    _optional_components += ["negative_reader", "companion", "text_encoder", "tokenizer"]
 
     def __init__(
         self,
@@ -33,6 +34,7 @@ class FewStepPipeline(DiffusionPipeline):
         second_time=None,
         policy=None,
         latent_variable=None,
+        negative_reader=None,
         companion=None,
         text_encoder=None,
         tokenizer=None,
@@ -51,23 +53,35 @@ class FewStepPipeline(DiffusionPipeline):
         sampler = sampler or {"times": [1.0, 0.0], "guidance": 1.0}
         steps = steps or euler(sampler["times"])
         self.register_modules(transformer=transformer, unet=unet, second_time=second_time, policy=policy)
-        self.register_modules(latent_variable=latent_variable, companion=companion)
+        self.register_modules(latent_variable=latent_variable, negative_reader=negative_reader, companion=companion)
         self.register_modules(text_encoder=text_encoder, tokenizer=tokenizer)
         self.register_to_config(sampler=sampler, steps=steps, prompts=prompts, space=space, fold=fold)
         self.register_to_config(companion_fold=companion_fold)
 
     @torch.no_grad()
     def __call__(
-        self, prompt, num_inference_steps=None, guidance_scale=None, generator=None, latents=None, output_type="pil"
+        self,
+        prompt,
+        num_inference_steps=None,
+        guidance_scale=None,
+        generator=None,
+        latents=None,
+        output_type="pil",
+        *,
+        negative_prompt=None,
     ):
         """Images for `prompt` (a string or a list of them).
 
         The sampler and `guidance_scale` are the model's own unless given: a few-step student is made for its grid.
         `num_inference_steps` are even steps of Euler's instead. `latents` [B, C, H, W] is the noise to start from.
-        `output_type` "pt" gives tensors as sampled.
+        `output_type` "pt" gives tensors as sampled. Guidance, or a model that reads one, leads away from
+        `negative_prompt` in the empty one's place.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         text = self._read(["", *prompts])  # once for all steps, the empty prompt first
+        text = [[part[1:] for part in text], [part[[0] * len(prompts)] for part in text]]
+        if negative_prompt is not None:
+            text[1] = [part[[0] * len(prompts)] for part in self._read([negative_prompt])]
         body = self.transformer or self.unet
         settings, fold = body.config.get("each", body.config), self.config.fold
         shape = (len(prompts), settings["in_channels"] // fold**2, *(side * fold for side in sides(settings)))
@@ -100,24 +114,28 @@ class FewStepPipeline(DiffusionPipeline):
         return ImagePipelineOutput(images=x if output_type == "pt" else [self._picture(image) for image in x])
 
     def _velocity(self, x, times, text, scale, z=None, of=None):
-        asked = list(range(1, len(x) + 1))
+        asked, others = text
         if scale == 1:
-            return self._call(x, times, *(part[asked] for part in text), z, of)
+            return self._call(x, times, *asked, others[0], z=z, of=of)
         twice = None if z is None else torch.cat([z, z])
-        both = self._call(torch.cat([x, x]), times, *(part[asked + [0] * len(x)] for part in text), twice, of)
+        words = [torch.cat(parts) for parts in zip(asked, others, strict=True)]
+        both = self._call(torch.cat([x, x]), times, *words, torch.cat([others[0]] * 2), z=twice, of=of)
         with_prompt, without = both.chunk(2)
         return without + scale * (with_prompt - without)
 
-    def _call(self, x, times, hidden, pooled, z, of):
+    def _call(self, x, times, hidden, pooled, negatives, *, z, of):
         times = [torch.full((len(x),), t, device=x.device, dtype=x.dtype) for t in times]
         if of is not None:
             return self._asked(of, self.config.companion_fold, x, times[0] * 1000.0, hidden, pooled)
         if self.policy is not None:
             return self.policy.velocity(self._at(x, times[0] * 1000.0, hidden, pooled), x, *times)
-        if self.second_time is None and self.latent_variable is None:
+        if self.second_time is None and self.latent_variable is None and self.negative_reader is None:
             return self._at(x, times[0] * 1000.0, hidden, pooled)
         layer = self.unet.time_embedding if self.transformer is None else self.transformer.time_text_embed
         with ExitStack() as told:
+            if self.negative_reader is not None:
+                body = self.transformer or self.unet
+                told.enter_context(self.negative_reader.joins(body, layer, hidden.to(x), negatives.to(x)))
             if self.latent_variable is not None:
                 told.enter_context(self.latent_variable.joins(layer, torch.zeros_like(x) if z is None else z))
             if self.second_time is not None:

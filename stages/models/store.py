@@ -33,6 +33,7 @@ SCHEDULER = "scheduler"
 SECOND_TIME = "second_time"
 POLICY = "policy"
 LATENT_VARIABLE = "latent_variable"
+NEGATIVE_READER = "negative_reader"
 COMPANION = "companion"
 
 
@@ -71,7 +72,7 @@ def save(folder: Path, model: Student, steps: Sequence[Any] | None = None) -> No
     from stages.models import pipeline
 
     logging.disable_progress_bar()  # "Writing model shards" is no news at this size, and it is not ours to draw
-    more = {SECOND_TIME: net.second_time, POLICY: net.policy, LATENT_VARIABLE: net.latent_variable}
+    more = {name: getattr(net, name) for name in (SECOND_TIME, POLICY, LATENT_VARIABLE, NEGATIVE_READER)}
     company = net.companion and net.companion.body
     for name, part in {net.component: net.body, COMPANION: company, **more}.items():
         if part is not None:
@@ -170,19 +171,17 @@ def _table(encoder: TextEncoder, prompts: list[str], negative: str | None) -> Te
 
 def _network(folder: Path, text: Text) -> Any:
     from stages.models.latent_variable import LatentVariable
+    from stages.models.negative_reader import NegativeReader
     from stages.models.policy import KINDS
     from stages.models.second_time import SecondTime
 
     index = _index(folder)
     net = _of_one_time(folder / _component(index), text, index["fold"])
     net.tokens = SPACES[index["space"]].noising
-    if (folder / SECOND_TIME).is_dir():
-        net.second_time = SecondTime.from_pretrained(folder / SECOND_TIME, local_files_only=True)
-    if (folder / POLICY).is_dir():
-        kind = next(kind for kind in KINDS.values() if kind.__name__ == index[POLICY][1])
-        net.policy = kind.from_pretrained(folder / POLICY, local_files_only=True)
-    if (folder / LATENT_VARIABLE).is_dir():
-        net.latent_variable = LatentVariable.from_pretrained(folder / LATENT_VARIABLE, local_files_only=True)
+    kinds = {kind.__name__: kind for kind in (SecondTime, LatentVariable, NegativeReader, *KINDS.values())}
+    for name in (SECOND_TIME, POLICY, LATENT_VARIABLE, NEGATIVE_READER):
+        if (folder / name).is_dir():
+            setattr(net, name, kinds[index[name][1]].from_pretrained(folder / name, local_files_only=True))
     if (folder / COMPANION).is_dir():
         net.companion = _of_one_time(folder / COMPANION, text, index["companion_fold"])
     return net

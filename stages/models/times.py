@@ -1,11 +1,11 @@
 """What networks that are trained here have in common: one time, or two; a velocity, or the fields of a policy; noise of
-their own, or none; one network, or several that share prompts; another beside it, or none; samples of numbers, or of
-tokens.
+their own, or none; one prompt, or a negative one too; one network, or several that share prompts; another beside it, or
+none; samples of numbers, or of tokens.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,20 +13,23 @@ from torch import Tensor, nn
 
 from stages.core.noising import Noising
 from stages.core.precision import widened
+from stages.core.prompts import EMPTY
 from stages.core.rng import seeded
 from stages.core.types import Cond, Guiding
 from stages.models import tokens
 
 if TYPE_CHECKING:  # see text.py
     from stages.models.latent_variable import LatentVariable
+    from stages.models.negative_reader import NegativeReader
     from stages.models.policy import Policy
     from stages.models.second_time import SecondTime
 
 
 class TwoTimes(nn.Module, ABC):
-    """A network of one time, until it is given a second one, a policy or a latent variable.
+    """A network of one time, until it is given a second one, a policy, a latent variable or a negative prompt's reader.
 
-    Who names one time gets the velocity there, and who names no noise that of no noise.
+    Who names one time gets the velocity there, who names no noise that of no noise, and who names no negative prompt
+    that away from the empty one.
     """
 
     def __init__(self) -> None:
@@ -34,6 +37,7 @@ class TwoTimes(nn.Module, ABC):
         self.second_time: SecondTime | None = None
         self.policy: Policy | None = None
         self.latent_variable: LatentVariable | None = None
+        self.negative_reader: NegativeReader | None = None
         self.tokens: Noising | None = None
         """What noise does to them where samples are tokens, see tokens.py: then its body answers logits, and it has
         nothing of the above."""
@@ -56,16 +60,25 @@ class TwoTimes(nn.Module, ABC):
         and so many together.
         """
 
-    def forward(self, x: Tensor, t: Tensor, cond: Cond, until: Tensor | None = None, z: Tensor | None = None) -> Tensor:
-        """The velocity at (x [B, C, H, W], t [B]), on average from t to `until` where the network answers averages, and
-        told noise `z` [B, C, H, W] where it has a latent variable.
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        cond: Cond,
+        until: Tensor | None = None,
+        z: Tensor | None = None,
+        negative: Cond | None = None,
+    ) -> Tensor:
+        """The velocity at (x [B, C, H, W], t [B]), on average from t to `until` where the network answers averages,
+        told noise `z` [B, C, H, W] where it has a latent variable, away from the prompts `negative` [B, 1] where it
+        reads those.
         """
         if self.tokens:
             told = torch.ones_like(t) if self.tokens == "masked" else t
             return tokens.drift(widened(self.asked(x, told, cond)), x, t, self.tokens)
         if self.policy is not None:
             return self.policy.velocity(widened(self.fields(x, t, cond)), x, t, until)
-        with self.told(t, until, z):
+        with self.told(t, until, z), self.led(cond, negative):
             return self.asked(x, t, cond)
 
     def beside(self, x: Tensor, t: Tensor, cond: Cond, told: Tensor | None = None) -> Tensor:
@@ -213,6 +226,23 @@ class TwoTimes(nn.Module, ABC):
             made = LatentVariable(size, self.time_embedding[1])
         self.latent_variable = made.to(next(self.parameters()))  # pyright: ignore[reportArgumentType]
 
+    def add_negative_reader(self, seed: int) -> None:
+        """Have it read a negative prompt, unless it does; no answer changes.
+
+        ValueError where it is more than one network of one time, one velocity and no noise.
+        """
+        if self.negative_reader is not None:
+            return
+        if what := self._more_than_one_velocity():
+            raise ValueError(f"a model {what} reads no negative prompt of its own; start from another")
+        from stages.models.negative_reader import NegativeReader
+
+        empty = torch.full((1, 1), EMPTY, device=next(self.parameters()).device)
+        with seeded(seed):
+            width = self.text(empty)["hidden"].shape[-1]  # pyright: ignore[reportCallIssue]
+            made = NegativeReader.made_for(self.body, self.time_embedding[1], width)  # pyright: ignore
+        self.negative_reader = made.to(next(self.parameters()))  # pyright: ignore[reportArgumentType]
+
     def _says(self, channels: int) -> None:
         """Have the body know of so many channels, as diffusers builds it again from what it knows."""
         self.body.register_to_config(out_channels=channels)  # pyright: ignore
@@ -229,7 +259,25 @@ class TwoTimes(nn.Module, ABC):
             return "that answers a policy"
         if self.latent_variable is not None:
             return "that is told noise"
+        if self.negative_reader is not None:
+            return "that reads negative prompts"
         return None if self.second_time is None else "of two times"
+
+    def led(self, cond: Cond, negative: Cond | None = None) -> AbstractContextManager[None]:
+        """While it lasts, a body that reads them is led away from the prompts `negative` [B, 1], or the empty one.
+
+        ValueError where one that reads none is told some.
+        """
+        if self.negative_reader is None:
+            if negative is not None:
+                raise ValueError(
+                    "the network reads no negative prompt, and was told one; lead away from it by guidance, or take a "
+                    "student of a method that trains it to, such as speed_up_net"
+                )
+            return nullcontext()
+        others = torch.full_like(cond, EMPTY) if negative is None else negative
+        words = (self.text(rows)["hidden"] for rows in (cond, others))  # pyright: ignore[reportCallIssue]
+        return self.negative_reader.joins(self.body, self.time_embedding[0], *words)  # pyright: ignore[reportArgumentType]
 
     def told(self, t: Tensor, until: Tensor | None, z: Tensor | None = None) -> ExitStack:
         """While it lasts, the embedding of t [B] is told of `until` [B] and of noise z.

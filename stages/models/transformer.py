@@ -116,11 +116,15 @@ class VelocityTransformer(TwoTimes):
 
     @property
     def num_blocks(self) -> int:
-        """That a call goes through, one after the other; ValueError where it is several networks, or has a policy."""
+        """That a call goes through, one after the other; ValueError where it is several networks, has a policy,
+        or reads negative prompts.
+        """
         if self.num_students > 1:
             raise ValueError(f"a network of {self.num_students} students is not called block by block")
         if self.policy is not None:
             raise ValueError("a network that answers a policy is not called block by block")
+        if self.negative_reader is not None:
+            raise ValueError("a network that reads negative prompts is not called block by block")
         return len(self.body.transformer_blocks)
 
     def opened(self, x: Tensor, t: Tensor, cond: Cond) -> Opened:
@@ -144,4 +148,5 @@ class VelocityTransformer(TwoTimes):
                 context, hidden = block(hidden_states=hidden, encoder_hidden_states=context, temb=temb)
             return hidden
 
-        return self.by_student(words["hidden"], seen)
+        with self.led(cond):
+            return self.by_student(words["hidden"], seen)

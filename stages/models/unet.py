@@ -147,7 +147,8 @@ class VelocityUNet(TwoTimes):
                 hidden = block(hidden_states=hidden, temb=temb, **reads)[0]
             return body.mid_block(hidden, temb, encoder_hidden_states=words).flatten(2).transpose(1, 2)
 
-        return self.by_student(told, seen)
+        with self.led(cond):
+            return self.by_student(told, seen)
 
     def _folded(self, x: Tensor) -> Tensor:
         # Convolutions on a CPU are faster where a pixel's channels lie together.

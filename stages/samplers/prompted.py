@@ -15,8 +15,13 @@ class Prompted:
     """A network under a batch's prompts and guidance: a velocity, and its parts for fields that ask for those."""
 
     def __init__(self, net: Velocity, cond: Cond, guidance: float = 1.0, negative: Cond | None = None) -> None:
-        """`cond` [B, 1]; a guidance of 1 is none. Away from the prompts `negative` [B, 1], or from the empty one."""
+        """`cond` [B, 1]; a guidance of 1 is none. Away from the prompts `negative` [B, 1], or from the empty one.
+
+        A network that reads a negative prompt itself is told them too, and needs no guidance.
+        """
         self.net, self.cond, self.guidance, self.negative = net, cond, guidance, negative
+        reads = getattr(self._own(), "negative_reader", None) is not None
+        self._told = {"negative": negative} if reads and negative is not None else {}
         self._guided = guided(net, guidance, negative)
 
     @property
@@ -26,15 +31,15 @@ class Prompted:
 
     def __call__(self, x: Tensor, t: Tensor, **more: Tensor) -> Tensor:
         """The guided velocity."""
-        return self._guided(x, t, self.cond, **more)
+        return self._guided(x, t, self.cond, **self._told, **more)
 
     def plain(self, x: Tensor, t: Tensor) -> Tensor:
         """The velocity with the prompts, without guidance: one pass."""
-        return self.net(x, t, self.cond)
+        return self.net(x, t, self.cond, **self._told)
 
     def both(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """The velocities with the prompts and with those that guidance leads away from: two passes."""
-        return both(self.net, x, t, self.cond, self.negative)
+        return both(self.net, x, t, self.cond, self.negative, **self._told)
 
     def beside(self, x: Tensor, t: Tensor, guidance: float, told: Tensor | None = None) -> Tensor:
         """The velocity of the network's companion, under a guidance of its own; see `stages/models/times.py`.

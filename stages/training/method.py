@@ -55,6 +55,10 @@ class Trained:
     latent_variable: bool = False
     """Whether it is told noise `z` like a sample; a network that is told none is given the variable."""
 
+    negative_reader: bool = False
+    """Whether it reads a prompt to lead away from, rows `negative` of the text table; one that reads none is given what
+    does, and that alone learns. What follows it has one too."""
+
     companion: Any = None
     """Size, of `stages/models/network.py`, of a new network that it carries and that alone learns: `beside` asks that
     one, which is told a second sample. What follows it has one too."""
@@ -67,10 +71,17 @@ class Trained:
         return "of two times" if self.second_time else None
 
     @property
+    def part(self) -> str | None:
+        """What of the network alone learns, by its name; None for all of it."""
+        return "companion" if self.companion else "negative_reader" if self.negative_reader else None
+
+    @property
     def told_more(self) -> str | None:
         """What makes it more than one network of one time, one velocity and no noise, for messages."""
         if self.companion:
             return "that carries another"
+        if self.negative_reader:
+            return "that reads negative prompts"
         return "that is told noise" if self.latent_variable else self.averages
 
 

@@ -149,6 +149,9 @@ class _Nothing(nn.Module):
     def add_latent_variable(self, _size: int, _seed: int) -> None:
         """Nor is that."""
 
+    def add_negative_reader(self, _seed: int) -> None:
+        """Nor that."""
+
     def add_new_companion(self, _size: Any, _shape: tuple[int, ...], _seed: int) -> None:
         """Nor that."""
 

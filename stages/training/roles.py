@@ -195,11 +195,12 @@ class Weights:
         self._learnt = {name: self._learns(name, own) for name, own in self._own.items()}
 
     def _learns(self, name: str, own: Mapping[str, Tensor]) -> list[nn.Parameter]:
-        """Of what is the role's own: all of it, or what it carries where that was made for it."""
+        """Of what is the role's own: all of it, or the part that was made to learn alone."""
         role = self.roles.get(name)
         found = {key: tensor for key, tensor in own.items() if isinstance(tensor, nn.Parameter)}
-        carried = [tensor for key, tensor in found.items() if key.startswith("companion.")]
-        return carried if carried and isinstance(role, Trained) and role.companion else list(found.values())
+        part = role.part if isinstance(role, Trained) else None
+        alone = [tensor for key, tensor in found.items() if part and key.startswith(f"{part}.")]
+        return alone or list(found.values())
 
     def divide(self, device: str) -> None:
         """Keep this worker's part of every network, on `device`; all workers must call this, before any optimiser."""
@@ -280,6 +281,8 @@ def _begun(role: Trained, start: Start, *, seed: int, device: str, tuning: Tunin
         net.add_second_time(seed)  # type: ignore[operator]
     if role.latent_variable:
         net.add_latent_variable(math.prod(start.space.shape), seed)  # type: ignore[operator]
+    if role.negative_reader:
+        net.add_negative_reader(seed)  # type: ignore[operator]
     if role.policy:
         net.add_policy(role.policy, seed)  # type: ignore[operator]
     if role.companion:

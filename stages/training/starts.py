@@ -20,7 +20,7 @@ def suits(cfg: Arm[Any], job: Job, teacher: Expected | None, init: Expected | No
         lambda: init and _has_the_times(cfg, job, init),
         lambda: _has_company(cfg, job, teacher),
         lambda: teacher and init and _is_told(cfg, job, teacher, init),
-        lambda: init and _may_be_fresh(cfg.common, job, init),
+        lambda: init and _may_be_fresh(cfg, job, init),
         lambda: init and _may_be_several(cfg, job, init),
         lambda: init and goes_on(cfg.method, cfg.settings) and _is_a_student(cfg, job, init),
     )
@@ -58,7 +58,7 @@ def _has_the_times(cfg: Arm[Any], job: Job, init: Expected) -> None:
             f"{job.where}.method={cfg.name}: it trains a network {what}, and {cfg.common.init} is a checkpoint, "
             "whose pipeline has no word for that; take a method of one time, one velocity and no noise"
         )
-    if init.is_told and not cfg.common.fresh and (student.policy or cfg.common.num_students > 1):
+    if init.is_told and not cfg.common.fresh and _is_one_of_velocities(cfg):
         fault = "may be told pictures, and stays one network of velocities; set fresh to true, or name another"
         raise ValueError(f"{job.where}.init={cfg.common.init}: {fault}")
     if rule == "ddgan" and not student.latent_variable:
@@ -111,10 +111,23 @@ def _is_told(cfg: Arm[Any], job: Job, teacher: Expected, init: Expected) -> None
             divides(told.factor, init.sketch.shape)
 
 
-def _may_be_fresh(common: Any, job: Job, init: Expected) -> None:
+def _is_one_of_velocities(cfg: Arm[Any]) -> bool:
+    """Whether its networks become what one that is told pictures cannot be."""
+    student = _student_of(cfg)
+    return bool(student.policy or student.negative_reader or cfg.common.num_students > 1)
+
+
+def _may_be_fresh(cfg: Arm[Any], job: Job, init: Expected) -> None:
+    common = cfg.common
     if common.fresh and init.model == "checkpoint":
         fault = f"a checkpoint's students have its network, and {common.init} is made of one; set it to false"
         raise ValueError(f"{job.where}.fresh: {fault}")
+    if (common.fresh or init.model == "closed form") and _student_of(cfg).negative_reader:
+        word, what = ("fresh", "a new network") if common.fresh else (f"init={common.init}", "a closed form")
+        raise ValueError(
+            f"{job.where}.{word}: {cfg.name} trains a part alone, beside a network that knows the data, and {what} has "
+            "none; start from a model that was trained"
+        )
 
 
 def _may_be_several(cfg: Arm[Any], job: Job, init: Expected) -> None:

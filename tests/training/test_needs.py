@@ -92,9 +92,10 @@ def test_memory_grows_with_the_rows_of_a_slice_and_holds_each_network_once() -> 
     assert one.total == one.weights + one.gradients + one.optimiser + one.activations
 
 
-def test_of_a_network_that_carries_a_new_one_that_one_learns() -> None:
+@pytest.mark.parametrize("name", ["flow_turbo", "speed_up_net"])
+def test_of_a_network_that_is_given_a_new_part_that_one_learns(name: str) -> None:
     drawn = trained(SMALL, (1, 8, 8))
-    module, cfg = MODULES["flow_turbo"], settings("flow_turbo")
+    module, cfg = MODULES[name], settings(name)
     found = needs.memory(module, cfg, drawn, drawn, FULL, rows=4)
     plain = needs.memory(MODULES["kd"], settings("kd"), drawn, drawn, FULL, rows=4)
     carried = found.weights - plain.weights - 2 * 4 * found.trained

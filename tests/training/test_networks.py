@@ -190,7 +190,8 @@ class Rounded(nn.Module):
 
     def forward(self, *inputs: Tensor, **more: Tensor) -> Tensor:
         wide = (x.float() if x.is_floating_point() else x for x in inputs)
-        return self.net(*wide, **{name: x.float() for name, x in more.items()}).to(BF16).to(self.told)
+        told = {name: x.float() if x.is_floating_point() else x for name, x in more.items()}
+        return self.net(*wide, **told).to(BF16).to(self.told)
 
     def fields(self, *inputs: Tensor) -> Tensor:
         return self.net.fields(*inputs).to(BF16).to(self.told)

@@ -25,6 +25,7 @@ class TinyNet(nn.Module):
         self.chance: nn.Parameter | None = None  # where it is told noise: what it has learnt of that
         self.policy: Any = None  # where it answers one
         self.companion: TinyNet | None = None  # where it carries one
+        self.negative_reader: nn.Embedding | None = None  # where it reads negative prompts: what it has learnt of each
         size = torch.Size(sample_shape).numel()
         with seeded(seed):
             self.words = nn.Embedding(PROMPTS, 4)
@@ -46,6 +47,11 @@ class TinyNet(nn.Module):
     def add_latent_variable(self, _size: int, _seed: int) -> None:
         if self.chance is None:
             self.chance = nn.Parameter(0.3 * torch.ones_like(self.outer.bias[:1]))
+
+    def add_negative_reader(self, seed: int) -> None:
+        if self.negative_reader is None:
+            with seeded(seed):
+                self.negative_reader = nn.Embedding(PROMPTS, 1).to(self.outer.weight)
 
     def add_new_companion(self, *_size: Any) -> None:
         if self.companion is None:
@@ -71,7 +77,13 @@ class TinyNet(nn.Module):
         return self.outer(self.hidden(x, t, cond)).reshape(len(x), -1, *x.shape[2:])
 
     def forward(
-        self, x: Tensor, t: Tensor, cond: Tensor, until: Tensor | None = None, z: Tensor | None = None
+        self,
+        x: Tensor,
+        t: Tensor,
+        cond: Tensor,
+        until: Tensor | None = None,
+        z: Tensor | None = None,
+        negative: Tensor | None = None,
     ) -> Tensor:
         if self.policy is not None:
             return self.policy.velocity(self.fields(x, t, cond), x, t, until)
@@ -79,6 +91,10 @@ class TinyNet(nn.Module):
         if z is not None:
             assert self.chance is not None, "told noise, without a latent variable"
             answer = answer + self.chance * z * torch.cos(x)
+        if negative is not None:
+            assert self.negative_reader is not None, "told a negative prompt, and reads none"
+            away = self.negative_reader(cond[:, 0]) - self.negative_reader(negative[:, 0])
+            answer = answer + expand(away[:, 0], x) * torch.cos(x)
         if until is None:
             return answer
         assert self.interval is not None, "asked for an average, with one time"
@@ -112,6 +128,8 @@ def of_roles(roles: Mapping[str, Role]) -> dict[str, nn.Module]:
             nets[name].add_second_time(seed)  # type: ignore[operator]
         if isinstance(origin, Trained) and origin.latent_variable:
             nets[name].add_latent_variable(0, seed)  # type: ignore[operator]
+        if isinstance(origin, Trained) and origin.negative_reader:
+            nets[name].add_negative_reader(seed)  # type: ignore[operator]
         if isinstance(origin, Trained) and origin.companion:
             nets[name].add_new_companion()  # type: ignore[operator]
         if isinstance(origin, Trained) and origin.policy:

@@ -24,7 +24,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--negative",
-        help="a prompt that guidance leads away from, in the empty one's place; without guidance, by the field nasa",
+        help="a prompt to lead away from: by guidance, in the empty one's place; without it, by a model that reads one "
+        "itself, or by the field nasa",
     )
     parser.add_argument(
         "--nfe",
@@ -65,7 +66,7 @@ def main(parsed: argparse.Namespace) -> int:
     storage.settle(parameters.read())
     student = load(places.view(str(folder.parent)) / folder.name, parsed.prompt, negative=parsed.negative)
     spec = _sampler(parsed, student.spec)
-    _leads_away(parsed, spec)
+    _leads_away(parsed, spec, reads=getattr(student.net, "negative_reader", None) is not None)
     rows = torch.arange(len(parsed.prompt))[:, None].repeat_interleave(parsed.n, 0) + 1
     model, noise = replace(student, spec=spec), Noise(parsed.seed, "sample")
     if parsed.told is not None:
@@ -149,10 +150,13 @@ def _sampler(parsed: argparse.Namespace, own: Any) -> Any:
     return spec
 
 
-def _leads_away(parsed: argparse.Namespace, spec: Any) -> None:
-    """ValueError where a negative prompt would say nothing, or where one is missing."""
+def _leads_away(parsed: argparse.Namespace, spec: Any, *, reads: bool = False) -> None:
+    """ValueError where a negative prompt would say nothing, or where one is missing.
+
+    `reads`: whether the model reads one itself.
+    """
     steers = spec.field is not None and spec.field["name"] == "nasa"
-    if parsed.negative is not None and spec.guidance == 1 and not steers:
+    if parsed.negative is not None and spec.guidance == 1 and not (steers or reads):
         raise ValueError(
             "--negative: the sampler has no guidance to lead away from it; state some, or field: {name: nasa, weight: "
             "0.2}, by --sampler"

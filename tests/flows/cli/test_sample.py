@@ -91,6 +91,7 @@ def test_a_negative_prompt_is_one_that_something_leads_away_from(negative, guida
     spec = replace(OWN, guidance=guidance, field=field)
     with pytest.raises(ValueError, match=message) if message else nullcontext():
         sample._leads_away(Namespace(negative=negative), spec)
+    sample._leads_away(Namespace(negative=negative), replace(spec, field=None), reads=True)  # or the model itself
 
 
 def test_a_small_picture_is_told_square_by_square(tmp_path):
