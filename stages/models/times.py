@@ -193,22 +193,10 @@ class TwoTimes(nn.Module, ABC):
             from stages.models.temporal import Temporal
 
             self.body = Temporal.of(self.body, self.time_embedding, policy.rows, policy.modes)
-            self.policy = policy
-            return
-        layer, before, together = self.last_layer
-        rows = lambda tensor: tensor.detach().unflatten(0, (before, -1, together))  # noqa: E731
-        noise = torch.randn(policy.copies * rows(layer.bias).shape[1], generator=torch.Generator().manual_seed(seed))
-        for name in ("weight", "bias"):
-            own = rows(getattr(layer, name))
-            copies = torch.cat([own] * policy.copies, dim=1)
-            others = own.new_zeros(before, len(policy.others), *own.shape[2:])
-            if name == "bias":
-                copies = copies + policy.apart * noise.to(own)[:, None]
-                others = others + torch.tensor(policy.others).to(own)[:, None]
-            setattr(layer, name, nn.Parameter(torch.cat([copies, others], dim=1).flatten(0, 2)))
-        rows_now = len(layer.bias)
-        setattr(layer, "out_channels" if hasattr(layer, "out_channels") else "out_features", rows_now)
-        self._says(rows_now // before)
+        else:
+            from stages.models.widening import widen
+
+            self._says(widen(self.last_layer, policy, seed))
         self.policy = policy
 
     def add_latent_variable(self, size: int, seed: int) -> None:
