@@ -42,11 +42,11 @@ class Look(nn.Module):
 
     def _seen(self, held: torch.Tensor, query: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
         """Of the norm that `held` has, sample by sample."""
-        heads = [
+        query, key, value = (
             each.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
             for each in (query, self.to_k(words), self.to_v(words))
-        ]
-        seen = nn.functional.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2)
+        )
+        seen = nn.functional.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
         whole, own = (each.flatten(1).norm(dim=1) for each in (held, seen))
         return seen * (whole / own.clamp_min(LEAST))[:, None, None]
 
