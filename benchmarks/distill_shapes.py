@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import distill  # noqa: E402
-from benchmarks.arms import DISTANCE, claims, rows_of, spread_of  # noqa: E402
+from benchmarks.arms import DISTANCE, rows_of, spread_of  # noqa: E402
 from benchmarks.pages import ask_for, line, put  # noqa: E402
 from stages.core.trainings import LEVEL, Spread, welch  # noqa: E402
 
@@ -37,8 +37,7 @@ def main() -> None:
     found = {(row.name, row.nfe): spread_of(row.numbers, DISTANCE) for row in rows if row.group == "distill"}
     here = {arm: spread for arm, spread in found.items() if spread}
     digits = {arm: spread for arm, spread in read((ROOT / distill.PAGE).read_text()).items() if arm in here}
-    parts = [beside(here, digits), claims(rows, "distill", distill.CLAIMS, DISTANCE, least=True), distill.table(rows)]
-    put(ROOT / PAGE, "distill_shapes.py", "\n\n".join(parts))
+    put(ROOT / PAGE, "distill_shapes.py", f"{beside(here, digits)}\n\n{distill.table(rows)}")
     _draw(here, digits, ROOT / FIGURE)
     print(f"{PAGE} and {FIGURE} written: {len(rows)} rows")
 
@@ -62,11 +61,11 @@ def beside(here: Measured, digits: Measured) -> str:
         arms = [arm for arm in digits if arm[1] == nfe]
         if len(arms) < 3:  # any two correlate
             continue
-        rank, p = spearmanr([digits[arm].mean for arm in arms], [here[arm].mean for arm in arms])
+        rank, _ = spearmanr([digits[arm].mean for arm in arms], [here[arm].mean for arm in arms])
         pairs = list(combinations(arms, 2))
         said = [agreement(digits, here, *pair) for pair in pairs]
         counts = [str(said.count(each)) for each in ("same", "other", "one", "neither")]
-        lines.append(line([str(nfe), str(len(arms)), f"{rank:.2f} (p = {p:.2g})", str(len(pairs)), *counts]))
+        lines.append(line([str(nfe), str(len(arms)), f"{rank:.2f}", str(len(pairs)), *counts]))
     turned = [f"`{first}` and `{second}` ({nfe})" for nfe, first, second in contradictions(here, digits)]
     return (
         "\n".join(lines) + f"\n\nNearer on digits, farther here than the other (calls): {', '.join(turned) or 'none'}."
