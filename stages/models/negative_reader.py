@@ -36,9 +36,9 @@ class Look(nn.Module):
     def forward(
         self, held: torch.Tensor, query: torch.Tensor, prompts: torch.Tensor, negatives: torch.Tensor
     ) -> torch.Tensor:
-        """`held` [B, T, W] led away from the words `negatives` [B, L, D], towards those of `prompts`."""
+        """What leads `held` [B, T, W] away from the words `negatives` [B, L, D], towards those of `prompts`."""
         away = self._seen(held, query, prompts) - self._seen(held, query, negatives)
-        return held + (self.alpha * away).to(held)
+        return (self.alpha * away).to(held)
 
     def _seen(self, held: torch.Tensor, query: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
         """Of the norm that `held` has, sample by sample."""
@@ -105,13 +105,17 @@ def readers(body: nn.Module) -> list[Attention]:
 
 
 def _within(layer: Attention, look: nn.Module, prompts: torch.Tensor, negatives: torch.Tensor) -> tuple:
-    """Hooks: where a layer asks, and before it makes its answer of what it saw."""
+    """Hooks: where a layer asks, and where it makes its answer of what it saw.
+
+    What leads away is added to the answer, as the layer is linear: nothing is then nothing to the last bit, as what the
+    layer is given is laid out in memory as it was.
+    """
     asked: list[torch.Tensor] = []
 
     def ask(_layer: nn.Module, _given: tuple, query: torch.Tensor) -> None:
         asked.append(query)
 
-    def lead(_layer: nn.Module, given: tuple) -> torch.Tensor:
-        return look(given[0], asked.pop(), prompts, negatives)
+    def lead(out: nn.Module, given: tuple, answer: torch.Tensor) -> torch.Tensor:
+        return answer + nn.functional.linear(look(given[0], asked.pop(), prompts, negatives), out.weight)  # pyright: ignore
 
-    return layer.to_q.register_forward_hook(ask), layer.to_out[0].register_forward_pre_hook(lead)  # pyright: ignore
+    return layer.to_q.register_forward_hook(ask), layer.to_out[0].register_forward_hook(lead)  # pyright: ignore

@@ -10,12 +10,15 @@ from torch import Tensor, nn
 from stages.core.rng import stream
 from stages.core.spec import SamplerSpec, even
 from stages.models import Student, load, save
-from stages.models.negative_reader import readers
+from stages.models.negative_reader import Look, readers
+from stages.models.network import seeded_build
+from stages.models.transformer import TransformerConfig
 from stages.samplers.program import program
 from stages.samplers.prompted import Prompted
 from stages.samplers.student import Noise, draw
 from tests.models.test_companion import other, reading
 from tests.models.test_second_time import PROMPTS, ROWS, SPACE, inputs, net
+from tests.training.words import table
 
 __all__ = ["net"]  # the fixture
 NEGATIVE = "a bold left-slanted 3"
@@ -68,8 +71,23 @@ def test_equal_prompts_cancel_exactly_and_who_names_none_is_led_away_from_the_em
     assert torch.equal(made(x, t, cond), made(x, t, cond, negative=0 * cond))
     assert not torch.allclose(made(x, t, cond), net(x, t, cond))
     assert not torch.allclose(made.features(x, t, cond), net.features(x, t, cond))
-    handles = [len(layer.to_q._forward_hooks) + len(layer.to_out[0]._forward_pre_hooks) for layer in readers(made.body)]
+    handles = [len(layer.to_q._forward_hooks) + len(layer.to_out[0]._forward_hooks) for layer in readers(made.body)]
     assert not any(handles), "what was added to a call goes with it"
+
+
+@pytest.mark.parametrize("width", [8, 16, 32])
+def test_nothing_is_nothing_to_the_last_bit_whatever_the_size(width: int) -> None:
+    """Layers compute other last bits where what they are given is laid out otherwise in memory."""
+    size = TransformerConfig(kind="transformer", width=width, num_layers=2, num_heads=2, patch_size=2)
+    made = seeded_build(0, size, (1, 4, 4), table(["a", "b"]))
+    nn.init.normal_(made.body.proj_out.weight, generator=stream(0, "test"))
+    made.requires_grad_(False)  # as attention with a gradient may take another kernel
+    x, t = torch.randn(2, 1, 4, 4, generator=stream(0, "x")), torch.tensor([0.9, 0.4])
+    plain, fresh, equal = made(x, t, ROWS), copy.deepcopy(made), learnt(made)
+    fresh.add_negative_reader(0)
+    fresh.requires_grad_(False)
+    assert torch.equal(fresh(x, t, ROWS, negative=OTHERS), plain)
+    assert torch.equal(equal(x, t, ROWS, negative=ROWS), plain)
 
 
 def test_an_answer_does_not_depend_on_who_else_is_in_the_batch(net: nn.Module) -> None:
@@ -81,8 +99,6 @@ def test_an_answer_does_not_depend_on_who_else_is_in_the_batch(net: nn.Module) -
 
 
 def test_what_it_sees_has_the_norm_of_what_was_there() -> None:
-    from stages.models.negative_reader import Look
-
     look, rng = Look(8, 2, 4).requires_grad_(False), stream(0, "look")
     held, query = (scale * torch.randn(3, 5, 8, generator=rng) for scale in (2.0, 1.0))
     words = torch.randn(3, 6, 4, generator=rng)
