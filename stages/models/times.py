@@ -160,6 +160,7 @@ class TwoTimes(nn.Module, ABC):
         """Answers [B, ...] of call(body, rows), each row by the network of its prompt, whose tokens are words."""
         if self.num_students > 1:
             return self.body.by_member(words, call)  # pyright: ignore
+        # Features are of one time: of the network that one which is asked for several has inside.
         return call(getattr(self.body, "inner", self.body), slice(None))
 
     def add_second_time(self, seed: int) -> None:

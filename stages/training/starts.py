@@ -58,7 +58,7 @@ def _has_the_times(cfg: Arm[Any], job: Job, init: Expected) -> None:
             f"{job.where}.method={cfg.name}: it trains a network {what}, and {cfg.common.init} is a checkpoint, "
             "whose pipeline has no word for that; take a method of one time, one velocity and no noise"
         )
-    if init.is_told and not cfg.common.fresh and _is_one_of_velocities(cfg):
+    if init.is_told and not cfg.common.fresh and _becomes_another(cfg):
         fault = "may be told pictures, and stays one network of velocities; set fresh to true, or name another"
         raise ValueError(f"{job.where}.init={cfg.common.init}: {fault}")
     if rule == "ddgan" and not student.latent_variable:
@@ -111,8 +111,8 @@ def _is_told(cfg: Arm[Any], job: Job, teacher: Expected, init: Expected) -> None
             divides(told.factor, init.sketch.shape)
 
 
-def _is_one_of_velocities(cfg: Arm[Any]) -> bool:
-    """Whether its networks become what one that is told pictures cannot be."""
+def _becomes_another(cfg: Arm[Any]) -> bool:
+    """Whether the student is made into what one that is told pictures cannot be."""
     student = _student_of(cfg)
     return bool(student.policy or student.negative_reader or cfg.common.num_students > 1)
 

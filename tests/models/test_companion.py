@@ -4,7 +4,6 @@ import copy
 
 import pytest
 import torch
-from diffusers import DiffusionPipeline
 from torch import nn
 
 from stages.core.config import check
@@ -18,6 +17,7 @@ from stages.samplers.spec import Sampler
 from stages.samplers.student import Noise, draw
 from stages.training.cost import Cost, Meter
 from stages.training.networks import RoleNetwork
+from tests.models.stock import stock_images
 from tests.models.test_second_time import PROMPTS, ROWS, SIZES, SPACE, inputs, net
 
 __all__ = ["net"]  # the fixture
@@ -78,13 +78,7 @@ def test_stock_diffusers_gives_our_images_to_the_last_bit(net: nn.Module, name: 
     torch.testing.assert_close(again.net.beside(x, t, cond, told), made.beside(x, t, cond, told), rtol=1e-4, atol=1e-4)
     assert again.net.share_beside == made.share_beside < 1
     ours = draw(again, ROWS, noise)
-    stock = DiffusionPipeline.from_pretrained(tmp_path, trust_remote_code=True)
-    stock.set_progress_bar_config(disable=True)
-    later = iter(noise.at(0, 2, SPACE.shape, node) for node in nodes)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch, "randn", lambda *_a, **_k: next(later))
-        theirs = stock(PROMPTS, latents=noise.at(0, 2, SPACE.shape), output_type="pt").images
-    assert next(later, None) is None
+    theirs = stock_images(tmp_path, PROMPTS, noise, SPACE.shape, nodes)
     last_bits = 1e-4 if net.component == "unet" else 0.0  # whose convolutions are laid out otherwise there
     torch.testing.assert_close(theirs, ours, atol=last_bits, rtol=last_bits)
 

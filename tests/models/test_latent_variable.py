@@ -5,7 +5,6 @@ from itertools import combinations
 
 import pytest
 import torch
-from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
 from stages.core.rng import stream
@@ -14,6 +13,7 @@ from stages.models import Student, load, save
 from stages.samplers.program import program
 from stages.samplers.restored import restored
 from stages.samplers.student import Noise, draw
+from tests.models.stock import stock_images
 from tests.models.test_second_time import PROMPTS, ROWS, SPACE, net
 
 __all__ = ["net"]  # the fixture
@@ -81,14 +81,9 @@ def test_stock_diffusers_gives_our_images_to_the_last_bit(net: nn.Module, spec, 
     x, t, cond, z = inputs()
     torch.testing.assert_close(again.net(x, t, cond, z=z), learnt(net)(x, t, cond, z=z), rtol=1e-4, atol=1e-4)
     ours = draw(again, ROWS, noise)
-    stock = DiffusionPipeline.from_pretrained(tmp_path, trust_remote_code=True)
-    stock.set_progress_bar_config(disable=True)
     steps = spec.num_steps  # each draws z, and each but the last noise
     nodes = [node for i in range(steps) for node in ((steps + 1 + i, i + 1) if i + 1 < steps else (steps + 1 + i,))]
-    later = iter(noise.at(0, 2, SPACE.shape, node) for node in nodes)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch, "randn", lambda *_a, **_k: next(later))
-        theirs = stock(PROMPTS, latents=noise.at(0, 2, SPACE.shape), output_type="pt").images
+    theirs = stock_images(tmp_path, PROMPTS, noise, SPACE.shape, nodes if spec.rule["name"] == "ddgan" else ())
     last_bits = 1e-4 if net.component == "unet" else 0.0  # whose convolutions are laid out otherwise there
     torch.testing.assert_close(theirs, ours, atol=last_bits, rtol=last_bits)
 
@@ -111,8 +106,6 @@ def test_a_network_that_is_told_pictures_may_have_two_times(net: nn.Module, rule
     told = restored(again, ROWS, z, noise)
     assert not torch.allclose(told, restored(again, ROWS, z.flip(0), noise))
     assert not torch.allclose(told, draw(again, ROWS, noise))
-    stock = DiffusionPipeline.from_pretrained(tmp_path, trust_remote_code=True)
-    stock.set_progress_bar_config(disable=True)
-    theirs = stock(PROMPTS, latents=noise.at(0, 2, SPACE.shape), output_type="pt").images
+    theirs = stock_images(tmp_path, PROMPTS, noise, SPACE.shape)
     last_bits = 1e-4 if net.component == "unet" else 0.0
     torch.testing.assert_close(theirs, draw(again, ROWS, noise), atol=last_bits, rtol=last_bits)

@@ -25,6 +25,7 @@ from stages.samplers.of_tokens import OfTokens
 from stages.samplers.program import program
 from stages.samplers.spec import Sampler
 from stages.samplers.student import Noise, draw
+from tests.models.stock import stock_images
 from tests.samplers.rigs import choice
 
 PROMPTS = ["a bold left-slanted 7", "a thin upright 3"]
@@ -138,13 +139,7 @@ def test_stock_diffusers_gives_our_images_to_the_last_bit(net, name, tmp_path):
     noise, again = Noise(5, "export"), load(tmp_path, PROMPTS)
     assert again.spec == spec
     ours = draw(again, ROWS, noise)
-    stock = DiffusionPipeline.from_pretrained(tmp_path, trust_remote_code=True)
-    stock.set_progress_bar_config(disable=True)
-    # What a rule draws on its way are our numbers here: diffusers' own generator has others.
-    later = iter(noise.at(0, 2, (1, 4, 4), node) for node in drawn_at(spec))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch, "randn", lambda *_a, **_k: next(later))
-        theirs = stock(PROMPTS, latents=noise.at(0, 2, (1, 4, 4)), output_type="pt").images
+    theirs = stock_images(tmp_path, PROMPTS, noise, (1, 4, 4), drawn_at(spec))
     assert torch.equal(theirs, ours)
 
 

@@ -4,7 +4,6 @@ import copy
 
 import pytest
 import torch
-from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
 from stages.core.rng import stream
@@ -16,6 +15,7 @@ from stages.models.transformer import TransformerConfig
 from stages.samplers.program import program
 from stages.samplers.prompted import Prompted
 from stages.samplers.student import Noise, draw
+from tests.models.stock import stock_images
 from tests.models.test_companion import other, reading
 from tests.models.test_second_time import PROMPTS, ROWS, SPACE, inputs, net
 from tests.training.words import table
@@ -132,14 +132,11 @@ def test_stock_diffusers_gives_our_images_to_the_last_bit(net, spec: SamplerSpec
     noise, again = Noise(5, "export"), load(tmp_path, PROMPTS, negative=negative)
     away = None if negative is None else torch.full_like(ROWS, 3)
     ours = draw(again, ROWS, noise, negative=away)
-    stock = DiffusionPipeline.from_pretrained(tmp_path, trust_remote_code=True)
-    stock.set_progress_bar_config(disable=True)
-    latents = noise.at(0, 2, SPACE.shape)
-    theirs = stock(PROMPTS, latents=latents, output_type="pt", negative_prompt=negative).images
+    theirs = stock_images(tmp_path, PROMPTS, noise, SPACE.shape, negative_prompt=negative)
     last_bits = 1e-4 if net.component == "unet" else 0.0  # whose convolutions are laid out otherwise there
     torch.testing.assert_close(theirs, ours, atol=last_bits, rtol=last_bits)
     if negative is not None:
-        assert not torch.allclose(theirs, stock(PROMPTS, latents=latents, output_type="pt").images)
+        assert not torch.allclose(theirs, stock_images(tmp_path, PROMPTS, noise, SPACE.shape))
 
 
 def test_it_is_read_again_as_it_was(net: nn.Module, tmp_path) -> None:
@@ -157,10 +154,7 @@ def test_it_is_read_again_as_it_was(net: nn.Module, tmp_path) -> None:
 def test_guidance_of_any_model_leads_away_from_it_in_the_exported_pipeline(net: nn.Module, tmp_path) -> None:
     save(tmp_path, Student(net, even(2, guidance=2.0), SPACE, net.text.frozen()))
     again, noise = load(tmp_path, PROMPTS, negative=NEGATIVE), Noise(5, "export")
-    stock = DiffusionPipeline.from_pretrained(tmp_path, trust_remote_code=True)
-    stock.set_progress_bar_config(disable=True)
-    latents = noise.at(0, 2, SPACE.shape)
-    theirs = stock(PROMPTS, latents=latents, output_type="pt", negative_prompt=NEGATIVE).images
+    theirs = stock_images(tmp_path, PROMPTS, noise, SPACE.shape, negative_prompt=NEGATIVE)
     last_bits = 1e-4 if net.component == "unet" else 0.0
     ours = draw(again, ROWS, noise, negative=torch.full_like(ROWS, 3))
     torch.testing.assert_close(theirs, ours, atol=last_bits, rtol=last_bits)

@@ -6,7 +6,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
 from stages.core.path import data_from_velocity
@@ -20,6 +19,7 @@ from stages.models.space import Pixels
 from stages.models.text import Clip
 from stages.samplers.program import program
 from stages.samplers.student import Noise, draw
+from tests.models.stock import stock_images
 from tests.models.test_second_time import PROMPTS, ROWS, SIZES
 from tests.training.gaussian import GaussianAverage, tokens
 
@@ -234,11 +234,8 @@ def test_stock_diffusers_gives_our_images_to_the_last_bit(net: nn.Module, kind: 
     )
     assert again.space.shape == SPACE.shape
     ours = draw(again, ROWS, noise)
-    stock = DiffusionPipeline.from_pretrained(tmp_path, trust_remote_code=True)
-    stock.set_progress_bar_config(disable=True)
-    later = iter(noise.at(0, 2, SPACE.shape, node) for node in range(1, spec.num_steps))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch, "randn", lambda *_a, **_k: next(later))
-        theirs = stock(PROMPTS, latents=noise.at(0, 2, SPACE.shape), output_type="pt").images
+    theirs = stock_images(
+        tmp_path, PROMPTS, noise, SPACE.shape, range(1, spec.num_steps) if spec.rule.get("depth") else ()
+    )
     last_bits = 1e-4 if net.component == "unet" else 0.0  # whose convolutions are laid out otherwise there
     torch.testing.assert_close(theirs, ours, atol=last_bits, rtol=last_bits)

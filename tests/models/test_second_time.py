@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
 from stages.core.rng import stream
@@ -18,6 +17,7 @@ from stages.models.transformer import TransformerConfig
 from stages.models.unet import UNetConfig
 from stages.samplers.program import program
 from stages.samplers.student import Noise, draw
+from tests.models.stock import stock_images
 
 PROMPTS = ["a bold left-slanted 7", "a thin upright 3"]
 ROWS = torch.tensor([[1], [2]])
@@ -94,12 +94,9 @@ def test_stock_diffusers_gives_our_images_to_the_last_bit(net: nn.Module, spec, 
     x, t, cond = inputs()
     torch.testing.assert_close(again.net(x, t, cond, until=t / 3), learnt(net)(x, t, cond, until=t / 3))
     ours = draw(again, ROWS, noise)
-    stock = DiffusionPipeline.from_pretrained(tmp_path, trust_remote_code=True)
-    stock.set_progress_bar_config(disable=True)
-    later = iter(noise.at(0, 2, SPACE.shape, node) for node in range(1, spec.num_steps))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch, "randn", lambda *_a, **_k: next(later))
-        theirs = stock(PROMPTS, latents=noise.at(0, 2, SPACE.shape), output_type="pt").images
+    theirs = stock_images(
+        tmp_path, PROMPTS, noise, SPACE.shape, range(1, spec.num_steps) if spec.rule.get("depth") else ()
+    )
     last_bits = 1e-5 if net.component == "unet" else 0.0  # whose convolutions are laid out otherwise there
     torch.testing.assert_close(theirs, ours, atol=last_bits, rtol=last_bits)
     plain = replace(again, spec=even(2))

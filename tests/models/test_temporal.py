@@ -4,7 +4,6 @@ import copy
 
 import pytest
 import torch
-from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
 from stages.core.rng import stream
@@ -18,6 +17,7 @@ from stages.models.text import Clip
 from stages.samplers.program import program
 from stages.samplers.prompted import Prompted
 from stages.samplers.student import Noise, draw
+from tests.models.stock import stock_images
 from tests.models.test_second_time import PROMPTS, ROWS, SIZES, SPACE
 
 F64 = torch.float64
@@ -192,10 +192,7 @@ def test_stock_diffusers_gives_our_images(net: nn.Module, spec, tmp_path) -> Non
     assert space_of(tmp_path).shape == SPACE.shape
     torch.testing.assert_close(again.net.fields(x, t, cond), ours.fields(x, t, cond), rtol=1e-4, atol=1e-4)
     images = draw(again, ROWS, noise)
-    stock = DiffusionPipeline.from_pretrained(tmp_path, trust_remote_code=True)
-    stock.set_progress_bar_config(disable=True)
-    later = iter(noise.at(0, 2, SPACE.shape, node) for node in range(1, spec.num_steps))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch, "randn", lambda *_a, **_k: next(later))
-        theirs = stock(PROMPTS, latents=noise.at(0, 2, SPACE.shape), output_type="pt").images
+    theirs = stock_images(
+        tmp_path, PROMPTS, noise, SPACE.shape, range(1, spec.num_steps) if spec.rule.get("depth") else ()
+    )
     torch.testing.assert_close(theirs, images, atol=1e-4, rtol=1e-4)
