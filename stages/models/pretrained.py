@@ -58,6 +58,13 @@ class Pretrained(nn.Module):
             "word; take a method whose student has none"
         )
 
+    def add_negative_reader(self, _seed: int) -> None:
+        """ValueError: nor for two prompts in one call."""
+        raise ValueError(
+            f"{self.at.folder}: a checkpoint's network reads no negative prompt within one call, for which its "
+            "pipeline has no word; take a method whose student reads none"
+        )
+
     def may_carry(self, *_made: object) -> None:
         """ValueError: nor for another network."""
         raise ValueError(
