@@ -1,6 +1,6 @@
 """Presets for real checkpoints: each runs to its end on a tiny checkpoint of its family, its sizes alone changed.
 
-Through real DVC, Prefect, Ray and MLflow, one after the other in one project.
+In one plain process; and one of them through real DVC, Prefect, Ray and MLflow, which makes the same to the last bit.
 """
 
 import io
@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from flows.pipeline import planning
+from flows.pipeline import planning, validation
 from flows.project import graph, work
 from stages.io import run
 from stages.models.checkpoint import Options
@@ -120,34 +120,37 @@ def changes(whole: Mapping[str, Any], small: Mapping[str, Any], where: str = "")
             yield f"++{where}{key}={json.dumps(value)}"
 
 
-@pytest.fixture(scope="module")
-def clone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clone]:
-    made = Clone(tmp_path_factory.mktemp("clone"))
-    assert made.fewstep("compose", "experiment=smoke").returncode == 0
-    made.up()
-    yield made
-    made.down()
+def run_all(content: Mapping[str, Any], root: Path) -> None:
+    """Every node's artefact, in the folder of work."""
+    for node in graph.nodes(content):
+        run.run(work.job(node, {"seed": 0, **content}), Path(node.folder), root / "work", lambda *_: None)
 
 
 @pytest.mark.slow
-@pytest.mark.integration
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_preset_runs_on_a_tiny_checkpoint_of_its_family(
-    preset: str, clone: Clone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    preset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = cut(preset, tmp_path)
-    done = clone.fewstep("run", *words)
-    assert done.returncode == 0, done.stdout + done.stderr
-    monkeypatch.chdir(clone.root)
-    told = {row.node.name: row.needs for row in planning.planned(params_of(*words))}
-    arms = [name for name in told if "@" in name]
-    assert arms
-    for name in arms:
-        made = clone.root.joinpath("data", *name.split("@"))
-        cost = json.loads((made / "cost.json").read_text())
-        assert told[name].forward == cost["network_evaluations"]
+    content = params_of(*cut(preset, tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert validation.faults(content) == []
+    run_all(content, tmp_path)
+    told = {row.node: row.needs for row in planning.planned(content) if row.node.arm}
+    assert told
+    for node, needs in told.items():
+        made = Path(node.folder)
+        assert needs
+        assert needs.forward == json.loads((made / "cost.json").read_text())["network_evaluations"]
         assert (made / "model" / "README.md").is_file()
-    assert (clone.root / "data/evaluate/report.html").stat().st_size > 10_000
+    assert Path("data/evaluate/report.html").stat().st_size > 10_000
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Iterator[Clone]:
+    made = Clone(tmp_path / "clone")
+    made.up()
+    yield made
+    made.down()
 
 
 @pytest.mark.slow
@@ -159,10 +162,8 @@ def test_prompts_that_are_encoded_on_demand_train_and_measure_the_same_to_the_la
     words = cut("qwen_tdm_then_dgpo", tmp_path)
     done = clone.fewstep("run", *words, "encode.table=on_demand")
     assert done.returncode == 0, done.stdout + done.stderr
-    content = params_of(*words)
     monkeypatch.chdir(tmp_path)
-    for node in graph.nodes(content):
-        run.run(work.job(node, {"seed": 0, **content}), Path(node.folder), tmp_path / "work", lambda *_: None)
+    run_all(params_of(*words), tmp_path)
     numbers = Path("data/evaluate/metrics.json")
     assert numbers.read_bytes() == (clone.root / numbers).read_bytes()
     files = sorted(Path("data").rglob("*.safetensors"))
