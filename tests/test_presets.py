@@ -19,9 +19,9 @@ SHORT = {
     "num_layers": 1,
     "num_heads": 1,
     "num_train": 512,
-    "num_test": 128,
-    "num_trajectories": 64,
-    "shard_size": 32,
+    "num_test": 48,
+    "num_trajectories": 32,
+    "shard_size": 16,
     "num_pairs": 16,
     "prompts_per_iteration": 2,
     "group_size": 3,
@@ -52,10 +52,12 @@ def shortened(section, sizes=SHORT):
         [
             *("experiment=shapes", "distill.arms.tdm1.nfe=1"),
             *("network.channels=[8, 16]", "network.head_dim=8", "network.text_width=8", "evaluate.teacher_nfe=[1, 2]"),
+            *("evaluate.guidance_nfe=2", "evaluate.guidance_scales=[1.0, 2.0]"),
         ],
         [
             *("experiment=shapes_hard", "network.channels=[8, 8, 16]", "network.head_dim=8", "network.text_width=8"),
-            "evaluate.teacher_nfe=[1, 2]",
+            *("evaluate.teacher_nfe=[1, 2]", "evaluate.guidance_nfe=2", "evaluate.guidance_scales=[1.0, 2.0]"),
+            "network.attends=[false, true, true]",
         ],
         [
             *("experiment=words", "teacher.network.channels=[8, 16]", "teacher.network.head_dim=8"),
