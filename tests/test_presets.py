@@ -5,10 +5,9 @@ from pathlib import Path
 import pytest
 
 from flows.project.graph import nodes
-from flows.project.nodes import STAGES
-from stages.io import artefacts, run
-from stages.io.job import Job
+from stages.io import artefacts
 from tests.composed import params_of
+from tests.plain import run_all
 
 ROOT = Path(__file__).parents[1]
 SHORT = {
@@ -74,16 +73,6 @@ def test_the_stages_of_a_preset_run(words, tmp_path, monkeypatch):
     composed["evaluate"]["batch_size"] = 512  # of the whole pipeline, what a batch costs beside its samples adds up
     composed["encode"]["shard_size"] = 4096  # each reads all prompts
     monkeypatch.chdir(tmp_path)
-    for node in nodes(composed):
-        row = STAGES[node.stage]
-        job = Job(
-            stage=node.stage,
-            arm=node.arm,
-            seed=1,
-            section=node.section(composed),
-            inputs=dict(row.inputs(composed, node.arm)),
-            context=row.context(composed),
-        )
-        run.run(job, Path(node.folder), tmp_path / "work", lambda _step, _metrics: None)
-        assert artefacts.verify(Path(node.folder))["stage"] == node.stage
+    run_all(composed, tmp_path)
+    assert all(artefacts.verify(Path(node.folder))["stage"] == node.stage for node in nodes(composed))
     assert (tmp_path / "data" / "evaluate" / "report.html").stat().st_size > 10_000

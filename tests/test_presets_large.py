@@ -1,6 +1,6 @@
 """Presets for real checkpoints: each runs to its end on a tiny checkpoint of its family, its sizes alone changed.
 
-In one plain process; and one of them through real DVC, Prefect, Ray and MLflow, which makes the same to the last bit.
+In a plain process: tests/flows/pipeline/test_checkpoint.py has that a pipeline makes the same of a checkpoint.
 """
 
 import io
@@ -15,12 +15,10 @@ import pytest
 from PIL import Image
 
 from flows.pipeline import planning, validation
-from flows.project import graph, work
-from stages.io import run
 from stages.models.checkpoint import Options
 from tests.composed import params_of
-from tests.flows.clone import Clone
 from tests.models.families import tiny
+from tests.plain import run_all
 from tests.test_presets import shortened
 from tests.tiny_pretrained import save_clip, save_detector
 
@@ -120,12 +118,6 @@ def changes(whole: Mapping[str, Any], small: Mapping[str, Any], where: str = "")
             yield f"++{where}{key}={json.dumps(value)}"
 
 
-def run_all(content: Mapping[str, Any], root: Path) -> None:
-    """Every node's artefact, in the folder of work."""
-    for node in graph.nodes(content):
-        run.run(work.job(node, {"seed": 0, **content}), Path(node.folder), root / "work", lambda *_: None)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_preset_runs_on_a_tiny_checkpoint_of_its_family(
@@ -143,34 +135,3 @@ def test_a_preset_runs_on_a_tiny_checkpoint_of_its_family(
         assert needs.forward == json.loads((made / "cost.json").read_text())["network_evaluations"]
         assert (made / "model" / "README.md").is_file()
     assert Path("data/evaluate/report.html").stat().st_size > 10_000
-
-
-@pytest.fixture
-def clone(tmp_path: Path) -> Iterator[Clone]:
-    made = Clone(tmp_path / "clone")
-    made.up()
-    yield made
-    made.down()
-
-
-@pytest.mark.slow
-@pytest.mark.integration
-def test_prompts_that_are_encoded_on_demand_train_and_measure_the_same_to_the_last_bit(
-    clone: Clone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A table in a plain process, and encoders beside every unit of a pipeline."""
-    words = cut("qwen_tdm_then_dgpo", tmp_path)
-    done = clone.fewstep("run", *words, "encode.table=on_demand")
-    assert done.returncode == 0, done.stdout + done.stderr
-    monkeypatch.chdir(tmp_path)
-    run_all(params_of(*words), tmp_path)
-    numbers = Path("data/evaluate/metrics.json")
-    assert numbers.read_bytes() == (clone.root / numbers).read_bytes()
-    files = sorted(Path("data").rglob("*.safetensors"))
-    apart = [file for file in files if file.name.startswith("text-")]
-    assert apart
-    assert not any((clone.root / file).exists() for file in apart)
-    for file in (each for each in files if each not in apart):
-        assert file.read_bytes() == (clone.root / file).read_bytes(), file
-    spans = json.loads((clone.root / "data/lineage/rl@dgpo.json").read_text())["spans"]
-    assert [len(span["encoders"]) for span in spans if span["task"] == "work"] == [1]

@@ -11,13 +11,12 @@ from torch import nn
 from benchmarks import shapes_sd, shapes_sd_fit, shapes_sd_score
 from benchmarks.shapes_sd_fit import Plan
 from flows.pipeline import validation
-from flows.project import graph, work
-from stages.io import run
 from tests.composed import params_of
+from tests.plain import run_all
 from tests.test_presets import shortened
 from tests.test_presets_large import SIZES
 
-FEW = {"num_train": 512, "num_test": 64, "image_shard_size": 256, "num_samples": 8, "batch_size": 4, "iterations": 2}
+FEW = {"num_train": 96, "num_test": 48, "image_shard_size": 48, "num_samples": 8, "batch_size": 4, "iterations": 2}
 COLORED = ["seen", "heldout"]
 
 
@@ -62,7 +61,7 @@ def test_the_experiment_runs_on_a_checkpoint_of_a_few_updates(tmp_path: Path, mo
     monkeypatch.chdir(tmp_path)
     base, few = tmp_path / "base", ["--vae", "2", "--text", "2", "--unet", "2"]
     judged = ["--samples", "8", "--steps", "2", "--guidance", "2"]
-    scenes = ["--scenes", "dataset.num_train=512", "dataset.num_test=64"]
+    scenes = ["--scenes", "dataset.num_train=96", "dataset.num_test=48"]
     monkeypatch.setattr("sys.argv", ["shapes_sd.py", "make", "--out", str(base), *few, *judged, *scenes])
     assert shapes_sd.main() == 0
     assert json.loads(capsys.readouterr().out).keys() == {"guidance", *COLORED}
@@ -70,9 +69,7 @@ def test_the_experiment_runs_on_a_checkpoint_of_a_few_updates(tmp_path: Path, mo
 
     content = shortened(composed(f"teacher.source={base}"), SIZES | FEW)
     assert validation.faults(content) == []
-    for node in graph.nodes(content):
-        job = work.job(node, {"seed": 0, **content})
-        run.run(job, Path(node.folder), tmp_path / "work", lambda _step, _metrics: None)
+    run_all(content, tmp_path)
     assert (tmp_path / "data" / "evaluate" / "report.html").stat().st_size > 10_000
     for arm, noisy in (("distill/tdm4", False), ("rl/dgpo4", False), ("distill/dmd4", True)):
         found = shapes_sd_score.score(

@@ -9,8 +9,10 @@ import yaml
 from PIL import Image
 
 from tests import pictures
+from tests.composed import params_of
 from tests.flows.clone import Clone, refused
 from tests.models.families import tiny
+from tests.plain import run_all
 
 pytestmark = pytest.mark.integration
 TUNE = "{kind: lora, rank: 2, alpha: 4, targets: default, checkpointing: true, compile: false}"
@@ -37,7 +39,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Clone:
     made = Clone(tmp_path_factory.mktemp("clone"))
     pictures.fill(made.root / "photos", 24)
     tiny.saved("sd3", made.root / "sd3")
-    done = made.fewstep("run", *WORDS)
+    done = made.fewstep("run", *WORDS, "encode.table=on_demand")
     assert done.returncode == 0, done.stdout + done.stderr
     return made
 
@@ -54,6 +56,26 @@ def test_a_checkpoint_goes_through_the_whole_graph(clone: Clone) -> None:
     sizes = sum(file.stat().st_size for file in (clone.root / "data/rl/dgpo/model").rglob("*") if file.is_file())
     base = (clone.root / "sd3/transformer/diffusion_pytorch_model.safetensors").stat().st_size
     assert sizes < base, "adapters alone, and not what they are beside"
+
+
+def test_prompts_that_are_encoded_on_demand_train_and_measure_the_same_to_the_last_bit(
+    clone: Clone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A table in a plain process, and encoders beside every unit of the pipeline."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("photos", "sd3"):
+        Path(name).symlink_to(clone.root / name)
+    run_all(params_of(*WORDS), tmp_path)
+    numbers = Path("data/evaluate/metrics.json")
+    assert numbers.read_bytes() == (clone.root / numbers).read_bytes()
+    files = sorted(Path("data").rglob("*.safetensors"))
+    apart = [file for file in files if file.name.startswith("text-")]
+    assert apart
+    assert not any((clone.root / file).exists() for file in apart)
+    for file in (each for each in files if each not in apart):
+        assert file.read_bytes() == (clone.root / file).read_bytes(), file
+    spans = json.loads((clone.root / "data/lineage/rl@dgpo.json").read_text())["spans"]
+    assert [len(span["encoders"]) for span in spans if span["task"] == "work"] == [1]
 
 
 def test_a_prompt_that_is_in_no_table_is_encoded_when_it_is_asked_for(clone: Clone) -> None:
