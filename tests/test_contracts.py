@@ -160,7 +160,8 @@ def test_every_method_trains_adapters_on_a_base_in_bfloat16(name: str) -> None:
         metrics = made.step(batch_at(space.shape, iteration))
     assert all(torch.as_tensor(value).isfinite() for value in metrics.values())
     assert (made.weights.nets["student"].adapter != 0).any()
-    assert all(torch.equal(net.base.state_dict()[key], value) for key, value in base.items())
+    after = net.base.state_dict()
+    assert all(torch.equal(after[key], value) for key, value in base.items())
     networks = changed(made)
     assert {value.dtype for value in networks.values()} == {torch.float32}
     assert {key.partition(":")[2] for key in networks} == {"adapter"}

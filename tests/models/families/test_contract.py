@@ -254,7 +254,8 @@ def takes_a_step(rig: Rig, method: Any, cfg: Any) -> None:
     assert own
     assert all(adapters.is_adapter(key) and value.dtype == torch.float32 for key, value in own.items())
     assert any(value.any() for key, value in own.items() if key.startswith("student:") and ".lora_B." in key)
-    assert all(torch.equal(rig.net.state_dict()[key], value) for key, value in base.items())
+    after = rig.net.state_dict()  # which takes a while to make
+    assert all(torch.equal(after[key], value) for key, value in base.items())
 
 
 @pytest.mark.parametrize(("rule", "steps"), [("euler", 1), ("euler", 3), ("renoise", 3)])

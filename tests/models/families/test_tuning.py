@@ -150,7 +150,8 @@ def test_a_base_in_bfloat16_has_adapters_states_and_times_in_float32(tmp_path: P
     assert all(torch.as_tensor(value).isfinite() for value in metrics.values())
     assert set(told) == {torch.float32}
     assert {value.dtype for value in made.weights.state().values()} == {torch.float32}
-    assert all(torch.equal(net.state_dict()[key], value) for key, value in before.items())
+    after = net.state_dict()
+    assert all(torch.equal(after[key], value) for key, value in before.items())
     x = space.noise(1, stream(0, "x"))
     assert net(x, torch.tensor([0.5]), torch.tensor([[1]])).dtype == x.dtype == space.decode(x).dtype == torch.float32
 
