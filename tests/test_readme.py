@@ -155,7 +155,7 @@ def tree(tmp_path_factory) -> Path:
     """A copy of the project with all that is to be added in it, as the texts say."""
     root = tmp_path_factory.mktemp("tree")
     for name in ("stages", "flows", "params", "tests", "docs", ".dvc"):
-        shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__", "cache", "tmp"))
+        shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("cache", "tmp"))  # compiled, too
     for name in ("pyproject.toml", "dvc.yaml"):
         shutil.copy(ROOT / name, root / name)
     for title, added in ADDED.items():
