@@ -20,6 +20,7 @@ LONG = [
     "flows/workers/test_checks.py",
     "flows/deployments/test_flows.py",
     "flows/project/test_storage.py",
+    "flows/pipeline/test_checkpoint.py",
     "flows/pipeline/test_chaos.py",
     "deploy",
     "flows/workers/test_gang.py",
