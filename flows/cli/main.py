@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import NoReturn
 
-import flows.runtime.quick_imports  # noqa: F401 (for what commands import)
 from flows.cli import output, paths
 from flows.runtime import environment, errors, outcomes
 from flows.runtime.outcomes import Outcome

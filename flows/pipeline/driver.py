@@ -21,7 +21,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import flows.runtime.quick_imports  # noqa: F401 (for what it imports to get ready)
 from flows.pipeline import channel
 from flows.pipeline.channel import Caller, Content
 from flows.runtime import environment, errors, processes

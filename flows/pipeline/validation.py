@@ -12,7 +12,6 @@ from pathlib import Path
 from subprocess import TimeoutExpired
 from typing import Any
 
-import flows.runtime.quick_imports  # noqa: F401 (for what networks import)
 from flows.project import graph, parameters, work
 from flows.project.nodes import STAGES, Node, Params
 from flows.project.resources import Compute

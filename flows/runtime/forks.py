@@ -78,7 +78,7 @@ def begun() -> bool:
 def begin(modules: Sequence[str]) -> None:
     """Have `modules` imported by a process that waits beside this one, and ends with it."""
     global _begun  # noqa: PLW0603 (like the process, of which Python keeps one)
-    multiprocessing.set_forkserver_preload(["flows.runtime.quick_imports", *modules])
+    multiprocessing.set_forkserver_preload(list(modules))
     forkserver.ensure_running()
     _begun = True
 

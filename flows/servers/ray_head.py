@@ -57,7 +57,6 @@ def _run(num_cpus: int, state: Path, stop: threading.Event) -> int:
         sys.stderr.flush()
         os._exit(PASSING)  # ray.shutdown would wait for the dead
     vital = _vital()
-    _end_log_reader()
     # A thread, since the main one may wait for the very processes that are dead.
     threading.Thread(target=_watch, args=(vital, state, stop), daemon=True).start()
     write_json(state, {"address": context.address_info["gcs_address"]})
@@ -72,13 +71,6 @@ def _vital() -> dict[str, psutil.Process]:
     if len(found) < len(_VITAL):
         raise RuntimeError(f"of {', '.join(_VITAL)} only {len(found)} run")
     return found
-
-
-def _end_log_reader() -> None:
-    """It looks at workers' files ten times a second, for drivers that print what they say; none of ours does."""
-    for child in psutil.Process().children():
-        if any(Path(word).name == "log_monitor.py" for word in processes.words(child)):
-            child.kill()
 
 
 def _watch(vital: Mapping[str, psutil.Process], state: Path, stop: threading.Event) -> None:
