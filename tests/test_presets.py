@@ -56,7 +56,6 @@ def shortened(section, sizes=SHORT):
         [
             *("experiment=shapes_hard", "network.channels=[8, 8, 16]", "network.head_dim=8", "network.text_width=8"),
             *("evaluate.teacher_nfe=[1, 2]", "evaluate.guidance_nfe=2", "evaluate.guidance_scales=[1.0, 2.0]"),
-            "network.attends=[false, true, true]",
         ],
         [
             *("experiment=words", "teacher.network.channels=[8, 16]", "teacher.network.head_dim=8"),

@@ -243,8 +243,8 @@ def takes_a_step(rig: Rig, method: Any, cfg: Any) -> None:
         rows=named(method, cfg, len(prompts) - 1),
     )  # fmt: skip
     if any(isinstance(role, Trained) and role.told_more for role in method.roles(cfg).values()):
-        reason = r"a checkpoint's network (has one time|answers a velocity|is told no|carries no other|reads no)"
-        with pytest.raises(ValueError, match=reason):
+        reason = "has one time|answers a velocity|is told no noise|carries no other|reads no negative prompt"
+        with pytest.raises(ValueError, match=rf"a checkpoint's network ({reason})"):
             Trainer(method, cfg, BUDGET, start, seed=0, device="cpu", tuning=tuning(LORA, 0))
         return
     made = underway(Trainer(method, cfg, BUDGET, start, seed=0, device="cpu", tuning=tuning(LORA, 0)))
