@@ -7,18 +7,17 @@ from pathlib import Path
 import pytest
 
 from flows.pipeline import validation
-from flows.project import graph, work
-from stages.io import params, run
+from stages.io import params
 from stages.io.dataset import Dataset
 from stages.io.sources import digest
 from tests.composed import params_of
 from tests.models.families import tiny
+from tests.plain import run_all
 from tests.tiny_pretrained import save_clip
 
 pytestmark = pytest.mark.slow
 
 PARAMS = Path(__file__).parents[1] / "params"
-SILENT = lambda _step, _metrics: None  # noqa: E731
 SHAPE = (3, 16, 16)
 LINES = [
     *({"prompt": f"a {colour} {thing}", "tag": "colors"} for colour in ("red", "blue") for thing in ("cat", "dog")),
@@ -75,9 +74,7 @@ def made(prompts, clip, tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("project")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
-        content = composed(prompts, clip)
-        for node in graph.nodes(content):
-            run.run(work.job(node, content), Path(node.folder), root / "work", SILENT)
+        run_all(composed(prompts, clip), root)
     return root
 
 
