@@ -38,7 +38,7 @@ def main() -> None:
     here = {arm: spread for arm, spread in found.items() if spread}
     digits = {arm: spread for arm, spread in read((ROOT / distill.PAGE).read_text()).items() if arm in here}
     put(ROOT / PAGE, "distill_shapes.py", f"{beside(here, digits)}\n\n{distill.table(rows)}")
-    _draw(here, digits, ROOT / FIGURE)
+    draw(here, digits, ("Fréchet distance", "shapes"), ROOT / FIGURE)
     print(f"{PAGE} and {FIGURE} written: {len(rows)} rows")
 
 
@@ -89,8 +89,10 @@ def agreement(digits: Measured, here: Measured, one: tuple[str, int], other: tup
     return "same" if len({of[one].mean < of[other].mean for of in (digits, here)}) == 1 else "other"
 
 
-def _draw(here: Measured, digits: Measured, file: Path) -> None:
-    """A point an arm and number of calls: its distance there and here, with intervals over trainings."""
+def draw(here: Measured, digits: Measured, called: tuple[str, str], file: Path) -> None:
+    """A point an arm and number of calls, with intervals over trainings: its distance there and here, and which it is
+    `called`, on what data.
+    """
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(8, 6), layout="constrained")
@@ -103,7 +105,7 @@ def _draw(here: Measured, digits: Measured, file: Path) -> None:
         axes.errorbar(x, y, high, wide, color=colour, fmt="o", markersize=4, capsize=2, label=f"calls: {nfe}")
         for arm, place in zip(arms, zip(x, y, strict=True), strict=True):
             axes.annotate(arm[0], place, xytext=(4, 4), textcoords="offset points", fontsize=8, color=colour)
-    axes.set(xscale="log", yscale="log", xlabel="Fréchet distance on digits", ylabel="Fréchet distance on shapes")
+    axes.set(xscale="log", yscale="log", xlabel="Fréchet distance on digits", ylabel=" on ".join(called))
     axes.legend(frameon=False)
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=130)

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from benchmarks import distill, distill_shapes, pages, rate_search
+from benchmarks import distill, distill_mixture, distill_shapes, pages, rate_search
 from stages.core.trainings import Spread
 from stages.distillers import METHODS
 from stages.training.method import noising_of
@@ -187,31 +187,39 @@ def test_orders_agree_where_both_data_sets_tell_arms_apart():
     assert turned == "Nearer on digits, farther here than the other (calls): `tdm` and `boot` (1)."
 
 
-def test_the_page_of_other_data_reads_the_digits_page(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    "kind",
+    [
+        (distill_shapes, "bench_shapes", "frechet_distance", "| tdm | 1 | 0.700 | 0.500 | 3.00 ± 0.80 |"),
+        (distill_mixture, "bench_mixture", "wasserstein2", "| tdm | 1 | 3.000 ± 0.800 |  |  |  |  | 0.700 | 3 |"),
+    ],
+    ids=["shapes", "mixture"],
+)
+def test_the_page_of_other_data_reads_the_digits_page(kind, tmp_path, monkeypatch, capsys):
+    bench, preset, distance, row = kind
     known = distill_shapes.read((distill.ROOT / distill.PAGE).read_text())
     assert known["kd", 1].mean == pytest.approx(2.2, abs=0.2)
     assert known["kd", 1].count == 3
-    near = {"frechet_distance_trainings_low": 2.2, "frechet_distance_trainings_deviation": 0.1}
+    near = {f"{distance}_trainings_low": 2.2, f"{distance}_trainings_deviation": 0.1}
     rows = {
-        name: numbers(1, trainings=3, frechet_distance=2.0 + place, **near)
+        name: numbers(1, trainings=3, **{distance: 2.0 + place}, **near)
         for place, name in enumerate(("kd", "tdm", "rfpp"))
     }
     (tmp_path / "data/evaluate").mkdir(parents=True)
-    (tmp_path / "data/evaluate/metrics.json").write_text(
-        json.dumps({"teacher": {"nfe32": numbers(32)}, "distill": rows})
-    )
+    metrics = {"teacher": {"nfe32": numbers(32, **{distance: 1.0})}, "distill": rows}
+    (tmp_path / "data/evaluate/metrics.json").write_text(json.dumps(metrics))
     (tmp_path / "docs/images").mkdir(parents=True)
     (tmp_path / distill.PAGE).write_text((distill.ROOT / distill.PAGE).read_text())
-    page = tmp_path / distill_shapes.PAGE
-    page.write_text(f"{pages.begin('distill_shapes.py')}\n{pages.END}\n")
-    monkeypatch.setattr(distill_shapes, "ROOT", tmp_path)
-    monkeypatch.setattr("sys.argv", ["distill_shapes.py"])
+    page, script = tmp_path / bench.PAGE, f"{bench.__name__.rpartition('.')[2]}.py"
+    page.write_text(f"{pages.begin(script)}\n{pages.END}\n")
+    monkeypatch.setattr(bench, "ROOT", tmp_path)
+    monkeypatch.setattr("sys.argv", [script])
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit):
-        distill_shapes.main()
-    assert "data/evaluate: not made; run `fewstep run experiment=bench_shapes` first" in capsys.readouterr().err
+        bench.main()
+    assert f"data/evaluate: not made; run `fewstep run experiment={preset}` first" in capsys.readouterr().err
     (tmp_path / "data/evaluate/manifest.json").write_text("{}")
-    distill_shapes.main()
+    bench.main()
     assert "| 1 | 3 | " in page.read_text()
-    assert "| tdm | 1 | 0.700 | 0.500 | 3.00 ± 0.80 |" in page.read_text()
-    assert (tmp_path / distill_shapes.FIGURE).stat().st_size > 10_000
+    assert row in page.read_text()
+    assert (tmp_path / bench.FIGURE).stat().st_size > 10_000

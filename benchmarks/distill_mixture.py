@@ -1,0 +1,59 @@
+"""What every distiller does where the truth is known: a mixture of Gaussians in the plane, errors in absolute terms.
+
+    fewstep run experiment=bench_mixture     # trains and measures, resumable
+    python benchmarks/distill_mixture.py     # writes docs/distillers_mixture.md and its figure from the results
+
+Errors are means over components, of samples that were asked for that component; stages/metrics/judgement.py has them.
+Beside them stands how alike the ranks of arms are to those on the digits, as benchmarks/distill_shapes.py tells it.
+"""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks import distill, distill_shapes  # noqa: E402
+from benchmarks.arms import Row, rows_of, spread_of, told  # noqa: E402
+from benchmarks.pages import ask_for, line, put  # noqa: E402
+
+PRESET = "experiment=bench_mixture"
+PAGE, FIGURE = Path("docs/distillers_mixture.md"), Path("docs/images/distillers_mixture.png")
+DISTANCE = "wasserstein2"
+ERRORS: Mapping[str, str] = {
+    DISTANCE: "Wasserstein-2",
+    "weight_error": "weight",
+    "mean_error": "mean",
+    "std_error": "deviation",
+    "nll_error": "log-likelihood, nats",
+    "score_seen": "score",
+}
+"""Of evaluate's numbers, and what the table calls them."""
+
+
+def main() -> None:
+    """Write the page and its figure."""
+    ask_for(["evaluate"], PRESET)
+    rows = list(rows_of(json.loads(Path("data/evaluate/metrics.json").read_text()), ("teacher", "distill")))
+    found = {(row.name, row.nfe): spread_of(row.numbers, DISTANCE) for row in rows if row.group == "distill"}
+    here = {arm: spread for arm, spread in found.items() if spread}
+    digits = {arm: of for arm, of in distill_shapes.read((ROOT / distill.PAGE).read_text()).items() if arm in here}
+    put(ROOT / PAGE, "distill_mixture.py", f"{distill_shapes.beside(here, digits)}\n\n{table(rows)}")
+    distill_shapes.draw(here, digits, ("Wasserstein-2", "the mixture"), ROOT / FIGURE)
+    print(f"{PAGE} and {FIGURE} written: {len(rows)} rows")
+
+
+def table(rows: Sequence[Row]) -> str:
+    """A row a way of sampling, the teacher's first, then the nearest of as many calls first."""
+    head = ["model", "calls", *ERRORS.values(), "trainings"]
+    lines = [line(head), line(["---"] * len(head))]
+    for row in sorted(rows, key=lambda row: (row.group != "teacher", row.nfe, row.numbers[DISTANCE])):
+        means = [told(row.numbers, name) for name in ERRORS]
+        lines.append(line([row.name, str(row.nfe), *means, str(int(row.numbers["trainings"]))]))
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
