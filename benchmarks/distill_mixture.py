@@ -4,7 +4,8 @@
     python benchmarks/distill_mixture.py     # writes docs/distillers_mixture.md and its figure from the results
 
 Errors are means over components, of samples that were asked for that component; stages/metrics/judgement.py has them.
-Beside them stands how alike the ranks of arms are to those on the digits, as benchmarks/distill_shapes.py tells it.
+Beside them stand the verdicts on benchmarks/distill.py's claims by the same distance, and how alike the ranks of arms are
+to those on the digits, as benchmarks/distill_shapes.py tells it.
 """
 
 import json
@@ -16,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import distill, distill_shapes  # noqa: E402
-from benchmarks.arms import Row, rows_of, spread_of, told  # noqa: E402
+from benchmarks.arms import Numbers, Row, claims, rows_of, spread_of, told  # noqa: E402
 from benchmarks.pages import ask_for, line, put  # noqa: E402
 
 PRESET = "experiment=bench_mixture"
@@ -31,27 +32,34 @@ ERRORS: Mapping[str, str] = {
     "score_seen": "score",
 }
 """Of evaluate's numbers, and what the table calls them."""
+APART = ("small_", "sfd_unlearn")
+"""How arms begin whose rank on the digits says another thing: networks too small to learn those, and what is to forget."""
 
 
 def main() -> None:
     """Write the page and its figure."""
     ask_for(["evaluate"], PRESET)
-    rows = list(rows_of(json.loads(Path("data/evaluate/metrics.json").read_text()), ("teacher", "distill")))
+    metrics = json.loads(Path("data/evaluate/metrics.json").read_text())
+    rows = list(rows_of(metrics, ("teacher", "distill")))
     found = {(row.name, row.nfe): spread_of(row.numbers, DISTANCE) for row in rows if row.group == "distill"}
-    here = {arm: spread for arm, spread in found.items() if spread}
+    here = {arm: spread for arm, spread in found.items() if spread and not arm[0].startswith(APART)}
     digits = {arm: of for arm, of in distill_shapes.read((ROOT / distill.PAGE).read_text()).items() if arm in here}
-    put(ROOT / PAGE, "distill_mixture.py", f"{distill_shapes.beside(here, digits)}\n\n{table(rows)}")
+    verdicts = claims(rows, "distill", distill.CLAIMS, DISTANCE, least=True, steady=distill.STEADY)
+    parts = (distill_shapes.beside(here, digits), verdicts, table(rows, metrics["real"]["images"]))
+    put(ROOT / PAGE, "distill_mixture.py", "\n\n".join(parts))
     distill_shapes.draw(here, digits, ("Wasserstein-2", "the mixture"), ROOT / FIGURE)
     print(f"{PAGE} and {FIGURE} written: {len(rows)} rows")
 
 
-def table(rows: Sequence[Row]) -> str:
-    """A row a way of sampling, the teacher's first, then the nearest of as many calls first."""
+def table(rows: Sequence[Row], real: Numbers) -> str:
+    """A row of other samples of the `real` law, and one a way of sampling: the teacher's first, then by calls the nearest."""
     head = ["model", "calls", *ERRORS.values(), "trainings"]
     lines = [line(head), line(["---"] * len(head))]
+    lines.append(line(["the law itself", "", *(told(real, error) for error in ERRORS), ""]))
     for row in sorted(rows, key=lambda row: (row.group != "teacher", row.nfe, row.numbers[DISTANCE])):
-        means = [told(row.numbers, name) for name in ERRORS]
-        lines.append(line([row.name, str(row.nfe), *means, str(int(row.numbers["trainings"]))]))
+        means = [told(row.numbers, error) for error in ERRORS]
+        name = "teacher" if row.group == "teacher" else row.name
+        lines.append(line([name, str(row.nfe), *means, str(int(row.numbers["trainings"]))]))
     return "\n".join(lines)
 
 

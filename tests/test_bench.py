@@ -206,7 +206,8 @@ def test_the_page_of_other_data_reads_the_digits_page(kind, tmp_path, monkeypatc
         for place, name in enumerate(("kd", "tdm", "rfpp"))
     }
     (tmp_path / "data/evaluate").mkdir(parents=True)
-    metrics = {"teacher": {"nfe32": numbers(32, **{distance: 1.0})}, "distill": rows}
+    real = {"images": {distance: 0.5}}
+    metrics = {"teacher": {"nfe32": numbers(32, **{distance: 1.0})}, "distill": rows, "real": real}
     (tmp_path / "data/evaluate/metrics.json").write_text(json.dumps(metrics))
     (tmp_path / "docs/images").mkdir(parents=True)
     (tmp_path / distill.PAGE).write_text((distill.ROOT / distill.PAGE).read_text())
