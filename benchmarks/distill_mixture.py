@@ -4,8 +4,8 @@
     python benchmarks/distill_mixture.py     # writes docs/distillers_mixture.md and its figure from the results
 
 Errors are means over components, of samples that were asked for that component; stages/metrics/judgement.py has them.
-Beside them stand the verdicts on benchmarks/distill.py's claims by the same distance, and how alike the ranks of arms are
-to those on the digits, as benchmarks/distill_shapes.py tells it.
+Beside them stand the verdicts on the claims of benchmarks/distill.py by the same distance, and how alike the ranks of
+arms are to those on the digits, as benchmarks/distill_shapes.py tells it.
 """
 
 import json
@@ -33,7 +33,7 @@ ERRORS: Mapping[str, str] = {
 }
 """Of evaluate's numbers, and what the table calls them."""
 APART = ("small_", "sfd_unlearn")
-"""How arms begin whose rank on the digits says another thing: networks too small to learn those, and what is to forget."""
+"""How arms begin whose rank on the digits says another thing: networks too small for those, and what is to forget."""
 
 
 def main() -> None:
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def table(rows: Sequence[Row], real: Numbers) -> str:
-    """A row of other samples of the `real` law, and one a way of sampling: the teacher's first, then by calls the nearest."""
+    """A row of other samples of the `real` law, one a way of sampling: the teacher's, then by calls the nearest."""
     head = ["model", "calls", *ERRORS.values(), "trainings"]
     lines = [line(head), line(["---"] * len(head))]
     lines.append(line(["the law itself", "", *(told(real, error) for error in ERRORS), ""]))

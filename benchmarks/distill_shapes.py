@@ -97,6 +97,7 @@ def draw(here: Measured, digits: Measured, called: tuple[str, str], file: Path) 
 
     is_crowded = len(here) > 30
     figure, axes = plt.subplots(figsize=(14, 10) if is_crowded else (8, 6), layout="constrained")
+    words = {"textcoords": "offset points", "fontsize": 7 if is_crowded else 8}
     calls = sorted({nfe for _, nfe in digits})
     colours = plt.colormaps["viridis"]([0.85 * i / max(1, len(calls) - 1) for i in range(len(calls))])
     for nfe, colour in zip(calls, colours, strict=True):
@@ -105,7 +106,7 @@ def draw(here: Measured, digits: Measured, called: tuple[str, str], file: Path) 
         wide, high = ([min(of[arm].reach, 0.9 * of[arm].mean) for arm in arms] for of in (digits, here))
         axes.errorbar(x, y, high, wide, color=colour, fmt="o", markersize=4, capsize=2, label=f"calls: {nfe}")
         for arm, place in zip(arms, zip(x, y, strict=True), strict=True):
-            axes.annotate(arm[0], place, xytext=(4, 4), textcoords="offset points", fontsize=7 if is_crowded else 8, color=colour)
+            axes.annotate(arm[0], place, xytext=(4, 4), color=colour, **words)
     axes.set(xscale="log", yscale="log", xlabel="Fréchet distance on digits", ylabel=" on ".join(called))
     if is_crowded:  # the widest intervals would leave no room for what they are around
         axes.set_xlim(0.95 * min(digits[arm].mean for arm in digits), 1.2 * max(digits[arm].mean for arm in digits))
