@@ -214,7 +214,7 @@ def test_an_arm_of_the_method_trains(root):
     assert (root / "data/distill/half/model").is_dir()
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_algorithm_trains_and_is_measured_by_rewards_and_metric_and_steered(root):
     titles = ("Add a reward", "Add a metric", "Add an algorithm")
     words = [word for title in titles for word in entry(title, r"\$ fewstep run (.*)\n").split()]
@@ -235,7 +235,7 @@ def test_the_algorithm_trains_and_is_measured_by_rewards_and_metric_and_steered(
     assert (root / "it.png").is_file()
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_teacher_is_solved_and_a_student_is_saved_with_the_rule_and_the_schedule(root):
     words = [entry(title, r"\$ fewstep run (.*)\n") for title in ("Add a step rule", "Add a schedule")]
     sampler = entry("Add a schedule", r'--sampler "(.*)"\n')

@@ -16,7 +16,7 @@ from tests.flows import gang
 from tests.flows.clone import Clone, refused
 from tests.waiting import PATIENCE_S, wait_for
 
-pytestmark = pytest.mark.integration
+pytestmark = pytest.mark.exhaustive
 
 SIZES = (
     *("teacher.budget.slices=2", "teacher.budget.iterations=30", "+compute.workers.teacher=2"),

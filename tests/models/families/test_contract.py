@@ -37,8 +37,8 @@ FAMILIES = list(tiny.BUILDERS)
 
 
 def quick(*names: str) -> list[Any]:
-    """Every family: `names` in the fast lane, the rest in the slow one, where a test takes seconds for each."""
-    return [name if name in names else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES]
+    """Every family: `names` in the slow lane, the rest in the exhaustive one, where a test takes seconds for each."""
+    return [name if name in names else pytest.param(name, marks=pytest.mark.exhaustive) for name in FAMILIES]
 
 
 FIRST = quick("sd15", "sd3", "wan")
@@ -54,7 +54,7 @@ OTHERS = ("cd", "dmd2", "tdm", "dgpo")
 VARIANTS = {"rcm": "scm", "sana_sprint": "scm", "tcm": "ect"}
 """Presets with networks that the knobs of their method leave out -> that method."""
 STEPS = [
-    pytest.param(family, name, marks=[] if family == "sd3" else pytest.mark.slow)
+    pytest.param(family, name, marks=[] if family == "sd3" else pytest.mark.exhaustive)
     for family in FAMILIES
     for name in MODULES
     if family in WHOLE or name in OTHERS

@@ -51,7 +51,7 @@ def test_adapters_are_all_that_a_training_adds_to_the_base(rig: Rig) -> None:  #
     assert again.activations < told.activations
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_memory_is_what_a_training_is_measured_to_hold(rig: Rig) -> None:  # noqa: F811
     drawn = sketch.checkpoint(rig.at)
     told = needs.memory(METHOD, CFG, drawn, drawn, FULL, rows=ROWS)
