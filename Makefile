@@ -33,7 +33,7 @@ run: install ## Run the pipeline on `experiment` (default: digits), print the re
 test: check ## The fast lane, then every method, and real DVC, Prefect, Ray and MLflow on the smoke experiment
 	@$(SLOW) -m "(integration or slow) and not exhaustive and not gpu" $$(grep -rlE "mark\.(slow|integration)" tests --include "test_*.py")
 
-test-exhaustive: install ## What `make test` leaves to CI: pairings, presets, schedules, S3, several machines, kills; half an hour
+test-exhaustive: install ## What `make test` leaves to CI: pairings, presets, schedules, S3, machines, kills
 	@$(SLOW) -m "exhaustive and not gpu" $$(grep -rl "mark\.exhaustive" tests --include "test_*.py")
 
 # Only the files that have such tests: what the others import takes longer. In the order of tests/conftest.py. A third
