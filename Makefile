@@ -30,15 +30,15 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 run: install ## Run the pipeline on `experiment` (default: digits), print the results, stop what was started
 	@$(BIN)/fewstep run experiment=$(experiment)
 
+# In the order of tests/conftest.py. A third process makes nothing faster on two cores, which servers keep busy.
+SLOW = $(BIN)/pytest -n 2 --dist loadscope --no-loadscope-reorder -p no:randomly
+
+# Only the files that have such tests: what the others import takes longer.
 test: check ## The fast lane, then every method, and real DVC, Prefect, Ray and MLflow on the smoke experiment
 	@$(SLOW) -m "(integration or slow) and not exhaustive and not gpu" $$(grep -rlE "mark\.(slow|integration)" tests --include "test_*.py")
 
 test-exhaustive: install ## What `make test` leaves to CI: pairings, presets, schedules, S3, machines, kills
 	@$(SLOW) -m "exhaustive and not gpu" $$(grep -rl "mark\.exhaustive" tests --include "test_*.py")
-
-# Only the files that have such tests: what the others import takes longer. In the order of tests/conftest.py. A third
-# process makes nothing faster on two cores, which servers keep busy.
-SLOW = $(BIN)/pytest -n 2 --dist loadscope --no-loadscope-reorder -p no:randomly
 
 check: install ## The fast lane: linter, types and quick tests, beside each other
 	@$(MAKE) --no-print-directory -j 5 lint types unit-flows unit-io unit-science

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import distill, distill_shapes  # noqa: E402
-from benchmarks.arms import Numbers, Row, claims, rows_of, spread_of, told  # noqa: E402
+from benchmarks.arms import Numbers, Row, claims, rows_of, told  # noqa: E402
 from benchmarks.pages import ask_for, line, put  # noqa: E402
 
 PRESET = "experiment=bench_mixture"
@@ -41,9 +41,8 @@ def main() -> None:
     ask_for(["evaluate"], PRESET)
     metrics = json.loads(Path("data/evaluate/metrics.json").read_text())
     rows = list(rows_of(metrics, ("teacher", "distill")))
-    found = {(row.name, row.nfe): spread_of(row.numbers, DISTANCE) for row in rows if row.group == "distill"}
-    here = {arm: spread for arm, spread in found.items() if spread and not arm[0].startswith(APART)}
-    digits = {arm: of for arm, of in distill_shapes.read((ROOT / distill.PAGE).read_text()).items() if arm in here}
+    here = distill_shapes.measured([row for row in rows if not row.name.startswith(APART)], DISTANCE)
+    digits = distill_shapes.read((ROOT / distill.PAGE).read_text(), here)
     verdicts = claims(rows, "distill", distill.CLAIMS, DISTANCE, least=True, steady=distill.STEADY)
     parts = (distill_shapes.beside(here, digits), verdicts, table(rows, metrics["real"]["images"]))
     put(ROOT / PAGE, "distill_mixture.py", "\n\n".join(parts))

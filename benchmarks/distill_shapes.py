@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import distill  # noqa: E402
-from benchmarks.arms import DISTANCE, rows_of, spread_of  # noqa: E402
+from benchmarks.arms import DISTANCE, Row, rows_of, spread_of  # noqa: E402
 from benchmarks.pages import ask_for, line, put  # noqa: E402
 from stages.core.trainings import LEVEL, Spread, welch  # noqa: E402
 
@@ -34,21 +34,26 @@ def main() -> None:
     """Write the page and its figure."""
     ask_for(["evaluate"], PRESET)
     rows = list(rows_of(json.loads(Path("data/evaluate/metrics.json").read_text()), ("teacher", "distill")))
-    found = {(row.name, row.nfe): spread_of(row.numbers, DISTANCE) for row in rows if row.group == "distill"}
-    here = {arm: spread for arm, spread in found.items() if spread}
-    digits = {arm: spread for arm, spread in read((ROOT / distill.PAGE).read_text()).items() if arm in here}
+    here = measured(rows, DISTANCE)
+    digits = read((ROOT / distill.PAGE).read_text(), here)
     put(ROOT / PAGE, "distill_shapes.py", f"{beside(here, digits)}\n\n{distill.table(rows)}")
     draw(here, digits, ("Fréchet distance", "shapes"), ROOT / FIGURE)
     print(f"{PAGE} and {FIGURE} written: {len(rows)} rows")
 
 
-def read(page: str) -> dict[tuple[str, int], Spread]:
-    """The distances that the page of the digits' bench shows."""
+def measured(rows: Sequence[Row], distance: str) -> Measured:
+    """The distances of arms that were trained several times."""
+    found = {(row.name, row.nfe): spread_of(row.numbers, distance) for row in rows if row.group == "distill"}
+    return {arm: spread for arm, spread in found.items() if spread}
+
+
+def read(page: str, here: Measured) -> Measured:
+    """The distances that the page of the digits' bench shows, of the arms that are `here` too."""
     found = {}
     for name, nfe, mean, reach, count in _ROW.findall(page):
         one = Spread(mean=float(mean), deviation=1.0, count=int(count))
         found[name, int(nfe)] = Spread(mean=one.mean, deviation=float(reach) / one.reach, count=one.count)
-    return found
+    return {arm: spread for arm, spread in found.items() if arm in here}
 
 
 def beside(here: Measured, digits: Measured) -> str:
@@ -95,9 +100,7 @@ def draw(here: Measured, digits: Measured, called: tuple[str, str], file: Path) 
     """
     import matplotlib.pyplot as plt
 
-    is_crowded = len(here) > 30
-    figure, axes = plt.subplots(figsize=(14, 10) if is_crowded else (8, 6), layout="constrained")
-    words = {"textcoords": "offset points", "fontsize": 7 if is_crowded else 8}
+    figure, axes = plt.subplots(figsize=(14, 10), layout="constrained")
     calls = sorted({nfe for _, nfe in digits})
     colours = plt.colormaps["viridis"]([0.85 * i / max(1, len(calls) - 1) for i in range(len(calls))])
     for nfe, colour in zip(calls, colours, strict=True):
@@ -106,11 +109,12 @@ def draw(here: Measured, digits: Measured, called: tuple[str, str], file: Path) 
         wide, high = ([min(of[arm].reach, 0.9 * of[arm].mean) for arm in arms] for of in (digits, here))
         axes.errorbar(x, y, high, wide, color=colour, fmt="o", markersize=4, capsize=2, label=f"calls: {nfe}")
         for arm, place in zip(arms, zip(x, y, strict=True), strict=True):
-            axes.annotate(arm[0], place, xytext=(4, 4), color=colour, **words)
+            axes.annotate(arm[0], place, xytext=(4, 4), textcoords="offset points", fontsize=8, color=colour)
     axes.set(xscale="log", yscale="log", xlabel="Fréchet distance on digits", ylabel=" on ".join(called))
-    if is_crowded:  # the widest intervals would leave no room for what they are around
-        axes.set_xlim(0.95 * min(digits[arm].mean for arm in digits), 1.2 * max(digits[arm].mean for arm in digits))
-        axes.set_ylim(0.95 * min(here[arm].mean for arm in digits), 1.2 * max(here[arm].mean for arm in digits))
+    # Of the points alone: the widest intervals would leave no room for what they are around.
+    for limit, of in ((axes.set_xlim, digits), (axes.set_ylim, here)):
+        means = [of[arm].mean for arm in digits]
+        limit(0.9 * min(means), 1.2 * max(means))
     axes.legend(frameon=False)
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=130)

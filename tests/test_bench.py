@@ -190,20 +190,32 @@ def test_orders_agree_where_both_data_sets_tell_arms_apart():
 @pytest.mark.parametrize(
     "kind",
     [
-        (distill_shapes, "bench_shapes", "frechet_distance", "| tdm | 1 | 0.700 | 0.500 | 3.00 ± 0.80 |"),
-        (distill_mixture, "bench_mixture", "wasserstein2", "| tdm | 1 | 3.000 ± 0.800 |  |  |  |  | 0.700 | 3 |"),
+        (distill_shapes, "bench_shapes", "frechet_distance", 4, ["| tdm | 1 | 0.700 | 0.500 | 3.00 ± 0.80 |"]),
+        (
+            distill_mixture,
+            "bench_mixture",
+            "wasserstein2",
+            3,  # a small network is not compared
+            [
+                "| tdm | 1 | 3.000 ± 0.800 |  |  |  |  | 0.700 | 3 |",
+                "| the law itself |  | 0.500 |",
+                "| small_kd | 1 |",
+            ],
+        ),
     ],
     ids=["shapes", "mixture"],
 )
 def test_the_page_of_other_data_reads_the_digits_page(kind, tmp_path, monkeypatch, capsys):
-    bench, preset, distance, row = kind
-    known = distill_shapes.read((distill.ROOT / distill.PAGE).read_text())
+    bench, preset, distance, compared, lines = kind
+    asked = {("kd", 1): Spread(mean=1.0, deviation=0.1, count=3)}
+    known = distill_shapes.read((distill.ROOT / distill.PAGE).read_text(), asked)
+    assert known.keys() == asked.keys()
     assert known["kd", 1].mean == pytest.approx(2.2, abs=0.2)
     assert known["kd", 1].count == 3
     near = {f"{distance}_trainings_low": 2.2, f"{distance}_trainings_deviation": 0.1}
     rows = {
         name: numbers(1, trainings=3, **{distance: 2.0 + place}, **near)
-        for place, name in enumerate(("kd", "tdm", "rfpp"))
+        for place, name in enumerate(("kd", "tdm", "rfpp", "small_kd"))
     }
     (tmp_path / "data/evaluate").mkdir(parents=True)
     real = {"images": {distance: 0.5}}
@@ -221,6 +233,6 @@ def test_the_page_of_other_data_reads_the_digits_page(kind, tmp_path, monkeypatc
     assert f"data/evaluate: not made; run `fewstep run experiment={preset}` first" in capsys.readouterr().err
     (tmp_path / "data/evaluate/manifest.json").write_text("{}")
     bench.main()
-    assert "| 1 | 3 | " in page.read_text()
-    assert row in page.read_text()
+    assert f"| 1 | {compared} | " in page.read_text()
+    assert [each for each in lines if each not in page.read_text()] == []
     assert (tmp_path / bench.FIGURE).stat().st_size > 10_000
