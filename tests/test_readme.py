@@ -16,6 +16,12 @@ from stages.io import artefacts
 ROOT = Path(__file__).parents[1]
 TAUGHT, PAIRED = ("dataset", "verifier", "teacher", "encode"), ("trajectories", "reflow")
 TEXTS = ("README.md", "docs/extend.md")
+TEACH = """
+from pathlib import Path
+from tests.composed import text_of
+
+Path("params.yaml").write_text(text_of("experiment=smoke"))
+"""
 TRAIN = """
 import sys
 from pathlib import Path
@@ -174,8 +180,7 @@ def taught(tree, tmp_path_factory) -> Path:
     """The same, with a teacher of the smoke experiment."""
     root = tmp_path_factory.mktemp("taught") / "tree"
     shutil.copytree(tree, root)
-    call(root, "-m", "flows", "compose", "experiment=smoke")
-    call(root, "-c", TRAIN, *TAUGHT)
+    call(root, "-c", TEACH + TRAIN, *TAUGHT)
     return root
 
 

@@ -116,8 +116,8 @@ class Clone:
         lines = self.fewstep("down").stdout.splitlines()
         return {line.partition(" ")[0] for line in lines if line.endswith(" stopped")}
 
-    def dvc(self, *words: str) -> subprocess.CompletedProcess[str]:
-        return self._call([sys.executable, "-m", "dvc", *words])
+    def dvc(self, *words: str, inside: str = ".") -> subprocess.CompletedProcess[str]:
+        return self._call([sys.executable, "-m", "dvc", *words], inside)
 
     def lock(self) -> str:
         return (self.root / "dvc.lock").read_text()
@@ -133,8 +133,8 @@ class Clone:
             (self.root / file).write_text(text)
         self.original.clear()
 
-    def _call(self, command: list[str]) -> subprocess.CompletedProcess[str]:
-        where = {"cwd": self.root, "env": self._environment()}
+    def _call(self, command: list[str], inside: str = ".") -> subprocess.CompletedProcess[str]:
+        where = {"cwd": self.root / inside, "env": self._environment()}
         return subprocess.run(command, capture_output=True, text=True, check=False, **where)
 
     def _environment(self) -> dict[str, str]:

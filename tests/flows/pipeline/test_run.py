@@ -187,7 +187,8 @@ def test_an_experiment_by_dvc_composes_the_same_parameters(finished):
 
 def test_a_worker_that_dies_fails_the_stage_and_keeps_the_others(faulty):
     faulty.fault.write_text("__import__('os').kill(__import__('os').getpid(), 9)")
-    refused(faulty.dvc("repro", "-s", "trajectories"), "a worker was killed or crashed; finished units are kept")
+    stopped = faulty.dvc("repro", "-s", "../dvc.yaml:trajectories", inside="params")  # DVC runs from any folder
+    refused(stopped, "a worker was killed or crashed; finished units are kept")
     seals = [file.parent.name for file in (faulty.root / ".fewstep/work/trajectories").rglob("unit.json")]
     assert "shard-00000" in seals
     assert "shard-00001" not in seals
