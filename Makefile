@@ -1,6 +1,6 @@
 # Two commands are all a newcomer needs: `make run` and `make test`.
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-exhaustive check lint types unit unit-flows unit-io unit-science gpu-test bench-distill bench-rl bench-samplers bench-steering clean
+.PHONY: help install run test test-exhaustive check lint types unit unit-flows unit-io unit-science gpu-test bench-distill bench-rl bench-rl-students bench-samplers bench-steering clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -78,6 +78,10 @@ bench-distill: install ## Every distiller on one teacher with one budget, three 
 bench-rl: install ## Every policy with one reward and one budget, three trainings each: docs/policies.md
 	@$(BIN)/fewstep run experiment=bench_rl
 	@$(BIN)/python benchmarks/rl.py
+
+bench-rl-students: install ## The same of those that can align a student, on one of four calls: docs/few_step_rl.md
+	@$(BIN)/fewstep run experiment=bench_rl_students
+	@$(BIN)/python benchmarks/rl.py --students
 
 bench-steering: install ## Every search at inference at equal network calls, on a teacher and an RL arm: docs/steering.md
 	@$(BIN)/fewstep run experiment=digits

@@ -3,7 +3,7 @@
     fewstep run experiment=bench_distill           # the teacher, the pairs, and the arms that others start from
     python benchmarks/rate_search.py distill       # every arm, or those named; resumable
     python benchmarks/rate_search.py distill --show  # what has been found so far
-    python benchmarks/rate_search.py rl cr         # the same of experiment=bench_rl
+    python benchmarks/rate_search.py rl crd        # the same of experiment=bench_rl; `students` of bench_rl_students
     python benchmarks/rate_search.py shapes --few  # of experiment=bench_shapes; two rates an arm
 
 Each arm is trained once with the whole budget at a third of its `student_lr`, at it and at three times it, and at nine
@@ -40,9 +40,10 @@ Stage = Literal["distill", "rl"]
 BENCHES: Mapping[str, tuple[Stage, str]] = {
     "distill": ("distill", distill.PRESET),
     "shapes": ("distill", distill_shapes.PRESET),
-    "rl": ("rl", rl.PRESET),
+    "rl": ("rl", rl.ON_TEACHER.preset),
+    "students": ("rl", rl.ON_STUDENT.preset),
 }
-INPUTS: Mapping[Stage, Sequence[str]] = {"distill": ("teacher", "init", "data"), "rl": ("init",)}
+INPUTS: Mapping[Stage, Sequence[str]] = {"distill": ("teacher", "init", "data"), "rl": ("init", "teacher")}
 FACTORS = (1 / 9, 1 / 3, 1.0, 3.0, 9.0)
 CLEAR: Mapping[Stage, float] = {"distill": 0.02, "rl": 0.01}
 """By how much an end has to be better than its neighbour: a share of the distance, or a score."""
@@ -105,8 +106,13 @@ def _worse(stage: Stage, section: Section) -> float:
 
 def file_of(stage: Stage, section: Section) -> Path:
     """Where what was found is kept: called after the parameters and the artefacts that the arm starts from."""
-    inputs = {section[name]: _digest(Path(section[name])) for name in INPUTS[stage]}
+    inputs = {folder: _digest(Path(folder)) for folder in _starts(stage, section).values()}
     return (KEPT / sha256_of({"section": section, "inputs": inputs})[:16]).with_suffix(".json").resolve()
+
+
+def _starts(stage: Stage, section: Section) -> dict[str, str]:
+    """The folders that the arm reads, by what they are to it."""
+    return {name: section[name] for name in INPUTS[stage] if section.get(name)}
 
 
 def _digest(folder: Path) -> str | None:
@@ -145,7 +151,9 @@ def attempt(stage: Stage, section: Section, file: str, evaluate: Mapping[str, An
     os.chdir(project)
     torch.set_num_threads(1)
     shared = {"distill": ("dataset", "encode"), "rl": ("dataset", "encode", "verifier")}[stage]
-    inputs = {name: section[name] for name in INPUTS[stage]} | {name: f"data/{name}" for name in shared}
+    inputs = {name: section[name] for name in INPUTS[stage] if section[name]} | {
+        name: f"data/{name}" for name in shared
+    }
     job = Job(stage=stage, arm="attempt", seed=SEED, section=section, inputs=inputs)
     out, work = Path(file).with_suffix(""), Path(file).with_suffix(".work")
     for folder in (out, work):
@@ -156,7 +164,7 @@ def attempt(stage: Stage, section: Section, file: str, evaluate: Mapping[str, An
         found: dict[str, Any] = {"diverged": "diverged"}
     else:
         bench = Bench.load(Path("data/dataset"), table_of(Path("data/encode")), Path("data/verifier"), "cpu")
-        is_plain = stage == "rl" and section["sampler"] is None
+        is_plain = stage == "rl" and section["sampler"] is None and section["init"] == "data/teacher"
         found = _measured(bench, out / "model", evaluate, euler(evaluate["rl_nfe"]) if is_plain else None)
         if stage == "rl":
             found[rl.GAIN] = rl.gain(found, _frontier(bench, evaluate))

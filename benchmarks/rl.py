@@ -1,20 +1,25 @@
-"""Every policy on one teacher, with one reward and one budget: the table and the figure of what came of it.
+"""Every policy on one model, with one reward and one budget: the table and the figure of what came of it.
 
     fewstep run experiment=bench_rl     # trains and measures, resumable; `make bench-rl` does both
     python benchmarks/rl.py             # writes docs/policies.md and its figure from the results
     python benchmarks/rl.py --budget    # how many iterations each arm's budget takes, and what the preset says
 
-A training's budget is BUDGET passes: samples that go forward through a network, of roll-outs and of losses, and those
-that come back counted twice. Every finished model is sampled in eight Euler steps without guidance, but that of `ddpo`,
-which has sixteen of its own. What guidance alone does to the teacher is the frontier that a policy is held against: its
-gain is its held-out score less that of the guided teacher at the same Fréchet distance. Rows are means over trainings,
-with Student's 95 % interval.
+    fewstep run experiment=bench_rl_students     # the same on a student of four calls; `make bench-rl-students`
+    python benchmarks/rl.py --students           # writes docs/few_step_rl.md's last table and its figure
+    python benchmarks/rl.py --students --budget
+
+A training's budget is counted in passes: samples that go forward through a network, of roll-outs and of losses, and
+those that come back counted twice. A finished model is sampled in eight Euler steps without guidance, that of `ddpo`
+in sixteen of its own, an aligned student as it samples itself. What guidance alone does to the teacher in eight steps
+is the frontier that a policy is held against: its gain is its held-out score less that of the guided teacher at the
+same Fréchet distance. Rows are means over trainings, with Student's 95 % interval.
 """
 
 import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +33,17 @@ from benchmarks.pages import line, put  # noqa: E402
 from stages.io import replicates  # noqa: E402
 from stages.io.params import compose, parse  # noqa: E402
 
-BUDGET = 200_000
-PRESET = "experiment=bench_rl"
-PAGE, FIGURE = Path("docs/policies.md"), Path("docs/images/policies.png")
 GAIN = "gain"
 """Over guidance, see above."""
-NUMBERS = ("score_seen", SCORE, DISTANCE, "recall", GAIN)
+HEADS = {
+    "score_seen": "score, seen",
+    SCORE: "score, held-out",
+    DISTANCE: "Fréchet distance",
+    "recall": "recall",
+    "metric_sharpness": "sharpness",
+    "metric_spread": "spread within a prompt",
+    GAIN: "gain over guidance",
+}
 CLAIMS: Sequence[Claim] = (
     ("a group's preference beats step-wise policy gradients (DGPO)", ("dgpo", 8), ("flow_grpo", 8)),
     ("the forward process beats the reverse one (DiffusionNFT)", ("nft", 8), ("flow_grpo", 8)),
@@ -50,33 +60,82 @@ CLAIMS: Sequence[Claim] = (
 )
 
 
+OF_STUDENTS: Sequence[Claim] = (
+    ("a student's own steps teach it more than the forward process", ("student_grpo", 4), ("nft", 4)),
+    ("pairs of a student's trajectories beat pairs that are noised anew (PSO)", ("pso", 4), ("diffusion_dpo", 4)),
+    ("steps judged one by one beat whole trajectories (SPO)", ("student_spo", 4), ("pso", 4)),
+    ("a surrogate in between beats the preference on the student itself (TDM-R1)", ("tdm_r1", 4), ("dgpo", 4)),
+    ("a teacher's law beside the reward beats the reward alone (DMDR)", ("dmdr", 4), ("reward_instruct", 4)),
+    ("weights held near their start beat a KL beside the gradient (R0)", ("reward_instruct", 4), ("direct", 4)),
+    ("one drawn step of the route is enough (R0+)", ("reward_instruct_plus", 4), ("reward_instruct", 4)),
+)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A preset, what it starts from, and where what came of it goes."""
+
+    preset: str
+    budget: int
+    """Passes of a training."""
+    script: str
+    page: Path
+    figure: Path
+    numbers: Sequence[str]
+    claims: Sequence[Claim]
+
+
+ON_TEACHER = Bench(
+    preset="experiment=bench_rl",
+    budget=200_000,
+    script="rl.py",
+    page=Path("docs/policies.md"),
+    figure=Path("docs/images/policies.png"),
+    numbers=("score_seen", SCORE, DISTANCE, "recall", GAIN),
+    claims=CLAIMS,
+)
+ON_STUDENT = Bench(
+    preset="experiment=bench_rl_students",
+    budget=100_000,
+    script="rl.py --students",
+    page=Path("docs/few_step_rl.md"),
+    figure=Path("docs/images/few_step_policies.png"),
+    numbers=tuple(HEADS),
+    claims=OF_STUDENTS,
+)
+GROUPS = {"teacher": 0, "guidance": 1, "distill": 2, "rl": 3}
+"""Of evaluate's rows, in the table's order."""
+
+
 def main() -> None:
     """Write the page and the figure, or print the budgets."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--students", action="store_true", help="of experiment=bench_rl_students")
     parser.add_argument("--budget", action="store_true", help="print the budgets of the preset, and measure nothing")
     parser.add_argument("--data", type=Path, default=Path("data"), help="the results' folder (data)")
     args = parser.parse_args()
+    bench = ON_STUDENT if args.students else ON_TEACHER
     if args.budget:
-        for name, (iterations, passes) in budgets().items():
-            fitting = round(iterations * BUDGET / passes)
-            print(f"{name:16} {iterations:6} iterations are {passes:7} passes; {fitting} would fit")
+        for name, (iterations, passes) in budgets(bench).items():
+            fitting = round(iterations * bench.budget / passes)
+            print(f"{name:20} {iterations:6} iterations are {passes:7} passes; {fitting} would fit")
         return
     file = args.data / "evaluate" / "metrics.json"
     if not file.is_file():
-        parser.exit(1, f"{file}: missing; run `fewstep run {PRESET}` first\n")
-    metrics = json.loads(file.read_text())
-    rows = list(rows_of({**metrics, "rl": gains(metrics)}, ("teacher", "guidance", "rl")))
-    put(ROOT / PAGE, "rl.py", f"{_table(rows)}\n\n{claims(rows, 'rl', CLAIMS, GAIN, least=False)}")
-    draw(rows, ROOT / FIGURE)
-    print(f"{PAGE} and {FIGURE} written: {len(rows)} rows")
+        parser.exit(1, f"{file}: missing; run `fewstep run {bench.preset}` first\n")
+    rows = list(rows_of(gains(json.loads(file.read_text())), list(GROUPS)))
+    text = f"{_table(rows, bench.numbers)}\n\n{claims(rows, 'rl', bench.claims, GAIN, least=False)}"
+    put(ROOT / bench.page, bench.script, text)
+    draw(rows, ROOT / bench.figure)
+    print(f"{bench.page} and {bench.figure} written: {len(rows)} rows")
 
 
-def arms() -> dict[str, dict[str, Any]]:
+def arms(bench: Bench) -> dict[str, dict[str, Any]]:
     """The preset's, by name."""
-    return parse(compose(ROOT / "params", [PRESET]), "params")["rl"]["arms"]
+    return parse(compose(ROOT / "params", [bench.preset]), "params")["rl"]["arms"]
 
 
-def budgets() -> dict[str, tuple[int, int]]:
+def budgets(bench: Bench) -> dict[str, tuple[int, int]]:
     """Arm of the preset -> its iterations and their passes, counted by the training loop itself."""
     from stages.policies import POLICIES
     from stages.rl import Common
@@ -84,7 +143,7 @@ def budgets() -> dict[str, tuple[int, int]]:
     from stages.training.needs import calls
 
     found = {}
-    for name, section in arms().items():
+    for name, section in arms(bench).items():
         own = {key: value for key, value in section.items() if key != replicates.WORD}
         made = arm.configure(own, Common, POLICIES, f"rl.arms.{name}", "RL algorithm")
         common = made.common
@@ -102,29 +161,33 @@ def gain(numbers: Numbers, frontier: Sequence[Numbers]) -> float:
     return numbers[SCORE] - float(np.interp(numbers[DISTANCE], distances, scores))
 
 
-def gains(metrics: Mapping[str, Mapping[str, Numbers]]) -> dict[str, Numbers]:
-    """The rows of `rl` with their gain."""
+def gains(metrics: Mapping[str, Mapping[str, Numbers]]) -> dict[str, Mapping[str, Numbers]]:
+    """The metrics, students' and aligned models' with their gain."""
     frontier = [metrics["teacher"]["nfe8"], *metrics["guidance"].values()]
     each = metrics.get("trainings", {})
-    found: dict[str, Numbers] = {}
-    for name, numbers in metrics["rl"].items():
-        count = int(numbers.get("trainings", 1))
-        single = (
-            [each[f"rl.{replicates.named(name, number)}"] for number in range(1, count + 1)] if count > 1 else [numbers]
-        )
-        found[name] = {**numbers, **with_spread(GAIN, [gain(one, frontier) for one in single])}
-    return found
+    found: dict[str, dict[str, Numbers]] = {}
+    for group in ("distill", "rl"):
+        found[group] = {}
+        for name, numbers in metrics.get(group, {}).items():
+            count = int(numbers.get("trainings", 1))
+            trained = [f"{group}.{replicates.named(name, number)}" for number in range(1, count + 1)]
+            single = [each[one] for one in trained] if count > 1 else [numbers]
+            found[group][name] = {**numbers, **with_spread(GAIN, [gain(one, frontier) for one in single])}
+    return {**metrics, **found}
 
 
-def _table(rows: Sequence[Row]) -> str:
-    head = ["model", "calls", "score, seen", "score, held-out", "Fréchet distance", "recall", "gain over guidance"]
-    lines = [line([*head, "trainings", "passes"]), line(["---"] * (len(head) + 2))]
-    order = {"teacher": 0, "guidance": 1, "rl": 2}
-    for row in sorted(rows, key=lambda row: (order[row.group], -row.numbers.get(GAIN, 0.0), row.nfe)):
+def _table(rows: Sequence[Row], shown: Sequence[str]) -> str:
+    head = ["model", "calls", *(HEADS[number] for number in shown), "trainings", "passes"]
+    lines = [line(head), line(["---"] * len(head))]
+    for row in sorted(rows, key=lambda row: (GROUPS[row.group], -row.numbers.get(GAIN, 0.0), row.nfe)):
         numbers = row.numbers
         passes = numbers.get("training_network_evaluations", 0) + 2 * numbers.get("training_backward_passes", 0)
-        named = {"teacher": "teacher", "guidance": f"teacher, guidance {numbers['guidance']:g}"}
-        means = [told(numbers, name) for name in NUMBERS]
+        named = {
+            "teacher": "teacher",
+            "guidance": f"teacher, guidance {numbers['guidance']:g}",
+            "distill": f"the student, `{row.name}`",
+        }
+        means = [told(numbers, name) for name in shown]
         cost = [str(int(numbers["trainings"])), f"{passes:,.0f}" if passes else ""]
         lines.append(line([named.get(row.group, f"`{row.name}`"), str(row.nfe), *means, *cost]))
     return "\n".join(lines)
@@ -139,6 +202,10 @@ def draw(rows: Sequence[Row], file: Path) -> None:
     line_of = sorted([*plain, *(row for row in rows if row.group == "guidance")], key=lambda row: row.numbers[DISTANCE])
     places = [[row.numbers[number] for row in line_of] for number in (DISTANCE, SCORE)]
     axes.plot(*places, color="0.4", marker=".", label="teacher under guidance, 8 calls")
+    for row in rows:
+        if row.group == "distill":
+            place = row.numbers[DISTANCE], row.numbers[SCORE]
+            axes.plot(*place, color="black", marker="*", markersize=12, linestyle="", label="the student")
     for index, row in enumerate(row for row in rows if row.group == "rl"):
         around = [reach(row.numbers, number) for number in (DISTANCE, SCORE)]
         style: dict[str, Any] = {"color": f"C{index % 10}", "marker": "osD^v"[index // 10 % 5], "capsize": 2}

@@ -10,16 +10,19 @@ from stages.policies import POLICIES
 
 pytestmark = pytest.mark.slow
 
-OF_STUDENTS = {"dmdr", "pso", "reward_instruct", "tdm_r1"}
-"""Policies that need a few-step student; docs/few_step_rl.md has these."""
+STARTS_FROM = {
+    rl.ON_TEACHER: set(POLICIES) - {"dmdr", "pso", "reward_instruct", "tdm_r1"},  # the others need a few-step student
+    rl.ON_STUDENT: set(POLICIES) - {"g2rpo"},  # whose steps are a mean's
+}
 
 
-def test_every_policy_of_the_teacher_is_an_arm_with_the_same_budget():
-    told = rl.budgets()
-    assert set(POLICIES) - OF_STUDENTS <= {made["method"] for made in rl.arms().values()}
+@pytest.mark.parametrize("bench", STARTS_FROM, ids=lambda bench: bench.script)
+def test_every_policy_that_can_is_an_arm_with_the_same_budget(bench):
+    told = rl.budgets(bench)
+    assert {made["method"] for made in rl.arms(bench).values()} >= STARTS_FROM[bench]
     for name, (iterations, passes) in told.items():
-        fitting = round(iterations * rl.BUDGET / passes)
-        assert passes == pytest.approx(rl.BUDGET, rel=0.05), f"{name}: {fitting} iterations would do"
+        fitting = round(iterations * bench.budget / passes)
+        assert passes == pytest.approx(bench.budget, rel=0.05), f"{name}: {fitting} iterations would do"
 
 
 FRONTIER = [
@@ -53,7 +56,7 @@ def test_the_page_has_a_row_for_each_policy_and_keeps_what_people_wrote(tmp_path
     (tmp_path / "data/evaluate").mkdir(parents=True)
     (tmp_path / "data/evaluate/metrics.json").write_text(json.dumps(metrics))
     (tmp_path / "docs/images").mkdir(parents=True)
-    page = tmp_path / rl.PAGE
+    page = tmp_path / rl.ON_TEACHER.page
     page.write_text(f"before\n{pages.begin('rl.py')}\nold\n{pages.END}\nafter\n")
     monkeypatch.setattr(rl, "ROOT", tmp_path)
     monkeypatch.setattr("sys.argv", ["rl.py", "--data", str(tmp_path / "data")])
@@ -66,7 +69,31 @@ def test_the_page_has_a_row_for_each_policy_and_keeps_what_people_wrote(tmp_path
     assert text.index("| `nft` |") < text.index("| `dgpo` |") < text.index("| `flow_grpo` |"), "the greatest gain first"
     assert "holds: they differ" in text.split("(DGPO)")[1].splitlines()[0]
     assert "one training on a side" in text.split("(DiffusionNFT)")[1].splitlines()[0]
-    assert (tmp_path / rl.FIGURE).stat().st_size > 10_000
+    assert (tmp_path / rl.ON_TEACHER.figure).stat().st_size > 10_000
+
+
+def test_a_student_stands_beside_what_became_of_it_by_the_same_measure(tmp_path, monkeypatch):
+    looks = {"nfe": 4, "metric_sharpness": 0.4, "metric_spread": 0.6}
+    metrics = {
+        "teacher": {"nfe8": numbers(2.0, 0.5)},
+        "guidance": {"w2": numbers(4.0, 0.75, guidance=2.0)},
+        "distill": {"tdm4": numbers(2.0, 0.48, **looks)},
+        "rl": {"pso": numbers(3.0, 0.7, **looks)},
+    }
+    (tmp_path / "evaluate").mkdir()
+    (tmp_path / "evaluate/metrics.json").write_text(json.dumps(metrics))
+    page = tmp_path / rl.ON_STUDENT.page
+    page.parent.mkdir()
+    page.write_text(f"before\n{pages.begin(rl.ON_STUDENT.script)}\nold\n{pages.END}\nafter\n")
+    monkeypatch.setattr(rl, "ROOT", tmp_path)
+    monkeypatch.setattr("sys.argv", ["rl.py", "--students", "--data", str(tmp_path)])
+    rl.main()
+    text = page.read_text()
+    student = "| the student, `tdm4` | 4 | 0.480 | 0.480 | 2.00 | 0.800 | 0.400 | 0.600 | -0.020 | 1 |  |"
+    assert text.index(student) < text.index(
+        "| `pso` | 4 | 0.700 | 0.700 | 3.00 | 0.800 | 0.400 | 0.600 | 0.075 | 1 |  |"
+    )
+    assert (tmp_path / rl.ON_STUDENT.figure).stat().st_size > 10_000
 
 
 def test_results_that_are_not_there_are_asked_for(tmp_path, monkeypatch, capsys):
