@@ -67,7 +67,7 @@ def with_spread(name: str, values: Sequence[float]) -> dict[str, float]:
 
 
 def claims(
-    rows: Sequence[Row], group: str, found: Sequence[Claim], number: str, *, least: bool, steady: Sequence[Claim] = ()
+    rows: Sequence[Row], found: Sequence[Claim], number: str, *, least: bool, steady: Sequence[Claim] = ()
 ) -> str:
     """A table: what papers claim, held against a number of this bench, which is best where it is `least` or most.
 
@@ -75,7 +75,7 @@ def claims(
     """
     lines = [line(["claim", "held against each other", "verdict here"]), line(["---"] * 3)]
     by_name = {("teacher", row.nfe): row.numbers for row in rows if row.group == "teacher"}
-    by_name |= {(row.name, row.nfe): row.numbers for row in rows if row.group == group}
+    by_name |= {(row.name, row.nfe): row.numbers for row in rows if row.group in ("distill", "rl")}
     for words, better, worse in (*found, *steady):
         if better not in by_name or worse not in by_name:
             continue

@@ -66,7 +66,7 @@ def networks(rows: Sequence[Row]) -> str:
 
 def compared(rows: Sequence[Row]) -> str:
     """The claims, by distance."""
-    return "### Claims\n\n" + claims(rows, "distill", CLAIMS, DISTANCE, least=True)
+    return "### Claims\n\n" + claims(rows, CLAIMS, DISTANCE, least=True)
 
 
 def negatives() -> str:

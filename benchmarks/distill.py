@@ -70,7 +70,7 @@ def main() -> None:
     if not file.is_file():
         parser.exit(1, f"{file}: missing; run `fewstep run {PRESET}` first\n")
     rows = list(rows_of(json.loads(file.read_text()), ("teacher", "guidance", "distill")))
-    verdicts = claims(rows, "distill", CLAIMS, DISTANCE, least=True, steady=STEADY)
+    verdicts = claims(rows, CLAIMS, DISTANCE, least=True, steady=STEADY)
     put(ROOT / PAGE, "distill.py", f"{table(rows)}\n\n{verdicts}\n\n{COSTS}\n\n{costs()}")
     _draw(rows, ROOT / FIGURE)
     print(f"{PAGE} and {FIGURE} written: {len(rows)} rows")

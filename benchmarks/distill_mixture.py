@@ -43,7 +43,7 @@ def main() -> None:
     rows = list(rows_of(metrics, ("teacher", "distill")))
     here = distill_shapes.measured([row for row in rows if not row.name.startswith(APART)], DISTANCE)
     digits = distill_shapes.read((ROOT / distill.PAGE).read_text(), here)
-    verdicts = claims(rows, "distill", distill.CLAIMS, DISTANCE, least=True, steady=distill.STEADY)
+    verdicts = claims(rows, distill.CLAIMS, DISTANCE, least=True, steady=distill.STEADY)
     parts = (distill_shapes.beside(here, digits), verdicts, table(rows, metrics["real"]["images"]))
     put(ROOT / PAGE, "distill_mixture.py", "\n\n".join(parts))
     distill_shapes.draw(here, digits, ("Wasserstein-2", "the mixture"), ROOT / FIGURE)

@@ -68,6 +68,8 @@ OF_STUDENTS: Sequence[Claim] = (
     ("a teacher's law beside the reward beats the reward alone (DMDR)", ("dmdr", 4), ("reward_instruct", 4)),
     ("weights held near their start beat a KL beside the gradient (R0)", ("reward_instruct", 4), ("direct", 4)),
     ("one drawn step of the route is enough (R0+)", ("reward_instruct_plus", 4), ("reward_instruct", 4)),
+    ("DGPO on a student beats a student of the teacher that DGPO aligned", ("dgpo", 4), ("of_dgpo", 4)),
+    ("DRaFT on a student beats a student of the teacher that DRaFT aligned", ("direct", 4), ("of_direct", 4)),
 )
 
 
@@ -124,7 +126,7 @@ def main() -> None:
     if not file.is_file():
         parser.exit(1, f"{file}: missing; run `fewstep run {bench.preset}` first\n")
     rows = list(rows_of(gains(json.loads(file.read_text())), list(GROUPS)))
-    text = f"{_table(rows, bench.numbers)}\n\n{claims(rows, 'rl', bench.claims, GAIN, least=False)}"
+    text = f"{_table(rows, bench.numbers)}\n\n{claims(rows, bench.claims, GAIN, least=False)}"
     put(ROOT / bench.page, bench.script, text)
     draw(rows, ROOT / bench.figure)
     print(f"{bench.page} and {bench.figure} written: {len(rows)} rows")
@@ -185,7 +187,7 @@ def _table(rows: Sequence[Row], shown: Sequence[str]) -> str:
         named = {
             "teacher": "teacher",
             "guidance": f"teacher, guidance {numbers['guidance']:g}",
-            "distill": f"the student, `{row.name}`",
+            "distill": f"student `{row.name}`",
         }
         means = [told(numbers, name) for name in shown]
         cost = [str(int(numbers["trainings"])), f"{passes:,.0f}" if passes else ""]
@@ -202,11 +204,7 @@ def draw(rows: Sequence[Row], file: Path) -> None:
     line_of = sorted([*plain, *(row for row in rows if row.group == "guidance")], key=lambda row: row.numbers[DISTANCE])
     places = [[row.numbers[number] for row in line_of] for number in (DISTANCE, SCORE)]
     axes.plot(*places, color="0.4", marker=".", label="teacher under guidance, 8 calls")
-    for row in rows:
-        if row.group == "distill":
-            place = row.numbers[DISTANCE], row.numbers[SCORE]
-            axes.plot(*place, color="black", marker="*", markersize=12, linestyle="", label="the student")
-    for index, row in enumerate(row for row in rows if row.group == "rl"):
+    for index, row in enumerate(row for row in rows if row.group in ("distill", "rl")):
         around = [reach(row.numbers, number) for number in (DISTANCE, SCORE)]
         style: dict[str, Any] = {"color": f"C{index % 10}", "marker": "osD^v"[index // 10 % 5], "capsize": 2}
         axes.errorbar(

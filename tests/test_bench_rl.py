@@ -89,7 +89,7 @@ def test_a_student_stands_beside_what_became_of_it_by_the_same_measure(tmp_path,
     monkeypatch.setattr("sys.argv", ["rl.py", "--students", "--data", str(tmp_path)])
     rl.main()
     text = page.read_text()
-    student = "| the student, `tdm4` | 4 | 0.480 | 0.480 | 2.00 | 0.800 | 0.400 | 0.600 | -0.020 | 1 |  |"
+    student = "| student `tdm4` | 4 | 0.480 | 0.480 | 2.00 | 0.800 | 0.400 | 0.600 | -0.020 | 1 |  |"
     assert text.index(student) < text.index(
         "| `pso` | 4 | 0.700 | 0.700 | 3.00 | 0.800 | 0.400 | 0.600 | 0.075 | 1 |  |"
     )

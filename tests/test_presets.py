@@ -64,8 +64,12 @@ def shortened(section, sizes=SHORT):
         ["experiment=masked", "evaluate.teacher_nfe=[1, 2]"],
         ["experiment=uniform_state", "evaluate.teacher_nfe=[1, 2]", "evaluate.distill_nfe.duo=[1]"],
         ["experiment=companions", "evaluate.teacher_nfe=[1, 2]"],
+        ["experiment=bench_rl_students", "evaluate.teacher_nfe=[1, 2]"],
     ],
-    ids=["digits_full", "gmm", "shapes", "shapes_hard", "words", "masked", "uniform_state", "companions"],
+    ids=[
+        *("digits_full", "gmm", "shapes", "shapes_hard", "words", "masked", "uniform_state", "companions"),
+        "bench_rl_students",
+    ],
 )
 def test_the_stages_of_a_preset_run(words, tmp_path, monkeypatch):
     composed = shortened(params_of(*words))
