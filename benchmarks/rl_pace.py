@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.pages import averaged, line, put  # noqa: E402
-from benchmarks.rl import PAGE, PRESET, arms  # noqa: E402
+from benchmarks.rl import ON_TEACHER, arms  # noqa: E402
 from stages.io import replicates  # noqa: E402
 
 Curve = Sequence[tuple[int, float]]
@@ -37,8 +37,9 @@ def main() -> None:
     parser.add_argument("--project", type=Path, default=Path(), help="the folder that was run in (this one)")
     project = parser.parse_args().project
     if not (project / "data/evaluate/metrics.json").is_file():
-        parser.exit(1, f"{project}/data/evaluate/metrics.json: missing; run `fewstep run {PRESET}` first\n")
-    judged = {name: own for name, own in arms().items() if own["rewards"]["right"]["kind"] == "verifier"}
+        missing = f"{project}/data/evaluate/metrics.json: missing"
+        parser.exit(1, f"{missing}; run `fewstep run {ON_TEACHER.preset}` first\n")
+    judged = {name: own for name, own in arms(ON_TEACHER).items() if own["rewards"]["right"]["kind"] == "verifier"}
     told = curves(project / "mlruns/mlflow.db")
     found = {
         name: [told[f"rl@{replicates.named(name, number)}"] for number in range(1, own[replicates.WORD] + 1)]
@@ -46,8 +47,8 @@ def main() -> None:
         if f"rl@{name}" in told
     }
     costs = {name: each_iteration(project / "data/rl" / name / "cost.json") for name in found}
-    put(ROOT / PAGE, "rl_pace.py", table(found, costs))
-    print(f"{PAGE} written: {len(found)} rows")
+    put(ROOT / ON_TEACHER.page, "rl_pace.py", table(found, costs))
+    print(f"{ON_TEACHER.page} written: {len(found)} rows")
 
 
 def curves(database: Path) -> dict[str, Curve]:
