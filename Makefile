@@ -37,7 +37,7 @@ SLOW = $(BIN)/pytest -n 2 --dist loadscope --no-loadscope-reorder -p no:randomly
 test: check ## The fast lane, then every method, and real DVC, Prefect, Ray and MLflow on the smoke experiment
 	@$(SLOW) -m "(integration or slow) and not exhaustive and not gpu" $$(grep -rlE "mark\.(slow|integration)" tests --include "test_*.py")
 
-test-exhaustive: install ## What `make test` leaves to CI: pairings, presets, schedules, S3, machines, kills
+test-exhaustive: install ## What `make test` leaves to CI: pairings, presets, benches, texts, schedules, S3, machines, kills
 	@$(SLOW) -m "exhaustive and not gpu" $$(grep -rl "mark\.exhaustive" tests --include "test_*.py")
 
 check: install ## The fast lane: linter, types and quick tests, beside each other

@@ -8,7 +8,7 @@ import torch
 from benchmarks import pages, rate_search, rl, rl_gmm
 from stages.policies import POLICIES
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.exhaustive
 
 STARTS_FROM = {
     rl.ON_TEACHER: set(POLICIES) - {"dmdr", "pso", "reward_instruct", "tdm_r1"},  # the others need a few-step student

@@ -9,7 +9,7 @@ from benchmarks import pages
 from stages import rl
 from stages.io.job import Job
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.exhaustive
 
 
 @pytest.mark.parametrize("name", bench.LOSSES)

@@ -13,6 +13,8 @@ import pytest
 
 from stages.io import artefacts
 
+pytestmark = pytest.mark.exhaustive
+
 ROOT = Path(__file__).parents[1]
 TAUGHT, PAIRED = ("dataset", "verifier", "teacher", "encode"), ("trajectories", "reflow")
 TEXTS = ("README.md", "docs/extend.md")
@@ -190,14 +192,12 @@ def root(taught, tmp_path) -> Path:
     return shutil.copytree(taught, tmp_path / "tree", ignore=shutil.ignore_patterns("work"))
 
 
-@pytest.mark.slow
 def test_the_files_are_such_as_the_linter_passes(tree):
     folders = [f"stages/{name}" for name in ("distillers", "rewards", "metrics", "policies", "samplers", "steering")]
     call(tree, "-m", "ruff", "check", *folders)
     call(tree, "-m", "ruff", "format", "--check", *folders)
 
 
-@pytest.mark.slow
 def test_the_contract_tests_hold_for_what_was_added(tree):
     """The commands as they stand, in one: importing takes longer than testing."""
     commands = [entry(title, r"\$ pytest (\S+ -k \w+)\n").split(" -k ") for title in ADDED]
@@ -207,7 +207,6 @@ def test_the_contract_tests_hold_for_what_was_added(tree):
         assert re.search(rf"^{place}.*\b{name}\b.* PASSED", said, flags=re.MULTILINE), f"nothing of {place} -k {name}"
 
 
-@pytest.mark.slow
 def test_an_arm_of_the_method_trains(root):
     arm = entry("Add a method", r"\$ fewstep run (.*)\n")
     budget = "distill.arms.half.budget={iterations: 3, warmup: 1}"
@@ -219,7 +218,6 @@ def test_an_arm_of_the_method_trains(root):
     assert (root / "data/distill/half/model").is_dir()
 
 
-@pytest.mark.exhaustive
 def test_the_algorithm_trains_and_is_measured_by_rewards_and_metric_and_steered(root):
     titles = ("Add a reward", "Add a metric", "Add an algorithm")
     words = [word for title in titles for word in entry(title, r"\$ fewstep run (.*)\n").split()]
@@ -240,7 +238,6 @@ def test_the_algorithm_trains_and_is_measured_by_rewards_and_metric_and_steered(
     assert (root / "it.png").is_file()
 
 
-@pytest.mark.exhaustive
 def test_a_teacher_is_solved_and_a_student_is_saved_with_the_rule_and_the_schedule(root):
     words = [entry(title, r"\$ fewstep run (.*)\n") for title in ("Add a step rule", "Add a schedule")]
     sampler = entry("Add a schedule", r'--sampler "(.*)"\n')
