@@ -151,9 +151,7 @@ def attempt(stage: Stage, section: Section, file: str, evaluate: Mapping[str, An
     os.chdir(project)
     torch.set_num_threads(1)
     shared = {"distill": ("dataset", "encode"), "rl": ("dataset", "encode", "verifier")}[stage]
-    inputs = {name: section[name] for name in INPUTS[stage] if section[name]} | {
-        name: f"data/{name}" for name in shared
-    }
+    inputs = _starts(stage, section) | {name: f"data/{name}" for name in shared}
     job = Job(stage=stage, arm="attempt", seed=SEED, section=section, inputs=inputs)
     out, work = Path(file).with_suffix(""), Path(file).with_suffix(".work")
     for folder in (out, work):
