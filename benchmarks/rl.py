@@ -58,8 +58,6 @@ CLAIMS: Sequence[Claim] = (
     ("the ODE's marginals beat ancestral steps (Flow-GRPO against DDPO)", ("flow_grpo", 8), ("ddpo", 16)),
     ("a reward's own gradient needs the fewest calls (DRaFT)", ("direct", 8), ("dgpo", 8)),
 )
-
-
 OF_STUDENTS: Sequence[Claim] = (
     ("a student's own steps teach it more than the forward process", ("student_grpo", 4), ("nft", 4)),
     ("pairs of a student's trajectories beat pairs that are noised anew (PSO)", ("pso", 4), ("diffusion_dpo", 4)),
@@ -105,7 +103,7 @@ ON_STUDENT = Bench(
     numbers=tuple(HEADS),
     claims=OF_STUDENTS,
 )
-GROUPS = {"teacher": 0, "guidance": 1, "distill": 2, "rl": 3}
+GROUPS = ("teacher", "guidance", "distill", "rl")
 """Of evaluate's rows, in the table's order."""
 
 
@@ -125,7 +123,7 @@ def main() -> None:
     file = args.data / "evaluate" / "metrics.json"
     if not file.is_file():
         parser.exit(1, f"{file}: missing; run `fewstep run {bench.preset}` first\n")
-    rows = list(rows_of(gains(json.loads(file.read_text())), list(GROUPS)))
+    rows = list(rows_of(gains(json.loads(file.read_text())), GROUPS))
     text = f"{_table(rows, bench.numbers)}\n\n{claims(rows, bench.claims, GAIN, least=False)}"
     put(ROOT / bench.page, bench.script, text)
     draw(rows, ROOT / bench.figure)
@@ -181,7 +179,7 @@ def gains(metrics: Mapping[str, Mapping[str, Numbers]]) -> dict[str, Mapping[str
 def _table(rows: Sequence[Row], shown: Sequence[str]) -> str:
     head = ["model", "calls", *(HEADS[number] for number in shown), "trainings", "passes"]
     lines = [line(head), line(["---"] * len(head))]
-    for row in sorted(rows, key=lambda row: (GROUPS[row.group], -row.numbers.get(GAIN, 0.0), row.nfe)):
+    for row in sorted(rows, key=lambda row: (GROUPS.index(row.group), -row.numbers.get(GAIN, 0.0), row.nfe)):
         numbers = row.numbers
         passes = numbers.get("training_network_evaluations", 0) + 2 * numbers.get("training_backward_passes", 0)
         named = {

@@ -108,6 +108,7 @@ def test_the_search_asks_for_what_it_starts_from_and_for_arms_that_there_are(tmp
         (["distill", "kd"], "data/dataset: not made; run `fewstep run experiment=bench_distill` first"),
         (["shapes", "--few", "hipa"], "no arm hipa in experiment=bench_shapes; it has alpha_flow, boss, "),
         (["rl", "dgpo"], "data/dataset: not made; run `fewstep run experiment=bench_rl` first"),
+        (["students", "pso"], "data/dataset: not made; run `fewstep run experiment=bench_rl_students` first"),
     ):
         monkeypatch.setattr("sys.argv", ["rate_search.py", *words])
         with pytest.raises(SystemExit) as ended:

@@ -7,6 +7,7 @@ import torch
 
 from benchmarks import pages, rate_search, rl, rl_gmm
 from stages.policies import POLICIES
+from tests.composed import params_of
 
 pytestmark = pytest.mark.exhaustive
 
@@ -23,6 +24,17 @@ def test_every_policy_that_can_is_an_arm_with_the_same_budget(bench):
     for name, (iterations, passes) in told.items():
         fitting = round(iterations * bench.budget / passes)
         assert passes == pytest.approx(bench.budget, rel=0.05), f"{name}: {fitting} iterations would do"
+
+
+@pytest.mark.parametrize("bench", STARTS_FROM, ids=lambda bench: bench.script)
+def test_every_claim_is_of_two_arms_of_the_preset(bench):
+    composed = params_of(bench.preset)
+    known = composed["distill"]["arms"] | composed["rl"]["arms"]
+    for words, *pair in bench.claims:
+        for name, nfe in pair:
+            arm = known[name]
+            plain = composed["evaluate"]["rl_nfe"] if arm["init"] == "data/teacher" else arm["nfe"]
+            assert nfe == (arm["sampler"]["schedule"]["steps"] if arm["sampler"] else plain), (words, name)
 
 
 FRONTIER = [

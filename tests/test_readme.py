@@ -18,7 +18,7 @@ pytestmark = pytest.mark.exhaustive
 ROOT = Path(__file__).parents[1]
 TAUGHT, PAIRED = ("dataset", "verifier", "teacher", "encode"), ("trajectories", "reflow")
 TEXTS = ("README.md", "docs/extend.md")
-TEACH = """
+COMPOSE = """
 from pathlib import Path
 from tests.composed import text_of
 
@@ -182,7 +182,7 @@ def taught(tree, tmp_path_factory) -> Path:
     """The same, with a teacher of the smoke experiment."""
     root = tmp_path_factory.mktemp("taught") / "tree"
     shutil.copytree(tree, root)
-    call(root, "-c", TEACH + TRAIN, *TAUGHT)
+    call(root, "-c", COMPOSE + TRAIN, *TAUGHT)
     return root
 
 

@@ -57,6 +57,7 @@ def test_dvc_runs_nothing_of_an_arms_name(clone):
     done = clone.dvc("repro", "--keep-going", "--single-item", *nodes)
     assert done.returncode != 0
     assert all(f"Running stage '{node}'" in done.stdout for node in nodes), done.stderr
+    assert done.stderr.count("python -m flows stage, exited with 1") == len(nodes)
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     told = [f"'{name}' is no arm's name: one is a letter of A-Z or a-z" for name in NAMES]
     wanted = [*told, *(f"distill.arms.{name}: {said}" for name, said in zip(NAMES, told, strict=True))]

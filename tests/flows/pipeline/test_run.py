@@ -175,6 +175,16 @@ def test_nothing_changed_means_nothing_runs(finished):
     assert "up to date" in finished.fewstep("run", "experiment=smoke").stdout
 
 
+def test_dvc_tells_the_stage_also_from_a_folder_below(finished):
+    made = finished.root / "data/dataset/manifest.json"
+    before = made.read_bytes()
+    made.unlink()
+    done = finished.dvc("repro", "-sf", "../dvc.yaml:dataset", inside="params")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.findall(r"Running stage '(.*)'", done.stdout) == ["../dvc.yaml:dataset"]
+    assert made.read_bytes() == before
+
+
 def test_an_experiment_by_dvc_composes_the_same_parameters(finished):
     composed = finished.fewstep("compose", "--show", *AS_IT_IS).stdout
     done = finished.dvc("exp", "run", *[word for each in AS_IT_IS for word in ("-S", each)], "distill@tdm1")
@@ -187,8 +197,7 @@ def test_an_experiment_by_dvc_composes_the_same_parameters(finished):
 
 def test_a_worker_that_dies_fails_the_stage_and_keeps_the_others(faulty):
     faulty.fault.write_text("__import__('os').kill(__import__('os').getpid(), 9)")
-    stopped = faulty.dvc("repro", "-s", "../dvc.yaml:trajectories", inside="params")  # DVC runs from any folder
-    refused(stopped, "a worker was killed or crashed; finished units are kept")
+    refused(faulty.dvc("repro", "-s", "trajectories"), "a worker was killed or crashed; finished units are kept")
     seals = [file.parent.name for file in (faulty.root / ".fewstep/work/trajectories").rglob("unit.json")]
     assert "shard-00000" in seals
     assert "shard-00001" not in seals
