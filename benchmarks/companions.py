@@ -41,6 +41,9 @@ CLAIMS: Sequence[Claim] = (
     ("a tenth of the teacher's word helps a student of TDM", ("tdm_teacher", 3), ("tdm", 2)),
     ("a refiner beats its steps without (FlowTurbo)", ("turbo", 6), ("turbo_unrefined", 5)),
     ("FlowTurbo beats Euler's rule in as many calls", ("turbo", 6), ("teacher", 6)),
+    ("a learned variance beats the posterior's (iDDPM)", ("variance", 15), ("variance_small", 8)),
+    ("and beta's", ("variance", 15), ("variance_large", 8)),
+    ("ancestral steps of a learned variance beat steps without noise", ("variance", 15), ("teacher", 8)),
     ("a small network may take the noisier half of the steps (T-Stitch)", ("small_stitched", 8), ("teacher", 8)),
     ("the large one helps the small one", ("small_stitched", 8), ("small", 8)),
 )

@@ -9,7 +9,7 @@ import torch
 from benchmarks import pages
 from benchmarks import samplers as bench
 from benchmarks.samplers_models import ALIGNED_NODES, BEST_NODES, DISTANCE, ERROR, Sampled, plain
-from benchmarks.samplers_page import CALLS, NODES, SCHEDULES, WAYS, verdict
+from benchmarks.samplers_page import CALLS, GUIDED, NODES, SCHEDULES, WAYS, verdict
 from stages.core.rng import stream
 from stages.core.spec import even
 from stages.samplers import RULES
@@ -129,32 +129,40 @@ def test_the_page_has_a_row_for_each_rule_and_keeps_what_people_wrote(tmp_path, 
         (tmp_path / "data" / name).mkdir(parents=True)
         (tmp_path / "data" / name / "manifest.json").write_text(json.dumps({"of": name}))
     bench.KEPT.mkdir(parents=True)
-    runs = list(bench.runs())
+    runs, guided = list(bench.runs(WAYS)), list(bench.runs(GUIDED))
     nodes = sum(len(rules) for rules in NODES.values())
     plain = sum(not knobs.keys() & {"fit", "field"} for knobs in bench.RULES.values())
-    of_each = [len(bench.RULES) * len(SCHEDULES) + nodes, plain * (len(SCHEDULES) - 1) + nodes]
-    assert len({run.file for run in runs}) == len(runs) == 4 * of_each[0] + of_each[1]
-    assert {(run.model == "mixture", run.guidance) for run in runs} == {(way == "mixture", g) for way, g in WAYS}
-    for run in runs:
+    assert len(runs) == 4 * (len(bench.RULES) * len(SCHEDULES) + nodes)
+    assert len(guided) == 3 * (plain * (len(SCHEDULES) - 1) + nodes)
+    assert len({run.file for run in [*runs, *guided]}) == len(runs) + len(guided)
+    for run in [*runs, *guided]:
         worse = 2.0 if run.schedule == "uniform" else 3.0
         value = (worse + ("r2" in run.model) / 10) / (2 if run.schedule == BEST_NODES else 1)
         numbers = {DISTANCE: value} if "sde" in run.rule else {DISTANCE: value, ERROR: value}
         bench.Path(run.file).write_text(json.dumps({most: numbers for most in CALLS[1:]}))
     (tmp_path / "docs/images").mkdir(parents=True)
     page = tmp_path / bench.PAGE
-    page.write_text(f"before\n{pages.begin('samplers.py')}\nold\n{pages.END}\nafter\n")
+    marks = [f"{pages.begin(script)}\nold\n{pages.END}\n" for script in ("samplers.py", "samplers.py --guided")]
+    page.write_text(f"before\n{marks[0]}between\n{marks[1]}after\n")
     monkeypatch.setattr(bench, "ROOT", tmp_path)
     bench.main()
-    text = page.read_text()
-    assert text.startswith("before\n")
-    assert text.endswith("after\n")
-    assert "\nold\n" not in text
-    errors, distances = text.split("### digits: error")[1].split("### digits: Fréchet distance")
+    monkeypatch.setattr("sys.argv", ["samplers.py", "--guided"])
+    bench.main()
+    first, second = page.read_text().split("\nbetween\n")
+    assert first.startswith("before\n")
+    assert second.endswith("after\n")
+    assert "\nold\n" not in first + second
+    errors, distances = first.split("### digits: error")[1].split("### digits: Fréchet distance")
     assert "| `euler` |  | **2.03 ± 0.14** (u) |" in errors
     assert "`flow_sde`" not in errors
     assert "| `flow_sde` |" in distances
-    assert "| BOSS's nodes are ahead of even ones for `euler` | mixture, error | 8 |" in text
-    assert (tmp_path / bench.FIGURE).stat().st_size > 10_000
+    assert "| BOSS's nodes are ahead of even ones for `euler` | mixture, error | 8 |" in first
+    assert "guidance 3" not in first
+    assert "| UniPC is ahead of DEIS under guidance | digits, guidance 3, error | 8 |" in second
+    assert "not judged" not in second
+    assert second.count("### ") == 3
+    for figure in ("samplers.png", "samplers_guided.png"):
+        assert (tmp_path / bench.FIGURES / figure).stat().st_size > 10_000
 
 
 def test_every_rule_has_a_name_of_the_table():

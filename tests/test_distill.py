@@ -80,6 +80,7 @@ def test_what_goes_together_is_not_refused() -> None:
     for sampler in (PLUS, STITCHED):
         assert expected("tdm", "companion=teacher", sampler).model == "trained"
     assert expected("speed_up_net").model == expected("speed_up_net", "companion=teacher").model == "trained"
+    assert expected("flow_turbo").model == expected("learned_variance").model == "trained"
     assert expected("flow_turbo").model == expected("meanflow", "companion=teacher").model == "trained"
 
 
@@ -170,6 +171,15 @@ DDGAN = "sampler={rule: {name: ddgan}, schedule: {name: uniform, steps: 2}, guid
         ("tdm", [STITCHED], {}, "sampler: it asks another network too, and the student carries none"),
         ("tdm", ["companion=teacher", TURBO], {}, "rule=flow_turbo: for students of the method flow_turbo alone"),
         ("flow_turbo", [PLUS], {}, "what a student of flow_turbo carries is no teacher"),
+        ("learned_variance", [TURBO], {}, "rule=flow_turbo: for students of the method flow_turbo alone"),
+        ("flow_turbo", ["fresh=true"], {}, "fresh: flow_turbo trains a part alone, .*a new network has none"),
+        (
+            "learned_variance",
+            [],
+            {"init": Expected(model="closed form")},
+            "init=data/teacher: learned_variance trains a part alone, .*a closed form has none; start from a model",
+        ),
+        ("learned_variance", ["nfe=1"], {}, "nfe=1: a single step is without noise"),
         ("msd", ["companion=teacher"], {}, "the student is one network of velocities then, and this is none"),
         (
             "tdm",

@@ -22,6 +22,7 @@ from stages.distillers import (
     imagine_flash,
     kd,
     ladd,
+    learned_variance,
     meanflow,
     mmd,
     nitrofusion,
@@ -85,6 +86,7 @@ METHODS = MappingProxyType(
         "ddgan": ddgan,
         "duo": duo,
         "flow_turbo": flow_turbo,
+        "learned_variance": learned_variance,
         "dsno": dsno,
         "speed_up_net": speed_up_net,
     }

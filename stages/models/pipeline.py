@@ -11,6 +11,14 @@ import torch
 from diffusers import DiffusionPipeline, ImagePipelineOutput
 from PIL import Image
 
+_COMPUTED = {
+    "scale": lambda values, i, a: a * values[i],
+    "add": lambda values, i, j, a: torch.add(values[i], values[j], alpha=a),
+    "times": lambda values, i, j: values[i] * values[j],
+    "exp": lambda values, i: values[i].exp(),
+}
+"""Steps that ask nobody, by their name: of the values so far, which they name by number."""
+
 
 class FewStepPipeline(DiffusionPipeline):
     """A flow model with the sampler it was trained for.
@@ -103,12 +111,10 @@ class FewStepPipeline(DiffusionPipeline):
                 x = self._velocity(values[given[0]], given[2:], text, scale, values[given[1]])
             elif name == "noise":
                 x = torch.randn(shape, generator=generator, dtype=dtype).to(device)
-            elif name == "scale":
-                x = given[1] * values[given[0]]
-            elif name == "add":
-                x = torch.add(values[given[0]], values[given[1]], alpha=given[2])
+            elif name in _COMPUTED:
+                x = _COMPUTED[name](values, *given)
             else:
-                known = "velocity, plain, varied, beside, noise, scale and add"
+                known = ", ".join(("velocity", "plain", "varied", "beside", "noise", *_COMPUTED))
                 raise ValueError(f"step {name!r}: this pipeline knows {known}")
             values.append(x)
         return ImagePipelineOutput(images=x if output_type == "pt" else [self._picture(image) for image in x])

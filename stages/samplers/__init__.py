@@ -34,6 +34,7 @@ from stages.samplers.gotta_go_fast import GottaGoFast
 from stages.samplers.grid import build
 from stages.samplers.heun import EdmHeun
 from stages.samplers.langevin import Langevin
+from stages.samplers.learned_variance import LearnedVariance
 from stages.samplers.masked import Masked
 from stages.samplers.oftsr import OFTSR
 from stages.samplers.paradigms import Paradigms
@@ -49,7 +50,7 @@ _Drawing = (
     Renoise | FlowSDE | DanceSDE | CPS | Anchored | DDIM | Churn | Restart | Langevin | PSLD | GottaGoFast | Paradigms
 )
 _OfTokens = Masked | FirstHitting | UniformState
-_Beside = DistillationPlus | FlowTurbo
+_Beside = DistillationPlus | FlowTurbo | LearnedVariance
 _Begun = Teleport | StudentT | BoundaryCondition
 FromNoise = Solver | _Begun | _Drawing | DDGAN | FlowMap | OFTSR | _Beside | _OfTokens
 """Those that can start where alpha = 0, as every sampler of a model does."""

@@ -16,7 +16,9 @@ from stages.core.ranges import Count, Guidance, Unit
 from stages.samplers.field import Draw, Field, State
 from stages.samplers.grid import combine
 
-ASKS_BESIDE = ("distillation_plus", "flow_turbo")
+OF_METHODS = ("flow_turbo", "learned_variance")
+"""Rules that ask a network which a distillation method of their name trains."""
+ASKS_BESIDE = ("distillation_plus", *OF_METHODS)
 """Rules that ask the network's companion too; the field `t_stitch` does where it is told no moments."""
 
 

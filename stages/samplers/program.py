@@ -10,6 +10,8 @@ in which they come; 0 is the noise that sampling starts from, and the last is th
     ["noise"]            fresh standard normal noise
     ["scale", i, a]      a times value i
     ["add", i, j, a]     value i plus a times value j
+    ["times", i, j]      value i times value j
+    ["exp", i]           e to the power of value i
 """
 
 from collections.abc import Sequence
@@ -33,7 +35,7 @@ Step = list[str | int | float]
 
 
 def program(spec: SamplerSpec) -> list[Step]:
-    """The steps of a sampler; ValueError for a rule or a field that does more to a sample than add and scale."""
+    """The steps of a sampler; ValueError for a rule or a field that does to a sample what has no word here."""
     rule = fixed(rule_of(spec.rule), "a saved pipeline")
     suits(rule, None)
     tells_apart(rule)
@@ -83,7 +85,11 @@ class _Tape(TorchDispatchMode):
                 return self._note(made, "add", first, second, float(kwargs.get("alpha", 1)))
             case torch.ops.aten.sub.Tensor, [first, second], [] if min(places) >= 0 and not kwargs:
                 return self._note(made, "add", first, second, -1.0)
-        raise ValueError(f"{self.sampler} calls {func}: a saved pipeline only adds and scales")
+            case torch.ops.aten.mul.Tensor, [first, second], [] if min(places) >= 0:
+                return self._note(made, "times", first, second)
+            case torch.ops.aten.exp.default, [place], []:
+                return self._note(made, "exp", place)
+        raise ValueError(f"{self.sampler} calls {func}: a saved pipeline only adds, multiplies and takes exponentials")
 
     def plain(self, x: Tensor, t: Tensor) -> Tensor:
         return self._note(torch.zeros_like(x), "plain", self._place(x), t.item())

@@ -8,6 +8,7 @@ from stages.io.expected import Expected
 from stages.io.job import Job
 from stages.models.sketch import Sketch
 from stages.samplers import of_tokens
+from stages.samplers.distillation_plus import OF_METHODS
 from stages.samplers.flow_map import OF_AVERAGES
 from stages.training.arm import Arm
 from stages.training.method import Trained, goes_on, noising_of
@@ -92,8 +93,8 @@ def _has_company(cfg: Arm[Any], job: Job, teacher: Expected | None) -> None:
             f"{job.where}.sampler: it asks another network too, and the student carries none; set companion: teacher "
             "beside it"
         )
-    if rule == "flow_turbo" and not own:
-        raise ValueError(f"{job.where}.sampler.rule=flow_turbo: for students of the method flow_turbo alone")
+    if rule in OF_METHODS and rule != cfg.name:
+        raise ValueError(f"{job.where}.sampler.rule={rule}: for students of the method {rule} alone")
     if own and rule == "distillation_plus":
         raise ValueError(f"{job.where}.sampler.rule={rule}: what a student of {cfg.name} carries is no teacher")
 
@@ -122,7 +123,7 @@ def _may_be_fresh(cfg: Arm[Any], job: Job, init: Expected) -> None:
     if common.fresh and init.model == "checkpoint":
         fault = f"a checkpoint's students have its network, and {common.init} is made of one; set it to false"
         raise ValueError(f"{job.where}.fresh: {fault}")
-    if (common.fresh or init.model == "closed form") and _student_of(cfg).negative_reader:
+    if (common.fresh or init.model == "closed form") and _student_of(cfg).part:
         word, what = ("fresh", "a new network") if common.fresh else (f"init={common.init}", "a closed form")
         raise ValueError(
             f"{job.where}.{word}: {cfg.name} trains a part alone, beside a network that knows the data, and {what} has "

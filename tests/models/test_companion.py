@@ -63,6 +63,7 @@ SAMPLED = {
     "ddim": (1, stated(PLUS | {"going_on": "ddim"}, 3), [4, 5]),
     "stitched": (1, stated({"name": "dpmpp_2m"}, 4, guidance=1.5, field={"name": "t_stitch", "share": 0.5}), []),
     "refined": (2, stated(TURBO, 4, guidance=1.5), []),
+    "sized": (2, stated({"name": "learned_variance"}, 3, guidance=1.5), [1, 2]),
 }
 """Channels of the companion, a sampler that asks it, and the nodes that it draws noise for."""
 

@@ -198,7 +198,10 @@ def turned(cfg: Any, field: str) -> Any:
         "kept": Ends(name="ends", share=0.5),
         "window": Sliding(name="sliding", size=3, passes=1.0, rest_share=1.0),
         "derivative": Forward(name="jvp"),
-        "refiner": TransformerConfig(kind="transformer", width=16, num_layers=2, num_heads=2, patch_size=2),
+        **dict.fromkeys(
+            ("refiner", "variance"),
+            TransformerConfig(kind="transformer", width=16, num_layers=2, num_heads=2, patch_size=2),
+        ),
         "judge": Learnt(name="learnt", first=0.2, updates=1, lr=1e-3),
         "goal": Shifted(name="shifted", high=0.8, low=0.2),
         "route": Last(name="last", steps=1),  # with two steps in all there is no longer one

@@ -93,7 +93,7 @@ def test_memory_grows_with_the_rows_of_a_slice_and_holds_each_network_once() -> 
     assert one.total == one.weights + one.gradients + one.optimiser + one.activations
 
 
-@pytest.mark.parametrize("name", ["flow_turbo", "speed_up_net"])
+@pytest.mark.parametrize("name", ["flow_turbo", "learned_variance", "speed_up_net"])
 def test_of_a_network_that_is_given_a_new_part_that_one_learns(name: str) -> None:
     drawn = trained(SMALL, (1, 8, 8))
     module, cfg = MODULES[name], settings(name)
