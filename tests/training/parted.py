@@ -1,4 +1,4 @@
-"""Every method, its networks held in parts by two workers: python -m tests.training.parted <rank> <world> <folder>."""
+"""Every method, in parts on two workers: python -m tests.training.parted <rank> <world> <folder> <names>."""
 
 import sys
 from datetime import timedelta
@@ -45,8 +45,8 @@ def train(name, folder, resume, ranks=ALONE):
     ranked.told(trainer(name, ranks), lambda _iteration: given, name, folder, resume)
 
 
-def main(rank, world, folder, names=CASES):
-    """One worker's part of every case."""
+def main(rank, world, folder, names):
+    """One worker's part of each case."""
     meet = f"file://{folder}/meet"
     dist.init_process_group("gloo", meet, rank=rank, world_size=world, timeout=timedelta(seconds=PATIENCE_S))
     for name in names:
@@ -55,4 +55,4 @@ def main(rank, world, folder, names=CASES):
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4:] or CASES)
+    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4:])

@@ -30,22 +30,31 @@ RESUMED, RESUMED_AT = "tdm", 1
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """What one worker makes, and what two processes make together; one case resumes from one worker's state."""
-    folder = tmp_path_factory.mktemp("parts")
-    first = parted.trainer(RESUMED)
+    """What one worker makes of every case, and what two processes make together."""
+    return together(tmp_path_factory.mktemp("parts"), [name for name in parted.CASES if name != RESUMED])
+
+
+@pytest.fixture(scope="module")
+def resumed(tmp_path_factory):
+    """The same of one case, that resumes from one worker's state."""
+    folder, first = tmp_path_factory.mktemp("resumed"), parted.trainer(RESUMED)
     for _ in range(RESUMED_AT):
         first.step(parted.batch_at(RESUMED))
     checkpoint.State.of(first).write(folder / "resume" / "0" / RESUMED)
+    return together(folder, [RESUMED])
+
+
+def together(folder, names):
     command = [sys.executable, "-m", "tests.training.parted"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     both = [
         subprocess.Popen(
-            [*command, rank, "2", str(folder)], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
+            [*command, rank, "2", str(folder), *names], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
         )
         for rank in "01"
     ]
     try:
-        for name in parted.CASES:
+        for name in names:
             parted.train(name, folder / "alone", folder / "none" / name)
         for process in both:
             _, said = process.communicate(timeout=PATIENCE_S)
@@ -75,9 +84,9 @@ def test_two_workers_with_parts_learn_what_one_learns(folder, name):
 
 
 @pytest.mark.slow
-def test_they_go_on_from_the_state_of_one_worker(folder):
-    assert len(told(folder / "rank1", RESUMED)["curve"]) == parted.ITERATIONS - RESUMED_AT
-    weights, theirs = (load_file(folder / who / f"{RESUMED}.safetensors") for who in ("alone", "rank0"))
+def test_they_go_on_from_the_state_of_one_worker(resumed):
+    assert len(told(resumed / "rank1", RESUMED)["curve"]) == parted.ITERATIONS - RESUMED_AT
+    weights, theirs = (load_file(resumed / who / f"{RESUMED}.safetensors") for who in ("alone", "rank0"))
     assert max((weights[key] - theirs[key]).abs().max() for key in weights) < 2e-6
 
 
