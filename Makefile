@@ -90,6 +90,7 @@ bench-steering: install ## Every search at inference at equal network calls, on 
 bench-samplers: install ## Every step rule and schedule with equal calls, on three teachers: docs/samplers.md
 	@$(BIN)/fewstep run experiment=bench_samplers
 	@$(BIN)/python benchmarks/samplers.py
+	@$(BIN)/python benchmarks/samplers.py --guided
 
 gpu-test: install ## Tests that need a CUDA device
 	@$(BIN)/pytest -m gpu

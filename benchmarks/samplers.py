@@ -2,14 +2,15 @@
 
     fewstep run experiment=bench_samplers    # three teachers of the digits; `make bench-samplers` does both
     python benchmarks/samplers.py            # samples, resumable, and writes docs/samplers.md and its figure
+    python benchmarks/samplers.py --guided   # the same with guidance, into tables and a figure of its own
 
 Two kinds of model are sampled from the same noise by everyone. `mixture` is a closed form, in float64: eight components
 in a plane. `digits` are three teachers: numbers are means over them, with Student's 95 % interval, and a claim is
 judged by the differences within a teacher. The error is the root mean square, over elements, of the distance to where
 the probability-flow ODE leads; of a rule that draws noise only the distance to real images is told. Each rule has as
 many steps as fit into the calls, so that none makes more; of a field that saves a part of a call, as many as cost that.
-Fields, what is fitted to a model, and shifted times are run without guidance alone, and with it one teacher; samplers
-are fitted to teachers for few calls. Results are kept in .fewstep/samplers, a file each.
+Fields, what is fitted to a model, and shifted times are run without guidance alone; samplers are fitted to teachers for
+few calls. Results are kept in .fewstep/samplers, a file each.
 """
 
 import argparse
@@ -27,7 +28,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.pages import ask_for, manifests, put  # noqa: E402
 from benchmarks.samplers_models import FINE_STEPS, GRID_STEPS, MIXTURE_SAMPLES, Digits, Mixture, Sampled  # noqa: E402
-from benchmarks.samplers_page import CALLS, NODES, SCHEDULES, WAYS, Found, Results, draw, page  # noqa: E402
+from benchmarks.samplers_page import CALLS, GUIDED, NODES, SCHEDULES, WAYS, Found, Results, Way, draw, page  # noqa: E402
 from benchmarks.tasks import side_by_side  # noqa: E402
 from stages.core.config import check  # noqa: E402
 from stages.core.spec import SamplerSpec  # noqa: E402
@@ -117,17 +118,19 @@ which makes a rule for each model and each schedule, on samples and noise that n
 FITTED_CALLS = CALLS[:3]
 """That samplers are fitted to a network for: what a fit takes grows with the square of the steps."""
 KEPT = Path(".fewstep/samplers")
-PAGE, FIGURE = Path("docs/samplers.md"), Path("docs/images/samplers.png")
+PAGE, FIGURES = Path("docs/samplers.md"), Path("docs/images")
 
 
 def main() -> None:
     """Sample what is not there yet, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="side by side (one a core)")
+    parser.add_argument("--guided", action="store_true", help="teachers with guidance, by step rules alone")
     args = parser.parse_args()
+    ways = GUIDED if args.guided else WAYS
     ask_for(["dataset", "encode", "verifier", "teacher"], PRESET)
     KEPT.mkdir(parents=True, exist_ok=True)
-    every = list(runs())
+    every = list(runs(ways))
     waiting: dict[tuple[str, float], list[Run]] = {}
     for run in every:
         if not Path(run.file).is_file():
@@ -141,9 +144,12 @@ def main() -> None:
             json.loads(Path(run.file).read_text())
         )
     bench = Results(found)
-    put(ROOT / PAGE, "samplers.py", page(bench))
-    draw(bench, ROOT / FIGURE)
-    print(f"{PAGE} and {FIGURE} written")
+    script, figure = "samplers.py", FIGURES / "samplers.png"
+    if args.guided:
+        script, figure = f"{script} --guided", FIGURES / "samplers_guided.png"
+    put(ROOT / PAGE, script, page(bench, ways))
+    draw(bench, ways, ROOT / figure)
+    print(f"{PAGE} and {figure} written")
 
 
 class Run(NamedTuple):
@@ -158,12 +164,12 @@ class Run(NamedTuple):
     """For its numbers."""
 
 
-def runs() -> Iterator[Run]:
-    """All that the bench makes, made or not: the files are called after what decides them."""
+def runs(ways: Sequence[Way]) -> Iterator[Run]:
+    """All that the bench makes of some ways, made or not: the files are called after what decides them."""
     further = sorted(each.name for each in Path("data/teacher-replicates").glob("r*"))
     teachers = ["teacher", *(f"teacher-replicates/{name}" for name in further)]
-    for kind, guidance in WAYS:
-        for model in ["mixture"] if kind == "mixture" else teachers[: 1 if guidance != 1 else None]:
+    for kind, guidance in ways:
+        for model in ["mixture"] if kind == "mixture" else teachers:
             for rule, knobs in RULES.items():
                 if guidance != 1 and knobs.keys() & {"fit", "field"}:
                     continue

@@ -9,8 +9,10 @@ from benchmarks.samplers_models import ALIGNED_NODES, BEST_NODES, DISTANCE, ERRO
 from stages.core.trainings import Spread, spread
 
 CALLS = (4, 8, 12, 20, 32)
-WAYS: Sequence[tuple[str, float]] = (("mixture", 1.0), ("digits", 1.0), ("digits", 3.0))
-"""Models, and the guidance that they are sampled with."""
+Way = tuple[str, float]
+"""A kind of model, and the guidance that it is sampled with."""
+WAYS: Sequence[Way] = (("mixture", 1.0), ("digits", 1.0))
+GUIDED: Sequence[Way] = (("digits", 3.0),)
 SCHEDULES: Mapping[str, Mapping[str, Any]] = {
     "uniform": {"name": "uniform"},
     "shifted 3": {"name": "shifted", "shift": 3.0},
@@ -29,12 +31,12 @@ class Results:
         self.found = found
         self.rules = list(dict.fromkeys(rule for _, _, rule, _ in found))
 
-    def values(self, way: tuple[str, float], rule: str, schedule: str, most: int, number: str) -> list[float] | None:
+    def values(self, way: Way, rule: str, schedule: str, most: int, number: str) -> list[float] | None:
         """One a teacher; None where the rule does not fit into so many calls, or the number is not told of it."""
         rows = [each.get(str(most), {}) for each in self.found.get((*way, rule, schedule), [])]
         return [row[number] for row in rows] if rows and all(number in row for row in rows) else None
 
-    def best(self, way: tuple[str, float], rule: str, most: int, number: str) -> tuple[str, list[float]] | None:
+    def best(self, way: Way, rule: str, most: int, number: str) -> tuple[str, list[float]] | None:
         """The schedule on which a rule's mean is least, and its values."""
         known = {
             schedule: values
@@ -44,24 +46,25 @@ class Results:
         return min(known.items(), key=lambda item: sum(item[1])) if known else None
 
 
-def page(bench: Results) -> str:
+def page(bench: Results, ways: Sequence[Way]) -> str:
     """A table a way and a number, and the claims."""
     parts = []
-    for way in WAYS:
+    for way in ways:
         for number, words in ((ERROR, "error"), (DISTANCE, DISTANCES[way[0]])):
             parts.append(f"### {title(way)}: {words}\n\n{_table(bench, way, number)}")
-    return "\n\n".join([*parts, f"### Claims\n\n{_claims(bench)}"])
+    where = "" if ways == WAYS else " under guidance"
+    return "\n\n".join([*parts, f"### Claims{where}\n\n{_claims(bench, ways)}"])
 
 
 DISTANCES = {"mixture": "energy distance x 1000", "digits": "Fréchet distance"}
 
 
-def title(way: tuple[str, float]) -> str:
+def title(way: Way) -> str:
     """In words."""
     return way[0] + (f", guidance {way[1]:g}" if way[1] != 1 else "")
 
 
-def _table(bench: Results, way: tuple[str, float], number: str) -> str:
+def _table(bench: Results, way: Way, number: str) -> str:
     """A row a rule, each number on the schedule where it is least, with its letter, the least of a column in bold."""
     lines = [line(["rule", *(f"{most} calls" for most in CALLS)]), line(["---"] * (len(CALLS) + 1))]
     scale = 1000 if way[0] == "mixture" and number == DISTANCE else 1
@@ -81,11 +84,14 @@ def _table(bench: Results, way: tuple[str, float], number: str) -> str:
     return "\n".join(lines)
 
 
-CLAIMS: Sequence[tuple[str, tuple[str, float], str, tuple[int, ...], str, str]] = (
+CLAIMS: Sequence[tuple[str, Way, str, tuple[int, ...], str, str]] = (
     ("UniPC is ahead of DEIS in few calls", ("digits", 1.0), ERROR, (4, 8), "unipc", "deis 3"),
-    ("the same under guidance", ("digits", 3.0), ERROR, (4, 8), "unipc", "deis 3"),
+    ("UniPC is ahead of DEIS under guidance", ("digits", 3.0), ERROR, (4, 8), "unipc", "deis 3"),
     ("the third order helps without guidance", ("digits", 1.0), ERROR, (8, 12), "dpmpp_3m", "dpmpp_2m"),
-    ("and does not with it", ("digits", 3.0), ERROR, (8, 12), "dpmpp_2m", "dpmpp_3m"),
+    ("the third order does not help with guidance", ("digits", 3.0), ERROR, (8, 12), "dpmpp_2m", "dpmpp_3m"),
+    ("nor DEIS's", ("digits", 3.0), ERROR, (4, 8), "deis 2", "deis 3"),
+    ("DPM-Solver++ is ahead of PNDM under guidance", ("digits", 3.0), ERROR, (8, 12), "dpmpp_2m", "pndm"),
+    ("noise forgets errors under guidance", ("digits", 3.0), DISTANCE, (12, 20), "dpmpp_2m_sde", "dpmpp_2m"),
     ("noise forgets errors in many calls", ("digits", 1.0), DISTANCE, (20, 32), "dpmpp_2m_sde", "dpmpp_2m"),
     ("SA-Solver is best with some noise", ("digits", 1.0), DISTANCE, (20, 32), "sa_solver 0.4", "sa_solver 0"),
     ("and not with all of it", ("digits", 1.0), DISTANCE, (20, 32), "sa_solver 0.4", "sa_solver 1"),
@@ -112,9 +118,11 @@ CLAIMS: Sequence[tuple[str, tuple[str, float], str, tuple[int, ...], str, str]] 
 PICKED = {BEST_NODES: "BOSS's", ALIGNED_NODES: "Align Your Steps'"}
 
 
-def _claims(bench: Results) -> str:
+def _claims(bench: Results, ways: Sequence[Way]) -> str:
     lines = [line(["claim", "where", "calls", "found, each on its best schedule", "verdict here"]), line(["---"] * 5)]
     for words, way, number, budgets, better, worse in CLAIMS:
+        if way not in ways:
+            continue
         for most in budgets:
             ours, theirs = (bench.best(way, rule, most, number) for rule in (better, worse))
             if ours is None or theirs is None:
@@ -122,7 +130,7 @@ def _claims(bench: Results) -> str:
             found = f"`{better}` {averaged(ours[1])} against `{worse}` {averaged(theirs[1])}"
             where = f"{title(way)}, {'error' if number == ERROR else DISTANCES[way[0]]}"
             lines.append(line([words, where, str(most), found, verdict(ours[1], theirs[1], exact=way[0] == "mixture")]))
-    of_nodes = [(way, nodes, rule) for way in WAYS for nodes, rules in NODES.items() for rule in rules]
+    of_nodes = [(way, nodes, rule) for way in ways for nodes, rules in NODES.items() for rule in rules]
     for way, nodes, rule in of_nodes:
         for most in CALLS[:3]:
             ours, theirs = (bench.values(way, rule, schedule, most, ERROR) for schedule in (nodes, "uniform"))
@@ -145,13 +153,13 @@ def verdict(ours: Sequence[float], theirs: Sequence[float], *, exact: bool) -> s
     return f"{'holds' if around.mean < 0 else '**fails**'} ({around.mean:+.2g} ± {around.reach:.2g})"
 
 
-def draw(bench: Results, file: Path) -> None:
+def draw(bench: Results, ways: Sequence[Way], file: Path) -> None:
     """A panel a way and number, a line a rule, each on the schedule where it is least."""
     import matplotlib.pyplot as plt
 
-    figure, panels = plt.subplots(2, len(WAYS), figsize=(4.2 * len(WAYS), 8.5), layout="constrained")
+    figure, panels = plt.subplots(2, len(ways), figsize=(4.2 * len(ways) + 2, 8.5), layout="constrained", squeeze=False)
     shades = plt.colormaps["tab20"].colors  # type: ignore[attr-defined]
-    for column, way in enumerate(WAYS):
+    for column, way in enumerate(ways):
         for axes, number in zip(panels[:, column], (ERROR, DISTANCE), strict=True):
             for index, rule in enumerate(bench.rules):
                 known = {most: found[1] for most in CALLS if (found := bench.best(way, rule, most, number))}
