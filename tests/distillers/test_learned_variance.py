@@ -50,7 +50,7 @@ class Known(nn.Module):
 
 
 def loss(student: nn.Module, **knobs: object) -> tuple[Tensor, dict[str, Tensor]]:
-    n = 400_000
+    n = 100_000
     given = {"x0": STD * torch.randn(n, 1, 1, 1, dtype=F64, generator=stream(0, "x0")), "cond": torch.ones(n, 1).long()}
     return learned_variance.loss(world(student=student), given, stream(0, "l"), replace(CONFIG, **knobs))
 
@@ -61,7 +61,7 @@ def test_the_right_variance_is_its_optimum_and_the_model_has_no_gradient() -> No
     right = Known([2 * each - 1 for each in v])
     value, told = loss(right)
     value.backward()
-    assert right.says.grad.abs().max().item() < 2e-3
+    assert right.says.grad.abs().max().item() < 4e-3
     assert right.pull.grad is None
     # the divergence of two Gaussians of equal variance whose means differ: half the logarithm of var / small
     least = sum(each * (2 * math.log(1 / grid.noisy(i, 1.0)[2]) + math.log(width(grid, i))) for i, each in enumerate(v))

@@ -65,13 +65,11 @@ def test_the_right_variance_makes_a_gaussian_s_law_right_at_any_stride(path: Pat
     ends = run(network, path, times, begun, lambda _node, _x: next(columns)[:, None]).x0.flatten()
     alpha, sigma = grid.alpha[-1], grid.sigma[-1]
     assert ends[0].item() == pytest.approx(alpha * 0.4, rel=1e-9)
-    last = grid.noisy(grid.num_steps - 1, 1.0)[1] if sigma == 0 else None
-    found = (ends[1:] - ends[0]).square().sum().item()
-    if last is None:
-        assert found == pytest.approx((alpha * std) ** 2 + sigma**2, rel=1e-9)
-    else:  # its noise is left out, as always: the samples are means of the data
+    law = (alpha * std) ** 2 + sigma**2
+    if sigma == 0:  # the last step's noise is left out, as always: what is left are means of the data
         a, s = grid.alpha[-2], grid.sigma[-2]
-        assert found == pytest.approx(std**2 * (a * std) ** 2 / ((a * std) ** 2 + s**2), rel=1e-9)
+        law *= (a * std) ** 2 / ((a * std) ** 2 + s**2)
+    assert (ends[1:] - ends[0]).square().sum().item() == pytest.approx(law, rel=1e-9)
 
 
 @OF_PATHS
