@@ -1,6 +1,5 @@
 """iDDPM's variances: what is least of their loss, that the model stays, and what samples of a Gaussian come to."""
 
-import math
 from dataclasses import replace
 
 import pytest
@@ -11,15 +10,12 @@ from stages.core.path import LINEAR, expand
 from stages.core.rng import stream
 from stages.core.spec import even
 from stages.distillers import learned_variance
-from stages.models.space import Points
 from stages.models.transformer import TransformerConfig
 from stages.samplers.grid import build
-from stages.training.budget import Budget
-from stages.training.loop import Trainer
-from stages.training.roles import Start
+from stages.samplers.learned_variance import bounds
+from tests.distillers.beside import cost_where_the_model_stays
 from tests.samplers.test_learned_variance import wanted
 from tests.training.gaussian import world
-from tests.training.tiny import TinyNet
 
 F64 = torch.float64
 STD = 0.5
@@ -63,20 +59,13 @@ def test_the_right_variance_is_its_optimum_and_the_model_has_no_gradient() -> No
     value.backward()
     assert right.says.grad.abs().max().item() < 4e-3
     assert right.pull.grad is None
-    # the divergence of two Gaussians of equal variance whose means differ: half the logarithm of var / small
-    least = sum(each * (2 * math.log(1 / grid.noisy(i, 1.0)[2]) + math.log(width(grid, i))) for i, each in enumerate(v))
-    assert value.item() == pytest.approx(least / 6, rel=0.01)
+    least = [0.5 * each * bounds(grid, i)[1] for i, each in enumerate(v)]  # half of log(var / small): the rest is 1 - 1
+    assert value.item() == pytest.approx(sum(least) / 3, rel=0.01)
     assert told["v"].item() == pytest.approx(sum(v) / 3, abs=2e-3)
     for name, says in (("nats_small", -1.0), ("nats_large", 1.0)):
         plain, _ = loss(Known([says] * 3))
         assert told[name].item() == pytest.approx(plain.item())
         assert plain > value
-
-
-def width(grid, i: int) -> float:
-    """large of step i."""
-    sizes = [math.hypot(grid.alpha[node], grid.sigma[node]) for node in (i, i + 1)]
-    return (grid.noisy(i, 1.0)[2] * grid.sigma[i] / grid.sigma[i + 1] * sizes[1] / sizes[0]) ** 2
 
 
 def test_a_variance_that_is_too_small_is_made_larger_and_the_other_way_round() -> None:
@@ -92,19 +81,7 @@ def test_of_a_model_under_guidance_the_mean_that_is_used_is_judged() -> None:
 
 
 def test_the_model_stays_as_it_is() -> None:
-    begun = TinyNet(3)
-    budget = Budget(iterations=3, ema=0.9, clip=1.0, warmup=0, final_lr=1.0, precision="float32", slices=1)
-    start = Start(init=begun, teacher=TinyNet(4), space=Points((1, 4, 4), F64))
-    trainer = Trainer(learned_variance, CONFIG, budget, start, seed=0, device="cpu")
-    student = trainer.weights.nets["student"]
-    before = {name: weight.clone() for name, weight in student.state_dict().items()}
-    given = {"x0": torch.randn(8, 1, 4, 4, dtype=F64, generator=stream(0, "x0")), "cond": torch.ones(8, 1).long()}
-    for _ in range(3):
-        trainer.step(given)
-    for name, weight in student.state_dict().items():
-        assert torch.equal(weight, before[name]) == (not name.startswith("companion")), name
-    cost = trainer.cost.networks["student"]
-    assert (cost["forward"], cost["forward_part"], cost["backward_part"]) == (24, 24, 24)
+    assert cost_where_the_model_stays(learned_variance, CONFIG) == (24, 24, 24)
 
 
 def test_the_student_takes_the_steps_that_it_is_made_for() -> None:

@@ -257,7 +257,7 @@ def test_a_saved_pipeline_repeats_it_where_it_adds_no_constant():
         return even(4, rule="dpm_solver_v3", **knobs, statistics={k: list(v) for k, v in table.items()})
 
     assert sum(step[0] == "velocity" for step in program(stated((0.0, 0.0)))) == 4
-    with pytest.raises(ValueError, match="only adds"):
+    with pytest.raises(ValueError, match="only adds, multiplies"):
         program(stated((0.1, 0.0)))
 
 

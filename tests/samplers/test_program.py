@@ -58,6 +58,6 @@ def test_a_rule_that_does_more_than_add_and_scale_cannot_be_written_down(monkeyp
     monkeypatch.setattr(programs, "rule_of", lambda _choice: Clamped(name="clamped"))
     with pytest.raises(
         ValueError,
-        match=r"rule clamped calls aten\.clamp.*: a saved pipeline only adds",
+        match=r"rule clamped calls aten\.clamp.*: a saved pipeline only adds, multiplies",
     ):
         program(even(2, rule="clamped"))
