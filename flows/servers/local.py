@@ -1,7 +1,7 @@
 """Local servers: Prefect, Ray and the MLflow UI, on loopback, started side by side and stopped by whom started them.
 
 Starts of one person's servers queue, over all projects on the machine: each takes both cores of a laptop for some
-seconds, and Ray gives its own processes 15 s to come up, which no setting changes (ray-project/ray#65983).
+seconds, and Ray gives its own processes 15 to 30 s to come up, which no setting changes (ray-project/ray#65983).
 """
 
 import json
@@ -33,8 +33,8 @@ PATIENCE_S, QUEUE_S = 300.0, 900.0
 """For a server to answer, and for others' starts to be over."""
 LEAVING_S = 30.0
 """For the servers of a run that is over to be gone."""
-TRIES = 3
-"""Starts of a server whose own processes did not come up in time."""
+TRIES = 6
+"""Starts of a server whose own processes did not come up in time: as many of Ray's as there is patience for."""
 _LOOK_S = 0.05
 _KEPT, _SHOWN = 5, 6
 """Logs of earlier starts, and lines of a failed one's that are shown."""

@@ -74,8 +74,8 @@ def test_a_server_that_was_too_slow_for_itself_is_started_again_so_many_times(ho
     for file in ("tries", "address"):
         (home / file).unlink()
     with pytest.raises(Passing, match=f"ended with code {PASSING}"):
-        local._start([server(home, SLOW.replace("WANTED", "'xxxx'"))], leashed=True)
-    assert (home / "tries").read_text() == "xxx"
+        local._start([server(home, SLOW.replace("WANTED", repr("x" * (local.TRIES + 1))))], leashed=True)
+    assert (home / "tries").read_text() == "x" * local.TRIES
 
 
 def test_a_start_waits_for_others_of_the_same_person(home, monkeypatch):
