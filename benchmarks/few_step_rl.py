@@ -1,7 +1,9 @@
 """May a denoising loss train a few-step student with RL? Each, on students of 1, 2 and 4 calls, followed over training.
 
-    fewstep run experiment=few_step_rl      # the teacher and the students
-    python benchmarks/few_step_rl.py        # trains, resumable, and writes docs/few_step_rl.md's table and figure
+    fewstep run experiment=few_step_rl           # the teacher and the students
+    python benchmarks/few_step_rl.py             # trains, resumable, and writes docs/few_step_rl.md's table and figure
+    fewstep run experiment=few_step_rl_shapes    # the same of scenes of shapes
+    python benchmarks/few_step_rl.py --shapes    # into a table and a figure of its own
 
 Every loss starts from the same student, with the same rewards and learning rate, once for each of SEEDS. At the
 iterations of MARKS the last weights are sampled for the test images' prompts, and told are: the reward, the Fréchet
@@ -14,6 +16,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,7 +30,6 @@ from stages.core.trainings import Spread, spread  # noqa: E402
 from stages.io.artefacts import sha256_of, write_json  # noqa: E402
 from stages.io.params import compose, parse  # noqa: E402
 
-PRESET = "experiment=few_step_rl"
 FREE = {"beta_kl": 0.0}
 LOSSES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "winners alone": ("awm", {**FREE, "beta_ema": 0.0, "clip_range": 1.0e6, "learns_from": "winners"}),
@@ -44,39 +46,51 @@ NUMBERS = {
     "sharpness": "sharpness",
     "spread": "spread within a prompt",
 }
-KEPT = Path(".fewstep/few_step_rl")
-PAGE, FIGURE = Path("docs/few_step_rl.md"), Path("docs/images/few_step_rl.png")
+KEPT, PAGE = Path(".fewstep/few_step_rl"), Path("docs/few_step_rl.md")
 LR = 1.0e-4
 Section = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the students make."""
+
+    preset: str
+    script: str
+    """As it is called, and as its marks in the page say."""
+    figure: Path
+
+
+DIGITS = Task("experiment=few_step_rl", "few_step_rl.py", Path("docs/images/few_step_rl.png"))
+SHAPES = Task("experiment=few_step_rl_shapes", "few_step_rl.py --shapes", Path("docs/images/few_step_rl_shapes.png"))
 
 
 def main() -> None:
     """Train what is not there yet, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="trainings side by side (one a core)")
+    parser.add_argument("--shapes", action="store_true", help="students of scenes of shapes, not of digits")
     parser.add_argument("--seeds", type=int, default=len(SEEDS), help=f"trainings of each ({len(SEEDS)})")
     args = parser.parse_args()
-    ask_for(["dataset", "encode", "verifier", *(f"distill/tdm{calls}" for calls in CALLS)], PRESET)
+    task = SHAPES if args.shapes else DIGITS
+    ask_for(["dataset", "encode", "verifier", *(f"distill/tdm{calls}" for calls in CALLS)], task.preset)
     KEPT.mkdir(parents=True, exist_ok=True)
-    found = {
-        (name, calls, seed): section(name, calls) for seed in SEEDS[: args.seeds] for calls in CALLS for name in LOSSES
-    }
+    seeds = SEEDS[: args.seeds]
+    found = {(name, calls, seed): section(task, name, calls) for seed in seeds for calls in CALLS for name in LOSSES}
     waiting = [(each, key[2], str(file_of(each, key[2])), os.getcwd()) for key, each in found.items()]
     side_by_side(follow, [each for each in waiting if not Path(each[2]).is_file()], args.workers, "trainings")
     told = {key: json.loads(file_of(each, key[2]).read_text()) for key, each in found.items()}
-    curves = {
-        (name, calls): [told[name, calls, seed] for seed in SEEDS[: args.seeds]] for calls in CALLS for name in LOSSES
-    }
-    real = reality()
-    put(ROOT / PAGE, "few_step_rl.py", table(curves, real))
-    draw(curves, real, ROOT / FIGURE)
-    print(f"{PAGE} and {FIGURE} written")
+    curves = {(name, calls): [told[name, calls, seed] for seed in seeds] for calls in CALLS for name in LOSSES}
+    real = reality(task)
+    put(ROOT / PAGE, task.script, table(curves, real))
+    draw(curves, real, ROOT / task.figure)
+    print(f"{PAGE} and {task.figure} written")
 
 
-def section(name: str, calls: int) -> Section:
+def section(task: Task, name: str, calls: int) -> Section:
     """The RL arm's parameters."""
     policy, knobs = LOSSES[name]
-    made = parse(_composed(policy), PRESET)["rl"]["arms"]["it"]
+    made = parse(_composed(task, policy), task.preset)["rl"]["arms"]["it"]
     made.pop("replicates")
     made["rewards"]["right"]["attributes"] = {"each": 1.0}
     at = {"init": f"data/distill/tdm{calls}", "rollout_steps": calls, "nfe": calls, "levels": "steps"}
@@ -85,8 +99,8 @@ def section(name: str, calls: int) -> Section:
 
 
 @cache
-def _composed(policy: str) -> str:
-    words = [PRESET, f"+policy@rl.arms.it={policy}", "+reward@rl.arms.it.rewards.right=verifier"]
+def _composed(task: Task, policy: str) -> str:
+    words = [task.preset, f"+policy@rl.arms.it={policy}", "+reward@rl.arms.it.rewards.right=verifier"]
     return compose(ROOT / "params", words)
 
 
@@ -141,7 +155,7 @@ def seen(bench: Any, model: Any, net: Any, judge: Any) -> dict[str, float]:
     return shown(bench, model.space.decode(samples), bench.prompts(places), judge)
 
 
-def reality() -> dict[str, float]:
+def reality(task: Task) -> dict[str, float]:
     """What real images show: those of training in the place of samples."""
     from stages import rl
     from stages.cells.bench import Bench
@@ -149,7 +163,7 @@ def reality() -> dict[str, float]:
     from stages.models import table_of
 
     bench = Bench.load(Path("data/dataset"), table_of(Path("data/encode")), Path("data/verifier"), "cpu")
-    job = Job(stage="rl", arm="it", seed=0, section=section("NFT", 1), inputs={"verifier": "data/verifier"})
+    job = Job(stage="rl", arm="it", seed=0, section=section(task, "NFT", 1), inputs={"verifier": "data/verifier"})
     judge = rl.reward(rl.configure(job), job, {})
     return shown(bench, bench.dataset.train_images, bench.prompts(bench.dataset.train_prompts.tolist()), judge)
 
