@@ -94,6 +94,7 @@ def test_imports_go_down_only():
 OWN = [name for name in PRESETS if "/teacher: diffusers" not in (ROOT / f"params/experiment/{name}.yaml").read_text()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", OWN)
 def test_a_preset_composes_into_sections_that_every_stage_accepts(preset):
     composed = params_of(f"experiment={preset}")

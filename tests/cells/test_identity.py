@@ -15,6 +15,8 @@ from stages.io import artefacts, code
 from stages.io.job import Job
 from tests.cells.rigs import RL, SECTION, job_on, make_inputs, right
 
+pytestmark = pytest.mark.slow
+
 FLOWS = {"flow.teacher.nfe2", "flow.rl.dgpo", "flow.rl.again"}
 
 

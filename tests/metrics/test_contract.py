@@ -19,6 +19,8 @@ from stages.samplers.schedules.log_uniform import LogUniform
 from stages.samplers.schedules.uniform import Uniform
 from tests.tiny_pretrained import save_clip, save_dinov2
 
+pytestmark = pytest.mark.slow
+
 PARAMS = Path(__file__).parents[2] / "params/metric"
 
 

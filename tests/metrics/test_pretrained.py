@@ -16,6 +16,8 @@ from stages.metrics.table import Sampled, chosen
 from stages.models.features import BATCH, features
 from tests.tiny_pretrained import save_clip, save_dinov2
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):

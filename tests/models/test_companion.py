@@ -20,6 +20,8 @@ from stages.training.networks import RoleNetwork
 from tests.models.stock import stock_images
 from tests.models.test_second_time import PROMPTS, ROWS, SIZES, SPACE, inputs, net
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["net"]  # the fixture
 SMALL = TransformerConfig(kind="transformer", width=8, num_layers=1, num_heads=2, patch_size=2)
 

@@ -16,6 +16,8 @@ from stages.samplers.student import Noise, draw
 from tests.models.stock import stock_images
 from tests.models.test_second_time import PROMPTS, ROWS, SPACE, net
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["net"]  # the fixture
 SIZE = 64
 

@@ -20,6 +20,8 @@ from tests.models.test_companion import other, reading
 from tests.models.test_second_time import PROMPTS, ROWS, SPACE, inputs, net
 from tests.training.words import table
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["net"]  # the fixture
 NEGATIVE = "a bold left-slanted 3"
 OTHERS = ROWS.flip(0)

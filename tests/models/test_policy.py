@@ -23,6 +23,8 @@ from tests.models.stock import stock_images
 from tests.models.test_second_time import PROMPTS, ROWS, SIZES
 from tests.training.gaussian import GaussianAverage, tokens
 
+pytestmark = pytest.mark.slow
+
 F64 = torch.float64
 DX = {"name": "dx", "points": 4, "span": 0.5}
 MIXTURE = {"name": "gmflow", "components": 3, "substeps": 6}

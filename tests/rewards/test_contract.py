@@ -15,13 +15,11 @@ from tests.rewards.servers import answering, judging, preferring, scorer, servic
 from tests.tiny_pretrained import save_clip, save_detector, save_head
 from tests.tiny_vlm import save_hpsv3, save_image_reward
 
+pytestmark = pytest.mark.slow
+
 SILENT = ("detection", "ocr")
 """Rewards that say nothing of prompts without facts of their own."""
-ALONE = [
-    pytest.param(name, marks=pytest.mark.slow) if name == "hpsv3" else name  # two seconds of resizing and 600 tokens
-    for name, kind in rewards.REWARDS.items()
-    if not hasattr(kind, "COMPARES")
-]
+ALONE = [name for name, kind in rewards.REWARDS.items() if not hasattr(kind, "COMPARES")]
 """Rewards of one image and its prompt."""
 PARAMS = Path(__file__).parents[2] / "params/reward"
 

@@ -14,6 +14,8 @@ from tests.composed import params_of
 from tests.models.families import tiny
 from tests.tiny_pretrained import save_clip, save_dinov2, save_head
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 DOCS = {name: (ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("rewards.md", "data.md")}
 COMMANDS = [

@@ -13,7 +13,10 @@ from stages.samplers.schedules import uniform
 from tests.samplers.rigs import F64, OF_PATHS, gaussian, law_order, mixture, order
 from tests.samplers.test_diffusers import FLOW, START, VELOCITY, scheduled
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # in diffusers
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+]  # in diffusers
 
 
 def sde(eta):

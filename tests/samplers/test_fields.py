@@ -25,6 +25,8 @@ from stages.samplers.student import Noise, draw, solutions
 from tests.samplers.blocks import transformer
 from tests.samplers.rigs import choice, mixture_data
 
+pytestmark = pytest.mark.slow
+
 EVERY = {name: field_of(choice("field", name)) for name in FIELDS if not FIELDS[name].tokens and name != "nasa"}
 """But nasa, which asks for a negative prompt."""
 X = torch.randn(6, 2, 2, 2, generator=stream(0, "fields"))

@@ -9,6 +9,8 @@ from stages.samplers.momentum import _weights
 from stages.samplers.schedules import times_at, uniform
 from tests.samplers.rigs import F64, OF_PATHS, START, gaussian, mixture, order, solved
 
+pytestmark = pytest.mark.slow
+
 
 def momentum(p, beta, form="ghvb"):
     return rule_of({"name": "momentum", "order": p, "beta": beta, "form": form})

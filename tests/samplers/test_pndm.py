@@ -11,6 +11,8 @@ from stages.samplers import rule_of, sample
 from stages.samplers.schedules import uniform
 from tests.samplers.rigs import F64, OF_PATHS, START, from_scheduler, gaussian, mixture, mixture_data, order
 
+pytestmark = pytest.mark.slow
+
 WARM_UPS = pytest.mark.parametrize("warm_up", ["none", "improved_euler", "runge_kutta"])
 
 

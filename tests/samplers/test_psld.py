@@ -13,6 +13,8 @@ from stages.samplers.psld import Conditional, reached, transfer
 from stages.samplers.schedules import uniform
 from tests.samplers.rigs import F64, LINEAR, OF_PATHS, START, from_data, law, law_gap, law_order, log_grid, mixture
 
+pytestmark = pytest.mark.slow
+
 CIFAR = (0.01, 4.01)
 
 

@@ -13,7 +13,7 @@ from stages.samplers.schedules import uniform
 from tests.samplers.rigs import F64, OF_PATHS, START, gaussian, law, law_order, log_grid, mixture, order
 from tests.samplers.test_diffusers import FLOW, label
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")  # in diffusers
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")]  # in diffusers
 
 WITHOUT = ("until", 0.0), ("since", 1.0), ("few_steps", False)
 

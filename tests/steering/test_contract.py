@@ -12,6 +12,8 @@ from stages.steering import STEERINGS
 from stages.steering.run import fits
 from tests.steering.rigs import MEMORYLESS, NORMAL, PARAMS, steering, task
 
+pytestmark = pytest.mark.slow
+
 EVERY = pytest.mark.parametrize("name", STEERINGS)
 TURNED = {
     "fk": {"potential": "sum", "pick": "draw", "every": 3, "resampling": {"rule": "multinomial", "threshold": 1.0}},

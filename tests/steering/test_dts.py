@@ -15,6 +15,8 @@ from stages.steering.particles import chosen
 from tests.samplers.rigs import F64, law
 from tests.steering.rigs import ANCESTRAL, MEMORYLESS, NORMAL, steering, task
 
+pytestmark = pytest.mark.slow
+
 SOFT = {"name": "soft"}
 
 

@@ -34,6 +34,8 @@ from stages.training.windows import Sliding
 from tests.training.tiny import of_roles
 from tests.training.words import named
 
+pytestmark = pytest.mark.slow
+
 PARAMS = Path(__file__).parents[2] / "params"
 MODULES: dict[str, ModuleType] = {**METHODS, **POLICIES}
 NUM_GROUPS, GROUP_SIZE = 4, 6

@@ -39,6 +39,8 @@ from tests.training.layers import Layers
 from tests.training.tiny import TinyNet, of_roles
 from tests.training.words import named, rows, table
 
+pytestmark = pytest.mark.slow
+
 PARAMS = Path(__file__).parents[2] / "params"
 MODULES: dict[str, ModuleType] = {**METHODS, **POLICIES}
 SIZE = TransformerConfig(kind="transformer", width=8, num_layers=2, num_heads=1, patch_size=2)
@@ -101,7 +103,6 @@ def trainer(name: str, cfg: Any, judge: Any = reward, *, precision: Any = "float
     return Trainer(MODULES[name], cfg, budget, start, seed=3, device="cpu")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("slices", [1, 2])
 @pytest.mark.parametrize("name", MODULES)
 def test_a_trainings_cost_is_what_its_layers_saw(name: str, slices: int) -> None:
