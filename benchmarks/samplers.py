@@ -3,14 +3,15 @@
     fewstep run experiment=bench_samplers    # three teachers of the digits; `make bench-samplers` does both
     python benchmarks/samplers.py            # samples, resumable, and writes docs/samplers.md and its figure
     python benchmarks/samplers.py --guided   # the same with guidance, into tables and a figure of its own
+    python benchmarks/samplers.py --shapes   # a teacher of scenes in colour, that of experiment=bench_shapes
 
 Two kinds of model are sampled from the same noise by everyone. `mixture` is a closed form, in float64: eight components
 in a plane. `digits` are three teachers: numbers are means over them, with Student's 95 % interval, and a claim is
 judged by the differences within a teacher. The error is the root mean square, over elements, of the distance to where
 the probability-flow ODE leads; of a rule that draws noise only the distance to real images is told. Each rule has as
 many steps as fit into the calls, so that none makes more; of a field that saves a part of a call, as many as cost that.
-Fields, what is fitted to a model, and shifted times are run without guidance alone; samplers are fitted to teachers for
-few calls. Results are kept in .fewstep/samplers, a file each.
+Fields, what is fitted to a model, and shifted times are run on digits without guidance alone; samplers are fitted to
+teachers for few calls. Results are kept in .fewstep/samplers, a file each.
 """
 
 import argparse
@@ -27,8 +28,20 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.pages import ask_for, manifests, put  # noqa: E402
-from benchmarks.samplers_models import FINE_STEPS, GRID_STEPS, MIXTURE_SAMPLES, Digits, Mixture, Sampled  # noqa: E402
-from benchmarks.samplers_page import CALLS, GUIDED, NODES, SCHEDULES, WAYS, Found, Results, Way, draw, page  # noqa: E402
+from benchmarks.samplers_models import FINE_STEPS, GRID_STEPS, MIXTURE_SAMPLES, Mixture, Sampled, Teacher  # noqa: E402
+from benchmarks.samplers_page import (  # noqa: E402
+    CALLS,
+    GUIDED,
+    NODES,
+    SCHEDULES,
+    SHAPES,
+    WAYS,
+    Found,
+    Results,
+    Way,
+    draw,
+    page,
+)
 from benchmarks.tasks import side_by_side  # noqa: E402
 from stages.core.config import check  # noqa: E402
 from stages.core.spec import SamplerSpec  # noqa: E402
@@ -38,7 +51,7 @@ from stages.samplers.fields import FIELDS  # noqa: E402
 from stages.samplers.fields.mag_cache import MagCache  # noqa: E402
 from stages.samplers.spec import Sampler, calls, most_steps  # noqa: E402
 
-PRESET = "experiment=bench_samplers"
+PRESET, OF_SHAPES = "experiment=bench_samplers", "experiment=bench_shapes"
 SA = {"name": "sa_solver", "until": 0.2, "since": 0.8, "predictor": 3, "corrector": 4, "few_steps": False}
 V3 = {
     "name": "dpm_solver_v3",
@@ -117,6 +130,8 @@ RULES: Mapping[str, Mapping[str, Any]] = {
 which makes a rule for each model and each schedule, on samples and noise that no row is measured on."""
 FITTED_CALLS = CALLS[:3]
 """That samplers are fitted to a network for: what a fit takes grows with the square of the steps."""
+SCENES = 512
+"""Samples of a teacher of scenes."""
 KEPT = Path(".fewstep/samplers")
 PAGE, FIGURES = Path("docs/samplers.md"), Path("docs/images")
 
@@ -125,29 +140,29 @@ def main() -> None:
     """Sample what is not there yet, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="side by side (one a core)")
-    parser.add_argument("--guided", action="store_true", help="teachers with guidance, by step rules alone")
+    part = parser.add_mutually_exclusive_group()
+    part.add_argument("--guided", action="store_true", help="teachers with guidance, by step rules alone")
+    part.add_argument("--shapes", action="store_true", help="a teacher of scenes, by step rules alone")
     args = parser.parse_args()
-    ways = GUIDED if args.guided else WAYS
-    ask_for(["dataset", "encode", "verifier", "teacher"], PRESET)
+    ways = GUIDED if args.guided else SHAPES if args.shapes else WAYS
+    ask_for(["dataset", "encode", "verifier", "teacher"], OF_SHAPES if args.shapes else PRESET)
     KEPT.mkdir(parents=True, exist_ok=True)
     every = list(runs(ways))
-    waiting: dict[tuple[str, float], list[Run]] = {}
+    waiting: dict[tuple[Way, str], list[Run]] = {}
     for run in every:
         if not Path(run.file).is_file():
-            waiting.setdefault((run.model, run.guidance), []).append(run)
+            waiting.setdefault((run.way, run.model), []).append(run)
     tasks = [(*of, left, os.getcwd()) for of, left in waiting.items()]
     side_by_side(follow, tasks, args.workers, "models, each with its guidance")
     found: dict[Any, list[Found]] = {}
     for run in every:
-        kind = "mixture" if run.model == "mixture" else "digits"
-        found.setdefault((kind, run.guidance, run.rule, run.schedule), []).append(
-            json.loads(Path(run.file).read_text())
-        )
+        found.setdefault((*run.way, run.rule, run.schedule), []).append(json.loads(Path(run.file).read_text()))
     bench = Results(found)
     script, figure = "samplers.py", FIGURES / "samplers.png"
-    if args.guided:
-        script, figure = f"{script} --guided", FIGURES / "samplers_guided.png"
-    put(ROOT / PAGE, script, page(bench, ways))
+    for name in ("guided", "shapes"):
+        if getattr(args, name):
+            script, figure = f"{script} --{name}", FIGURES / f"samplers_{name}.png"
+    put(ROOT / PAGE, script, page(bench, ways, (ROOT / PAGE).read_text(encoding="utf-8")))
     draw(bench, ways, ROOT / figure)
     print(f"{PAGE} and {figure} written")
 
@@ -155,9 +170,9 @@ def main() -> None:
 class Run(NamedTuple):
     """One model, sampled by one rule on one schedule with each number of calls."""
 
+    way: Way
     model: str
     """`mixture`, or the folder of a teacher under data/."""
-    guidance: float
     rule: str
     schedule: str
     file: str
@@ -168,29 +183,30 @@ def runs(ways: Sequence[Way]) -> Iterator[Run]:
     """All that the bench makes of some ways, made or not: the files are called after what decides them."""
     further = sorted(each.name for each in Path("data/teacher-replicates").glob("r*"))
     teachers = ["teacher", *(f"teacher-replicates/{name}" for name in further)]
-    for kind, guidance in ways:
-        for model in ["mixture"] if kind == "mixture" else teachers:
+    for way in ways:
+        for model in ["mixture"] if way[0] == "mixture" else teachers:
             for rule, knobs in RULES.items():
-                if guidance != 1 and knobs.keys() & {"fit", "field"}:
+                if way not in WAYS and knobs.keys() & {"fit", "field"}:
                     continue
-                schedules = SCHEDULES if guidance == 1 else SCHEDULES.keys() - {"shifted 3"}
-                for schedule in [*sorted(schedules), *(nodes for nodes, of in NODES.items() if rule in of)]:
-                    yield Run(model, guidance, rule, schedule, str(_file(model, guidance, rule, schedule)))
+                schedules = SCHEDULES if way in WAYS else SCHEDULES.keys() - {"shifted 3"}
+                chosen = [nodes for nodes, of in NODES.items() if rule in of and way not in SHAPES]
+                for schedule in [*sorted(schedules), *chosen]:
+                    yield Run(way, model, rule, schedule, str(_file(way, model, rule, schedule)))
 
 
-def _file(model: str, guidance: float, rule: str, schedule: str) -> Path:
+def _file(way: Way, model: str, rule: str, schedule: str) -> Path:
     """Where numbers are kept: called after all that decides them."""
     of = None if model == "mixture" else manifests(["dataset", "verifier", model, model.replace("teacher", "encode")])
-    sizes = [CALLS, FINE_STEPS, GRID_STEPS, MIXTURE_SAMPLES]
-    decides = [of, guidance, RULES[rule], SCHEDULES.get(schedule, schedule), *sizes]
+    sizes = [CALLS, FINE_STEPS, GRID_STEPS, MIXTURE_SAMPLES, *([SCENES] if way in SHAPES else [])]
+    decides = [of, way[1], RULES[rule], SCHEDULES.get(schedule, schedule), *sizes]
     return (KEPT / sha256_of(decides)[:16]).with_suffix(".json").resolve()
 
 
-def follow(model: str, guidance: float, runs: Sequence[Run], project: str) -> None:
+def follow(way: Way, model: str, runs: Sequence[Run], project: str) -> None:
     """Make the runs of one model, and write the numbers of each to its file as soon as they are known."""
     os.chdir(project)
     torch.set_num_threads(1)
-    seen = Mixture() if model == "mixture" else Digits(model, guidance)
+    seen = Mixture() if model == "mixture" else Teacher(model, way[1], SCENES if way in SHAPES else None)
     for run in runs:
         rule = RULES[run.rule]
         budgets = FITTED_CALLS if "fit" in rule and model != "mixture" else CALLS

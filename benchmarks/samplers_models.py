@@ -1,4 +1,4 @@
-"""What the samplers' bench samples: a mixture in closed form, and teachers of the digits."""
+"""What the samplers' bench samples: a mixture in closed form, and teachers."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -17,6 +17,7 @@ from stages.core.path import LINEAR
 from stages.core.prompts import EMPTY
 from stages.core.rng import normal_at, stream
 from stages.core.spec import SamplerSpec
+from stages.io.dataset import evenly
 from stages.metrics.energy import energy_distance
 from stages.models import load, table_of
 from stages.models.mixture import GaussianMixture
@@ -168,17 +169,18 @@ class Mixture(Sampled):
         return energy_distance(samples, self.law.sample(self.cond, stream(0, "truth")))
 
 
-class Digits(Sampled):
-    """A teacher, for the test images' prompts."""
+class Teacher(Sampled):
+    """One for the test images' prompts, or for `most` of them, evenly chosen."""
 
     opens = True
 
-    def __init__(self, folder: str, guidance: float) -> None:
+    def __init__(self, folder: str, guidance: float, most: int | None = None) -> None:
         table = Path("data") / folder.replace("teacher", "encode")
         self.bench = Bench.load(Path("data/dataset"), table_of(table), Path("data/verifier"), "cpu")
         model = load(Path("data") / folder / "model", self.bench.table, "cpu")
         self.space = model.space
-        cond = self.bench.dataset.rows(self.bench.compared_places(1, 0))
+        places = self.bench.compared_places(1, 0)
+        cond = self.bench.dataset.rows(evenly(places, most or len(places)))
         self.network = Prompted(model.net, cond, guidance)
         self.noise = normal_at(0, "noise", 0, len(cond), model.space.shape)
 

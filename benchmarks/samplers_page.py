@@ -13,6 +13,7 @@ Way = tuple[str, float]
 """A kind of model, and the guidance that it is sampled with."""
 WAYS: Sequence[Way] = (("mixture", 1.0), ("digits", 1.0))
 GUIDED: Sequence[Way] = (("digits", 3.0),)
+SHAPES: Sequence[Way] = (("shapes", 1.0),)
 SCHEDULES: Mapping[str, Mapping[str, Any]] = {
     "uniform": {"name": "uniform"},
     "shifted 3": {"name": "shifted", "shift": 3.0},
@@ -46,17 +47,19 @@ class Results:
         return min(known.items(), key=lambda item: sum(item[1])) if known else None
 
 
-def page(bench: Results, ways: Sequence[Way]) -> str:
-    """A table a way and a number, and the claims."""
+def page(bench: Results, ways: Sequence[Way], written: str) -> str:
+    """A table a way and a number, and the claims; of shapes, whether they rank as the digits that are `written`."""
     parts = []
     for way in ways:
         for number, words in ((ERROR, "error"), (DISTANCE, DISTANCES[way[0]])):
             parts.append(f"### {title(way)}: {words}\n\n{_table(bench, way, number)}")
+    if ways == SHAPES:
+        return "\n\n".join([*parts, f"### Ranks on shapes and on digits\n\n{_ranks(bench, written)}"])
     where = "" if ways == WAYS else " under guidance"
     return "\n\n".join([*parts, f"### Claims{where}\n\n{_claims(bench, ways)}"])
 
 
-DISTANCES = {"mixture": "energy distance x 1000", "digits": "Fréchet distance"}
+DISTANCES = {"mixture": "energy distance x 1000", "digits": "Fréchet distance", "shapes": "Fréchet distance"}
 
 
 def title(way: Way) -> str:
@@ -81,6 +84,28 @@ def _table(bench: Results, way: Way, number: str) -> str:
             cells.append(f"{f'**{text}**' if sum(found[1]) == least else text} ({found[0][0]})")
         if any(cells):
             lines.append(line([f"`{rule}`", *cells]))
+    return "\n".join(lines)
+
+
+def _ranks(bench: Results, written: str) -> str:
+    """Spearman's correlation of rules on shapes with the page's table of digits."""
+    from scipy.stats import spearmanr
+
+    lines = [line(["by", *(f"{most} calls" for most in CALLS)]), line(["---"] * (len(CALLS) + 1))]
+    for number, words in ((ERROR, "error"), (DISTANCE, DISTANCES["digits"])):
+        rows = written.partition(f"### digits: {words}\n")[2].partition("\n### ")[0].splitlines()
+        there = {cells[1].strip("` "): cells[2:-1] for row in rows if len(cells := row.split("|")) == len(CALLS) + 3}
+        columns = []
+        for column, most in enumerate(CALLS):
+            pairs = [
+                (sum(found[1]), float(cell.strip("* ").split()[0].strip("*")))
+                for rule in bench.rules
+                if (cell := there.get(rule, [""] * len(CALLS))[column].strip())
+                and (found := bench.best(SHAPES[0], rule, most, number))
+            ]
+            rank, _ = spearmanr(*zip(*pairs, strict=True)) if len(pairs) > 2 else (float("nan"), 1)
+            columns.append(f"{rank:.2f} ({len(pairs)} rules)")
+        lines.append(line([words, *columns]))
     return "\n".join(lines)
 
 

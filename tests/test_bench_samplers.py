@@ -9,7 +9,7 @@ import torch
 from benchmarks import pages
 from benchmarks import samplers as bench
 from benchmarks.samplers_models import ALIGNED_NODES, BEST_NODES, DISTANCE, ERROR, Sampled, plain
-from benchmarks.samplers_page import CALLS, GUIDED, NODES, SCHEDULES, WAYS, verdict
+from benchmarks.samplers_page import CALLS, GUIDED, NODES, SCHEDULES, SHAPES, WAYS, verdict
 from stages.core.rng import stream
 from stages.core.spec import even
 from stages.samplers import RULES
@@ -129,29 +129,32 @@ def test_the_page_has_a_row_for_each_rule_and_keeps_what_people_wrote(tmp_path, 
         (tmp_path / "data" / name).mkdir(parents=True)
         (tmp_path / "data" / name / "manifest.json").write_text(json.dumps({"of": name}))
     bench.KEPT.mkdir(parents=True)
-    runs, guided = list(bench.runs(WAYS)), list(bench.runs(GUIDED))
+    runs, guided, shapes = (list(bench.runs(ways)) for ways in (WAYS, GUIDED, SHAPES))
     nodes = sum(len(rules) for rules in NODES.values())
     plain = sum(not knobs.keys() & {"fit", "field"} for knobs in bench.RULES.values())
     assert len(runs) == 4 * (len(bench.RULES) * len(SCHEDULES) + nodes)
     assert len(guided) == 3 * (plain * (len(SCHEDULES) - 1) + nodes)
-    assert len({run.file for run in [*runs, *guided]}) == len(runs) + len(guided)
-    for run in [*runs, *guided]:
-        worse = 2.0 if run.schedule == "uniform" else 3.0
+    assert len(shapes) == 3 * plain * (len(SCHEDULES) - 1)
+    every = [*runs, *guided, *shapes]
+    assert len({run.file for run in every}) == len(every)
+    for run in every:
+        worse = 2.0 + list(bench.RULES).index(run.rule) + (run.schedule != "uniform")
         value = (worse + ("r2" in run.model) / 10) / (2 if run.schedule == BEST_NODES else 1)
         numbers = {DISTANCE: value} if "sde" in run.rule else {DISTANCE: value, ERROR: value}
         bench.Path(run.file).write_text(json.dumps({most: numbers for most in CALLS[1:]}))
     (tmp_path / "docs/images").mkdir(parents=True)
     page = tmp_path / bench.PAGE
-    marks = [f"{pages.begin(script)}\nold\n{pages.END}\n" for script in ("samplers.py", "samplers.py --guided")]
-    page.write_text(f"before\n{marks[0]}between\n{marks[1]}after\n")
+    scripts = [["samplers.py"], ["samplers.py", "--guided"], ["samplers.py", "--shapes"]]
+    marks = [f"{pages.begin(' '.join(script))}\nold\n{pages.END}\n" for script in scripts]
+    page.write_text("before\n" + "between\n".join(marks) + "after\n")
     monkeypatch.setattr(bench, "ROOT", tmp_path)
-    bench.main()
-    monkeypatch.setattr("sys.argv", ["samplers.py", "--guided"])
-    bench.main()
-    first, second = page.read_text().split("\nbetween\n")
+    for script in scripts:
+        monkeypatch.setattr("sys.argv", script)
+        bench.main()
+    first, second, third = page.read_text().split("\nbetween\n")
     assert first.startswith("before\n")
-    assert second.endswith("after\n")
-    assert "\nold\n" not in first + second
+    assert third.endswith("after\n")
+    assert "\nold\n" not in first + second + third
     errors, distances = first.split("### digits: error")[1].split("### digits: Fréchet distance")
     assert "| `euler` |  | **2.03 ± 0.14** (u) |" in errors
     assert "`flow_sde`" not in errors
@@ -161,7 +164,9 @@ def test_the_page_has_a_row_for_each_rule_and_keeps_what_people_wrote(tmp_path, 
     assert "| UniPC is ahead of DEIS under guidance | digits, guidance 3, error | 8 |" in second
     assert "not judged" not in second
     assert second.count("### ") == 3
-    for figure in ("samplers.png", "samplers_guided.png"):
+    noisy = sum("sde" in rule for rule, knobs in bench.RULES.items() if not knobs.keys() & {"fit", "field"})
+    assert f"| error | nan (0 rules) | 1.00 ({plain - noisy} rules) |" in third, "it ranks them as digits are ranked"
+    for figure in ("samplers.png", "samplers_guided.png", "samplers_shapes.png"):
         assert (tmp_path / bench.FIGURES / figure).stat().st_size > 10_000
 
 
