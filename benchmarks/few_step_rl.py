@@ -39,7 +39,7 @@ LOSSES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "DGPO": ("dgpo", FREE),
 }
 """What a row is called, its policy, and the knobs that differ from the policy's own."""
-CALLS, SEEDS, MARKS = (1, 2, 4), (0, 1, 2), (0, 5, 10, 20, 40)
+SEEDS, MARKS = (0, 1, 2), (0, 5, 10, 20, 40)
 NUMBERS = {
     "reward": "reward",
     "distance": "Fréchet distance",
@@ -59,10 +59,13 @@ class Task:
     script: str
     """As it is called, and as its marks in the page say."""
     figure: Path
+    calls: Sequence[int]
 
 
-DIGITS = Task("experiment=few_step_rl", "few_step_rl.py", Path("docs/images/few_step_rl.png"))
-SHAPES = Task("experiment=few_step_rl_shapes", "few_step_rl.py --shapes", Path("docs/images/few_step_rl_shapes.png"))
+DIGITS = Task("experiment=few_step_rl", "few_step_rl.py", Path("docs/images/few_step_rl.png"), (1, 2, 4))
+SHAPES = Task(
+    "experiment=few_step_rl_shapes", "few_step_rl.py --shapes", Path("docs/images/few_step_rl_shapes.png"), (1, 4)
+)
 
 
 def main() -> None:
@@ -73,17 +76,19 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=len(SEEDS), help=f"trainings of each ({len(SEEDS)})")
     args = parser.parse_args()
     task = SHAPES if args.shapes else DIGITS
-    ask_for(["dataset", "encode", "verifier", *(f"distill/tdm{calls}" for calls in CALLS)], task.preset)
+    ask_for(["dataset", "encode", "verifier", *(f"distill/tdm{calls}" for calls in task.calls)], task.preset)
     KEPT.mkdir(parents=True, exist_ok=True)
     seeds = SEEDS[: args.seeds]
-    found = {(name, calls, seed): section(task, name, calls) for seed in seeds for calls in CALLS for name in LOSSES}
+    found = {
+        (name, calls, seed): section(task, name, calls) for seed in seeds for calls in task.calls for name in LOSSES
+    }
     waiting = [(each, key[2], str(file_of(each, key[2])), os.getcwd()) for key, each in found.items()]
     side_by_side(follow, [each for each in waiting if not Path(each[2]).is_file()], args.workers, "trainings")
     told = {key: json.loads(file_of(each, key[2]).read_text()) for key, each in found.items()}
-    curves = {(name, calls): [told[name, calls, seed] for seed in seeds] for calls in CALLS for name in LOSSES}
+    curves = {(name, calls): [told[name, calls, seed] for seed in seeds] for calls in task.calls for name in LOSSES}
     real = reality(task)
-    put(ROOT / PAGE, task.script, table(curves, real))
-    draw(curves, real, ROOT / task.figure)
+    put(ROOT / PAGE, task.script, table(curves, task.calls, real))
+    draw(curves, task.calls, real, ROOT / task.figure)
     print(f"{PAGE} and {task.figure} written")
 
 
@@ -195,13 +200,13 @@ def over(trained: Sequence[Sequence[Mapping[str, float]]], number: str) -> Itera
         yield rows[0]["iteration"], sum(values) / len(values), spread(values) if len(values) > 1 else None
 
 
-def table(curves: Curves, real: Mapping[str, float]) -> str:
+def table(curves: Curves, all_calls: Sequence[int], real: Mapping[str, float]) -> str:
     """The start and the end of each training, with Student's 95 % interval."""
     head = ["calls", "loss", *NUMBERS.values(), "precision", "recall"]
     lines = [line(head), line(["---"] * len(head))]
     numbers = [*NUMBERS, "precision", "recall"]
     lines.append(line(["", "real images", *(f"{real[number]:.3g}" for number in numbers)]))
-    for calls in CALLS:
+    for calls in all_calls:
         start = next(trained for (_, of), trained in curves.items() if of == calls)[0][0]
         lines.append(line([str(calls), "the student", *(f"{start[number]:.3g}" for number in numbers)]))
         for name in LOSSES:
@@ -213,15 +218,15 @@ def table(curves: Curves, real: Mapping[str, float]) -> str:
     return "\n".join(lines)
 
 
-def draw(curves: Curves, real: Mapping[str, float], file: Path) -> None:
+def draw(curves: Curves, all_calls: Sequence[int], real: Mapping[str, float], file: Path) -> None:
     """A column for each number of calls, a row for each number that was followed."""
     import matplotlib.pyplot as plt
 
     figure, panels = plt.subplots(
-        len(NUMBERS), len(CALLS), figsize=(10, 11), sharex=True, sharey="row", layout="constrained"
+        len(NUMBERS), len(all_calls), figsize=(10, 11), sharex=True, sharey="row", layout="constrained"
     )
     for row, (number, words) in enumerate(NUMBERS.items()):
-        for column, calls in enumerate(CALLS):
+        for column, calls in enumerate(all_calls):
             axes = panels[row][column]
             for shade, name in enumerate(LOSSES):
                 points = list(over(curves[name, calls], number))
@@ -238,7 +243,7 @@ def draw(curves: Curves, real: Mapping[str, float], file: Path) -> None:
                 axes.set_title(f"{calls} call{'s' if calls > 1 else ''}")
             if column == 0:
                 axes.set_ylabel(words)
-        panels[-1][1].set_xlabel("iterations")
+        panels[-1][len(all_calls) // 2].set_xlabel("iterations")
     handles, labels = panels[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False)
     file.parent.mkdir(parents=True, exist_ok=True)
