@@ -4,6 +4,7 @@
     python benchmarks/few_step_rl.py             # trains, resumable, and writes docs/few_step_rl.md's table and figure
     fewstep run experiment=few_step_rl_shapes    # the same of scenes of shapes
     python benchmarks/few_step_rl.py --shapes    # into a table and a figure of its own
+    python benchmarks/few_step_rl.py --lr 3e-5   # what another learning rate comes to, printed
 
 Every loss starts from the same student, with the same rewards and learning rate, once for each of SEEDS. At the
 iterations of MARKS the last weights are sampled for the test images' prompts, and told are: the reward, the Fréchet
@@ -74,25 +75,32 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="trainings side by side (one a core)")
     parser.add_argument("--shapes", action="store_true", help="students of scenes of shapes, not of digits")
     parser.add_argument("--seeds", type=int, default=len(SEEDS), help=f"trainings of each ({len(SEEDS)})")
+    parser.add_argument("--lr", type=float, default=LR, help=f"learning rate of all losses ({LR:g}, the page's)")
     args = parser.parse_args()
     task = SHAPES if args.shapes else DIGITS
     ask_for(["dataset", "encode", "verifier", *(f"distill/tdm{calls}" for calls in task.calls)], task.preset)
     KEPT.mkdir(parents=True, exist_ok=True)
     seeds = SEEDS[: args.seeds]
     found = {
-        (name, calls, seed): section(task, name, calls) for seed in seeds for calls in task.calls for name in LOSSES
+        (name, calls, seed): section(task, name, calls, args.lr)
+        for seed in seeds
+        for calls in task.calls
+        for name in LOSSES
     }
     waiting = [(each, key[2], str(file_of(each, key[2])), os.getcwd()) for key, each in found.items()]
     side_by_side(follow, [each for each in waiting if not Path(each[2]).is_file()], args.workers, "trainings")
     told = {key: json.loads(file_of(each, key[2]).read_text()) for key, each in found.items()}
     curves = {(name, calls): [told[name, calls, seed] for seed in seeds] for calls in task.calls for name in LOSSES}
     real = reality(task)
+    if args.lr != LR:
+        print(table(curves, task.calls, real))
+        return
     put(ROOT / PAGE, task.script, table(curves, task.calls, real))
     draw(curves, task.calls, real, ROOT / task.figure)
     print(f"{PAGE} and {task.figure} written")
 
 
-def section(task: Task, name: str, calls: int) -> Section:
+def section(task: Task, name: str, calls: int, lr: float = LR) -> Section:
     """The RL arm's parameters."""
     policy, knobs = LOSSES[name]
     made = parse(_composed(task, policy), task.preset)["rl"]["arms"]["it"]
@@ -100,7 +108,7 @@ def section(task: Task, name: str, calls: int) -> Section:
     made["rewards"]["right"]["attributes"] = {"each": 1.0}
     at = {"init": f"data/distill/tdm{calls}", "rollout_steps": calls, "nfe": calls, "levels": "steps"}
     budget = {**made["budget"], "iterations": max(MARKS), "ema": 0.0, "warmup": 0}
-    return {**made, **at, "student_lr": LR, "budget": budget, **knobs}
+    return {**made, **at, "student_lr": lr, "budget": budget, **knobs}
 
 
 @cache

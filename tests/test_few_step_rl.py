@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from itertools import product
 
 import pytest
 
@@ -44,12 +45,10 @@ def test_the_page_has_a_row_for_each_loss_and_keeps_what_people_wrote(tmp_path, 
         (tmp_path / "data" / name / "manifest.json").write_text(json.dumps({"of": name}))
     bench.KEPT.mkdir(parents=True)
     files = set()
-    for name in bench.LOSSES:
-        for calls in task.calls:
-            for seed in bench.SEEDS:
-                file = bench.file_of(bench.section(task, name, calls), seed)
-                files.add(file)
-                file.write_text(json.dumps(curve(calls + [0.5, 0.6, 0.7][seed])))
+    for name, calls, seed in product(bench.LOSSES, task.calls, bench.SEEDS):
+        file = bench.file_of(bench.section(task, name, calls), seed)
+        files.add(file)
+        file.write_text(json.dumps(curve(calls + [0.5, 0.6, 0.7][seed])))
     assert len(files) == len(bench.LOSSES) * len(task.calls) * len(bench.SEEDS)
     bench.PAGE.write_text(f"before\n{pages.begin(task.script)}\nold\n{pages.END}\nafter\n")
     real = dict.fromkeys([*bench.NUMBERS, "precision", "recall"], 3.0)
@@ -61,3 +60,11 @@ def test_the_page_has_a_row_for_each_loss_and_keeps_what_people_wrote(tmp_path, 
     assert "|  | real images | 3 | 3 | 3 | 3 | 3 | 3 |" in lines
     assert any(line.startswith("| 4 | DGPO | 4.6 ± 0.25 |") for line in lines)
     assert task.figure.stat().st_size > 10_000
+    for name, calls, seed in product(bench.LOSSES, task.calls, bench.SEEDS):
+        file = bench.file_of(bench.section(task, name, calls, 3e-5), seed)
+        assert file not in files
+        file.write_text(json.dumps(curve(9.0)))
+    monkeypatch.setattr("sys.argv", [*task.script.split(), "--lr", "3e-5"])
+    bench.main()
+    assert "| 4 | DGPO | 9 ± 0 |" in capsys.readouterr().out, "told"
+    assert bench.PAGE.read_text().splitlines() == lines, "and not written"
