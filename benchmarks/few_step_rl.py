@@ -49,6 +49,8 @@ NUMBERS = {
 }
 KEPT, PAGE = Path(".fewstep/few_step_rl"), Path("docs/few_step_rl.md")
 LR = 1.0e-4
+MOST_REAL = 6144
+"""Real images that are looked at: neighbours are sought among all pairs of them."""
 Section = dict[str, Any]
 
 
@@ -169,16 +171,20 @@ def seen(bench: Any, model: Any, net: Any, judge: Any) -> dict[str, float]:
 
 
 def reality(task: Task) -> dict[str, float]:
-    """What real images show: those of training in the place of samples."""
+    """What real images show: those of training in the place of samples, `MOST_REAL` of them, evenly chosen."""
     from stages import rl
     from stages.cells.bench import Bench
+    from stages.io.dataset import evenly
     from stages.io.job import Job
     from stages.models import table_of
 
     bench = Bench.load(Path("data/dataset"), table_of(Path("data/encode")), Path("data/verifier"), "cpu")
     job = Job(stage="rl", arm="it", seed=0, section=section(task, "NFT", 1), inputs={"verifier": "data/verifier"})
     judge = rl.reward(rl.configure(job), job, {})
-    return shown(bench, bench.dataset.train_images, bench.prompts(bench.dataset.train_prompts.tolist()), judge)
+    known = range(len(bench.dataset.train_images))
+    places = evenly(known, min(len(known), MOST_REAL))
+    prompts = bench.prompts(bench.dataset.train_prompts[places].tolist())
+    return shown(bench, bench.dataset.train_images[places], prompts, judge)
 
 
 def shown(bench: Any, images: Any, prompts: Any, judge: Any) -> dict[str, float]:
