@@ -54,8 +54,8 @@ types: install ## The type checker
 unit: install ## The tests that take seconds at most
 	@$(MAKE) --no-print-directory -j 3 unit-flows unit-io unit-science
 
-# A process for what starts tools, one for what waits for stores and two for the rest, which takes longest: each imports a
-# part of the libraries, and that takes longer than most tests.
+# A process for what starts tools, one for what waits for stores and two for the rest: each imports a part of the
+# libraries, and that takes longer than most tests.
 FAST := -m "not gpu and not slow and not integration and not exhaustive"
 # Files of other lanes' tests alone are not even imported.
 FAST += $(patsubst %,--ignore=%,$(shell grep -rlE "^pytestmark = .*mark\.(slow|integration|exhaustive)" tests --include "test_*.py"))

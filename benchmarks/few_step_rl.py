@@ -95,10 +95,10 @@ def main() -> None:
     curves = {(name, calls): [told[name, calls, seed] for seed in seeds] for calls in task.calls for name in LOSSES}
     real = reality(task)
     if args.lr != LR:
-        print(table(curves, task.calls, real))
+        print(table(curves, real))
         return
-    put(ROOT / PAGE, task.script, table(curves, task.calls, real))
-    draw(curves, task.calls, real, ROOT / task.figure)
+    put(ROOT / PAGE, task.script, table(curves, real))
+    draw(curves, real, ROOT / task.figure)
     print(f"{PAGE} and {task.figure} written")
 
 
@@ -207,6 +207,11 @@ def shown(bench: Any, images: Any, prompts: Any, judge: Any) -> dict[str, float]
 Curves = Mapping[tuple[str, int], Sequence[Sequence[Mapping[str, float]]]]
 
 
+def calls_of(curves: Curves) -> list[int]:
+    """Those of the students, from few to many."""
+    return sorted({calls for _, calls in curves})
+
+
 def over(trained: Sequence[Sequence[Mapping[str, float]]], number: str) -> Iterator[tuple[float, float, Spread | None]]:
     """(iteration, mean, what is known of its spread over trainings) at each mark."""
     for rows in zip(*trained, strict=True):
@@ -214,13 +219,13 @@ def over(trained: Sequence[Sequence[Mapping[str, float]]], number: str) -> Itera
         yield rows[0]["iteration"], sum(values) / len(values), spread(values) if len(values) > 1 else None
 
 
-def table(curves: Curves, all_calls: Sequence[int], real: Mapping[str, float]) -> str:
+def table(curves: Curves, real: Mapping[str, float]) -> str:
     """The start and the end of each training, with Student's 95 % interval."""
     head = ["calls", "loss", *NUMBERS.values(), "precision", "recall"]
     lines = [line(head), line(["---"] * len(head))]
     numbers = [*NUMBERS, "precision", "recall"]
     lines.append(line(["", "real images", *(f"{real[number]:.3g}" for number in numbers)]))
-    for calls in all_calls:
+    for calls in calls_of(curves):
         start = next(trained for (_, of), trained in curves.items() if of == calls)[0][0]
         lines.append(line([str(calls), "the student", *(f"{start[number]:.3g}" for number in numbers)]))
         for name in LOSSES:
@@ -232,10 +237,11 @@ def table(curves: Curves, all_calls: Sequence[int], real: Mapping[str, float]) -
     return "\n".join(lines)
 
 
-def draw(curves: Curves, all_calls: Sequence[int], real: Mapping[str, float], file: Path) -> None:
+def draw(curves: Curves, real: Mapping[str, float], file: Path) -> None:
     """A column for each number of calls, a row for each number that was followed."""
     import matplotlib.pyplot as plt
 
+    all_calls = calls_of(curves)
     figure, panels = plt.subplots(
         len(NUMBERS), len(all_calls), figsize=(10, 11), sharex=True, sharey="row", layout="constrained"
     )

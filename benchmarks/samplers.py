@@ -51,7 +51,12 @@ from stages.samplers.fields import FIELDS  # noqa: E402
 from stages.samplers.fields.mag_cache import MagCache  # noqa: E402
 from stages.samplers.spec import Sampler, calls, most_steps  # noqa: E402
 
-PRESET, OF_SHAPES = "experiment=bench_samplers", "experiment=bench_shapes"
+PARTS: Mapping[str, tuple[Sequence[Way], str]] = {
+    "": (WAYS, "experiment=bench_samplers"),
+    "guided": (GUIDED, "experiment=bench_samplers"),
+    "shapes": (SHAPES, "experiment=bench_shapes"),
+}
+"""Of the page, each with marks and a figure of its own: what is sampled how, and the preset that makes the teachers."""
 SA = {"name": "sa_solver", "until": 0.2, "since": 0.8, "predictor": 3, "corrector": 4, "few_steps": False}
 V3 = {
     "name": "dpm_solver_v3",
@@ -141,11 +146,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="side by side (one a core)")
     part = parser.add_mutually_exclusive_group()
-    part.add_argument("--guided", action="store_true", help="teachers with guidance, by step rules alone")
-    part.add_argument("--shapes", action="store_true", help="a teacher of scenes, by step rules alone")
+    only = {"dest": "part", "action": "store_const", "default": ""}
+    part.add_argument("--guided", const="guided", help="teachers with guidance, by step rules alone", **only)
+    part.add_argument("--shapes", const="shapes", help="a teacher of scenes, by step rules alone", **only)
     args = parser.parse_args()
-    ways = GUIDED if args.guided else SHAPES if args.shapes else WAYS
-    ask_for(["dataset", "encode", "verifier", "teacher"], OF_SHAPES if args.shapes else PRESET)
+    ways, preset = PARTS[args.part]
+    ask_for(["dataset", "encode", "verifier", "teacher"], preset)
     KEPT.mkdir(parents=True, exist_ok=True)
     every = list(runs(ways))
     waiting: dict[tuple[Way, str], list[Run]] = {}
@@ -158,10 +164,8 @@ def main() -> None:
     for run in every:
         found.setdefault((*run.way, run.rule, run.schedule), []).append(json.loads(Path(run.file).read_text()))
     bench = Results(found)
-    script, figure = "samplers.py", FIGURES / "samplers.png"
-    for name in ("guided", "shapes"):
-        if getattr(args, name):
-            script, figure = f"{script} --{name}", FIGURES / f"samplers_{name}.png"
+    script = f"samplers.py --{args.part}" if args.part else "samplers.py"
+    figure = FIGURES / f"{script.replace('.py --', '_').removesuffix('.py')}.png"
     put(ROOT / PAGE, script, page(bench, ways, (ROOT / PAGE).read_text(encoding="utf-8")))
     draw(bench, ways, ROOT / figure)
     print(f"{PAGE} and {figure} written")

@@ -1,5 +1,6 @@
 """What the samplers' bench found, as tables, claims with their verdicts, and a figure."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,9 @@ def _table(bench: Results, way: Way, number: str) -> str:
     return "\n".join(lines)
 
 
+_NUMBER = re.compile(r"-?[\d.]+(?:e-?\d+)?")
+
+
 def _ranks(bench: Results, written: str) -> str:
     """Spearman's correlation of rules on shapes with the page's table of digits."""
     from scipy.stats import spearmanr
@@ -94,14 +98,14 @@ def _ranks(bench: Results, written: str) -> str:
     lines = [line(["by", *(f"{most} calls" for most in CALLS)]), line(["---"] * (len(CALLS) + 1))]
     for number, words in ((ERROR, "error"), (DISTANCE, DISTANCES["digits"])):
         rows = written.partition(f"### digits: {words}\n")[2].partition("\n### ")[0].splitlines()
-        there = {cells[1].strip("` "): cells[2:-1] for row in rows if len(cells := row.split("|")) == len(CALLS) + 3}
+        there = {row.split("`")[1]: row.split("|")[2:-1] for row in rows if row.startswith("| `")}
         columns = []
         for column, most in enumerate(CALLS):
+            digits = {rule: told[0] for rule, cells in there.items() if (told := _NUMBER.findall(cells[column]))}
             pairs = [
-                (sum(found[1]), float(cell.strip("* ").split()[0].strip("*")))
+                (sum(found[1]), float(digits[rule]))
                 for rule in bench.rules
-                if (cell := there.get(rule, [""] * len(CALLS))[column].strip())
-                and (found := bench.best(SHAPES[0], rule, most, number))
+                if rule in digits and (found := bench.best(SHAPES[0], rule, most, number))
             ]
             rank, _ = spearmanr(*zip(*pairs, strict=True)) if len(pairs) > 2 else (float("nan"), 1)
             columns.append(f"{rank:.2f} ({len(pairs)} rules)")

@@ -10,6 +10,7 @@ from benchmarks import few_step_rl as bench
 from benchmarks import pages
 from stages import rl
 from stages.io.job import Job
+from tests.composed import params_of
 
 pytestmark = pytest.mark.exhaustive
 
@@ -23,6 +24,12 @@ def test_each_loss_is_an_arm_that_looks_where_its_student_calls(name: str, task:
         assert made.settings.levels == "steps"
         assert made.settings.rollout_steps == made.method.sampler(made.settings).num_steps == calls
         assert made.common.budget.ema == 0, "the last weights are looked at"
+
+
+def test_the_scenes_teacher_is_that_of_the_distillers_bench() -> None:
+    here, there = (params_of(f"experiment={name}") for name in ("few_step_rl_shapes", "bench_shapes"))
+    for stage in ("dataset", "verifier", "teacher"):
+        assert here[stage] == there[stage], stage
 
 
 def curve(end: float) -> list[dict[str, float]]:

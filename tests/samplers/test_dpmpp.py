@@ -15,8 +15,8 @@ from tests.samplers.test_diffusers import FLOW, START, VELOCITY, scheduled
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
-]  # in diffusers
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),  # in diffusers
+]
 
 
 def sde(eta):

@@ -16,8 +16,6 @@ from stages.samplers.kernels import Transition, grid_like
 from tests.samplers.rigs import EVERY, KERNELS, flow_sde_step, gaussian
 from tests.training.gaussian import GaussianVelocity, tokens
 
-pytestmark = pytest.mark.slow
-
 MEAN, S2 = 1.0, 0.25
 
 
