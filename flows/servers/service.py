@@ -14,7 +14,8 @@ from stages.io.artefacts import write_json
 FOLDER = HOME / "services"
 NAMES = ("worker", "driver", "ray", "mlflow", "prefect")
 """All there are, in the order in which they are stopped."""
-_PATIENCE_S = {"worker": 60.0, "driver": 90.0}
+_PATIENCE_S = 5.0
+_RUNS_PATIENCE_S = {"worker": 60.0, "driver": 90.0}
 """For those that end what they run first."""
 
 
@@ -61,7 +62,9 @@ class Service:
 
         process = processes.find(self.pid) if self.lives() else None
         if process:
-            processes.end(process, _PATIENCE_S.get(self.name, 5.0))
+            # A worker's runs are processes. One that has none may sit in Prefect's shutdown for ever.
+            idle = self.name == "worker" and not process.children()
+            processes.end(process, _PATIENCE_S if idle else _RUNS_PATIENCE_S.get(self.name, _PATIENCE_S))
         self.forget()
 
 
