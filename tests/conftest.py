@@ -17,27 +17,39 @@ gc.set_threshold(100_000, 50, 50)
 
 LONG = [
     "flows/pipeline/test_run.py",
+    "flows/pipeline/test_checkpoint.py",
+    "flows/workers/test_gang.py",
     "flows/workers/test_checks.py",
     "flows/deployments/test_flows.py",
     "flows/project/test_storage.py",
-    "flows/pipeline/test_checkpoint.py",
     "flows/pipeline/test_chaos.py",
+    "test_readme.py",
     "deploy",
-    "flows/workers/test_gang.py",
+    "test_presets.py",
 ]
-"""What takes minutes, the longest first: begun last, one of them would run on alone."""
+"""What takes a minute and more, the longest first: begun last, one of them would run on alone."""
+SHARING = ("flows/pipeline/test_run.py", "flows/pipeline/test_checkpoint.py", "flows/workers/test_gang.py")
+"""Files of one project; the first is the one that counts what ran in it."""
+
+
+def _file(nodeid: str) -> str:
+    return nodeid.partition("::")[0].removeprefix("tests/")
 
 
 def _together(nodeid: str) -> str:
     """The file or folder whose tests share servers, and so a process."""
-    file = nodeid.partition("::")[0].removeprefix("tests/")
-    return "deploy" if file.startswith("deploy/") else file
+    file = _file(nodeid)
+    return "deploy" if file.startswith("deploy/") else "project" if file in SHARING else file
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """An order in which the end is not one process alone."""
     order = {name: place for place, name in enumerate(LONG)}
-    items.sort(key=lambda item: order.get(_together(item.nodeid), len(LONG)))
+
+    def place(item: pytest.Item) -> int:
+        return min(order.get(name, len(LONG)) for name in (_file(item.nodeid), _together(item.nodeid)))
+
+    items.sort(key=place)
 
 
 def pytest_collection_finish() -> None:

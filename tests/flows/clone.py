@@ -94,6 +94,8 @@ class Clone:
         for words in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "a clone"]):
             self._call(["git", "-c", "user.name=t", "-c", "user.email=t@localhost", *words])
         self.original = {}
+        self.given: dict[str, str] = {}
+        """What its commands find in their environment."""
 
     def fewstep(self, *words: str) -> subprocess.CompletedProcess[str]:
         return self._call([sys.executable, "-m", "flows", *words])
@@ -104,6 +106,11 @@ class Clone:
         self.api = f"http://127.0.0.1:{prefect}/api"
         done = self.fewstep("up", "--prefect-port", str(prefect), "--mlflow-port", str(mlflow), *words)
         assert done.returncode == 0, done.stderr
+
+    def borrow(self, other: "Clone") -> None:
+        """Use another's Prefect server and Ray."""
+        ray = json.loads((other.root / ".fewstep/services/ray.json").read_text())["address"]
+        self.given |= {"PREFECT_API_URL": other.api, "FEWSTEP_RAY_ADDRESS": ray}
 
     def begin(self, *words: str, stderr: int | None = None) -> subprocess.Popen[bytes]:
         """The command line, not waited for."""
@@ -145,4 +152,4 @@ class Clone:
         # DVC remembers, by a clone's path, what a remote holds; an earlier clone may have had the same path.
         site = self.root / ".dvc/tmp/site"
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        return inherited | {"PATH": path, "DVC_SITE_CACHE_DIR": str(site)}
+        return inherited | {"PATH": path, "DVC_SITE_CACHE_DIR": str(site)} | self.given

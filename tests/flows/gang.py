@@ -9,7 +9,8 @@ from flows.runtime import processes
 
 def reported(clone, arm="teacher"):
     """The last step that the teacher, or an arm, reported, with a checkpoint beside it; 0 before."""
-    for file in (clone.root / ".fewstep/work" / arm).glob("*/all.jsonl"):
+    files = (clone.root / ".fewstep/work" / arm).glob("*/all.jsonl")
+    for file in sorted(files, key=lambda file: file.stat().st_mtime, reverse=True)[:1]:
         lines = [line for line in file.read_text().split("\n")[:-1] if line]
         if lines and (file.parent / "all" / "resume" / "state.safetensors").is_file():
             return json.loads(lines[-1])["step"]

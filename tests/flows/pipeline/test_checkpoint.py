@@ -35,13 +35,12 @@ WORDS = [
 
 
 @pytest.fixture(scope="module")
-def clone(tmp_path_factory: pytest.TempPathFactory) -> Clone:
-    made = Clone(tmp_path_factory.mktemp("clone"))
-    pictures.fill(made.root / "photos", 24)
-    tiny.saved("sd3", made.root / "sd3")
-    done = made.fewstep("run", *WORDS, "encode.table=on_demand")
+def clone(project: Clone) -> Clone:
+    pictures.fill(project.root / "photos", 24)
+    tiny.saved("sd3", project.root / "sd3")
+    done = project.fewstep("run", *WORDS, "encode.table=on_demand")
     assert done.returncode == 0, done.stdout + done.stderr
-    return made
+    return project
 
 
 def test_a_checkpoint_goes_through_the_whole_graph(clone: Clone) -> None:

@@ -1,6 +1,6 @@
 """The smoke experiment through real DVC, Prefect, Ray and MLflow, then every way it may fail.
 
-The tests run in order and share one clone, since the first run is what the others change.
+The tests run in order and share one project, since the first run is what the others change.
 """
 
 import json
@@ -12,33 +12,25 @@ import psutil
 import pytest
 import yaml
 
-from tests.flows.clone import Clone, ask, refused
+from tests.flows.clone import ask, refused
 from tests.waiting import PATIENCE_S, wait_for
 
 pytestmark = pytest.mark.integration
 
 
 @pytest.fixture(scope="module")
-def clone(tmp_path_factory):
-    made = Clone(tmp_path_factory.mktemp("clone"))
-    assert made.fewstep("compose", "experiment=smoke").returncode == 0
-    made.up()
-    yield made
-    assert {"prefect", "mlflow", "ray"} <= made.down()
-
-
-@pytest.fixture(scope="module")
-def finished(clone):
-    """The clone after one whole run."""
-    done = clone.fewstep("run", "experiment=smoke")
+def finished(project):
+    """The project after one whole run, the first in it."""
+    done = project.fewstep("run", "experiment=smoke")
     assert done.returncode == 0, done.stdout + done.stderr
-    clone.said = done.stdout
-    return clone
+    project.said = done.stdout
+    yield project
+    project.mend()
 
 
 @pytest.fixture
 def spoiled(finished):
-    """The finished clone, whose dvc.lock must not change and whose parameters and artefacts are put right after."""
+    """The finished project, whose dvc.lock must not change and whose parameters and artefacts are put right after."""
     before, params = finished.lock(), (finished.root / "params.yaml").read_text()
     yield finished
     assert finished.lock() == before, "a stage that failed must not be recorded"

@@ -60,8 +60,8 @@ def yours(tmp_path_factory, mine):
         shutil.copy(mine.root / file, clone.root / file)
     pulled = clone.dvc("pull", *STAGES)
     assert pulled.returncode == 0, pulled.stderr
-    yield clone
-    clone.down()
+    clone.borrow(mine)
+    return clone
 
 
 def test_the_bulk_is_in_the_store_and_dvc_tracks_the_manifest(mine):
@@ -96,8 +96,6 @@ def test_a_colleague_has_nothing_to_do_and_reads_the_weights_from_the_store(your
 
 def test_the_same_work_in_two_clones_is_done_by_one(mine, yours):
     """A teacher that takes long, begun by both: one makes it, the other is told."""
-    shutil.copytree(mine.root / ".fewstep/services", yours.root / ".fewstep/services")
-    yours.up("--without", "mlflow")  # while there is a core for it
     long = "iterations: 20\n", "iterations: 20000\n"
     with _edited(mine, *long), _edited(yours, *long):
         first = mine.begin("stage", "teacher")

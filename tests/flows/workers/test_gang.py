@@ -13,7 +13,7 @@ from stages.io import artefacts
 from stages.io import run as stages_run
 from stages.io.job import Job
 from tests.flows import gang
-from tests.flows.clone import Clone, refused
+from tests.flows.clone import refused
 from tests.waiting import PATIENCE_S, wait_for
 
 pytestmark = pytest.mark.exhaustive
@@ -40,16 +40,14 @@ Trainer.step = step
 """A training that does not come to its end before the gate is there, so that it can be struck."""
 
 
-@pytest.fixture(scope="module")
-def clone(tmp_path_factory):
-    """A clone with servers and a dataset."""
-    made = Clone(tmp_path_factory.mktemp("clone"))
-    assert made.fewstep("compose", "experiment=smoke", *SIZES).returncode == 0
-    made.up("--without", "mlflow")
-    done = made.fewstep("stage", "dataset")
+@pytest.fixture
+def clone(project):
+    """The project with these sizes and a dataset."""
+    assert project.fewstep("compose", "experiment=smoke", *SIZES).returncode == 0
+    done = project.fewstep("stage", "dataset")
     assert done.returncode == 0, done.stderr
-    yield made
-    assert {"prefect", "ray"} <= made.down()
+    yield project
+    project.mend()
 
 
 def test_two_workers_train_what_one_trains_even_if_one_is_killed(clone, tmp_path):
