@@ -83,6 +83,8 @@ class Clone:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.given: dict[str, str] = {}
+        """What its commands find in their environment."""
         for part in PARTS:
             (root / part).parent.mkdir(parents=True, exist_ok=True)
             if (ROOT / part).is_dir():
@@ -94,8 +96,6 @@ class Clone:
         for words in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "a clone"]):
             self._call(["git", "-c", "user.name=t", "-c", "user.email=t@localhost", *words])
         self.original = {}
-        self.given: dict[str, str] = {}
-        """What its commands find in their environment."""
 
     def fewstep(self, *words: str) -> subprocess.CompletedProcess[str]:
         return self._call([sys.executable, "-m", "flows", *words])

@@ -45,6 +45,7 @@ class Team:
         subprocess.run(["git", "clone", "-q", "--bare", self.worker.root, self.origin], check=True)
         self.git("remote", "add", "origin", str(self.origin))
         self.port = free_port()
+        self.worker.given["PREFECT_WORKER_QUERY_SECONDS"] = "1"
         up = self.worker.fewstep("work", "--prefect-port", str(self.port), "--gpus", "1")
         assert up.returncode == 0, up.stdout + up.stderr
 
