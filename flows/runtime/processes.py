@@ -1,6 +1,7 @@
 """Processes of this machine: started, asked, found and ended in one way, whoever needs it."""
 
 import contextlib
+import math
 import os
 import shutil
 import signal
@@ -120,16 +121,18 @@ def complaint(text: str) -> str:
     return (errors or lines or [""])[-1].removeprefix("ERROR: ").removeprefix("error: ")
 
 
-def end(process: subprocess.Popen[str] | psutil.Process, patience_s: float = PATIENCE_S) -> None:
+def end(
+    process: subprocess.Popen[str] | psutil.Process, patience_s: float = PATIENCE_S, idle_s: float = math.inf
+) -> None:
     """End it and all that it started. It alone is asked first, and ends its own in good order; what is left after
-    `patience_s` seconds, or a few after it has ended itself, is asked too, and then killed. One that has ended is left
-    alone.
+    `patience_s` seconds, or a few after it has ended itself, is asked too, and then killed. One that had nothing of
+    its own any more for `idle_s` seconds has had its time. One that has ended is left alone.
     """
     if isinstance(process, subprocess.Popen) and process.poll() is not None:
         return
     family = _family([process.pid])
     _send(family[:1], signal.SIGTERM)
-    stubborn = _wait(family[:1], patience_s)
+    stubborn = _wait(family[:1], patience_s, idle_s)
     left = _wait(family, 0.0 if stubborn else min(patience_s, _ORPHANS_S))
     if left:
         left = _family([each.pid for each in left])
@@ -157,11 +160,17 @@ def _send(found: Iterable[psutil.Process], sign: signal.Signals) -> None:
             process.send_signal(sign)
 
 
-def _wait(found: Iterable[psutil.Process], patience_s: float) -> list[psutil.Process]:
-    """Those that still live after so long."""
-    limit, left = time.monotonic() + patience_s, list(found)
-    while (left := [each for each in left if lives(each.pid, each.create_time())]) and time.monotonic() < limit:
+def _wait(found: Iterable[psutil.Process], patience_s: float, idle_s: float = math.inf) -> list[psutil.Process]:
+    """Those that still live after so long, or since they started nothing that does for `idle_s`."""
+    began, left = time.monotonic(), list(found)
+    busy, now = began, began
+    while (left := [each for each in left if lives(each.pid, each.create_time())]) and (
+        now - began < patience_s and now - busy < idle_s
+    ):
         time.sleep(_LOOK_S)
+        now = time.monotonic()
+        if idle_s < math.inf and any(descendants(each.pid) for each in left):
+            busy = now
     return left
 
 

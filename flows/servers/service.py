@@ -4,6 +4,7 @@ A folder may be copied or moved with what is written in it: only the servers tha
 """
 
 import json
+import math
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,9 +15,10 @@ from stages.io.artefacts import write_json
 FOLDER = HOME / "services"
 NAMES = ("worker", "driver", "ray", "mlflow", "prefect")
 """All there are, in the order in which they are stopped."""
-_PATIENCE_S = 5.0
-_RUNS_PATIENCE_S = {"worker": 60.0, "driver": 90.0}
+_PATIENCE_S = {"worker": 60.0, "driver": 90.0}
 """For those that end what they run first."""
+_IDLE_S = {"worker": 5.0}
+"""A worker's runs are processes. When its last one has just ended, it may sit in Prefect's shutdown for ever."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +64,7 @@ class Service:
 
         process = processes.find(self.pid) if self.lives() else None
         if process:
-            # A worker's runs are processes. One that has none may sit in Prefect's shutdown for ever.
-            idle = self.name == "worker" and not process.children()
-            processes.end(process, _PATIENCE_S if idle else _RUNS_PATIENCE_S.get(self.name, _PATIENCE_S))
+            processes.end(process, _PATIENCE_S.get(self.name, 5.0), _IDLE_S.get(self.name, math.inf))
         self.forget()
 
 

@@ -68,6 +68,25 @@ def test_a_process_is_ended_with_all_that_it_started_whether_it_likes_it_or_not(
     assert not processes.lives(grandchild)
 
 
+BUSY = """if True:
+    import signal, subprocess
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    child = subprocess.Popen(["bash", "-c", "sleep 1; touch done"])
+    print(child.pid, flush=True)
+    child.wait()
+    signal.pause()
+"""
+
+
+def test_a_process_has_its_time_as_long_as_something_of_its_own_runs(tmp_path, monkeypatch):
+    monkeypatch.setattr(processes, "_AFTER_S", 0.2)
+    with processes.launch([sys.executable, "-c", BUSY], where=tmp_path) as process:
+        process.stdout.readline()
+        processes.end(process, patience_s=PATIENCE_S, idle_s=0.2)
+    assert process.returncode == -signal.SIGKILL
+    assert (tmp_path / "done").is_file()
+
+
 def test_a_process_that_ended_and_one_that_never_was_are_left_alone():
     process = processes.launch([sys.executable, "-c", "raise SystemExit(3)"])
     process.communicate()

@@ -3,13 +3,11 @@
 import os
 import shutil
 
-import psutil
 import pytest
 
 from flows.runtime import processes
 from flows.servers import service
 from flows.servers.service import Service
-from tests.waiting import wait_for
 
 
 @pytest.fixture
@@ -29,20 +27,6 @@ def test_it_is_found_until_it_is_stopped(server):
     server.stop()
     assert not server.lives()
     assert service.read("ray") is None
-
-
-@pytest.mark.parametrize(("command", "patience_s"), [("sleep 60", 5.0), ("sleep 60; exit", 60.0)], ids=["none", "one"])
-def test_a_worker_has_time_to_end_what_it_runs_and_less_if_it_runs_nothing(command, patience_s, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    process = processes.launch(["bash", "-c", command], log=tmp_path / "log", leashed=False)
-    there = psutil.Process(process.pid)
-    wait_for(lambda: there.children() or there.name() == "sleep")  # bash gives its place to a lone command
-    with monkeypatch.context() as patch:
-        asked = []
-        patch.setattr(processes, "end", lambda _, patience: asked.append(patience))
-        Service.of("worker", process.pid, "127.0.0.1:1", leashed=False).stop()
-    processes.end(process)
-    assert asked == [patience_s]
 
 
 def test_a_copied_folder_has_none_of_the_originals(server, tmp_path, monkeypatch):

@@ -25,6 +25,8 @@ SIZES = (
     "+compute.workers.distill=2",
 )
 GATED = """
+import time
+
 checkpoint.SAVE_EVERY_S, checkpoint.SHARE = 0.0, 1e9
 _step = Trainer.step
 
