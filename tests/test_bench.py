@@ -11,7 +11,7 @@ from stages.distillers import METHODS
 from stages.training.method import noising_of
 from tests.composed import params_of, text_of
 
-pytestmark = pytest.mark.exhaustive
+pytestmark = pytest.mark.slow
 
 OF_FLOWS = {name for name, method in METHODS.items() if not noising_of(method)}
 """Its teacher is no model of tokens."""

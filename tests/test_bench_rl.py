@@ -9,7 +9,7 @@ from benchmarks import pages, rate_search, rl, rl_gmm
 from stages.policies import POLICIES
 from tests.composed import params_of
 
-pytestmark = pytest.mark.exhaustive
+pytestmark = pytest.mark.slow
 
 STARTS_FROM = {
     rl.ON_TEACHER: set(POLICIES) - {"dmdr", "pso", "reward_instruct", "tdm_r1"},  # the others need a few-step student

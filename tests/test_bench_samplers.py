@@ -17,7 +17,7 @@ from stages.samplers.prompted import Prompted
 from stages.samplers.spec import calls
 from tests.samplers.blocks import transformer
 
-pytestmark = pytest.mark.exhaustive
+pytestmark = pytest.mark.slow
 
 OF_BLOCKS = {f"dpmpp_2m, {field}" for field in ("token_merging", "ras", "pab", "faster_cache", "light_cache")}
 OF_BLOCKS |= {"dpmpp_2m, 8 bits", "dpmpp_2m, 4 bits"}

@@ -12,7 +12,7 @@ from stages import rl
 from stages.io.job import Job
 from tests.composed import params_of
 
-pytestmark = pytest.mark.exhaustive
+pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize("task", [bench.DIGITS, bench.SHAPES], ids=["digits", "shapes"])

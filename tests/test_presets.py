@@ -42,7 +42,7 @@ def shortened(section, sizes=SHORT):
     }
 
 
-@pytest.mark.exhaustive
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [

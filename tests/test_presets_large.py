@@ -118,7 +118,7 @@ def changes(whole: Mapping[str, Any], small: Mapping[str, Any], where: str = "")
             yield f"++{where}{key}={json.dumps(value)}"
 
 
-@pytest.mark.exhaustive
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_preset_runs_on_a_tiny_checkpoint_of_its_family(
     preset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

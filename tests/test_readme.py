@@ -13,7 +13,7 @@ import pytest
 
 from stages.io import artefacts
 
-pytestmark = pytest.mark.exhaustive
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
 TAUGHT, PAIRED = ("dataset", "verifier", "teacher", "encode"), ("trajectories", "reflow")

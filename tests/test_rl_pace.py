@@ -4,7 +4,7 @@ import pytest
 
 from benchmarks import rl_pace as bench
 
-pytestmark = pytest.mark.exhaustive
+pytestmark = pytest.mark.slow
 
 
 def test_a_goal_is_reached_between_two_reports() -> None:

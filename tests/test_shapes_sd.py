@@ -55,7 +55,7 @@ def test_a_training_that_was_interrupted_ends_as_it_would_have(tmp_path: Path, m
     assert torch.equal(fitted(tmp_path / "broken", until=2).weight, whole.weight)
 
 
-@pytest.mark.exhaustive
+@pytest.mark.slow
 def test_the_experiment_runs_on_a_checkpoint_of_a_few_updates(tmp_path: Path, monkeypatch, capsys) -> None:
     """Trained, saved, imported, distilled, aligned, exported, and scored through stock diffusers."""
     monkeypatch.chdir(tmp_path)

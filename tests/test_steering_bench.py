@@ -12,7 +12,7 @@ from stages.core.spec import even
 from stages.steering import STEERINGS, Asked
 from stages.steering.run import fits
 
-pytestmark = pytest.mark.exhaustive
+pytestmark = pytest.mark.slow
 
 ALIKE = {**dict.fromkeys(bench.NUMBERS, 0.5), "reward_calls": 4.0, "seconds": 1.0}
 

@@ -9,7 +9,7 @@ import pytest
 from tests.deploy.team import begin_writer, end_writer, objects
 from tests.deploy.writer import STEPS
 
-pytestmark = [pytest.mark.exhaustive, pytest.mark.filterwarnings("ignore")]
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import pytest
 from tests.flows.clone import ROOT, ask, give_databases
 from tests.waiting import PATIENCE_S
 
-pytestmark = [pytest.mark.exhaustive, pytest.mark.filterwarnings("ignore")]
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 
 HISTORY = """

@@ -13,7 +13,7 @@ from tests.deploy.writer import STEPS, WRITERS
 from tests.flows.clone import Clone, ask
 from tests.waiting import PATIENCE_S
 
-pytestmark = [pytest.mark.exhaustive, pytest.mark.filterwarnings("ignore")]
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 
 def test_eight_writers_at_once_lose_nothing(team, written, s3):

@@ -264,7 +264,7 @@ def test_a_saved_pipeline_repeats_it_where_it_adds_no_constant():
 HOW = (Forward(name="jvp"), Difference(name="difference", step=0.002))
 
 
-@pytest.mark.exhaustive
+@pytest.mark.slow
 @pytest.mark.parametrize("how", HOW, ids=lambda how: how.name)
 def test_what_is_measured_of_a_mixture_is_what_its_law_says(how):
     """Of 16384 samples; at the ends the slope of l is one-sided, and moves s and b."""

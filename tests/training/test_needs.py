@@ -69,7 +69,7 @@ def test_phases_that_begin_late_or_come_seldom_are_counted_when_they_come() -> N
     assert late.networks[trains]["backward"] * BUDGET.iterations == early.networks[trains]["backward"] * 2
 
 
-@pytest.mark.exhaustive
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODULES)
 def test_calls_of_a_long_training_are_told_from_its_first_iterations(
     name: str, monkeypatch: pytest.MonkeyPatch

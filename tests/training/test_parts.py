@@ -69,7 +69,7 @@ def told(folder, name):
     return json.loads((folder / f"{name}.json").read_text())
 
 
-@pytest.mark.exhaustive
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in parted.CASES if name != RESUMED])
 def test_two_workers_with_parts_learn_what_one_learns(folder, name):
     alone, ours = told(folder / "alone", name), told(folder / "rank0", name)

@@ -20,7 +20,7 @@ from tests.flows.clone import ROOT, Clone, ask
 from tests.ports import free_port
 from tests.waiting import PATIENCE_S, wait_for
 
-pytestmark = [pytest.mark.exhaustive, pytest.mark.filterwarnings("ignore")]
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from benchmarks import chaos
 
-pytestmark = [pytest.mark.exhaustive, pytest.mark.filterwarnings("ignore")]
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 
 def test_what_is_killed_is_made_whole_by_the_next_run():

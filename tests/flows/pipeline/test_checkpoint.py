@@ -14,7 +14,7 @@ from tests.flows.clone import Clone, refused
 from tests.models.families import tiny
 from tests.plain import run_all
 
-pytestmark = pytest.mark.exhaustive
+pytestmark = pytest.mark.slow
 TUNE = "{kind: lora, rank: 2, alpha: 4, targets: default, checkpointing: true, compile: false}"
 WORDS = [
     "~experiment", "dataset=folder", "dataset.path=photos", "dataset.size=16", "verifier=prompts",

@@ -14,7 +14,7 @@ def words(count):
     return [word.format(count) for word in WORDS]
 
 
-@pytest.mark.exhaustive
+@pytest.mark.slow
 def test_dvc_keeps_the_trainings_that_there_are_when_more_are_asked_for(tmp_path):
     clone = Clone(tmp_path)
     asked = [part for word in words(2) for part in ("-S", word)]

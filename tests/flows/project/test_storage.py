@@ -17,7 +17,7 @@ from tests import s3
 from tests.flows.clone import Clone, refused
 from tests.waiting import PATIENCE_S, wait_for
 
-pytestmark = [pytest.mark.exhaustive, pytest.mark.filterwarnings("ignore")]
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 STAGES = ("dataset", "teacher", "encode", "trajectories")
 

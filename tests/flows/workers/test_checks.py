@@ -19,7 +19,7 @@ from tests.flows.clone import Clone, refused
 from tests.flows.raylets import Cluster
 from tests.waiting import PATIENCE_S, wait_for
 
-pytestmark = [pytest.mark.exhaustive, pytest.mark.filterwarnings("ignore")]
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 
 @pytest.fixture(scope="module")

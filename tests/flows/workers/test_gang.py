@@ -16,7 +16,7 @@ from tests.flows import gang
 from tests.flows.clone import refused
 from tests.waiting import PATIENCE_S, wait_for
 
-pytestmark = pytest.mark.exhaustive
+pytestmark = pytest.mark.slow
 
 SIZES = (
     *("teacher.budget.slices=2", "teacher.budget.iterations=30", "+compute.workers.teacher=2"),

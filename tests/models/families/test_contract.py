@@ -34,16 +34,6 @@ pytestmark = pytest.mark.slow
 
 PARAMS = Path(__file__).parents[3] / "params"
 FAMILIES = list(tiny.BUILDERS)
-
-
-def quick(*names: str) -> list[Any]:
-    """Every family: `names` in the slow lane, the rest in the exhaustive one, where a test takes seconds for each."""
-    return [name if name in names else pytest.param(name, marks=pytest.mark.exhaustive) for name in FAMILIES]
-
-
-FIRST = quick("sd15", "sd3", "wan")
-"""A network that predicts noise, one that predicts a velocity, and one of videos: the first of each kind."""
-ONE = quick("sd3")
 BUDGET = Budget(iterations=9, ema=0.5, clip=1.0, warmup=0, final_lr=1.0, precision="float32", slices=1)
 LORA = Lora(kind="lora", rank=2, alpha=4.0, targets="default", checkpointing=False, compile=False)
 MODULES = {**METHODS, **POLICIES}
@@ -53,12 +43,7 @@ OTHERS = ("cd", "dmd2", "tdm", "dgpo")
 """Of images and of prompts, with a follower, with a head on features, with a critic, with a reward."""
 VARIANTS = {"rcm": "scm", "sana_sprint": "scm", "tcm": "ect"}
 """Presets with networks that the knobs of their method leave out -> that method."""
-STEPS = [
-    pytest.param(family, name, marks=[] if family == "sd3" else pytest.mark.exhaustive)
-    for family in FAMILIES
-    for name in MODULES
-    if family in WHOLE or name in OTHERS
-]
+STEPS = [(family, name) for family in FAMILIES for name in MODULES if family in WHOLE or name in OTHERS]
 
 
 class Rig:
@@ -81,7 +66,7 @@ class Rig:
 _RIGS: dict[str, Rig] = {}
 
 
-@pytest.fixture(params=FIRST)
+@pytest.fixture(params=FAMILIES)
 def rig(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Rig:
     name = request.param
     if name not in _RIGS:
@@ -137,7 +122,6 @@ def twins(rig: Rig, *, checkpointing: bool) -> list[Pretrained]:
     return [*made, rig.net]
 
 
-@pytest.mark.parametrize("rig", ONE, indirect=True)
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_roles_on_one_base_learn_as_networks_apart(rig: Rig, checkpointing: bool) -> None:
     """Student, critic and teacher in one backward pass, with and without activation checkpointing."""
@@ -220,7 +204,6 @@ def test_every_method_takes_a_step(rig: Rig, name: str) -> None:
     takes_a_step(rig, MODULES[name], settings(name, rollout_steps=4))
 
 
-@pytest.mark.parametrize("rig", ONE, indirect=True)
 @pytest.mark.parametrize("preset", VARIANTS)
 def test_a_preset_with_further_networks_takes_a_step(rig: Rig, preset: str) -> None:
     section = params_of("experiment=smoke", f"+distiller@distill.arms.it={preset}")
@@ -276,7 +259,6 @@ def test_a_student_is_loaded_by_stock_diffusers(rig: Rig, rule: str, steps: int,
     assert gap(ours, theirs) < (2e-3 if nearly else 1e-5)
 
 
-@pytest.mark.parametrize("rig", ONE, indirect=True)
 def test_a_copied_base_goes_with_its_models(rig: Rig, tmp_path: Path) -> None:
     export.imported(tmp_path / "teacher", rig.at, even(2), copied=True)
     teacher = load(tmp_path / "teacher", rig.table)

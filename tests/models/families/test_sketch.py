@@ -12,8 +12,10 @@ from stages.training.budget import Budget
 from stages.training.loop import Trainer
 from stages.training.roles import FULL, Start, Tuning
 from stages.training.tune import tuning
-from tests.models.families.test_contract import LORA, MODULES, ONE, Rig, rig  # noqa: F401 - a fixture
+from tests.models.families.test_contract import LORA, MODULES, Rig, rig  # noqa: F401 - a fixture
 from tests.test_contracts import settings
+
+pytestmark = pytest.mark.slow
 
 ROWS = 8
 METHOD, CFG = MODULES["kd"], settings("kd")
@@ -37,7 +39,6 @@ def trainer_of(of: Rig, way: Tuning) -> Trainer:
     return Trainer(METHOD, CFG, budget, start, seed=0, device="cpu", tuning=way)
 
 
-@pytest.mark.parametrize("rig", ONE, indirect=True)
 def test_adapters_are_all_that_a_training_adds_to_the_base(rig: Rig) -> None:  # noqa: F811
     drawn, way = sketch.checkpoint(rig.at), tuning(LORA, 0)
     told = needs.memory(METHOD, CFG, drawn, drawn, way, rows=ROWS)
@@ -51,7 +52,6 @@ def test_adapters_are_all_that_a_training_adds_to_the_base(rig: Rig) -> None:  #
     assert again.activations < told.activations
 
 
-@pytest.mark.exhaustive
 def test_memory_is_what_a_training_is_measured_to_hold(rig: Rig) -> None:  # noqa: F811
     drawn = sketch.checkpoint(rig.at)
     told = needs.memory(METHOD, CFG, drawn, drawn, FULL, rows=ROWS)
