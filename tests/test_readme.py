@@ -16,15 +16,14 @@ from stages.io import artefacts
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
-TAUGHT, PAIRED = ("dataset", "verifier", "teacher", "encode"), ("trajectories", "reflow")
 TEXTS = ("README.md", "docs/extend.md")
-COMPOSE = """
-from pathlib import Path
-from tests.composed import text_of
-
-Path("params.yaml").write_text(text_of("experiment=smoke"))
-"""
-TRAIN = """
+MADE = (
+    *("dataset", "verifier", "teacher", "encode", "trajectories", "reflow"),
+    *("distill@half", "distill@rectified", "rl@raft", "rl@dgpo"),
+)
+RUN = ("Add a method", "Add a step rule", "Add a schedule", "Add a reward", "Add a metric", "Add an algorithm")
+CELLS = {"reward.dgpo.rl.raft": "reward", "reward.raft.rl.dgpo": "reward", "metric.variety.rl.raft": "metric"}
+MAKE = """
 import sys
 from pathlib import Path
 from flows.project.nodes import STAGES, Node
@@ -32,20 +31,14 @@ from stages.io import params, run
 from stages.io.job import Job
 
 composed = params.read(Path("params.yaml"))
-for node in map(Node.parse, sys.argv[1:]):
+nodes, cells = (words.split() for words in sys.argv[1:])
+for node in map(Node.parse, nodes):
     job = Job(
         stage=node.stage, arm=node.arm, seed=0, section=node.section(composed),
         inputs=STAGES[node.stage].inputs(composed, node.arm),
     )
     run.run(job, Path(node.folder), Path("work"), lambda *_: None)
-"""
-MEASURE = """
-import json, sys
-from pathlib import Path
-from stages.io import params, run
-from stages.io.job import Job
 
-composed = params.read(Path("params.yaml"))
 arms = {arm: composed["rl"]["arms"][arm] for arm in ("raft", "dgpo")}
 inputs = {name: f"data/{name}" for name in ("dataset", "verifier", "teacher", "encode")}
 job = Job(
@@ -53,7 +46,7 @@ job = Job(
     inputs=inputs | {f"rl/{arm}": f"data/rl/{arm}" for arm in arms},
 )
 units = {unit["id"]: unit for unit in run.plan(job)}
-for name in sys.argv[1:]:
+for name in cells:
     run.run_unit(job, units[name], f"measured/{name}", lambda *_: None)
 """
 SAMPLE = """
@@ -178,18 +171,16 @@ def call(tree: Path, *command: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def taught(tree, tmp_path_factory) -> Path:
-    """The same, with a teacher of the smoke experiment."""
-    root = tmp_path_factory.mktemp("taught") / "tree"
-    shutil.copytree(tree, root)
-    call(root, "-c", COMPOSE + TRAIN, *TAUGHT)
+def root(tree, tmp_path_factory) -> Path:
+    """The same after one run of all that is added, in the words that the texts run each with, on little."""
+    root = shutil.copytree(tree, tmp_path_factory.mktemp("made") / "tree")
+    words = [word for title in RUN for word in entry(title, r"\$ fewstep run (.*)\n").split()]
+    words += ["distill.arms.half.budget={iterations: 3, warmup: 1}", "rl.arms.raft.prompts_per_iteration=2"]
+    words += ["rl.arms.raft.budget={iterations: 2, warmup: 1}"]
+    sampler = entry("Add a schedule", r'--sampler "(.*)"\n')
+    call(root, "-m", "flows", "compose", "experiment=smoke", *words, f"distill.arms.rectified.sampler={sampler}")
+    call(root, "-c", MAKE, " ".join(MADE), " ".join(CELLS))
     return root
-
-
-@pytest.fixture
-def root(taught, tmp_path) -> Path:
-    """A copy of it."""
-    return shutil.copytree(taught, tmp_path / "tree", ignore=shutil.ignore_patterns("work"))
 
 
 def test_the_files_are_such_as_the_linter_passes(tree):
@@ -208,42 +199,29 @@ def test_the_contract_tests_hold_for_what_was_added(tree):
 
 
 def test_an_arm_of_the_method_trains(root):
-    arm = entry("Add a method", r"\$ fewstep run (.*)\n")
-    budget = "distill.arms.half.budget={iterations: 3, warmup: 1}"
-    call(root, "-m", "flows", "compose", "experiment=smoke", arm, budget)
-    call(root, "-c", TRAIN, *PAIRED, "distill@half")
     made = artefacts.read_manifest(root / "data/distill/half")
     assert made["parameters"]["method"] == "halfway"
     assert made["metrics"]["student/loss"] > 0
     assert (root / "data/distill/half/model").is_dir()
 
 
-def test_the_algorithm_trains_and_is_measured_by_rewards_and_metric_and_steered(root):
-    titles = ("Add a reward", "Add a metric", "Add an algorithm")
-    words = [word for title in titles for word in entry(title, r"\$ fewstep run (.*)\n").split()]
-    words += ["rl.arms.raft.prompts_per_iteration=2", "rl.arms.raft.budget={iterations: 2, warmup: 1}"]
-    call(root, "-m", "flows", "compose", "experiment=smoke", *words)
-    call(root, "-c", TRAIN, "rl@raft", "rl@dgpo")
+def test_the_algorithm_trains_and_is_measured_by_rewards_and_metric(root):
     made = artefacts.read_manifest(root / "data/rl/raft")
     assert made["parameters"]["method"] == "raft"
     assert made["metrics"]["policy/reward"] < 0, "kilobytes are unwanted"
-    cells = {"reward.dgpo.rl.raft": "reward", "reward.raft.rl.dgpo": "reward", "metric.variety.rl.raft": "metric"}
-    call(root, "-c", MEASURE, *cells)
     found = {
-        name: json.loads((root / "measured" / name / "cell.json").read_text())[kind] for name, kind in cells.items()
+        name: json.loads((root / "measured" / name / "cell.json").read_text())[kind] for name, kind in CELLS.items()
     }
     assert found["reward.raft.rl.dgpo"] < 0
     assert found["metric.variety.rl.raft"] >= 1
+
+
+def test_what_it_made_is_steered(root):
     call(root, "-m", "flows", *shlex.split(entry("Add a steering", r"\$ fewstep (sample .*)\n")), "--out", "it.png")
     assert (root / "it.png").is_file()
 
 
 def test_a_teacher_is_solved_and_a_student_is_saved_with_the_rule_and_the_schedule(root):
-    words = [entry(title, r"\$ fewstep run (.*)\n") for title in ("Add a step rule", "Add a schedule")]
-    sampler = entry("Add a schedule", r'--sampler "(.*)"\n')
-    words.append(f"distill.arms.rectified.sampler={sampler}")
-    call(root, "-m", "flows", "compose", "experiment=smoke", *words)
-    call(root, "-c", TRAIN, *PAIRED, "distill@rectified")
     solved = artefacts.read_manifest(root / "data/trajectories")["parameters"]["sampler"]
     assert (solved["rule"], solved["schedule"]["name"]) == ({"name": "adams", "share": 1.0}, "power")
     call(root, "-c", SAMPLE, "data/distill/rectified/model")

@@ -13,8 +13,9 @@ import yaml
 from flows.lineage.history import History
 from flows.project import cells
 from flows.project.nodes import Node
-from flows.runtime import errors, outcomes, processes
+from flows.runtime import addresses, errors, outcomes, processes
 from flows.runtime.environment import HOME
+from flows.servers import service
 from flows.tracking import records
 from flows.tracking.records import Record
 from flows.versioning import cache, command
@@ -148,7 +149,7 @@ def _inputs(record: Record, folder: Path, history: History) -> None:
 def _run(node: Node, folder: Path) -> None:
     words = [sys.executable, "-m", "flows", "stage", node.name]
     log, told = folder / f"{HOME}-rerun.log", folder / f"{node.name}.json"
-    environment = {**_unset(), outcomes.FILE: str(told), cells.VARIABLE: ""}
+    environment = {**_unset(), **_prefect(), outcomes.FILE: str(told), cells.VARIABLE: ""}
     process = processes.launch(words, log=log, where=folder, environment=environment)
     try:
         code = process.wait()  # bounded by the stage itself: compute.stall_s
@@ -170,6 +171,12 @@ def _compare(record: Record, folder: Path) -> Result:
     if then is None:
         return Result(digest, ("(the recorded version is not in DVC's cache: which files differ is not known)",))
     return Result(digest, tuple(sorted(name for name in here.keys() | then.keys() if here.get(name) != then.get(name))))
+
+
+def _prefect() -> Mapping[str, str]:
+    """The project's server, if it runs: it only watches, so none is started for one stage."""
+    found = service.running("prefect")
+    return {addresses.PREFECT: f"{found.address}/api"} if found else {}
 
 
 def _unset() -> Mapping[str, None]:
