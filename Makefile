@@ -1,6 +1,6 @@
 # Two commands are all a newcomer needs: `make run` and `make test`.
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-exhaustive check lint types unit unit-flows unit-io unit-science gpu-test bench-distill bench-rl bench-rl-students bench-samplers bench-steering clean
+.PHONY: help install run test check lint types unit unit-flows unit-io unit-science gpu-test bench-distill bench-rl bench-rl-students bench-samplers bench-steering clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -30,15 +30,11 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 run: install ## Run the pipeline on `experiment` (default: digits), print the results, stop what was started
 	@$(BIN)/fewstep run experiment=$(experiment)
 
-# In the order of tests/conftest.py. A third process makes nothing faster on two cores, which servers keep busy.
-SLOW = $(BIN)/pytest -n 2 --dist loadscope --no-loadscope-reorder -p no:randomly
-
-# Only the files that have such tests: what the others import takes longer.
-test: check ## The fast lane, then every method, and real DVC, Prefect, Ray and MLflow on the smoke experiment
-	@$(SLOW) -m "(integration or slow) and not exhaustive and not gpu" $$(grep -rlE "mark\.(slow|integration)" tests --include "test_*.py")
-
-test-exhaustive: install ## What `make test` leaves to CI: pairings, presets, benches, texts, schedules, S3, machines, kills
-	@$(SLOW) -m "exhaustive and not gpu" $$(grep -rl "mark\.exhaustive" tests --include "test_*.py")
+# In the order of tests/conftest.py. A third process makes nothing faster on two cores, which servers keep busy. Only
+# the files that have such tests: what the others import takes longer.
+test: check ## The fast lane, then every method and pairing, and real DVC, Prefect, Ray, MLflow, S3, clusters and kills
+	@$(BIN)/pytest -n 2 --dist loadscope --no-loadscope-reorder -p no:randomly -m "(integration or slow) and not gpu" \
+		$$(grep -rlE "mark\.(slow|integration)" tests --include "test_*.py")
 
 check: install ## The fast lane: linter, types and quick tests, beside each other
 	@$(MAKE) --no-print-directory -j 5 lint types unit-flows unit-io unit-science
@@ -56,9 +52,9 @@ unit: install ## The tests that take seconds at most
 
 # A process for what starts tools, one for what waits for stores and two for the rest: each imports a part of the
 # libraries, and that takes longer than most tests.
-FAST := -m "not gpu and not slow and not integration and not exhaustive"
+FAST := -m "not gpu and not slow and not integration"
 # Files of other lanes' tests alone are not even imported.
-FAST += $(patsubst %,--ignore=%,$(shell grep -rlE "^pytestmark = .*mark\.(slow|integration|exhaustive)" tests --include "test_*.py"))
+FAST += $(patsubst %,--ignore=%,$(shell grep -rlE "^pytestmark = .*mark\.(slow|integration)" tests --include "test_*.py"))
 FLOWS := tests/flows tests/deploy
 IO := tests/io tests/test_architecture.py tests/test_params.py
 

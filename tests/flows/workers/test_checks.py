@@ -34,7 +34,7 @@ def store(tmp_path_factory):
 def clone(tmp_path_factory, store):
     clone = Clone(tmp_path_factory.mktemp("clone"))
     assert clone.fewstep("compose", "experiment=smoke").returncode == 0
-    clone.up("--without", "mlflow")
+    clone.up("--without", "mlflow", "--without", "ray", "--without", "driver")
     yield clone
     assert "prefect stopped" in clone.fewstep("down").stdout
 
