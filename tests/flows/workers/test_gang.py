@@ -46,8 +46,8 @@ Trainer.step = step
 def clone(project):
     """The project with these sizes and a dataset."""
     assert project.fewstep("compose", "experiment=smoke", *SIZES).returncode == 0
-    if not (project.root / "data/dataset/manifest.json").is_file():
-        assert project.fewstep("stage", "dataset").returncode == 0
+    done = project.fewstep("stage", "dataset")
+    assert done.returncode == 0, done.stderr
     yield project
     project.mend()
 
