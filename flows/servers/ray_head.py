@@ -32,10 +32,14 @@ _VITAL = ("gcs_server", "raylet")
 def main(num_cpus: int, state: Path) -> int:
     """Start, announce, wait for SIGTERM (0) or for Ray's death (1). PASSING if Ray was too slow for itself."""
     stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    signal.signal(signal.SIGINT, lambda *_: stop.set())
+    _heed(stop)
     with worker_forks.begun(HOME / "logs" / "worker_forks.log"):
         return _run(num_cpus, state, stop)
+
+
+def _heed(stop: threading.Event) -> None:
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, lambda *_: stop.set())
 
 
 def _run(num_cpus: int, state: Path, stop: threading.Event) -> int:
@@ -56,12 +60,15 @@ def _run(num_cpus: int, state: Path, stop: threading.Event) -> int:
         processes.kill(processes.descendants(os.getpid()))
         sys.stderr.flush()
         os._exit(PASSING)  # ray.shutdown would wait for the dead
+    _heed(stop)  # Ray has put its own in their place
     vital = _vital()
     # A thread, since the main one may wait for the very processes that are dead.
     threading.Thread(target=_watch, args=(vital, state, stop), daemon=True).start()
     write_json(state, {"address": context.address_info["gcs_address"]})
     stop.wait()
+    started = processes.descendants(os.getpid())
     ray.shutdown()
+    processes.kill(started)  # Ray's agents look whether it lives now and then, and Ray Train's actor outlives trainings
     return 0
 
 
