@@ -15,10 +15,10 @@ os.environ["DVC_NO_ANALYTICS"] = "1"
 # What is imported stays. To walk it again and again takes a fifth of the time of tests that copy networks.
 gc.set_threshold(100_000, 50, 50)
 
+SHARING = ("flows/pipeline/test_run.py", "flows/pipeline/test_checkpoint.py", "flows/workers/test_gang.py")
+"""Files of one project, in their order; the first is the one that counts what ran in it."""
 LONG = [
-    "flows/pipeline/test_run.py",
-    "flows/pipeline/test_checkpoint.py",
-    "flows/workers/test_gang.py",
+    *SHARING,
     "flows/workers/test_checks.py",
     "flows/deployments/test_flows.py",
     "flows/project/test_storage.py",
@@ -28,8 +28,6 @@ LONG = [
     "test_presets.py",
 ]
 """What takes a minute and more, the longest first: begun last, one of them would run on alone."""
-SHARING = ("flows/pipeline/test_run.py", "flows/pipeline/test_checkpoint.py", "flows/workers/test_gang.py")
-"""Files of one project; the first is the one that counts what ran in it."""
 
 
 def _file(nodeid: str) -> str:
@@ -47,7 +45,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     order = {name: place for place, name in enumerate(LONG)}
 
     def place(item: pytest.Item) -> int:
-        return min(order.get(name, len(LONG)) for name in (_file(item.nodeid), _together(item.nodeid)))
+        return order.get(_file(item.nodeid), order.get(_together(item.nodeid), len(LONG)))
 
     items.sort(key=place)
 

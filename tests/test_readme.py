@@ -17,10 +17,7 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
 TEXTS = ("README.md", "docs/extend.md")
-MADE = (
-    *("dataset", "verifier", "teacher", "encode", "trajectories", "reflow"),
-    *("distill@half", "distill@rectified", "rl@raft", "rl@dgpo"),
-)
+MADE = "dataset verifier teacher encode trajectories reflow distill@half distill@rectified rl@raft rl@dgpo"
 RUN = ("Add a method", "Add a step rule", "Add a schedule", "Add a reward", "Add a metric", "Add an algorithm")
 CELLS = {"reward.dgpo.rl.raft": "reward", "reward.raft.rl.dgpo": "reward", "metric.variety.rl.raft": "metric"}
 MAKE = """
@@ -179,7 +176,7 @@ def root(tree, tmp_path_factory) -> Path:
     words += ["rl.arms.raft.budget={iterations: 2, warmup: 1}"]
     sampler = entry("Add a schedule", r'--sampler "(.*)"\n')
     call(root, "-m", "flows", "compose", "experiment=smoke", *words, f"distill.arms.rectified.sampler={sampler}")
-    call(root, "-c", MAKE, " ".join(MADE), " ".join(CELLS))
+    call(root, "-c", MAKE, MADE, " ".join(CELLS))
     return root
 
 

@@ -10,11 +10,11 @@ from flows.runtime import processes
 def reported(clone, arm="teacher"):
     """The last step that the teacher, or an arm, reported, with a checkpoint beside it; 0 before."""
     files = (clone.root / ".fewstep/work" / arm).glob("*/all.jsonl")
-    for file in sorted(files, key=lambda file: file.stat().st_mtime, reverse=True)[:1]:
-        lines = [line for line in file.read_text().split("\n")[:-1] if line]
-        if lines and (file.parent / "all" / "resume" / "state.safetensors").is_file():
-            return json.loads(lines[-1])["step"]
-    return 0
+    latest = max(files, key=lambda file: file.stat().st_mtime, default=None)  # others' may lie there too
+    if latest is None or not (latest.parent / "all" / "resume" / "state.safetensors").is_file():
+        return 0
+    lines = [line for line in latest.read_text().split("\n")[:-1] if line]
+    return json.loads(lines[-1])["step"] if lines else 0
 
 
 def ranks(clone):

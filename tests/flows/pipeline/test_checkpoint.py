@@ -36,6 +36,7 @@ WORDS = [
 
 @pytest.fixture(scope="module")
 def clone(project: Clone) -> Clone:
+    """The project after a run on photos and a tiny checkpoint."""
     pictures.fill(project.root / "photos", 24)
     tiny.saved("sd3", project.root / "sd3")
     done = project.fewstep("run", *WORDS, "encode.table=on_demand")

@@ -153,9 +153,14 @@ def test_lineage_holds_back_to_the_data(finished):
 
 
 def test_a_recorded_run_made_again_is_bitwise_the_same(finished):
-    before = finished.lock()
+    def seen():
+        flows = ask(f"{finished.api}/flow_runs/filter", {})
+        return [run["state_name"] for run in flows if run["name"] == "distill@rectified"]
+
+    before, then = finished.lock(), seen()
     done = finished.fewstep("rerun", "distill@rectified")
     assert done.returncode == 0, done.stdout + done.stderr
+    assert seen() == [*then, "Completed"], "the project's server was told, and none was started for it"
     assert "✓ bitwise the same" in done.stdout
     assert finished.lock() == before
     assert not list((finished.root / ".fewstep/rerun").iterdir()), "equal bytes leave no folder behind"

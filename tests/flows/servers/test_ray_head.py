@@ -50,17 +50,10 @@ SETTLED = """if True:
     from pathlib import Path
     from flows.runtime import environment
     environment.settle(Path.cwd())
+    {}
 """
-HEAD = (
-    SETTLED
-    + """
-    from flows.servers import ray_head
-    sys.exit(ray_head.main(1, Path(sys.argv[1])))
-"""
-)
-STAYS = (
-    SETTLED
-    + """
+HEAD = SETTLED.format("from flows.servers import ray_head; sys.exit(ray_head.main(1, Path(sys.argv[1])))")
+STAYS = SETTLED.format("""
     import ray
 
     class Stays:
@@ -69,8 +62,7 @@ STAYS = (
     ray.init(address=sys.argv[1], log_to_driver=False)
     actor = ray.remote(Stays).options(name="it", namespace="prefect", lifetime="detached").remote()
     ray.get(actor.__ray_ready__.remote())
-"""
-)
+""")
 
 
 @pytest.mark.integration

@@ -29,6 +29,17 @@ def test_it_is_found_until_it_is_stopped(server):
     assert service.read("ray") is None
 
 
+@pytest.mark.parametrize(("name", "is_short"), [("worker", True), ("driver", False), ("ray", False)])
+def test_a_worker_that_runs_nothing_any_more_is_not_given_all_its_time(name, is_short, server, monkeypatch):
+    """A driver's work lies in its own process: what it started says nothing of whether it is idle."""
+    asked = []
+    with monkeypatch.context() as patch:
+        patch.setattr(processes, "end", lambda _process, *given: asked.append(given))
+        Service.of(name, server.pid, "127.0.0.1:1", leashed=False).stop()
+    [(patience_s, idle_s)] = asked
+    assert (idle_s < patience_s) == is_short
+
+
 def test_a_copied_folder_has_none_of_the_originals(server, tmp_path, monkeypatch):
     shutil.copytree("../first", "../copy")
     monkeypatch.chdir("../copy")
