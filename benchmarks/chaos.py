@@ -28,7 +28,7 @@ import yaml
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.clones import BOUND_S, STAGES, Bench, bench, up  # noqa: E402
+from benchmarks.clones import BOUND_S, SIZE, STAGES, Bench, bench, up  # noqa: E402
 from stages.io import artefacts  # noqa: E402
 
 FAULTS = ("stage", "run", "worker", "raylet", "prefect", "mlflow", "disk", "network")
@@ -221,9 +221,15 @@ def summary(trials: Sequence[Trial], undisturbed: dict[str, float]) -> str:
 
 
 def run(
-    faults: Sequence[str], trials: int, seed: int, undisturbed_runs: int = 2, stages: tuple[str, ...] = STAGES
+    faults: Sequence[str],
+    trials: int,
+    seed: int,
+    *,
+    undisturbed_runs: int = 2,
+    stages: tuple[str, ...] = STAGES,
+    size: int = SIZE,
 ) -> tuple[list[Trial], dict[str, float]]:
-    """`trials` trials, the faults in turn; `disk` on a small file system, `network` on a store."""
+    """`trials` trials, the faults in turn; `disk` on a small file system, `network` on a store. `size` trajectories."""
     rng, done, undisturbed = random.Random(seed), list[Trial](), dict[str, float]()
     order = [faults[i % len(faults)] for i in range(trials)]
     for special in ((), ("disk",), ("network",)):
@@ -235,7 +241,7 @@ def run(
             bench(Path(folder), store="network" in mine, small_disk="disk" in mine, mlflow="mlflow" in mine) as made,
         ):
             up(made)
-            made.stages = stages
+            made.stages, made.size = stages, size
             made.prepare(undisturbed_runs)
             undisturbed = undisturbed or {"seconds": made.seconds, "compute_s": made.compute_s}
             print(f"undisturbed: {made.seconds:.1f} s, {made.compute_s:.1f} s computed", flush=True)

@@ -24,8 +24,10 @@ BOUND_S = 600.0
 STAGES = ("teacher", "trajectories")
 RUN = (
     "run", "--until", "trajectories", "experiment=smoke",
-    "trajectories.num_trajectories=2048", "trajectories.sampler.schedule.steps=16", "trajectories.keep=[8]",
+    "trajectories.sampler.schedule.steps=16", "trajectories.keep=[8]",
 )  # fmt: skip
+SIZE = 2048
+"""Trajectories."""
 
 
 @dataclass
@@ -40,6 +42,7 @@ class Bench:
     """What `fewstep up` is told."""
     stages: tuple[str, ...] = STAGES
     """What is made anew in each trial."""
+    size: int = SIZE
     truth: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
     compute_s: float = 0.0
@@ -61,7 +64,8 @@ class Bench:
 
     def whole(self) -> tuple[str, ...]:
         """The run, with the store if it has one."""
-        run = (*RUN, f"teacher.budget.iterations={600 if 'teacher' in self.stages else 20}")
+        iterations = 600 if "teacher" in self.stages else 20
+        run = (*RUN, f"trajectories.num_trajectories={self.size}", f"teacher.budget.iterations={iterations}")
         if self.network is None:
             return run
         return (*run, "storage=s3", "storage.root=s3://team/chaos", f"storage.endpoint={self.network.endpoint}")

@@ -1,12 +1,13 @@
 """The driver: the one process that joins Ray, imports Prefect and MLflow, and runs pipelines and stages for others.
 
 It listens at once and gets ready meanwhile. A driver that `fewstep up` left running makes the next run begin at once;
-any other ends with the process that it was started for. It answers "stale" to whoever has other code, environment or
-resources than it began with, or where a server that it needs has died, and ends, unless it works for somebody else.
+any other ends with the process that it was started for. It answers "stale" to whoever has other code, environment,
+Ray or store than it began with, or where a server that it needs has died, and ends, unless it works for somebody else.
 
 python -m flows.pipeline.driver [pid that it must not outlive]
 """
 
+import gc
 import os
 import shutil
 import signal
@@ -29,8 +30,8 @@ from flows.servers import service
 from flows.servers.service import Service
 
 _LOOK_S, _PATIENCE_S = 0.3, 60.0
-_SECTIONS = ("compute", "storage")
-"""Of the parameters, what it is started with."""
+_KEPT = {"compute": ("backend", "address", "num_cpus"), "storage": None}
+"""Of the parameters, what it is started with: of a section some keys, or all. The rest is read for each that asks."""
 
 
 class Driver:
@@ -38,7 +39,7 @@ class Driver:
 
     def __init__(self, leash: int | None) -> None:
         self.version = channel.fingerprint()
-        self.sections: Mapping[str, Any] = {}
+        self.kept: Mapping[str, Any] = {}
         self.stop = threading.Event()
         self.leash = (leash, processes.born(leash)) if leash else None
         """The process that it must not outlive, and when that was born."""
@@ -98,10 +99,10 @@ class Driver:
 
     def _outdated(self) -> str | None:
         try:
-            sections = _sections(_params())
+            kept = _kept(_params())
         except ValueError:
             return None  # the fault is told by what looks at parameters before any work
-        return _dead_server() if sections == self.sections else "it began with other resources"
+        return _dead_server() if kept == self.kept else "it began with another Ray or store"
 
     def prepare(self) -> None:
         """Join and import what takes long. Whoever asks meanwhile waits, and gets the fault if there is one."""
@@ -114,6 +115,8 @@ class Driver:
         content = _params()
         # One is enough to begin with; a driver that stays may as well have all before they are needed.
         warm.start(1 if self.leash else connection.num_cpus(Compute.of(content)))
+        gc.freeze()
+        gc.enable()
         self._ready.set()
 
     def fail(self, error: BaseException) -> None:
@@ -174,8 +177,8 @@ def _params() -> Mapping[str, Any]:
     return content
 
 
-def _sections(content: Mapping[str, Any]) -> Mapping[str, Any]:
-    return {name: content[name] for name in _SECTIONS}
+def _kept(content: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {name: {key: content[name][key] for key in keys or content[name]} for name, keys in _KEPT.items()}
 
 
 def _dead_server() -> str | None:
@@ -228,6 +231,7 @@ def _forget(path: Path) -> None:
 
 def main(leash: int | None) -> int:
     """Listen, get ready, work, end."""
+    gc.disable()  # until all is imported, which it would walk again and again: a fifth of the time
     environment.settle(environment.find_root())
     driver = Driver(leash)
     for sign in (signal.SIGTERM, signal.SIGINT):
@@ -258,7 +262,7 @@ def _work(driver: Driver) -> None:
     forks.begin(dvc.MODULES if driver.leash else (*dvc.MODULES, *validation.MODULES))
     with validation.whole():
         content = _params()
-    driver.sections = _sections(content)
+    driver.kept = _kept(content)
     storage.settle(content)
     with local.session(Compute.of(content)) as addresses:
         connection.connect(addresses["ray"])

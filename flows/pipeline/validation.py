@@ -16,7 +16,7 @@ from flows.project import graph, parameters, work
 from flows.project.nodes import STAGES, Node, Params
 from flows.project.resources import Compute
 from flows.project.storage import Storage
-from flows.runtime import forks, processes, source
+from flows.runtime import forks, processes, source, worker_forks
 from flows.runtime.environment import HOME
 from flows.runtime.errors import Refused
 from stages.core import hashing
@@ -138,6 +138,7 @@ def _together(
 
 def main(file: Path) -> int:
     """Print the faults, one a line; _FAULTS if there are any."""
+    worker_forks.import_all(MODULES)
     content = params.parse(params.text(file), file.name)
     found = _Faults()
     found.lines += faults(content)

@@ -3,6 +3,7 @@
 Only a process that stays, and runs the same modules again and again, gains from it; elsewhere `launch` starts Python.
 """
 
+import gc
 import multiprocessing
 import os
 import runpy
@@ -119,6 +120,7 @@ def _fork(module: str, arguments: Sequence[str], says: tuple[Path, Path], enviro
 
 
 def _become(module: str, arguments: list[str], says: list[str], environment: dict[str, str], folder: str) -> None:
+    gc.freeze()  # what was imported before the fork stays: not to be walked, nor copied for being walked
     threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
     os.chdir(folder)
     os.environ.clear()

@@ -32,7 +32,7 @@ class Caller:
 
 def ready(leash=None):
     made = driver.Driver(leash)
-    made.sections = driver._sections(driver._params())
+    made.kept = driver._kept(driver._params())
     made._ready.set()
     return made
 
@@ -41,21 +41,28 @@ def asked(made, **more):
     return made.answer(Caller(), {"do": "stage", "node": "teacher", "version": made.version, "runs": RUNS, **more})
 
 
-def test_work_is_done_for_whoever_has_the_same_code_and_resources(home, monkeypatch):
+@pytest.mark.parametrize("edit", [("", ""), ("device: cpu", "device: cuda"), ("stall_s: 900", "stall_s: 9")])
+def test_work_is_done_for_whoever_has_the_same_code_and_ray(home, monkeypatch, edit):
+    """What tasks take is read for each that asks."""
     monkeypatch.setattr(driver, "_dead_server", lambda: None)
     made = ready()
+    text = (ROOT / "params.yaml").read_text()
+    (home / "params.yaml").write_text(text.replace(*edit))
+    assert edit[0] in text
     monkeypatch.setattr(made, "_perform", lambda _caller, request: {"node": request["node"]})
     assert asked(made) == {"node": "teacher"}
     assert not made.stop.is_set()
 
 
-@pytest.mark.parametrize("how", ["code", "resources", "server"])
+@pytest.mark.parametrize("how", ["code", "ray", "store", "server"])
 def test_a_stale_driver_ends_for_another_to_take_its_place(home, monkeypatch, how):
     monkeypatch.setattr(driver, "_dead_server", lambda: "Ray died" if how == "server" else None)
     made = ready()
-    if how == "resources":
+    edits = {"ray": ("num_cpus: null", "num_cpus: 1"), "store": ("  root: null", "  root: s3://a/b")}
+    if how in edits:
         text = (ROOT / "params.yaml").read_text()
-        (home / "params.yaml").write_text(text.replace("num_cpus: null", "num_cpus: 1"))
+        assert edits[how][0] in text
+        (home / "params.yaml").write_text(text.replace(*edits[how]))
     answer = asked(made, **({"version": "another"} if how == "code" else {}))
     assert answer["stale"]
     assert answer["stays"] is True

@@ -31,10 +31,23 @@ def store(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def clone(tmp_path_factory, store):
+def cluster(tmp_path_factory, store):
+    # A node is dead when it refused three times; Ray's own patience takes a quarter of a minute. Workers start when
+    # there is work: else each run begins with one on every CPU, also the runs that are refused. At Ray's own niceness,
+    # 15, they would wait for whatever else this machine does.
+    ours = {"RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "3"}
+    ours |= {"RAY_prestart_worker_first_driver": "false", "RAY_worker_niceness": "0"}
+    cluster = Cluster(tmp_path_factory.mktemp("ray"), **ours)
+    yield cluster
+    cluster.close()
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory, cluster):
+    """A clone whose driver has joined the cluster."""
     clone = Clone(tmp_path_factory.mktemp("clone"))
-    assert clone.fewstep("compose", "experiment=smoke").returncode == 0
-    clone.up("--without", "mlflow", "--without", "ray", "--without", "driver")
+    assert clone.fewstep("compose", *joined(cluster)).returncode == 0
+    clone.up("--without", "mlflow", "--without", "ray")
     yield clone
     assert "prefect stopped" in clone.fewstep("down").stdout
 
@@ -48,51 +61,40 @@ def installed(tmp_path_factory, clone):
     return folder
 
 
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory, clone):
-    # A node is dead when it refused three times; Ray's own patience takes a quarter of a minute. Workers start when
-    # there is work: else each run begins with one on every CPU, also the runs that are refused. At Ray's own niceness,
-    # 15, they would wait for whatever else this machine does.
-    ours = {"RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "3"}
-    ours |= {"RAY_prestart_worker_first_driver": "false", "RAY_worker_niceness": "0"}
-    cluster = Cluster(tmp_path_factory.mktemp("ray"), **ours)
-    yield cluster
-    cluster.close()
+def joined(cluster):
+    return ("experiment=smoke", "compute=address", f"compute.address={cluster.address}")
 
 
 def words(cluster, store):
     bulk = ("storage=s3", "storage.root=s3://team/fewstep", f"storage.endpoint={store}")
-    gang = ("teacher.budget.slices=2", "+compute.workers.teacher=2")
-    return ("experiment=smoke", "compute=address", f"compute.address={cluster.address}", *gang, *bulk)
+    return (*joined(cluster), "teacher.budget.slices=2", "+compute.workers.teacher=2", *bulk)
 
 
 def record(clone, stage):
     return json.loads((clone.root / f"data/lineage/{stage}.json").read_text())
 
 
-def test_a_cluster_that_is_too_small_is_refused_before_any_work(clone, cluster, store):
-    done = clone.fewstep("run", *words(cluster, store), "+compute.gpus.teacher=1", "--until", "teacher")
+def test_a_cluster_that_is_too_small_is_refused_before_any_work(clone, cluster):
+    done = clone.fewstep("run", *joined(cluster), "+compute.gpus.teacher=1", "--until", "teacher")
     refused(done, r"compute.gpus: a task of teacher asks for 1 CPU, 1 GPU, the Ray at .* has 0 on its largest node")
 
 
-def test_a_node_that_cannot_do_the_work_is_named(clone, cluster, store, installed, tmp_path):
-    """One node without the project's folder, whose code is another: both are said of it, one run each."""
+def test_nodes_that_cannot_do_the_work_are_named(clone, cluster, installed, tmp_path):
+    """Without a store: one whose code is another, and one without the project's folder."""
     other = tmp_path / "site"
     shutil.copytree(installed, other)
     (other / "stages/core/path.py").write_text((installed / "stages/core/path.py").read_text() + "\n# other\n")
     node = cluster.add(hide=clone.root, PYTHONPATH=str(other))
-    done = clone.fewstep("run", *words(cluster, store), "--until", "dataset")
-    refused(done, r"node .*: a worker with another version of the code \(.*site\); install the same commit")
-    cluster.kill(node)
-    cluster.wait_for(1)
-    assert not (clone.root / "data/dataset").exists()
-
-
-def test_without_a_shared_folder_or_s3_the_message_says_so(clone, cluster, store, installed):
     cluster.add(hide=clone.root, PYTHONPATH=str(installed))
-    local = ("experiment=smoke", "compute=address", f"compute.address={cluster.address}")
-    done = clone.fewstep("run", *local, "--until", "dataset")
-    refused(done, rf"does not see the folder {clone.root}; put the project on a folder that all nodes share")
+    done = clone.fewstep("run", *joined(cluster), "--until", "dataset")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stdout + done.stderr
+    first, second = sorted(re.findall(r"node .*?\): (.*)", done.stderr))
+    assert re.match(r"a worker with another version of the code \(.*site\); install the same commit", first)
+    assert second.startswith(f"does not see the folder {clone.root}; put the project on a folder that all nodes share")
+    cluster.kill(node)
+    cluster.wait_for(2)
+    assert not (clone.root / "data/dataset").exists()
 
 
 def test_units_and_a_gang_run_on_both_nodes_and_nothing_is_shared_but_s3(clone, cluster, store, installed):
@@ -141,22 +143,8 @@ def test_rewards_are_computed_on_a_node_of_their_own(clone, cluster, store, inst
     assert artefacts.digest(tmp_path / "plain") == artefacts.digest(clone.root / "data/rl/dgpo")
 
 
-def test_a_job_runs_the_same_command_on_the_head(clone, cluster, store, capfd):
-    address = f"http://127.0.0.1:{cluster.dashboard}"
-    missing = clone.fewstep("submit", "--address", address, "--dir", "/nowhere")
-    assert missing.returncode == 1
-    assert "error: no project in /nowhere on the head" in missing.stdout
-    assert re.search(r"error: job raysubmit_\w+: failed", missing.stderr), missing.stderr
-    # What was made is up to date: the same parameters, composed on the head.
-    given = [word for word in words(cluster, store) if not word.startswith("compute")]
-    done = clone.fewstep("submit", *given, "--until", "trajectories", "--address", address)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "all up to date" in done.stdout
-    refused(clone.fewstep("submit", "--address", "http://127.0.0.1:9"), "no Ray dashboard answers there")
-
-
-SIZE = ("trajectories.num_trajectories=768", "trajectories.sampler.schedule.steps=32", "trajectories.keep=[8]")
-"""Six units, long enough to be struck."""
+SIZE = ("trajectories.num_trajectories=640", "trajectories.sampler.schedule.steps=16", "trajectories.keep=[8]")
+"""Five units, long enough to be struck."""
 
 
 def test_a_node_that_dies_costs_what_it_was_doing(clone, cluster, store, tmp_path):
@@ -188,3 +176,17 @@ def test_a_node_that_dies_costs_what_it_was_doing(clone, cluster, store, tmp_pat
     job = Job(stage="trajectories", arm=None, seed=0, section=content["trajectories"], inputs=inputs)
     stages_run.run(job, tmp_path / "plain", tmp_path / "work", lambda *_: None)
     assert artefacts.digest(tmp_path / "plain") == artefacts.digest(clone.root / "data/trajectories")
+
+
+def test_a_job_runs_the_same_command_on_the_head(clone, cluster, store, capfd):
+    address = f"http://127.0.0.1:{cluster.dashboard}"
+    missing = clone.fewstep("submit", "--address", address, "--dir", "/nowhere")
+    assert missing.returncode == 1
+    assert "error: no project in /nowhere on the head" in missing.stdout
+    assert re.search(r"error: job raysubmit_\w+: failed", missing.stderr), missing.stderr
+    # What was made is up to date: the same parameters, composed on the head.
+    given = [word for word in words(cluster, store) if not word.startswith("compute")]
+    done = clone.fewstep("submit", *given, *SIZE, "--until", "trajectories", "--address", address)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "all up to date" in done.stdout
+    refused(clone.fewstep("submit", "--address", "http://127.0.0.1:9"), "no Ray dashboard answers there")
