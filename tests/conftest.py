@@ -17,6 +17,8 @@ gc.set_threshold(100_000, 50, 50)
 
 SHARING = ("flows/pipeline/test_run.py", "flows/pipeline/test_checkpoint.py", "flows/workers/test_gang.py")
 """Files of one project, in their order; the first is the one that counts what ran in it."""
+OF_RAY = ("flows/workers/test_reward_workers.py", "flows/workers/test_encoders.py")
+"""Files of one Ray."""
 LONG = [
     *SHARING,
     "flows/workers/test_checks.py",
@@ -26,6 +28,7 @@ LONG = [
     "test_readme.py",
     "deploy",
     "test_presets.py",
+    *OF_RAY,
 ]
 """What takes a minute and more, the longest first: begun last, one of them would run on alone."""
 
@@ -37,7 +40,11 @@ def _file(nodeid: str) -> str:
 def _together(nodeid: str) -> str:
     """The file or folder whose tests share servers, and so a process."""
     file = _file(nodeid)
-    return "deploy" if file.startswith("deploy/") else "project" if file in SHARING else file
+    if file in SHARING:
+        return "project"
+    if file in OF_RAY:
+        return "ray"
+    return "deploy" if file.startswith("deploy/") else file
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from subprocess import Popen
 
+import certifi
+
 from flows.project.resources import Compute
 from flows.runtime import addresses, locks, logs, processes
 from flows.runtime.addresses import RAY
@@ -35,6 +37,7 @@ LEAVING_S = 30.0
 """For the servers of a run that is over to be gone."""
 TRIES = 6
 """Starts of a server whose own processes did not come up in time: as many of Ray's as there is patience for."""
+_AUTHORITIES = "PREFECT_API_SSL_CERT_FILE"
 _LOOK_S = 0.05
 _KEPT, _SHOWN = 5, 6
 """Logs of earlier starts, and lines of a failed one's that are shown."""
@@ -157,9 +160,9 @@ def session(compute: Compute) -> Iterator[dict[str, str]]:
         wanted.append("ray")
     found, started = start(wanted, compute, ports={}, leashed=True)
     at = {each.name: each.address for each in (*found, *started)}
-    given = {}
+    given: dict[str, str] = {}
     if "prefect" in at:
-        given[addresses.PREFECT] = at["prefect"] + "/api"
+        given |= _told(at["prefect"]) if compute.backend == "local" else {addresses.PREFECT: f"{at['prefect']}/api"}
     if "ray" in at:
         given[RAY] = at["ray"]
     os.environ.update(given)
@@ -211,8 +214,25 @@ def _ray(compute: Compute, prefect: str | None) -> Server:
     where = FOLDER / "ray.address.json"
     where.unlink(missing_ok=True)
     command = [sys.executable, "-m", "flows.servers.ray_head", str(compute.local_cpus()), str(where)]
-    known = {addresses.PREFECT: f"{prefect}/api"} if prefect and not os.environ.get(addresses.PREFECT) else {}
+    known = _told(prefect) if prefect and not os.environ.get(addresses.PREFECT) else {}
     return Server("ray", command, lambda: _read_address(where), known)
+
+
+def _told(prefect: str) -> dict[str, str]:
+    """The environment of processes of this machine that ask our own Prefect server.
+
+    It speaks no TLS, yet Prefect's clients read all certificate authorities that they know, 15 ms each time and six
+    times for each task: they get a file with one.
+    """
+    told = {addresses.PREFECT: f"{prefect}/api"}
+    if os.environ.get(_AUTHORITIES):
+        return told
+    file = FOLDER.resolve() / "authority.pem"
+    part = file.with_name(f".{file.name}.{os.getpid()}")
+    first, end, _ = certifi.contents().partition("-----END CERTIFICATE-----\n")
+    part.write_text(first + end, encoding="utf-8")
+    part.replace(file)
+    return told | {_AUTHORITIES: str(file)}
 
 
 def _worker() -> Server:

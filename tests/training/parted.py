@@ -16,7 +16,7 @@ from tests.training.test_method_contract import MODULES, batch, shipped
 from tests.training.words import named
 from tests.waiting import PATIENCE_S
 
-ITERATIONS = 3
+ITERATIONS = 2
 BUDGET = Budget(iterations=ITERATIONS, ema=0.9, clip=1.0, warmup=0, final_lr=1.0, precision="float32", slices=2)
 CASES = [name for name in MODULES if not takes_whole(MODULES[name], shipped(name))]
 

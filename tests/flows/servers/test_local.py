@@ -2,6 +2,7 @@
 
 import os
 import socket
+import ssl
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -123,6 +124,16 @@ def test_neither_proxies_nor_a_ray_elsewhere_keep_local_servers_from_being_reach
     environment |= dict.fromkeys(names, dead) | {"RAY_ADDRESS": "127.0.0.1:9", "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", REACH], env=environment, capture_output=True, text=True, check=False)
     assert done.stdout == "prefect None\nray 127.0.0.1,localhost,::1\n", done.stderr
+
+
+def test_who_asks_our_own_server_has_one_authority_to_read_unless_a_person_names_theirs(home, monkeypatch):
+    service.FOLDER.mkdir(parents=True)
+    monkeypatch.delenv("PREFECT_API_SSL_CERT_FILE", raising=False)
+    told = local._told("http://127.0.0.1:1")
+    assert told["PREFECT_API_URL"] == "http://127.0.0.1:1/api"
+    assert len(ssl.create_default_context(cafile=told["PREFECT_API_SSL_CERT_FILE"]).get_ca_certs()) == 1
+    monkeypatch.setenv("PREFECT_API_SSL_CERT_FILE", "theirs.pem")
+    assert local._told("http://127.0.0.1:1") == {"PREFECT_API_URL": "http://127.0.0.1:1/api"}
 
 
 @pytest.mark.parametrize("leashed", [True, False])

@@ -151,3 +151,33 @@ def test_what_a_stage_came_to_passes_through_dvc(project, home):
     broken = project()
     assert (broken.ran, errors.passes(broken.fault)) == (False, False)
     assert "'teacher'" in str(broken.fault)
+
+
+LATE = """if True:
+    import importlib, sys
+    from dvc.cli import main
+    from flows.versioning import dvc
+
+    for name in dvc.MODULES:
+        importlib.import_module(name)
+    before = set(sys.modules)
+    assert main(sys.argv[1:]) == 0
+    print(*(set(sys.modules) - before), sep="\\n")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [["status", "--json"], ["repro", "--single-item", "made"]])
+def test_what_dvc_is_asked_here_it_has_imported_before_it_is_forked(home, words):
+    """A hundred modules later than that were a third of what it took."""
+    (home / "params.yaml").write_text("made: {size: 1}\n")
+    (home / "dvc.yaml").write_text("stages: {made: {cmd: echo 1 > out, params: [made], outs: [out]}}\n")
+    for command_line in (["git", "init", "-q"], [*command.DVC, "init", "-q"]):
+        subprocess.run(command_line, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", LATE, *words],
+        env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    late = [line for line in done.stdout.splitlines() if "." in line and " " not in line]
+    assert len(late) < 10, late

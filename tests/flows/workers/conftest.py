@@ -1,4 +1,4 @@
-"""A Ray of two cores for a file of tests, and the actors that live in it."""
+"""A Ray of two cores for files of tests, and the actors that live in it."""
 
 import os
 from pathlib import Path
@@ -9,13 +9,13 @@ import pytest
 from flows.runtime import processes, worker_forks
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def forks(tmp_path_factory):
     with worker_forks.begun(tmp_path_factory.mktemp("forks") / "log"):
         yield {"py_executable": worker_forks.command()}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def cluster(forks):
     import ray
 
