@@ -28,7 +28,7 @@ import yaml
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.clones import BOUND_S, SIZE, STAGES, Bench, bench, up  # noqa: E402
+from benchmarks.clones import BOUND_S, STAGES, Bench, bench, up  # noqa: E402
 from stages.io import artefacts  # noqa: E402
 
 FAULTS = ("stage", "run", "worker", "raylet", "prefect", "mlflow", "disk", "network")
@@ -220,16 +220,21 @@ def summary(trials: Sequence[Trial], undisturbed: dict[str, float]) -> str:
     return "\n".join(lines)
 
 
+def trials_of(made: Bench, faults: Sequence[str], rng: random.Random) -> list[Trial]:
+    """One trial of each fault, struck while the run lasts."""
+    done = list[Trial]()
+    for fault in faults:
+        trial = attempt(made, fault, rng, 0.95 * made.seconds)
+        while trial.held and not trial.struck:  # it came too late: sooner, and not counted
+            trial = attempt(made, fault, rng, 0.7 * trial.moment)
+        done.append(trial)
+    return done
+
+
 def run(
-    faults: Sequence[str],
-    trials: int,
-    seed: int,
-    *,
-    undisturbed_runs: int = 2,
-    stages: tuple[str, ...] = STAGES,
-    size: int = SIZE,
+    faults: Sequence[str], trials: int, seed: int, stages: tuple[str, ...] = STAGES
 ) -> tuple[list[Trial], dict[str, float]]:
-    """`trials` trials, the faults in turn; `disk` on a small file system, `network` on a store. `size` trajectories."""
+    """`trials` trials, the faults in turn; `disk` on a small file system, `network` on a store."""
     rng, done, undisturbed = random.Random(seed), list[Trial](), dict[str, float]()
     order = [faults[i % len(faults)] for i in range(trials)]
     for special in ((), ("disk",), ("network",)):
@@ -241,15 +246,11 @@ def run(
             bench(Path(folder), store="network" in mine, small_disk="disk" in mine, mlflow="mlflow" in mine) as made,
         ):
             up(made)
-            made.stages, made.size = stages, size
-            made.prepare(undisturbed_runs)
+            made.stages = stages
+            made.prepare(2)
             undisturbed = undisturbed or {"seconds": made.seconds, "compute_s": made.compute_s}
             print(f"undisturbed: {made.seconds:.1f} s, {made.compute_s:.1f} s computed", flush=True)
-            for fault in mine:
-                trial = attempt(made, fault, rng, 0.95 * made.seconds)
-                while trial.held and not trial.struck:  # it came too late: sooner, and not counted
-                    trial = attempt(made, fault, rng, 0.7 * trial.moment)
-                done.append(trial)
+            done += trials_of(made, mine, rng)
     return done, undisturbed
 
 

@@ -38,6 +38,8 @@ class Bench:
     network: s3.Network | None
     """What the store lies behind, if there is one."""
     environment: dict[str, str]
+    mark: str
+    """The variable of its environment by which its processes are told from others."""
     servers: tuple[str, ...] = ()
     """What `fewstep up` is told."""
     stages: tuple[str, ...] = STAGES
@@ -119,7 +121,7 @@ class Bench:
         for process in psutil.process_iter():
             try:
                 line = " ".join(process.cmdline())
-                mine = process.environ().get("CHAOS") == str(self.root)
+                mine = process.environ().get(self.mark) == self.environment[self.mark]
                 if mine and process.status() != psutil.STATUS_ZOMBIE and holds(line):
                     found.append(process)
             except psutil.Error:
@@ -146,7 +148,7 @@ def bench(folder: Path, *, store: bool, small_disk: bool, mlflow: bool = True) -
             network = s3.Network(stack.enter_context(s3.server("team")))
             stack.callback(network.close)
             os.environ["AWS_ENDPOINT_URL_S3"] = network.endpoint
-        made = Bench(root, network, environment, servers=() if mlflow else ("--without", "mlflow"))
+        made = Bench(root, network, environment, "CHAOS", servers=() if mlflow else ("--without", "mlflow"))
         stack.callback(_end, made)
         made.call("compose", "experiment=smoke")
         yield made

@@ -15,8 +15,14 @@ os.environ["DVC_NO_ANALYTICS"] = "1"
 # What is imported stays. To walk it again and again takes a fifth of the time of tests that copy networks.
 gc.set_threshold(100_000, 50, 50)
 
-SHARING = ("flows/pipeline/test_run.py", "flows/pipeline/test_checkpoint.py", "flows/workers/test_gang.py")
-"""Files of one project, in their order; the first is the one that counts what ran in it."""
+SHARING = (
+    "flows/pipeline/test_run.py",
+    "flows/pipeline/test_checkpoint.py",
+    "flows/workers/test_gang.py",
+    "flows/project/test_replicates.py",
+    "flows/pipeline/test_chaos.py",
+)
+"""Files of one project, in their order: the first counts what ran in it, and the last one kills its servers."""
 OF_RAY = ("flows/workers/test_reward_workers.py", "flows/workers/test_encoders.py")
 """Files of one Ray."""
 LONG = [
@@ -24,7 +30,6 @@ LONG = [
     "flows/workers/test_checks.py",
     "flows/deployments/test_flows.py",
     "flows/project/test_storage.py",
-    "flows/pipeline/test_chaos.py",
     "test_readme.py",
     "deploy",
     "test_presets.py",

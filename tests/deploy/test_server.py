@@ -98,7 +98,7 @@ def clone(tmp_path_factory):
 
 
 def test_a_stage_runs_against_the_teams_servers_and_starts_none(team, clone, monkeypatch):
-    environment = clone._environment() | {"MLFLOW_TRACKING_URI": team.mlflow, "PREFECT_API_URL": f"{team.prefect}/api"}
+    environment = clone.environment() | {"MLFLOW_TRACKING_URI": team.mlflow, "PREFECT_API_URL": f"{team.prefect}/api"}
     monkeypatch.setattr(clone, "_environment", lambda: environment)
     files = [clone.root / ".fewstep/prefect/prefect.db", clone.root / "mlruns/mlflow.db"]
     own = [file.read_bytes() for file in files]
@@ -121,7 +121,7 @@ def test_a_stage_runs_against_the_teams_servers_and_starts_none(team, clone, mon
 
 
 def test_a_server_that_is_down_is_one_clear_message(clone, monkeypatch):
-    before = clone._environment()
+    before = clone.environment()
     for name, path in (("MLFLOW_TRACKING_URI", ""), ("PREFECT_API_URL", "/api")):
         environment = before | {name: f"http://me:hidden@127.0.0.1:9{path}"}
         with monkeypatch.context() as patch:

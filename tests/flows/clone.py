@@ -115,7 +115,7 @@ class Clone:
     def begin(self, *words: str, stderr: int | None = None) -> subprocess.Popen[bytes]:
         """The command line, not waited for."""
         command = [sys.executable, "-m", "flows", *words]
-        where = {"cwd": self.root, "env": self._environment()}
+        where = {"cwd": self.root, "env": self.environment()}
         return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stderr, **where)
 
     def down(self) -> set[str]:
@@ -141,10 +141,11 @@ class Clone:
         self.original.clear()
 
     def _call(self, command: list[str], inside: str = ".") -> subprocess.CompletedProcess[str]:
-        where = {"cwd": self.root / inside, "env": self._environment()}
+        where = {"cwd": self.root / inside, "env": self.environment()}
         return subprocess.run(command, capture_output=True, text=True, check=False, **where)
 
-    def _environment(self) -> dict[str, str]:
+    def environment(self) -> dict[str, str]:
+        """Of all that runs in it."""
         # dvc.yaml says `python`: that must be the one that runs the tests. Threads are as many as the stage says, as
         # they are for a person.
         ours = ("PREFECT_", "FEWSTEP_", "RAY_", "MLFLOW_", "OMP_")

@@ -15,8 +15,9 @@ def words(count):
 
 
 @pytest.mark.slow
-def test_dvc_keeps_the_trainings_that_there_are_when_more_are_asked_for(tmp_path):
+def test_dvc_keeps_the_trainings_that_there_are_when_more_are_asked_for(project, tmp_path):
     clone = Clone(tmp_path)
+    clone.borrow(project)
     asked = [part for word in words(2) for part in ("-S", word)]
     done = clone.dvc("exp", "run", *asked, "--single-item", "dataset")
     assert done.returncode == 0, done.stdout + done.stderr

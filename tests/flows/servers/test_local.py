@@ -3,7 +3,6 @@
 import os
 import socket
 import ssl
-import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
@@ -14,7 +13,6 @@ from flows.runtime import locks
 from flows.runtime.errors import PASSING, Passing
 from flows.servers import local, service
 from flows.servers.local import Server
-from tests.flows.clone import ROOT, give_databases
 
 
 @pytest.fixture
@@ -92,38 +90,6 @@ def test_a_start_waits_for_others_of_the_same_person(home, monkeypatch):
             other.submit(start).result()
     with locks.exclusive(home / f"fewstep-{os.getuid()}.starts", 0):  # over all projects: not in one's folder
         pass
-
-
-REACH = """if True:
-    import os
-    from pathlib import Path
-    from flows.project.resources import Compute
-    from flows.runtime import addresses, environment
-    environment.settle(Path.cwd())
-    from flows.servers import local
-    from tests.flows.compute import COMPUTE
-
-    with local.session(Compute.of({"compute": COMPUTE})) as found:
-        from prefect.client.orchestration import get_client
-        with get_client(sync_client=True) as client:
-            print("prefect", client.api_healthcheck())
-        import ray
-        ray.init(address=found["ray"], log_to_driver=False)
-        print("ray", ray.get(ray.remote(lambda: os.environ["no_proxy"]).remote()))
-        ray.shutdown()
-"""
-
-
-@pytest.mark.integration
-def test_neither_proxies_nor_a_ray_elsewhere_keep_local_servers_from_being_reached(home):
-    give_databases(home)
-    dead = "http://127.0.0.1:9"
-    names = ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
-    others = ("PREFECT_", "FEWSTEP_", "RAY_", "MLFLOW_", "no_proxy", "NO_PROXY")
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(others)}
-    environment |= dict.fromkeys(names, dead) | {"RAY_ADDRESS": "127.0.0.1:9", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", REACH], env=environment, capture_output=True, text=True, check=False)
-    assert done.stdout == "prefect None\nray 127.0.0.1,localhost,::1\n", done.stderr
 
 
 def test_who_asks_our_own_server_has_one_authority_to_read_unless_a_person_names_theirs(home, monkeypatch):
