@@ -1,6 +1,6 @@
 # Two commands are all a newcomer needs: `make run` and `make test`.
 .DEFAULT_GOAL := help
-.PHONY: help install run test check lint types unit unit-flows unit-io unit-science gpu-test bench-distill bench-rl bench-rl-students bench-samplers bench-steering clean
+.PHONY: help install run test check lint types unit unit-flows unit-io unit-science whole-flows whole-science gpu-test bench-distill bench-rl bench-rl-students bench-samplers bench-steering clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -30,11 +30,20 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 run: install ## Run the pipeline on `experiment` (default: digits), print the results, stop what was started
 	@$(BIN)/fewstep run experiment=$(experiment)
 
-# In the order of tests/conftest.py. A third process makes nothing faster on two cores, which servers keep busy. Only
-# the files that have such tests: what the others import takes longer.
 test: check ## The fast lane, then every method and pairing, and real DVC, Prefect, Ray, MLflow, S3, clusters and kills
-	@$(BIN)/pytest -n 2 --dist loadscope --no-loadscope-reorder -p no:randomly -m "(integration or slow) and not gpu" \
-		$$(grep -rlE "mark\.(slow|integration)" tests --include "test_*.py")
+	@$(MAKE) --no-print-directory -j 2 whole-flows whole-science
+
+# Beyond the fast lane, in the order of tests/conftest.py: only the files that have such tests, since what the others
+# import takes longer. What starts servers waits for them a tenth of its time; the rest computes, then and afterwards.
+WHOLE := --dist loadscope --no-loadscope-reorder -p no:randomly -m "(integration or slow) and not gpu"
+WHOLE_FILES := $(shell grep -rlE "mark\.(slow|integration)" tests --include "test_*.py")
+WHOLE_FLOWS := $(filter tests/flows/% tests/deploy/%,$(WHOLE_FILES))
+
+whole-flows: install
+	@$(BIN)/pytest -n 2 $(WHOLE) $(WHOLE_FLOWS)
+
+whole-science: install
+	@nice -n 19 $(BIN)/pytest -n 2 $(WHOLE) $(filter-out $(WHOLE_FLOWS),$(WHOLE_FILES))
 
 check: install ## The fast lane: linter, types and quick tests, beside each other
 	@$(MAKE) --no-print-directory -j 5 lint types unit-flows unit-io unit-science
