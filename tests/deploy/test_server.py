@@ -98,8 +98,8 @@ def clone(tmp_path_factory):
 
 
 def test_a_stage_runs_against_the_teams_servers_and_starts_none(team, clone, monkeypatch):
-    environment = clone.environment() | {"MLFLOW_TRACKING_URI": team.mlflow, "PREFECT_API_URL": f"{team.prefect}/api"}
-    monkeypatch.setattr(clone, "_environment", lambda: environment)
+    given = {"MLFLOW_TRACKING_URI": team.mlflow, "PREFECT_API_URL": f"{team.prefect}/api"}
+    monkeypatch.setattr(clone, "given", given)
     files = [clone.root / ".fewstep/prefect/prefect.db", clone.root / "mlruns/mlflow.db"]
     own = [file.read_bytes() for file in files]
     up = clone.fewstep("up")
@@ -121,11 +121,9 @@ def test_a_stage_runs_against_the_teams_servers_and_starts_none(team, clone, mon
 
 
 def test_a_server_that_is_down_is_one_clear_message(clone, monkeypatch):
-    before = clone.environment()
     for name, path in (("MLFLOW_TRACKING_URI", ""), ("PREFECT_API_URL", "/api")):
-        environment = before | {name: f"http://me:hidden@127.0.0.1:9{path}"}
         with monkeypatch.context() as patch:
-            patch.setattr(clone, "_environment", lambda given=environment: given)
+            patch.setattr(clone, "given", {name: f"http://me:hidden@127.0.0.1:9{path}"})
             done = clone.fewstep("stage", "verifier")
         assert done.returncode == errors.PASSING
         assert done.stderr.startswith(f"error: {name}=http://127.0.0.1:9{path}: no server answers there")
