@@ -30,6 +30,8 @@ SHORT = {
     "rollout_steps": 4,
     "replicates": 1,
 }
+FEW = {"batch_size": 512, "teacher_nfe": [1, 2], "guidance_nfe": 2, "guidance_scales": [1.0, 2.0], "fd_repeats": 1}
+"""Of evaluate, where a preset says them: of the whole pipeline, what a batch costs beside its samples adds up."""
 
 
 def shortened(section, sizes=SHORT):
@@ -50,30 +52,24 @@ def shortened(section, sizes=SHORT):
         ["experiment=gmm"],
         [
             *("experiment=shapes", "distill.arms.tdm1.nfe=1"),
-            *("network.channels=[8, 16]", "network.head_dim=8", "network.text_width=8", "evaluate.teacher_nfe=[1, 2]"),
-            *("evaluate.guidance_nfe=2", "evaluate.guidance_scales=[1.0, 2.0]"),
+            *("network.channels=[8, 16]", "network.head_dim=8", "network.text_width=8"),
         ],
-        [
-            *("experiment=shapes_hard", "network.channels=[8, 8, 16]", "network.head_dim=8", "network.text_width=8"),
-            *("evaluate.teacher_nfe=[1, 2]", "evaluate.guidance_nfe=2", "evaluate.guidance_scales=[1.0, 2.0]"),
-        ],
+        ["experiment=shapes_hard", "network.channels=[8, 8, 16]", "network.head_dim=8", "network.text_width=8"],
         [
             *("experiment=words", "teacher.network.channels=[8, 16]", "teacher.network.head_dim=8"),
-            *("teacher.network.text_width=8", "evaluate.teacher_nfe=[1, 2]"),
+            "teacher.network.text_width=8",
         ],
-        ["experiment=masked", "evaluate.teacher_nfe=[1, 2]"],
-        ["experiment=uniform_state", "evaluate.teacher_nfe=[1, 2]", "evaluate.distill_nfe.duo=[1]"],
-        ["experiment=companions", "evaluate.teacher_nfe=[1, 2]"],
-        ["experiment=bench_rl_students", "evaluate.teacher_nfe=[1, 2]"],
+        ["experiment=masked"],
+        ["experiment=uniform_state", "evaluate.distill_nfe.duo=[1]"],
+        ["experiment=companions"],
+        ["experiment=bench_rl_students"],
     ],
-    ids=[
-        *("digits_full", "gmm", "shapes", "shapes_hard", "words", "masked", "uniform_state", "companions"),
-        "bench_rl_students",
-    ],
+    ids=lambda words: words[0].removeprefix("experiment="),
 )
 def test_the_stages_of_a_preset_run(words, tmp_path, monkeypatch):
     composed = shortened(params_of(*words))
-    composed["evaluate"]["batch_size"] = 512  # of the whole pipeline, what a batch costs beside its samples adds up
+    composed["evaluate"] |= {key: value for key, value in FEW.items() if key in composed["evaluate"]}
+    composed["teacher"].get("method", composed["teacher"])["nfe"] = 4  # of its pictures
     composed["encode"]["shard_size"] = 4096  # each reads all prompts
     monkeypatch.chdir(tmp_path)
     run_all(composed, tmp_path)
