@@ -36,6 +36,8 @@ LONG = [
     *OF_RAY,
 ]
 """What takes a minute and more, the longest first: begun last, one of them would run on alone."""
+LAST = ("training/test_parallel.py", "training/test_parts.py")
+"""Workers that wait for each other, a while at most: when little else is left that keeps them from running."""
 
 
 def _file(nodeid: str) -> str:
@@ -57,7 +59,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     order = {name: place for place, name in enumerate(LONG)}
 
     def place(item: pytest.Item) -> int:
-        return order.get(_file(item.nodeid), order.get(_together(item.nodeid), len(LONG)))
+        file = _file(item.nodeid)
+        return len(LONG) + 1 if file in LAST else order.get(file, order.get(_together(item.nodeid), len(LONG)))
 
     items.sort(key=place)
 

@@ -78,6 +78,11 @@ class Cluster:
             lambda: [file.read_text()[-500:] for file in self.folder.glob("node*.log")],
         )
 
+    def works(self, node: subprocess.Popen[bytes]) -> bool:
+        """Whether a unit is being computed on it."""
+        every = psutil.Process(node.pid).children(recursive=True)
+        return any("".join(processes.words(child)[:1]).startswith("ray::work") for child in every)
+
     def kill(self, node: subprocess.Popen[bytes]) -> None:
         """SIGKILL its raylet, as a machine that loses power."""
         for child in psutil.Process(node.pid).children(recursive=True):

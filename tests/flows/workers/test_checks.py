@@ -143,7 +143,7 @@ def test_rewards_are_computed_on_a_node_of_their_own(clone, cluster, store, inst
     assert artefacts.digest(tmp_path / "plain") == artefacts.digest(clone.root / "data/rl/dgpo")
 
 
-SIZE = ("trajectories.num_trajectories=640", "trajectories.sampler.schedule.steps=16", "trajectories.keep=[8]")
+SIZE = ("trajectories.num_trajectories=640", "trajectories.sampler.schedule.steps=32", "trajectories.keep=[8]")
 """Five units, long enough to be struck."""
 
 
@@ -152,16 +152,19 @@ def test_a_node_that_dies_costs_what_it_was_doing(clone, cluster, store, tmp_pat
     second = cluster.nodes[2]  # the first of them was another code's
     given = (*words(cluster, store), *SIZE)
     run = clone.begin("run", *given, "--until", "trajectories", stderr=subprocess.PIPE)
-    sealed = "work/trajectories"
     store_of_all = Store("s3://team/fewstep")
-    wait_for(lambda: any(name.endswith("unit.json") for name in store_of_all.list(sealed)) or run.poll() is not None)
+
+    def sealed():
+        return any(name.endswith("unit.json") for name in store_of_all.list("work/trajectories"))
+
+    wait_for(lambda: (cluster.works(second) and sealed()) or run.poll() is not None)
     assert run.poll() is None, run.stderr.read()
     cluster.kill(second)
     said = run.communicate(timeout=PATIENCE_S)[1].decode()
     assert run.returncode != 0
     assert re.search(r"^error: .*(died|killed).*run it again", said, flags=re.M), said
     cluster.wait_for(1)
-    assert any(name.endswith("unit.json") for name in store_of_all.list(sealed))
+    assert sealed()
 
     began = time.time()
     cluster.add("--num-gpus=1", "--num-cpus=2")
