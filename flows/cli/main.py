@@ -73,7 +73,7 @@ def _run(given: Sequence[str]) -> int:
             importlib.import_module(f"flows.cli.commands.{name}").arguments(own)
     parsed = parser.parse_args(given)
     signal.signal(signal.SIGTERM, _interrupt)
-    gc.set_threshold(100_000)  # as it is, an eighth of a command's time goes to walking what it has imported
+    gc.set_threshold(100_000)  # by Python's own an eighth of its time went to walking what it has imported
     logging.raiseExceptions = parsed.debug  # a log line that does not reach its server is no failure
     try:
         environment.settle(environment.find_root())
