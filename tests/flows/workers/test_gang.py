@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 
 from flows.project import work
 from flows.project.nodes import Node
+from flows.runtime import errors
 from stages.io import artefacts
 from stages.io import run as stages_run
 from stages.io.job import Job
@@ -42,6 +43,15 @@ Trainer.step = step
 """A training that does not come to its end before the gate is there, so that it can be struck."""
 
 
+def again(clone, name):
+    """The stage once more, and as often as it says so: torch itself once ended a worker, gathering what others hold."""
+    for _ in range(3):
+        done = clone.fewstep("stage", name)
+        if done.returncode != errors.PASSING:
+            break
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.fixture
 def clone(project):
     """The project with these sizes and a dataset."""
@@ -71,8 +81,7 @@ def test_two_workers_train_what_one_trains_even_if_one_is_killed(clone, tmp_path
     assert 6 <= gang.reported(clone) < 30
 
     gate.touch()
-    again = clone.fewstep("stage", "teacher")
-    assert again.returncode == 0, again.stderr
+    again(clone, "teacher")
     assert artefacts.digest(clone.root / "data/teacher") == artefacts.digest(tmp_path / "alone")
     wait_for(lambda: not gang.ranks(clone))
 
@@ -89,8 +98,7 @@ def struck_with_parts(clone, gate, alone):
         gang.ranks(clone)[1].kill()
         refused(running.result(PATIENCE_S), "a worker was killed or crashed; finished units are kept")
     gate.touch()
-    again = clone.fewstep("stage", "distill@cd")
-    assert again.returncode == 0, again.stderr
+    again(clone, "distill@cd")
 
     node, content = Node("distill", "cd"), yaml.safe_load((clone.root / "params.yaml").read_text())
     job = work.job(node, content)
