@@ -221,7 +221,7 @@ def _ray(compute: Compute, prefect: str | None) -> Server:
 def _told(prefect: str) -> dict[str, str]:
     """The environment of processes of this machine that ask our own Prefect server.
 
-    It speaks no TLS, yet Prefect's clients read all certificate authorities that they know, 15 ms each time and six
+    It speaks no TLS, yet Prefect's clients read all certificate authorities that they know, 13 ms each time and several
     times for each task: they get a file with one.
     """
     told = {addresses.PREFECT: f"{prefect}/api"}
