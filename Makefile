@@ -34,7 +34,7 @@ test: check ## The fast lane, then every method and pairing, and real DVC, Prefe
 	@$(MAKE) --no-print-directory -j 2 whole-flows whole-science
 
 # Beyond the fast lane, in the order of tests/conftest.py: only the files that have such tests, since what the others
-# import takes longer. What starts servers waits for them a tenth of its time; the rest computes, then and afterwards.
+# import takes longer. What starts servers waits for them now and then; the rest computes meanwhile, and afterwards.
 WHOLE := --dist loadscope --no-loadscope-reorder -p no:randomly -m "(integration or slow) and not gpu"
 WHOLE_FILES := $(shell grep -rlE "mark\.(slow|integration)" tests --include "test_*.py")
 WHOLE_FLOWS := $(filter tests/flows/% tests/deploy/%,$(WHOLE_FILES))

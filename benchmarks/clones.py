@@ -26,8 +26,6 @@ RUN = (
     "run", "--until", "trajectories", "experiment=smoke",
     "trajectories.sampler.schedule.steps=16", "trajectories.keep=[8]",
 )  # fmt: skip
-SIZE = 2048
-"""Trajectories."""
 
 
 @dataclass
@@ -44,7 +42,8 @@ class Bench:
     """What `fewstep up` is told."""
     stages: tuple[str, ...] = STAGES
     """What is made anew in each trial."""
-    size: int = SIZE
+    size: int = 2048
+    """Trajectories."""
     truth: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
     compute_s: float = 0.0

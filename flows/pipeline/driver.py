@@ -30,8 +30,8 @@ from flows.servers import service
 from flows.servers.service import Service
 
 _LOOK_S, _PATIENCE_S = 0.3, 60.0
-_KEPT = {"compute": ("backend", "address", "num_cpus"), "storage": None}
-"""Of the parameters, what it is started with: of a section some keys, or all. The rest is read for each that asks."""
+_JOINED = ("backend", "address", "num_cpus")
+"""Of the section `compute`, what says which Ray is joined. The rest is read for each that asks."""
 
 
 class Driver:
@@ -178,7 +178,8 @@ def _params() -> Mapping[str, Any]:
 
 
 def _kept(content: Mapping[str, Any]) -> Mapping[str, Any]:
-    return {name: {key: content[name][key] for key in keys or content[name]} for name, keys in _KEPT.items()}
+    """Of the parameters, what it is started with."""
+    return {"storage": content["storage"], **{key: content["compute"][key] for key in _JOINED}}
 
 
 def _dead_server() -> str | None:

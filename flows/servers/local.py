@@ -19,14 +19,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from subprocess import Popen
 
-import certifi
-
 from flows.project.resources import Compute
 from flows.runtime import addresses, locks, logs, processes
 from flows.runtime.addresses import RAY
 from flows.runtime.environment import HOME
 from flows.runtime.errors import PASSING, Passing, told
-from flows.servers import service
+from flows.servers import authority, service
 from flows.servers.service import FOLDER, Service
 
 HOST = "127.0.0.1"
@@ -37,7 +35,6 @@ LEAVING_S = 30.0
 """For the servers of a run that is over to be gone."""
 TRIES = 6
 """Starts of a server whose own processes did not come up in time: as many of Ray's as there is patience for."""
-_AUTHORITIES = "PREFECT_API_SSL_CERT_FILE"
 _LOOK_S = 0.05
 _KEPT, _SHOWN = 5, 6
 """Logs of earlier starts, and lines of a failed one's that are shown."""
@@ -162,7 +159,9 @@ def session(compute: Compute) -> Iterator[dict[str, str]]:
     at = {each.name: each.address for each in (*found, *started)}
     given: dict[str, str] = {}
     if "prefect" in at:
-        given |= _told(at["prefect"]) if compute.backend == "local" else {addresses.PREFECT: f"{at['prefect']}/api"}
+        given[addresses.PREFECT] = at["prefect"] + "/api"
+        if compute.backend == "local":  # nodes elsewhere are told the same, and have no such file
+            given |= authority.only_one()
     if "ray" in at:
         given[RAY] = at["ray"]
     os.environ.update(given)
@@ -214,25 +213,10 @@ def _ray(compute: Compute, prefect: str | None) -> Server:
     where = FOLDER / "ray.address.json"
     where.unlink(missing_ok=True)
     command = [sys.executable, "-m", "flows.servers.ray_head", str(compute.local_cpus()), str(where)]
-    known = _told(prefect) if prefect and not os.environ.get(addresses.PREFECT) else {}
+    known = {}
+    if prefect and not os.environ.get(addresses.PREFECT):
+        known = {addresses.PREFECT: f"{prefect}/api", **authority.only_one()}
     return Server("ray", command, lambda: _read_address(where), known)
-
-
-def _told(prefect: str) -> dict[str, str]:
-    """The environment of processes of this machine that ask our own Prefect server.
-
-    It speaks no TLS, yet Prefect's clients read all certificate authorities that they know, 13 ms each time and several
-    times for each task: they get a file with one.
-    """
-    told = {addresses.PREFECT: f"{prefect}/api"}
-    if os.environ.get(_AUTHORITIES):
-        return told
-    file = FOLDER.resolve() / "authority.pem"
-    part = file.with_name(f".{file.name}.{os.getpid()}")
-    first, end, _ = certifi.contents().partition("-----END CERTIFICATE-----\n")
-    part.write_text(first + end, encoding="utf-8")
-    part.replace(file)
-    return told | {_AUTHORITIES: str(file)}
 
 
 def _worker() -> Server:

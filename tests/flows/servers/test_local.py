@@ -1,8 +1,7 @@
-"""The servers of this machine: their ports, their starts that fail, and the way to them."""
+"""The servers of this machine: their ports, and their starts that fail."""
 
 import os
 import socket
-import ssl
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
@@ -90,16 +89,6 @@ def test_a_start_waits_for_others_of_the_same_person(home, monkeypatch):
             other.submit(start).result()
     with locks.exclusive(home / f"fewstep-{os.getuid()}.starts", 0):  # over all projects: not in one's folder
         pass
-
-
-def test_who_asks_our_own_server_has_one_authority_to_read_unless_a_person_names_theirs(home, monkeypatch):
-    service.FOLDER.mkdir(parents=True)
-    monkeypatch.delenv("PREFECT_API_SSL_CERT_FILE", raising=False)
-    told = local._told("http://127.0.0.1:1")
-    assert told["PREFECT_API_URL"] == "http://127.0.0.1:1/api"
-    assert len(ssl.create_default_context(cafile=told["PREFECT_API_SSL_CERT_FILE"]).get_ca_certs()) == 1
-    monkeypatch.setenv("PREFECT_API_SSL_CERT_FILE", "theirs.pem")
-    assert local._told("http://127.0.0.1:1") == {"PREFECT_API_URL": "http://127.0.0.1:1/api"}
 
 
 @pytest.mark.parametrize("leashed", [True, False])

@@ -89,7 +89,8 @@ def test_nodes_that_cannot_do_the_work_are_named(clone, cluster, installed, tmp_
     done = clone.fewstep("run", *joined(cluster), "--until", "dataset")
     assert done.returncode == 1
     assert "Traceback" not in done.stdout + done.stderr
-    first, second = sorted(re.findall(r"node .*?\): (.*)", done.stderr))
+    first, second = sorted(re.findall(r"^error: node .*?\): (.*)$", done.stderr, flags=re.M))
+    assert done.stderr.count("error: ") == 2
     assert re.match(r"a worker with another version of the code \(.*site\); install the same commit", first)
     assert second.startswith(f"does not see the folder {clone.root}; put the project on a folder that all nodes share")
     cluster.kill(node)

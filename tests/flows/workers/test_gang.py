@@ -1,7 +1,10 @@
 """Two workers that train one model on the pipeline's own Ray, and one of them is killed."""
 
+import tempfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import yaml
@@ -43,13 +46,10 @@ Trainer.step = step
 """A training that does not come to its end before the gate is there, so that it can be struck."""
 
 
-def again(clone, name):
-    """The stage once more, and as often as it says so: torch itself once ended a worker, gathering what others hold."""
-    for _ in range(3):
-        done = clone.fewstep("stage", name)
-        if done.returncode != errors.PASSING:
-            break
-    assert done.returncode == 0, done.stderr
+def broken_by_torch(since):
+    """Whether a worker has ended itself, gathering what others hold: torch did that once in some thirty gangs."""
+    logs = Path(tempfile.gettempdir(), "ray").glob("session_2*/logs/worker-*.err")
+    return any(log.stat().st_mtime > since and "double free or corruption" in log.read_text() for log in logs)
 
 
 @pytest.fixture
@@ -81,7 +81,8 @@ def test_two_workers_train_what_one_trains_even_if_one_is_killed(clone, tmp_path
     assert 6 <= gang.reported(clone) < 30
 
     gate.touch()
-    again(clone, "teacher")
+    again = clone.fewstep("stage", "teacher")
+    assert again.returncode == 0, again.stderr
     assert artefacts.digest(clone.root / "data/teacher") == artefacts.digest(tmp_path / "alone")
     wait_for(lambda: not gang.ranks(clone))
 
@@ -98,7 +99,11 @@ def struck_with_parts(clone, gate, alone):
         gang.ranks(clone)[1].kill()
         refused(running.result(PATIENCE_S), "a worker was killed or crashed; finished units are kept")
     gate.touch()
-    again(clone, "distill@cd")
+    began = time.time()
+    again = clone.fewstep("stage", "distill@cd")
+    if again.returncode == errors.PASSING and broken_by_torch(began):
+        again = clone.fewstep("stage", "distill@cd")
+    assert again.returncode == 0, again.stderr
 
     node, content = Node("distill", "cd"), yaml.safe_load((clone.root / "params.yaml").read_text())
     job = work.job(node, content)
